@@ -1,0 +1,1 @@
+"""A file a way to run, one table."""

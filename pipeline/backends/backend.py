@@ -1,0 +1,62 @@
+"""What a backend is: a frozen record of functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from pipeline.types import Arrays, Network
+
+
+class Options(BaseModel):
+    """Options common to all backends."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a backend opens: the network itself, or a file an exporter wrote."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    file: Path | None = None
+    network: Network | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An opened model.
+
+    `run` takes and returns numpy arrays by name and never aliases what it returned before. `bind` fixes the inputs and
+    returns the call that is timed: host arrays in, host arrays out, complete when it returns.
+    """
+
+    run: Callable[[Arrays], dict[str, Any]]
+    bind: Callable[[Arrays], Callable[[], object]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A way to run a model.
+
+    `artifact` is the export format it opens, None for the network itself. `probe` returns None if it can run here and
+    otherwise the reason; `install` says what to install then. `open` raises `UnavailableError` rather than running
+    anywhere but on `device`.
+    """
+
+    name: str
+    summary: str
+    artifact: str | None
+    device: str
+    install: str
+    options: type[Options]
+    probe: Callable[[], str | None]
+    open: Callable[[Source, Options], Session]

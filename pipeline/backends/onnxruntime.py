@@ -1,0 +1,123 @@
+"""An exported ONNX file, run by onnxruntime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from pipeline.backends import probe
+from pipeline.backends.backend import Backend, Options, Session, Source
+from pipeline.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.types import Arrays
+
+Level = Literal["disable", "basic", "extended", "all"]
+_LEVELS = {
+    "disable": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+
+
+class CpuOptions(Options):
+    """Options of onnxruntime's CPU provider."""
+
+    intra_op_num_threads: int | None = Field(None, ge=1, description="threads of one operator; default: the run's")
+    graph_optimization_level: Level = Field("all", description="how far the graph is rewritten before it runs")
+
+
+class CudaOptions(Options):
+    """Options of onnxruntime's CUDA provider."""
+
+    graph_optimization_level: Level = Field("all", description="how far the graph is rewritten before it runs")
+    device_id: int = Field(0, ge=0, description="which GPU")
+    tf32: bool = Field(
+        default=False, description="allow TF32 in matrix products and convolutions (errors of about 1e-3)"
+    )
+
+
+def open_cpu(source: Source, options: Options) -> Session:
+    """Open a file with the CPU provider."""
+    assert isinstance(options, CpuOptions)  # noqa: S101 - the table pairs them
+    return _session(source, options.graph_optimization_level, ["CPUExecutionProvider"], options.intra_op_num_threads)
+
+
+def open_cuda(source: Source, options: Options) -> Session:
+    """Open a file with the CUDA provider.
+
+    Raises:
+        UnavailableError: onnxruntime would have run it on the CPU without a word.
+    """
+    assert isinstance(options, CudaOptions)  # noqa: S101 - the table pairs them
+    cuda = ("CUDAExecutionProvider", {"device_id": str(options.device_id), "use_tf32": str(int(options.tf32))})
+    session = _session(source, options.graph_optimization_level, [cuda, "CPUExecutionProvider"], None)
+    if "CUDAExecutionProvider" not in session.facts["providers"]:
+        got = ", ".join(session.facts["providers"])
+        raise UnavailableError(
+            f"asked onnxruntime for CUDAExecutionProvider, got {got}: it fell back to the CPU silently",
+            hint="install onnxruntime-gpu with the CUDA and cuDNN versions it was built for, and an NVIDIA driver",
+        )
+    return Session(session.run, session.bind, {**session.facts, "tf32": options.tf32})
+
+
+def _session(source: Source, level: str, providers: list[Any], threads: int | None) -> Session:
+    import os
+
+    import onnxruntime as ort
+
+    if source.file is None:
+        raise InputError("onnxruntime runs an exported file, and none was exported", hint="add `onnx` to `exports`")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
+    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
+    options.log_severity_level = 3
+    # Workers take turns: threads that spin after a call would slow whoever is timed next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = ort.InferenceSession(str(source.file), options, providers=providers)
+    names = list(source.outputs)
+    declared = {each.name for each in session.get_outputs()}
+    if missing := [name for name in names if name not in declared]:
+        raise InputError(f"{source.file.name} has no output {', '.join(missing)}; it has {', '.join(sorted(declared))}")
+
+    def run(arrays: Arrays) -> dict[str, Any]:
+        return dict(zip(names, session.run(names, dict(arrays)), strict=True))
+
+    def bind(arrays: Arrays) -> Callable[[], object]:
+        feed = dict(arrays)
+        return lambda: session.run(names, feed)
+
+    facts = {
+        "providers": session.get_providers(),
+        "onnxruntime": ort.__version__,
+        "threads": options.intra_op_num_threads,
+        "graph_optimization_level": level,
+    }
+    return Session(run, bind, facts)
+
+
+ONNXRUNTIME_CPU = Backend(
+    name="onnxruntime-cpu",
+    summary="an exported ONNX file, run by onnxruntime on the CPU",
+    artifact="onnx",
+    device="cpu",
+    install="weighbridge[cpu] or weighbridge[runtime]",
+    options=CpuOptions,
+    probe=lambda: probe.package("onnxruntime"),
+    open=open_cpu,
+)
+
+ONNXRUNTIME_CUDA = Backend(
+    name="onnxruntime-cuda",
+    summary="an exported ONNX file, run by onnxruntime on an NVIDIA GPU",
+    artifact="onnx",
+    device="cuda",
+    install="weighbridge[cuda] (onnxruntime-gpu instead of onnxruntime) and an NVIDIA driver",
+    options=CudaOptions,
+    probe=probe.onnxruntime_cuda,
+    open=open_cuda,
+)

@@ -1,0 +1,60 @@
+"""What can run here, told without importing anything heavy."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from importlib import metadata, util
+
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_CUDA_SUCCESS = 0
+
+
+def package(name: str) -> str | None:
+    """Return None if a package is installed, else the reason."""
+    return None if util.find_spec(name) else f"{name} is not installed"
+
+
+def cuda_device() -> str | None:
+    """Return None if the NVIDIA driver is here and reports a device, else the reason.
+
+    Asks the driver itself (cuInit, cuDeviceGetCount of the CUDA driver API).
+    """
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return f"no NVIDIA driver here ({_DRIVER} not found)"
+    if (status := driver.cuInit(0)) != _CUDA_SUCCESS:
+        return f"the NVIDIA driver does not start (cuInit: error {status})"
+    count = ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    return None if count.value else "the NVIDIA driver reports no device"
+
+
+def torch_cuda() -> str | None:
+    """Return None if torch is a CUDA build and a device is here, else the reason."""
+    if missing := package("torch"):
+        return missing
+    if "+cpu" in metadata.version("torch"):
+        return f"torch {metadata.version('torch')} is a CPU build"
+    return cuda_device()
+
+
+def onnxruntime_cuda() -> str | None:
+    """Return None if onnxruntime has the CUDA provider built in and a device is here, else the reason."""
+    if missing := package("onnxruntime"):
+        return missing
+    installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if _has(name)}
+    if installed == {"onnxruntime", "onnxruntime-gpu"}:
+        return "onnxruntime and onnxruntime-gpu are both installed; they overwrite each other: uninstall both, then one"
+    if "onnxruntime-gpu" not in installed:
+        return "onnxruntime is a CPU build (the CUDA provider is in onnxruntime-gpu)"
+    return cuda_device()
+
+
+def _has(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,72 @@
+"""What eager and TorchScript share: devices, inference mode, and the call that is timed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline import calling
+from pipeline.backends.backend import Options, Session
+from pipeline.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.types import Arrays
+
+    Prepare = Callable[[Arrays], tuple[list[str], list[Any]]]
+
+
+def prepare(device: str, options: Options) -> dict[str, Any]:
+    """Set threads and TF32 as the options say, check that the device is really there, and return what was set.
+
+    Raises:
+        UnavailableError: a GPU was asked for and torch cannot use one.
+    """
+    import torch
+
+    if device == "cpu":
+        if threads := getattr(options, "threads", None):
+            torch.set_num_threads(threads)
+        return {"device": "cpu", "threads": torch.get_num_threads(), "torch": torch.__version__}
+    if not torch.cuda.is_available():
+        raise UnavailableError(
+            f"torch {torch.__version__} cannot use a CUDA device here",
+            hint="install torch's CUDA wheel and an NVIDIA driver, or leave the CUDA backend out of `require`",
+        )
+    tf32 = bool(getattr(options, "tf32", False))
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    return {"device": torch.cuda.get_device_name(), "tf32": tf32, "torch": torch.__version__}
+
+
+def session(
+    module: Callable[..., Any], prepare: Prepare, outputs: Sequence[str], device: str, facts: dict[str, Any]
+) -> Session:
+    """Return a session around a module that takes tensors in the order `prepare` gives."""
+    import torch
+
+    def run(arrays: Arrays) -> dict[str, Any]:
+        names, values = prepare(arrays)
+        tensors = list(calling.tensors_from(dict(zip(names, values, strict=True)), device=device).values())
+        with torch.inference_mode():
+            named = calling.flatten_outputs(module(*tensors), outputs)
+        # A module may return a view of its input or of its own state: the caller gets memory of its own.
+        return {name: calling.array_from(tensor.clone()) for name, tensor in named.items()}
+
+    def bind(arrays: Arrays) -> Callable[[], object]:
+        names, values = prepare(arrays)
+        host = list(calling.tensors_from(dict(zip(names, values, strict=True))).values())
+        mode = torch.inference_mode()
+
+        def on_cpu() -> object:
+            with mode:
+                return module(*host)
+
+        def on_gpu() -> object:
+            with mode:
+                named = calling.flatten_outputs(module(*(tensor.to(device) for tensor in host)), outputs)
+                return [tensor.cpu() for tensor in named.values()]  # .cpu() waits for the device
+
+        return on_cpu if device == "cpu" else on_gpu
+
+    return Session(run, bind, facts)

@@ -1,0 +1,56 @@
+"""An exported TorchScript file, run by PyTorch without the network's code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.backends import probe, pytorch
+from pipeline.backends.backend import Backend, Options, Session, Source
+from pipeline.backends.eager import CpuOptions, CudaOptions
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.types import Arrays
+
+
+def _open(source: Source, options: Options, device: str) -> Session:
+    import torch
+
+    from pipeline.calling import ordered_inputs
+
+    if source.file is None:
+        raise InputError(
+            "torchscript runs an exported file, and none was exported", hint="add `torchscript` to `exports`"
+        )
+    facts = pytorch.prepare(device, options)
+    module = torch.jit.load(str(source.file), map_location=device).eval()
+    parameters = [argument.name for argument in module.forward.schema.arguments[1:]]
+    order = ordered_inputs(parameters, source.inputs)
+
+    def prepare(arrays: Arrays) -> tuple[list[str], list[Any]]:
+        return order, [arrays[name] for name in order]
+
+    return pytorch.session(module, prepare, source.outputs, device, facts)
+
+
+TORCHSCRIPT = Backend(
+    name="torchscript",
+    summary="an exported TorchScript file, run by PyTorch on the CPU",
+    artifact="torchscript",
+    device="cpu",
+    install="weighbridge[cpu]",
+    options=CpuOptions,
+    probe=lambda: probe.package("torch"),
+    open=lambda source, options: _open(source, options, "cpu"),
+)
+
+TORCHSCRIPT_CUDA = Backend(
+    name="torchscript-cuda",
+    summary="an exported TorchScript file, run by PyTorch on an NVIDIA GPU",
+    artifact="torchscript",
+    device="cuda",
+    install="weighbridge[cuda], with torch's CUDA wheel and an NVIDIA driver",
+    options=CudaOptions,
+    probe=probe.torch_cuda,
+    open=lambda source, options: _open(source, options, "cuda"),
+)

@@ -1,0 +1,217 @@
+"""Seeded inputs over the declared dimensions: the sizes an exporter sees, and those it is held against.
+
+A trace or an exported graph may have baked in a size it was shown, so cases visit sizes no exporter saw: the minimum,
+1 where it is allowed, odd and prime sizes, and the maximum or the largest the element cap allows.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+from pipeline.types import Case, Dimension, InputSpec, Interface
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+
+    from pipeline.types import Array, Arrays, Sizes
+
+VALUES = ("normal", "zeros", "constant", "large", "tiny")
+_SEARCH_STEPS = 64
+
+
+def example_sizes(interface: Interface) -> dict[str, int]:
+    """Return the sizes shown to exporters: at least 2, all different, and different from every fixed size.
+
+    torch.export takes a size of 1 for a constant, and equal sizes for one dimension.
+    """
+    taken = {size for spec in interface.inputs for size in spec.shape if isinstance(size, int)}
+    sizes = {}
+    for dimension in interface.dimensions:
+        free = (size for size in allowed(dimension) if size >= 2 and size not in taken)
+        sizes[dimension.name] = next(free, allowed(dimension)[-1])
+        taken.add(sizes[dimension.name])
+    return sizes
+
+
+def allowed(dimension: Dimension) -> range:
+    """Return the sizes a dimension may take."""
+    step = dimension.multiple_of
+    first = -(-dimension.min // step) * step
+    return range(first, dimension.max + 1, step)
+
+
+def make(interface: Interface, sizes: Sizes, *, seed: int, name: str, values: str = "normal") -> Case:
+    """Return one case: arrays for every input at `sizes`, the same for the same seed, name and sizes."""
+    import numpy as np
+
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    arrays = {spec.name: _fill(spec, shape_of(spec, sizes), values, rng) for spec in interface.inputs}
+    return Case(name, dict(sizes), arrays)
+
+
+def sample(interface: Interface, *, seed: int, cap_elements: int) -> tuple[Case, ...]:
+    """Return the cases parity is judged on: every notable size with normal values, every kind of value at one size."""
+    named = _notable_sizes(interface, cap_elements)
+    cases = [make(interface, sizes, seed=seed, name=name) for name, sizes in named.items()]
+    middle = named.get("odd") or next(iter(named.values()))
+    if any(spec.values in {"normal", "uniform"} and "float" in spec.dtype for spec in interface.inputs):
+        for values in VALUES[1:]:
+            cases.append(make(interface, middle, seed=seed, name=values, values=values))
+    return tuple(cases)
+
+
+def shape_of(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
+    """Return an input's shape at the given sizes."""
+    return tuple(sizes[size] if isinstance(size, str) else size for size in spec.shape)
+
+
+def from_samples(interface: Interface, arrays: Arrays) -> Case:
+    """Return the user's own inputs as a case.
+
+    Raises:
+        InputError: an input is missing, or has another dtype or shape than declared.
+    """
+    for spec in interface.inputs:
+        if spec.name not in arrays:
+            raise InputError(
+                f"samples hold no array for input '{spec.name}'; they hold {', '.join(sorted(arrays)) or 'nothing'}"
+            )
+    sizes: dict[str, int] = {}
+    for spec in interface.inputs:
+        array = arrays[spec.name]
+        if array.dtype.name != spec.dtype or array.ndim != len(spec.shape):
+            raise InputError(
+                f"samples: '{spec.name}' is {array.dtype} {list(array.shape)}, declared is {spec.dtype} {list(spec.shape)}"
+            )
+        for declared, given in zip(spec.shape, array.shape, strict=True):
+            known = sizes.setdefault(declared, given) if isinstance(declared, str) else declared
+            if known != given:
+                raise InputError(f"samples: '{spec.name}' has size {given} where {declared} is {known}")
+    return Case("samples", sizes, {spec.name: arrays[spec.name] for spec in interface.inputs})
+
+
+def _notable_sizes(interface: Interface, cap_elements: int) -> dict[str, dict[str, int]]:
+    """Name the combinations of sizes worth testing, each once."""
+    shown = example_sizes(interface)
+    picks: dict[str, Callable[[Dimension, int], int]] = {
+        "minimum": lambda dimension, _: allowed(dimension)[0],
+        "odd": lambda dimension, index: _odd(dimension, index, shown[dimension.name]),
+        "exporter": lambda dimension, _: shown[dimension.name],
+        "maximum": lambda dimension, _: allowed(dimension)[-1],
+    }
+    found: dict[str, dict[str, int]] = {}
+    for name, pick in picks.items():
+        sizes = {each.name: pick(each, index) for index, each in enumerate(interface.dimensions)}
+        capped = _cap(interface, sizes, cap_elements)
+        label = name if capped == sizes else f"{name} (capped)"
+        if capped not in found.values():
+            found[label] = capped
+    for dimension, sizes in _corners(interface, cap_elements):
+        if sizes not in found.values():
+            found[f"longest {dimension.name}"] = sizes
+    return found
+
+
+def _corners(interface: Interface, cap_elements: int) -> Iterator[tuple[Dimension, dict[str, int]]]:
+    """Yield, for each of several dimensions, its maximum with all others at their minimum."""
+    if len(interface.dimensions) < 2:
+        return
+    lowest = {each.name: allowed(each)[0] for each in interface.dimensions}
+    for dimension in interface.dimensions:
+        sizes = lowest | {dimension.name: allowed(dimension)[-1]}
+        yield dimension, _cap(interface, sizes, cap_elements)
+
+
+def _odd(dimension: Dimension, index: int, shown: int) -> int:
+    """Return a small prime, or at least odd, size that differs from the one exporters saw; another for each index."""
+    sizes = list(allowed(dimension)[:_SEARCH_STEPS])
+    unseen = [size for size in sizes if size not in {shown, 1}]
+    best = [size for size in unseen if _is_prime(size) and size > 2] or [size for size in unseen if size % 2]
+    pool = best or unseen or sizes
+    return pool[(index + 1) % len(pool)]
+
+
+def _is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
+
+
+def _cap(interface: Interface, sizes: Sizes, cap_elements: int) -> dict[str, int]:
+    """Shrink the largest dimension, step by step, until no input has more than `cap_elements` elements."""
+    capped = dict(sizes)
+    while _largest(interface, capped) > cap_elements:
+        shrinkable = [each for each in interface.dimensions if capped[each.name] > allowed(each)[0]]
+        if not shrinkable:
+            break
+        dimension = max(shrinkable, key=lambda each: capped[each.name] / allowed(each)[0])
+        fitting = [size for size in allowed(dimension) if size <= capped[dimension.name] // 2]
+        capped[dimension.name] = fitting[-1] if fitting else allowed(dimension)[0]
+    return capped
+
+
+def _largest(interface: Interface, sizes: Sizes) -> int:
+    def elements(spec: InputSpec) -> int:
+        total = 1
+        for size in shape_of(spec, sizes):
+            total *= size
+        return total
+
+    return max(elements(spec) for spec in interface.inputs)
+
+
+def _fill(spec: InputSpec, shape: tuple[int, ...], values: str, rng: np.random.Generator) -> Array:
+    import numpy as np
+
+    if spec.values == "mask":
+        return _mask(spec, shape, rng)
+    if spec.values == "zeros":
+        return np.zeros(shape, _dtype(spec.dtype))
+    if spec.dtype == "bool":
+        return rng.random(shape) < 0.5
+    if "int" in spec.dtype:
+        low = 0 if spec.low is None else int(spec.low)
+        high = 2 if spec.high is None else int(spec.high)
+        return rng.integers(low, high, shape).astype(_dtype(spec.dtype))
+    return _floats(spec, shape, values, rng).astype(_dtype(spec.dtype))
+
+
+def _floats(spec: InputSpec, shape: tuple[int, ...], values: str, rng: np.random.Generator) -> Any:
+    import numpy as np
+
+    bounded = spec.low is not None and spec.high is not None
+    low = -spec.scale if spec.low is None else spec.low
+    high = spec.scale if spec.high is None else spec.high
+    normal = rng.standard_normal(shape) * spec.scale
+    plain = rng.uniform(low, high, shape) if bounded or spec.values == "uniform" else normal
+    kinds = {
+        "normal": lambda: plain,
+        "zeros": lambda: np.clip(np.zeros(shape), low, high),
+        "constant": lambda: np.full(shape, low + 0.75 * (high - low)),
+        # Declared bounds are a promise of the caller: stay inside them, at their ends.
+        "large": lambda: np.where(rng.random(shape) < 0.5, low, high) if bounded else normal * 100,
+        "tiny": lambda: np.clip(plain * 1e-4, low, high) if bounded else normal * 1e-4,
+    }
+    return kinds[values]()
+
+
+def _mask(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Ones for the first k ≥ 1 positions of the last axis, then zeros; the first row is whole."""
+    import numpy as np
+
+    length = shape[-1]
+    kept = rng.integers(1, length + 1, shape[:-1])
+    kept.reshape(-1)[0] = length
+    return (np.arange(length) < kept[..., None]).astype(_dtype(spec.dtype))
+
+
+def _dtype(name: str) -> Any:
+    import numpy as np
+
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return ml_dtypes.bfloat16
+    return np.dtype(name)

@@ -1,0 +1,76 @@
+"""Every error weighbridge raises on purpose, its exit code and its hint.
+
+A message says what is wrong, where, with the numbers; the hint says what to do about it. Anything that is not one of
+these is a defect of weighbridge itself and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class WeighbridgeError(Exception):
+    """Base of all errors meant for the user: one message, one hint, one exit code."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class GateError(WeighbridgeError):
+    """A gate closed: parity, a digest, a golden case, a regression."""
+
+    exit_code = 1
+
+
+class DigestError(GateError):
+    """Bytes are not the bytes that were recorded."""
+
+
+class InputError(WeighbridgeError):
+    """What the user gave is wrong: usage, a file, an input array."""
+
+
+class ConfigError(InputError):
+    """A config that cannot be read; holds every problem found, each with its place."""
+
+
+class WeightsError(InputError):
+    """A weights file that is missing, empty, truncated or of another kind."""
+
+
+class MisfitError(WeightsError):
+    """A state dict that does not fit the architecture it was given with."""
+
+
+class ArchitectureError(InputError):
+    """An architecture that does not exist or cannot be built from its arguments."""
+
+
+class UnsafeError(WeighbridgeError):
+    """Refused: running or opening it could execute code, or exhaust the machine."""
+
+    exit_code = 3
+
+
+class UnavailableError(WeighbridgeError):
+    """Something required is not here: a backend, a package, a device."""
+
+    exit_code = 4
+
+
+class WorkerError(WeighbridgeError):
+    """A child process crashed, hung or answered garbage."""
+
+    exit_code = 4
+
+
+class ExportError(WorkerError):
+    """An exporter refused or failed on this network."""
+
+
+class InterruptedRunError(WeighbridgeError):
+    """The user stopped the run."""
+
+    exit_code = 130

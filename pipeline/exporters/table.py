@@ -1,0 +1,25 @@
+"""Every exporter, one line each; other distributions add theirs through the entry point group `weighbridge.exporters`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from pipeline.exporters.onnx import ONNX
+from pipeline.exporters.torchscript import TORCHSCRIPT
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.exporters.exporter import Exporter
+
+BUILT_IN = (TORCHSCRIPT, ONNX)
+
+
+@cache
+def exporters() -> dict[str, Exporter]:
+    """Return every exporter by the format it writes."""
+    found = {exporter.format: exporter for exporter in BUILT_IN}
+    for entry in entry_points(group="weighbridge.exporters"):
+        exporter = entry.load()
+        found.setdefault(exporter.format, exporter)
+    return found

@@ -1,0 +1,90 @@
+"""TorchScript, by scripting or tracing."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from pipeline import calling
+from pipeline.errors import ExportError
+from pipeline.exporters.exporter import Exporter, Job, Options
+from pipeline.types import Artifact
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TorchScriptOptions(Options):
+    """Options of the TorchScript exporter."""
+
+    method: Literal["auto", "script", "trace"] = Field(
+        "auto", description="script keeps control flow; trace records one run; auto scripts, and traces if that fails"
+    )
+
+
+def _export(job: Job, options: Options) -> Artifact:
+    assert isinstance(options, TorchScriptOptions)  # noqa: S101 - the table pairs them
+    with warnings.catch_warnings():
+        # Still what libtorch and Triton's PyTorch backend load; the release says how it was made.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is not supported", category=DeprecationWarning)
+        module, method, notes = _convert(job, options.method)
+        target = job.folder / "model.torchscript"
+        module.save(str(target))
+    return Artifact("torchscript", (target,), {"method": method}, notes)
+
+
+def _convert(job: Job, method: str) -> tuple[Any, str, tuple[str, ...]]:
+    if method == "trace":
+        return _trace(job), "trace", ()
+    try:
+        return _script(job), "script", ()
+    except ExportError as error:
+        if method == "script":
+            raise
+        reason = error.message.splitlines()[0]
+        return _trace(job), "trace", (f"traced, because it cannot be scripted: {reason}",)
+
+
+def _script(job: Job) -> torch.jit.ScriptModule:
+    import torch
+
+    try:
+        scripted: torch.jit.ScriptModule = torch.jit.script(job.module)
+        tensors = calling.tensors_from(job.examples)
+        order = calling.forward_order(job.module, [spec.name for spec in job.interface.inputs])
+        with torch.inference_mode():
+            scripted(*(tensors[name] for name in order))
+    except Exception as error:
+        raise ExportError(f"torch.jit.script: {_first_line(error)}", hint="set `method: trace`") from error
+    return scripted
+
+
+def _trace(job: Job) -> Any:
+    import torch
+
+    tensors = calling.tensors_from(job.examples)
+    order = calling.forward_order(job.module, [spec.name for spec in job.interface.inputs])
+    try:
+        with torch.inference_mode():
+            returns_dict = isinstance(job.module(*(tensors[name] for name in order)), dict)
+        with torch.no_grad():
+            return torch.jit.trace(
+                job.module, tuple(tensors[name] for name in order), strict=not returns_dict, check_trace=False
+            )
+    except Exception as error:
+        raise ExportError(
+            f"torch.jit.trace: {_first_line(error)}", hint="leave `torchscript` out of `exports`"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" :")]
+    return lines[0].rstrip(":") if lines else type(error).__name__
+
+
+TORCHSCRIPT = Exporter(
+    "torchscript", "a TorchScript archive for libtorch and torch.jit.load", TorchScriptOptions, _export
+)

@@ -1,0 +1,126 @@
+"""Rebuild the architecture, load its state dict strictly, and make it ready to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline import trust
+from pipeline.checkpoint import fit, read
+from pipeline.errors import ArchitectureError, MisfitError
+
+if TYPE_CHECKING:
+    from pipeline.types import Network
+    from collections.abc import Callable, Mapping
+
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network in eval mode without gradients, and what was done to get there."""
+
+    module: nn.Module
+    notes: tuple[str, ...]
+    weights_sha256: str
+
+
+def load(network: Network, *, device: str = "cpu") -> Loaded:
+    """Build `network`, load its weights strictly and return it in eval mode on `device`, without gradients.
+
+    Raises:
+        UnsafeError: the architecture is not trusted, or the weights file is hostile.
+        ArchitectureError: it does not exist or cannot be built from its arguments.
+        WeightsError: the weights file cannot be read.
+        MisfitError: the state dict does not fit; the message names the change that makes it fit.
+    """
+    import torch
+
+    make = _maker(network)
+    checkpoint = read.load(_path(network))
+    with torch.device("meta"):
+        skeleton = _skeleton(make, network)
+    module = skeleton if skeleton is not None else _build(make, network)
+    expected = module.state_dict()
+    tensors, notes = fit.align(checkpoint.tensors, list(expected))
+    _require_fit(network, make, expected, tensors)
+    converted = {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
+    module.load_state_dict(converted, strict=True, assign=skeleton is not None)
+    module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    return Loaded(module.to(device), (*checkpoint.notes, *notes), checkpoint.sha256)
+
+
+def _path(network: Network) -> Any:
+    from pathlib import Path
+
+    return Path(network.weights)
+
+
+def _maker(network: Network) -> Callable[..., nn.Module]:
+    located = trust.locate(network.architecture, network.trust)
+    return trust.import_architecture(located)
+
+
+def _build(make: Callable[..., nn.Module], network: Network) -> nn.Module:
+    from torch import nn
+
+    try:
+        module = make(**network.arguments)
+    except Exception as error:
+        described = ", ".join(f"{key}={value!r}" for key, value in network.arguments.items())
+        raise ArchitectureError(
+            f"{network.architecture} cannot be built from ({described}): {type(error).__name__}: {error}",
+            hint=f"change model.arguments ({network.places.get('model.arguments', 'in the config')})",
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ArchitectureError(f"{network.architecture} returned {type(module).__name__}, which is not an nn.Module")
+    return module
+
+
+def _skeleton(make: Callable[..., nn.Module], network: Network) -> nn.Module | None:
+    """Build on the meta device, so that no initial value is computed only to be replaced; None where that is not sound.
+
+    It is sound when the state dict supplies every tensor of the module exactly once: no tied parameters, no tensor
+    that is not in the state dict (those need the values their constructor gives them).
+    """
+    import torch
+
+    try:
+        module = _build(make, network)
+    except ArchitectureError:
+        return None
+    held = list(module.named_parameters(remove_duplicate=False)) + list(module.named_buffers(remove_duplicate=False))
+    persistent = set(module.state_dict())
+    distinct = len({id(tensor) for _, tensor in held}) == len(held)
+    plain = any(isinstance(value, torch.Tensor) for child in module.modules() for value in vars(child).values())
+    complete = all(name in persistent for name, _ in held)
+    return module if distinct and complete and not plain else None
+
+
+def _require_fit(
+    network: Network,
+    make: Callable[..., nn.Module],
+    expected: Mapping[str, torch.Tensor],
+    found: Mapping[str, torch.Tensor],
+) -> None:
+    import torch
+
+    def build_shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            return _shapes(make(**arguments).state_dict())
+
+    misfit = fit.explain(
+        _shapes(expected),
+        _shapes(found),
+        arguments=network.arguments,
+        build_shapes=build_shapes,
+        owner=network.architecture.rpartition(":")[2],
+        weights_name=_path(network).name,
+    )
+    if misfit is not None:
+        raise MisfitError(misfit.message(lambda key: network.places.get(key, "in the config")))
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}

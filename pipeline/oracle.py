@@ -1,0 +1,148 @@
+"""The oracle: what the network computes in float64, and how much of it float32 can know.
+
+Float32 has rounding errors of its own, so float32 eager is no reference. The same network in float64 is, to about nine
+digits more than float32 holds. What float32 eager itself loses against it, as it stands and with inputs and weights
+moved by one unit in the last place, is the *noise*: a backend that evaluates the same sums in another order
+cannot be expected to do better (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 1.5–1.6
+and 3.1: rounding errors act like perturbations of the data of the size of the unit roundoff).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline import calling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from torch import nn
+
+    from pipeline.types import Arrays, Interface
+
+PERTURBATIONS = 2
+FALLBACK_FACTOR = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What one case's outputs should be, by output name.
+
+    `values`: float64 for floating outputs, exact values for the others. `noise`: for floating outputs the largest error
+    seen in float32, elementwise and float64; for the others 1.0 where float32 itself disagrees (a tie), else 0.0.
+    `dtypes`: what float32 eager returns.
+    """
+
+    values: dict[str, Any]
+    noise: dict[str, Any]
+    dtypes: dict[str, str]
+
+
+def evaluate(
+    module: nn.Module,
+    interface: Interface,
+    cases: Sequence[Arrays],
+    *,
+    seed: int,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[list[Reference], str | None]:
+    """Return each case's reference, and the reason if float64 was not possible (None if it was).
+
+    Without float64 the reference is float32 eager, and the noise is twice its response to one-ulp changes.
+    The module's parameters are changed on the way: do not use it afterwards.
+    """
+    run = _runner(module, interface)
+    progress("float32")
+    plain = [run(case, double=False) for case in cases]
+    progress("float32, one ulp away")
+    moved = _perturbed_runs(module, run, cases, seed)
+    progress("float64")
+    try:
+        module.double()
+        exact, reason = [run(case, double=True) for case in cases], None
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        exact, reason = plain, str(error).splitlines()[0]
+    references = [
+        _reference(truth, [first, *others], fallback=reason is not None)
+        for truth, first, others in zip(exact, plain, moved, strict=True)
+    ]
+    return references, reason
+
+
+def _runner(module: nn.Module, interface: Interface) -> Callable[..., dict[str, torch.Tensor]]:
+    import torch
+
+    order = calling.forward_order(module, [spec.name for spec in interface.inputs])
+
+    def run(arrays: Arrays, *, double: bool) -> dict[str, torch.Tensor]:
+        tensors = calling.tensors_from(arrays, double=double)
+        with torch.inference_mode():
+            named = calling.flatten_outputs(module(*(tensors[name] for name in order)), interface.outputs)
+        return {name: tensor.clone() for name, tensor in named.items()}
+
+    return run
+
+
+def _perturbed_runs(
+    module: nn.Module, run: Callable[..., dict[str, torch.Tensor]], cases: Sequence[Arrays], seed: int
+) -> list[list[dict[str, torch.Tensor]]]:
+    """Run every case with inputs and weights moved by one ulp, several times; the weights are put back at the end."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    originals = [(tensor, tensor.clone()) for tensor in _floating(module)]
+    results: list[list[dict[str, torch.Tensor]]] = [[] for _ in cases]
+    with torch.inference_mode():
+        for _ in range(PERTURBATIONS):
+            for tensor, original in originals:
+                tensor.copy_(_one_ulp_away(original, generator))
+            for case, result in zip(cases, results, strict=True):
+                tensors = calling.tensors_from(case)
+                shifted = {
+                    name: calling.array_from(_one_ulp_away(tensor, generator) if tensor.is_floating_point() else tensor)
+                    for name, tensor in tensors.items()
+                }
+                result.append(run(shifted, double=False))
+        for tensor, original in originals:
+            tensor.copy_(original)
+    return results
+
+
+def _floating(module: nn.Module) -> list[torch.Tensor]:
+    """Return the floating tensors of the state dict, each storage once."""
+    tensors = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    return [tensor for tensor in tensors.values() if tensor.is_floating_point() and tensor.numel()]
+
+
+def _one_ulp_away(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Move each nonzero element to a neighbouring floating-point number, up or down at random; zeros stay."""
+    import torch
+
+    towards = torch.empty(tensor.shape, dtype=torch.float32).uniform_(-1, 1, generator=generator)
+    infinite = torch.copysign(torch.tensor(float("inf")), towards).to(tensor.dtype)
+    return torch.where(tensor == 0, tensor, torch.nextafter(tensor, infinite))
+
+
+def _reference(truth: dict[str, torch.Tensor], samples: list[dict[str, torch.Tensor]], *, fallback: bool) -> Reference:
+    import torch
+
+    values, noise, dtypes = {}, {}, {}
+    for name, value in truth.items():
+        dtypes[name] = str(samples[0][name].dtype).removeprefix("torch.")
+        if not value.is_floating_point():
+            ties = [sample[name] != value for sample in samples]
+            values[name] = calling.array_from(value)
+            noise[name] = calling.array_from(torch.stack(ties).any(0).double())
+            continue
+        exact = value.double()
+        errors = torch.stack([(sample[name].double() - exact).abs() for sample in samples])
+        # Equal infinities and shared NaNs are no error; anything else that is not finite stays visible as inf.
+        same = torch.stack(
+            [(sample[name].double() == exact) | (sample[name].isnan() & exact.isnan()) for sample in samples]
+        )
+        errors = torch.where(same, 0.0, errors.nan_to_num(nan=float("inf")))
+        values[name] = calling.array_from(exact)
+        noise[name] = calling.array_from(errors.amax(0) * (FALLBACK_FACTOR if fallback else 1.0))
+    return Reference(values, noise, dtypes)

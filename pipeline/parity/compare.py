@@ -1,0 +1,185 @@
+"""Hold one backend's outputs against the oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.parity.budget import Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.oracle import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How one output of one case compares.
+
+    `factor`: largest error ÷ allowed error × limit, so that a pass is `factor <= limit`; with explicit tolerances the
+    limit is 1. `problem` says in words why it failed where a number cannot.
+    """
+
+    case: str
+    output: str
+    passed: bool
+    factor: float
+    limit: float
+    max_error: float = 0.0
+    rms_error: float = 0.0
+    worst_index: tuple[int, ...] = ()
+    expected: float = 0.0
+    got: float = 0.0
+    ties: int = 0
+    problem: str | None = None
+
+
+def compare(
+    case: str,
+    reference: Reference,
+    floors: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    rules: Mapping[str, Rule],
+) -> tuple[Finding, ...]:
+    """Compare a backend's outputs of one case with the reference: one finding an output, in the reference's order."""
+    findings = [
+        _compare_output(case, name, reference, floors[name], outputs.get(name), rules[name])
+        for name in reference.values
+    ]
+    extra = [name for name in outputs if name not in reference.values]
+    unwanted = [_failed(case, name, Rule(), "not an output of the network") for name in extra]
+    return (*_explain_swaps(findings, reference, floors, outputs, rules), *unwanted)
+
+
+def worst(findings: Sequence[Finding]) -> Finding:
+    """Return the finding that decides: the largest factor ÷ limit."""
+    return max(findings, key=lambda finding: finding.factor / finding.limit)
+
+
+def _compare_output(case: str, name: str, reference: Reference, floor: Any, got: Any, rule: Rule) -> Finding:
+    expected = reference.values[name]
+    if got is None:
+        return _failed(case, name, rule, "missing from the backend's outputs")
+    if got.shape != expected.shape:
+        return _failed(case, name, rule, f"shape {list(got.shape)} instead of {list(expected.shape)}")
+    if got.dtype.name != reference.dtypes[name]:
+        return _failed(case, name, rule, f"dtype {got.dtype.name} instead of {reference.dtypes[name]}")
+    if not got.size:
+        return Finding(case, name, passed=True, factor=0.0, limit=_limit(rule))
+    if not np.issubdtype(expected.dtype, np.floating):
+        return _compare_exact(case, name, expected, reference.noise[name], got, rule)
+    return _compare_floating(case, name, reference, floor, got, rule)
+
+
+def _compare_exact(case: str, name: str, expected: Any, noise: Any, got: Any, rule: Rule) -> Finding:
+    """Integers and booleans must be equal, except where float32 eager itself is undecided (a tie in an argmax)."""
+    differs = (got != expected) & (noise == 0)
+    ties = int(((got != expected) & (noise != 0)).sum())
+    if not differs.any():
+        return Finding(case, name, passed=True, factor=0.0, limit=_limit(rule), ties=ties)
+    index = _index(np.argmax(differs), expected.shape)
+    return Finding(
+        case,
+        name,
+        passed=False,
+        factor=np.inf,
+        limit=_limit(rule),
+        max_error=float(np.abs(got.astype(np.float64) - expected.astype(np.float64)).max()),
+        worst_index=index,
+        expected=float(expected[index]),
+        got=float(got[index]),
+        ties=ties,
+        problem=f"{int(differs.sum())} of {differs.size} elements differ; this output is compared exactly",
+    )
+
+
+def _compare_floating(case: str, name: str, reference: Reference, floor: Any, got: Any, rule: Rule) -> Finding:
+    expected, noise = reference.values[name], reference.noise[name]
+    value = got.astype(np.float64)
+    same = (value == expected) | (np.isnan(value) & np.isnan(expected))
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.where(same, 0.0, np.abs(value - expected))
+    # Where float32 eager overflows or underflows to NaN itself, no float32 backend can be held to the exact value.
+    unknowable = ~np.isfinite(noise)
+    error = np.where(unknowable, 0.0, np.where(np.isnan(error), np.inf, error))
+    allowed = rule.allowed(expected, floor)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(error == 0, 0.0, error / allowed)
+    share = np.where(np.isnan(share), np.inf, share)
+    index = _index(np.argmax(share), expected.shape)
+    limit = _limit(rule)
+    factor = float(share[index]) * limit
+    finite = error[np.isfinite(error)]
+    return Finding(
+        case,
+        name,
+        passed=bool(factor <= limit),
+        factor=factor,
+        limit=limit,
+        max_error=float(error.max()),
+        rms_error=float(np.sqrt(np.mean(finite**2))) if finite.size else np.inf,
+        worst_index=index,
+        expected=float(expected[index]),
+        got=float(value[index]),
+        ties=int(unknowable.sum()),
+        problem=_not_finite(value, expected, unknowable),
+    )
+
+
+def _not_finite(value: Any, expected: Any, unknowable: Any) -> str | None:
+    wrong = (np.isfinite(value) != np.isfinite(expected)) & ~unknowable
+    if not wrong.any():
+        return None
+    count = int(wrong.sum())
+    if np.isfinite(expected[wrong]).all():
+        return f"{count} elements are NaN or infinite where the network's are finite"
+    return f"{count} elements are finite where the network's are NaN or infinite"
+
+
+def _explain_swaps(
+    findings: Sequence[Finding],
+    reference: Reference,
+    floors: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    rules: Mapping[str, Rule],
+) -> list[Finding]:
+    """Say it when a failed output would have passed as another one."""
+    failed = {finding.output for finding in findings if not finding.passed and finding.output in outputs}
+    explained = []
+    for finding in findings:
+        twin = next(
+            (
+                other
+                for other in failed - {finding.output}
+                if finding.output in failed
+                and _compare_output(
+                    finding.case, other, reference, floors[other], outputs[finding.output], rules[other]
+                ).passed
+            ),
+            None,
+        )
+        explained.append(
+            _with_problem(finding, f"holds what '{twin}' should hold: outputs are swapped") if twin else finding
+        )
+    return explained
+
+
+def _with_problem(finding: Finding, problem: str) -> Finding:
+    from dataclasses import replace
+
+    return replace(finding, problem=problem)
+
+
+def _failed(case: str, name: str, rule: Rule, problem: str) -> Finding:
+    return Finding(case, name, passed=False, factor=np.inf, limit=_limit(rule), max_error=np.inf, problem=problem)
+
+
+def _limit(rule: Rule) -> float:
+    return 1.0 if rule.explicit else rule.limit
+
+
+def _index(flat: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(each) for each in np.unravel_index(int(flat), shape))

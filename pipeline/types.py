@@ -1,0 +1,120 @@
+"""The values that flow between the rooms: frozen, light, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.generic]
+    Arrays = Mapping[str, Array]
+
+Sizes = Mapping[str, int]
+"""Dimension name → size."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A named tensor: numpy's name of its dtype, and a shape of fixed sizes and dimension names."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One set of inputs: what kind of values, at which sizes, with the arrays themselves by input name."""
+
+    name: str
+    sizes: Sizes
+    inputs: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What an exporter wrote. `files[0]` is the one to open; `facts` (JSON values) go into the manifest."""
+
+    format: str
+    files: tuple[Path, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """An input with the values it may hold: integers in [low, high), floats normal × scale or uniform in [low, high)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    low: float | None = None
+    high: float | None = None
+    values: str = "normal"
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A dynamic dimension and the sizes it may take: min, min + step … up to max, each a multiple of `multiple_of`."""
+
+    name: str
+    min: int
+    max: int
+    multiple_of: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network and its state dict, as a child process needs them to build it.
+
+    `places` maps config keys ("model.arguments.hidden_size") to where they stand, for error messages.
+    """
+
+    architecture: str
+    arguments: Mapping[str, Any]
+    weights: str
+    trust: tuple[str, ...]
+    places: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What goes in and out of a network: inputs, the dimensions their shapes name, and the outputs' names in order."""
+
+    inputs: tuple[InputSpec, ...]
+    dimensions: tuple[Dimension, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A backend with options, under the name its results carry.
+
+    `file` is the exported file it opens, None for the network itself; `unavailable` the reason it cannot run here.
+    """
+
+    name: str
+    backend: str
+    format: str | None
+    required: bool
+    options: Mapping[str, Any] = field(default_factory=dict)
+    file: Path | None = None
+    unavailable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a run did, for progress and logs: a stage's job started, ended, or was found done."""
+
+    stage: str
+    subject: str
+    status: str
+    detail: str = ""
+    done: float | None = None

@@ -1,0 +1,1 @@
+"""A child process a job: start, limit, time out, reap."""

@@ -1,0 +1,62 @@
+"""The child's side of a worker: `python -m pipeline.worker.child CHANNEL ALIVE` answers calls until its parent is gone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from pipeline.errors import WeighbridgeError
+from pipeline.worker import wire
+
+_F_SETSIG = 10  # fcntl(2); Python's fcntl module does not name it
+
+
+def main() -> None:
+    """Answer calls from the channel given as a file descriptor on the command line."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    _die_with_parent(int(sys.argv[2]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it stops its workers
+
+    from pipeline.worker.jobs import Jobs
+
+    jobs = Jobs()
+    while True:
+        try:
+            request = wire.receive(wire.read_from(channel))
+        except (EOFError, OSError):
+            break
+        wire.send(channel, _answer(jobs, request))
+    sys.stdout.flush()
+    os._exit(0)  # thread pools of torch and onnxruntime can hang or crash in static destructors
+
+
+def _answer(jobs: Any, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"answer": jobs.run(request["job"], request["arguments"])}
+    except WeighbridgeError as error:
+        return {"error": {"kind": type(error).__name__, "message": error.message, "hint": error.hint}}
+    except Exception as error:  # noqa: BLE001 - whatever a library raised is this job's answer
+        message = str(error).strip() or type(error).__name__
+        trace = traceback.format_exc()
+        return {"error": {"kind": type(error).__name__, "message": message, "hint": None, "trace": trace}}
+
+
+def _die_with_parent(alive: int) -> None:
+    """Have the kernel kill this process when the parent's end of the pipe closes, even inside native code.
+
+    A parent-death signal (prctl) would fire when the thread that started us ends, which is not what is meant.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    fcntl.fcntl(alive, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(alive, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(alive, fcntl.F_SETFL, fcntl.fcntl(alive, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+if __name__ == "__main__":
+    main()

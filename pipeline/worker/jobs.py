@@ -1,0 +1,151 @@
+"""What a worker can be asked to do. Everything here runs in the child process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from pipeline.types import Interface, Network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.backends.backend import Session
+
+
+class Jobs:
+    """The jobs by name, and the session that `open` leaves for `run`, `bind` and `block`."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._calls: dict[str, Callable[[], object]] = {}
+        self._jobs: dict[str, Callable[..., Any]] = {
+            "load": load,
+            "reference": reference,
+            "export": export,
+            "open": self._open,
+            "run": self._run,
+            "bind": self._bind,
+            "block": self._block,
+        }
+
+    def run(self, job: str, arguments: dict[str, Any]) -> Any:
+        """Do one job and return its answer."""
+        return self._jobs[job](**arguments)
+
+    def _open(self, backend: str, source: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Open a model with a backend; return the session's facts and how long it took."""
+        from pipeline.backends.backend import Source
+        from pipeline.backends.table import backends
+
+        chosen = backends()[backend]
+        network = source["network"] and _network(source["network"])
+        opened = Source(
+            inputs=tuple(source["inputs"]),
+            outputs=tuple(source["outputs"]),
+            file=source["file"] and Path(source["file"]),
+            network=network or None,
+        )
+        start = time.perf_counter_ns()
+        self._session = chosen.open(opened, chosen.options.model_validate(options))
+        return {**self._session.facts, "open_ms": (time.perf_counter_ns() - start) / 1e6}
+
+    def _run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return the outputs by name."""
+        assert self._session is not None  # noqa: S101 - `open` comes first
+        return self._session.run(inputs)
+
+    def _bind(self, scenario: str, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Fix the inputs of a timed call and make it once; return how long that first call took, and the peak memory."""
+        assert self._session is not None  # noqa: S101 - `open` comes first
+        call = self._calls[scenario] = self._session.bind(inputs)
+        start = time.perf_counter_ns()
+        call()
+        return {"first_call_ms": (time.perf_counter_ns() - start) / 1e6, **memory()}
+
+    def _block(self, scenario: str, calls: int) -> list[int]:
+        """Time `calls` calls one by one and return their durations in nanoseconds."""
+        call, clock = self._calls[scenario], time.perf_counter_ns
+        durations = [0] * calls
+        for index in range(calls):
+            start = clock()
+            call()
+            durations[index] = clock() - start
+        return durations
+
+
+def load(network: dict[str, Any]) -> dict[str, Any]:
+    """Build the network and load its weights; return what was noted and its size."""
+    from pipeline import model
+
+    loaded = model.load(_network(network))
+    state = loaded.module.state_dict().values()
+    return {
+        "notes": list(loaded.notes),
+        "sha256": loaded.weights_sha256,
+        "parameters": sum(tensor.numel() for tensor in state),
+        "bytes": sum(tensor.nbytes for tensor in state),
+    }
+
+
+def reference(
+    network: dict[str, Any], interface: dict[str, Any], cases: list[dict[str, Any]], seed: int
+) -> dict[str, Any]:
+    """Return the oracle's reference for each case, what loading noted, and why float64 was not possible, if so."""
+    from pipeline import model, oracle
+
+    loaded = model.load(_network(network))
+    state = list(loaded.module.state_dict().values())
+    facts = {
+        "notes": list(loaded.notes),
+        "sha256": loaded.weights_sha256,
+        "parameters": sum(tensor.numel() for tensor in state),
+        "bytes": sum(tensor.nbytes for tensor in state),
+    }
+    references, fallback = oracle.evaluate(loaded.module, _interface(interface), cases, seed=seed)
+    return {**facts, "references": [asdict(each) for each in references], "fallback": fallback}
+
+
+def export(
+    network: dict[str, Any],
+    interface: dict[str, Any],
+    examples: dict[str, Any],
+    format: str,  # noqa: A002 - the name the config uses
+    options: dict[str, Any],
+    folder: str,
+    identity: dict[str, str],
+) -> dict[str, Any]:
+    """Export the network in one format into `folder`, with `identity` in the file; return the artifact."""
+    from pipeline import model
+    from pipeline.exporters.exporter import Job
+    from pipeline.exporters.table import exporters
+
+    exporter = exporters()[format]
+    loaded = model.load(_network(network))
+    job = Job(loaded.module, _interface(interface), examples, Path(folder), identity)
+    artifact = exporter.export(job, exporter.options.model_validate(options))
+    return {
+        "format": artifact.format,
+        "files": [str(file) for file in artifact.files],
+        "facts": dict(artifact.facts),
+        "notes": list(artifact.notes),
+    }
+
+
+def memory() -> dict[str, int]:
+    """Return the peak resident memory of this process."""
+    import resource
+
+    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def _network(fields: dict[str, Any]) -> Network:
+    return TypeAdapter(Network).validate_python(fields)
+
+
+def _interface(fields: dict[str, Any]) -> Interface:
+    return TypeAdapter(Interface).validate_python(fields)

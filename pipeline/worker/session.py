@@ -1,0 +1,36 @@
+"""A worker with a backend opened in it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pipeline.worker.process import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.types import Interface, Network, Variant
+
+
+@contextmanager
+def opened(
+    variant: Variant, interface: Interface, network: Network | None, *, threads: int, timeout_s: float
+) -> Iterator[tuple[Worker, dict[str, Any]]]:
+    """Start a worker, open `variant` in it, and yield it with the session's facts.
+
+    Raises:
+        WeighbridgeError: the backend cannot run here, or opening crashed or took too long.
+    """
+    source = {
+        "inputs": [spec.name for spec in interface.inputs],
+        "outputs": list(interface.outputs),
+        "file": variant.file and str(variant.file),
+        "network": network and variant.format is None and asdict(network),
+    }
+    with Worker(variant.name, threads=threads) as worker:
+        facts = worker.call(
+            "open", timeout_s=timeout_s, backend=variant.backend, source=source, options=dict(variant.options)
+        )
+        yield worker, facts

@@ -1,0 +1,125 @@
+"""Messages between a run and its workers: a JSON document and the arrays it mentions.
+
+Format: 8 bytes little-endian length of the JSON header, the header, then the raw bytes of each array in order.
+In the document an array stands as `{"$array": index}`; the header lists dtype, shape and bytes of each. Nothing is ever
+unpickled, because a worker has opened files that are not trusted.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import WorkerError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+HEADER_LIMIT_BYTES = 64 << 20
+ARRAYS_LIMIT_BYTES = 16 << 30
+_LENGTH_BYTES = 8
+
+
+def send(channel: socket.socket, document: Any) -> None:
+    """Send one message.
+
+    Raises:
+        OSError: the other side is gone.
+    """
+    arrays: list[NDArray[np.generic]] = []
+    body = _extract(document, arrays)
+    described = [[array.dtype.name, list(array.shape), array.nbytes] for array in arrays]
+    header = json.dumps({"body": body, "arrays": described}, separators=(",", ":")).encode()
+    channel.sendall(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
+    for array in arrays:
+        if array.nbytes:
+            channel.sendall(_bytes_of(array))
+
+
+def receive(read: Callable[[int], bytearray]) -> Any:
+    """Read one message through `read(n)`, which returns exactly n bytes.
+
+    Raises:
+        WorkerError: the bytes are not a message.
+    """
+    length = int.from_bytes(read(_LENGTH_BYTES), "little")
+    if length > HEADER_LIMIT_BYTES:
+        raise WorkerError(f"a worker announced a header of {length:,} bytes; the limit is {HEADER_LIMIT_BYTES:,}")
+    try:
+        header = json.loads(bytes(read(length)))
+        described = [(str(dtype), tuple(map(int, shape)), int(count)) for dtype, shape, count in header["arrays"]]
+        body = header["body"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WorkerError(f"a worker answered something that is not a message: {error}") from None
+    if sum(count for _, _, count in described) > ARRAYS_LIMIT_BYTES:
+        raise WorkerError(f"a worker announced arrays of more than {ARRAYS_LIMIT_BYTES:,} bytes")
+    arrays = [_array(dtype, shape, read(count)) for dtype, shape, count in described]
+    return _insert(body, arrays)
+
+
+def read_from(channel: socket.socket) -> Callable[[int], bytearray]:
+    """Read exactly n bytes from a blocking socket.
+
+    Raises:
+        EOFError: the other side closed it.
+    """
+
+    def read(count: int) -> bytearray:
+        buffer = bytearray(count)
+        view = memoryview(buffer)
+        while view:
+            received = channel.recv_into(view, min(len(view), 1 << 20))
+            if not received:
+                raise EOFError
+            view = view[received:]
+        return buffer
+
+    return read
+
+
+def _extract(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
+    """Replace each array in a document by its index."""
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        arrays.append(np.ascontiguousarray(value).reshape(value.shape))
+        return {"$array": len(arrays) - 1}
+    if isinstance(value, dict):
+        return {str(key): _extract(item, arrays) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_extract(item, arrays) for item in value]
+    return value
+
+
+def _insert(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
+    """Put the arrays back where their indices stand."""
+    if isinstance(value, dict):
+        if set(value) == {"$array"}:
+            return arrays[value["$array"]]
+        return {key: _insert(item, arrays) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_insert(item, arrays) for item in value]
+    return value
+
+
+def _bytes_of(array: NDArray[np.generic]) -> memoryview:
+    import numpy as np
+
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def _array(dtype: str, shape: tuple[int, ...], raw: bytearray) -> NDArray[np.generic]:
+    import numpy as np
+
+    try:
+        if dtype == "bfloat16" or dtype.startswith("float8"):
+            import ml_dtypes
+
+            return np.frombuffer(raw, dtype=getattr(ml_dtypes, dtype)).reshape(shape)
+        return np.frombuffer(raw, dtype=dtype).reshape(shape)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise WorkerError(f"a worker answered an array that is none: {dtype} {list(shape)}: {error}") from None
