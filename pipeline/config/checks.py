@@ -1,0 +1,243 @@
+"""What no single key can tell: values that must agree with one another, or with the tables of formats and backends."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config.models import DIMENSION_NAME, DTYPES
+from pipeline.config.tree import Problem, describe
+from pipeline.trust import suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from pydantic import BaseModel
+
+    from pipeline.config.models import (
+        BackendConfig,
+        BenchmarkConfig,
+        DimensionConfig,
+        InputConfig,
+        ModelConfig,
+        ParityConfig,
+        Vocabulary,
+    )
+    from pipeline.config.tree import KeyPath
+
+    Validate = Callable[[type[BaseModel], Any, KeyPath], Iterator[Problem]]
+
+_NAME = re.compile(DIMENSION_NAME)
+_OUTPUT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+def options(tree: Mapping[str, Any], vocabulary: Vocabulary, validate: Validate) -> Iterator[Problem]:
+    """Yield unknown formats and backends, and whatever their models say against their options."""
+    for index, item in enumerate(_items(tree, "exports")):
+        name, given = (item, {}) if isinstance(item, str) else (item.get("format"), _others(item, "format"))
+        key: KeyPath = ("exports", index) if isinstance(item, str) else ("exports", index, "format")
+        yield from _named(vocabulary.exporters, "format", name, key, given, ("exports", index), validate)
+    for index, item in enumerate(_items(tree, "backends")):
+        name, given = (item, {}) if isinstance(item, str) else (item.get("backend"), item.get("options", {}))
+        key = ("backends", index) if isinstance(item, str) else ("backends", index, "backend")
+        yield from _named(vocabulary.backends, "backend", name, key, given, ("backends", index, "options"), validate)
+
+
+def crosswise(sections: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what contradicts between sections; a check runs once all the sections it needs are sound."""
+    for needs, check in _CHECKS:
+        if all(name in sections for name in needs):
+            yield from check(*(sections[name] for name in needs))
+
+
+def _items(tree: Mapping[str, Any], key: str) -> list[Any]:
+    """Return the list items of a usable form; for the others, the model has its say."""
+    found = tree.get(key)
+    return [item if isinstance(item, str | dict) else {} for item in found] if isinstance(found, list) else []
+
+
+def _others(item: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in item.items() if name != key}
+
+
+def _named(
+    table: Mapping[str, type[BaseModel]],
+    what: str,
+    name: Any,
+    key: KeyPath,
+    given: Any,
+    path: KeyPath,
+    validate: Validate,
+) -> Iterator[Problem]:
+    if not isinstance(name, str) or not isinstance(given, dict):
+        return
+    model = table.get(name)
+    if model is None:
+        yield Problem(key, f"unknown {what} {name!r}{suggestion(name, table)}")
+        return
+    found = list(validate(model, given, path))
+    yield from found
+    if model.model_config.get("extra") in {"allow", "forbid"}:
+        return
+    for extra in given.keys() - model.model_fields.keys():
+        yield Problem(
+            (*path, extra), f"unknown key{suggestion(extra, model.model_fields)}", "extra_forbidden", at_key=True
+        )
+
+
+def _model(model: ModelConfig) -> Iterator[Problem]:
+    if "://" in model.weights and model.sha256 is None:
+        yield Problem(("model", "weights"), "a URL needs model.sha256, so that the file it names is the file you meant")
+
+
+def _shapes(inputs: Mapping[str, InputConfig], dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
+    used = set()
+    for name, each in inputs.items():
+        for index, size in enumerate(each.shape):
+            if isinstance(size, str):
+                used.add(size)
+                if size not in dimensions:
+                    yield Problem(
+                        ("inputs", name, "shape", index), f"{size!r} is not in dimensions{suggestion(size, dimensions)}"
+                    )
+    for name in dimensions.keys() - used:
+        yield Problem(("dimensions", name), f"no input has a dimension {name!r}", at_key=True)
+
+
+def _inputs(inputs: Mapping[str, InputConfig]) -> Iterator[Problem]:
+    for name, each in inputs.items():
+        path: KeyPath = ("inputs", name)
+        yield from _identifier(name, path)
+        yield from ((Problem((*path, key), message)) for key, message in _range(each))
+
+
+def _range(each: InputConfig) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with an input's bounds: [low, high), both or none, and within the dtype."""
+    low, high, limits = each.low, each.high, DTYPES[each.dtype]
+    if (low is None) != (high is None):
+        yield ("low", "is missing: high is given") if low is None else ("high", "is missing: low is given")
+        return
+    if each.dtype == "bool" and low is not None:
+        yield "low", "a bool has no range"
+    if limits and each.values == "normal":
+        yield "values", f"{each.dtype} inputs have no normal values (valid: 'uniform', 'mask', 'zeros')"
+    if low is None or high is None:
+        if limits and each.values not in {"mask", "zeros"}:
+            yield "dtype", f"{each.dtype} inputs need low and high, as in {{low: 0, high: 1000}}"
+        return
+    if low >= high:
+        yield "high", f"{high} is not above low, which is {low}"
+    for key, bound, offset in (("low", low, 0), ("high", high, 1)):
+        if limits and not isinstance(bound, int):
+            yield key, f"expected an integer, given {describe(bound)}"
+        elif limits and not limits[0] <= bound - offset <= limits[1]:
+            yield key, f"{bound} is outside {each.dtype}, which holds {limits[0]} to {limits[1]}"
+
+
+def _dimensions(dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
+    for name, each in dimensions.items():
+        yield from _identifier(name, ("dimensions", name))
+        if each.max < each.min:
+            yield Problem(("dimensions", name, "max"), f"{each.max} is below min, which is {each.min}")
+        elif each.smallest > each.max:
+            yield Problem(
+                ("dimensions", name, "multiple_of"),
+                f"no multiple of {each.multiple_of} lies between {each.min} and {each.max}",
+            )
+
+
+def _identifier(name: str, path: KeyPath) -> Iterator[Problem]:
+    if not _NAME.fullmatch(name):
+        yield Problem(path, f"{name!r} is not a name of letters, digits and '_'", at_key=True)
+
+
+def _outputs(outputs: list[str]) -> Iterator[Problem]:
+    yield from _unique(outputs, "outputs")
+    for index, name in enumerate(outputs):
+        if not _OUTPUT.fullmatch(name):
+            yield Problem(("outputs", index), f"{name!r} is not a name of letters, digits, '_', '.' and '-'")
+
+
+def _unique(names: list[str], *path: str | int) -> Iterator[Problem]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Problem((*path, index), f"{name!r} is already there, as item {names.index(name)}")
+
+
+def _backends(backends: list[BackendConfig]) -> Iterator[Problem]:
+    names = [each.name for each in backends]
+    for name, count in Counter(names).items():
+        if count > 1:
+            index = len(names) - 1 - names[::-1].index(name)
+            yield Problem(("backends", index), f"{count} backends are named {name!r}: give each variant its own name")
+
+
+def _require(require: list[str], backends: list[BackendConfig]) -> Iterator[Problem]:
+    names = [each.name for each in backends]
+    yield from _unique(require, "require")
+    for index, name in enumerate(require):
+        if name not in names:
+            yield Problem(("require", index), f"{name!r} is not in backends{suggestion(name, names)}")
+
+
+def _reference(benchmark: BenchmarkConfig, backends: list[BackendConfig]) -> Iterator[Problem]:
+    names = [each.name for each in backends]
+    if benchmark.reference not in names:
+        yield Problem(
+            ("benchmark", "reference"),
+            f"{benchmark.reference!r} is not in backends{suggestion(benchmark.reference, names)}",
+        )
+
+
+def _sizes(benchmark: BenchmarkConfig, dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
+    for index, sizes in enumerate(benchmark.sizes):
+        for name, size in sizes.items():
+            path: KeyPath = ("benchmark", "sizes", index, name)
+            dimension = dimensions.get(name)
+            if dimension is None:
+                yield Problem(path, f"{name!r} is not in dimensions{suggestion(name, dimensions)}", at_key=True)
+            elif not dimension.min <= size <= dimension.max:
+                yield Problem(path, f"{size} is outside {name}, which goes from {dimension.min} to {dimension.max}")
+            elif size % dimension.multiple_of:
+                yield Problem(path, f"{size} is not a multiple of {dimension.multiple_of}, as {name} must be")
+
+
+def _parity(parity: ParityConfig) -> Iterator[Problem]:
+    yield from _tolerance(("parity",), parity.atol, parity.rtol, with_limit="limit" in parity.model_fields_set)
+    for name, each in parity.outputs.items():
+        path: KeyPath = ("parity", "outputs", name)
+        yield from _tolerance(path, each.atol, each.rtol, with_limit=each.limit is not None)
+        if each.limit is each.atol is each.rtol is None:
+            yield Problem(path, "expected limit, or atol with rtol")
+
+
+def _tolerance(path: KeyPath, atol: float | None, rtol: float | None, *, with_limit: bool) -> Iterator[Problem]:
+    if (atol is None) != (rtol is None):
+        missing, given = ("atol", "rtol") if atol is None else ("rtol", "atol")
+        yield Problem((*path, given), f"goes with {missing}, which is missing")
+    elif atol is not None and with_limit:
+        yield Problem((*path, "limit"), "either limit, or atol with rtol: one of them must go")
+
+
+def _budgeted(parity: ParityConfig, outputs: list[str]) -> Iterator[Problem]:
+    for name in parity.outputs:
+        if name not in outputs:
+            yield Problem(
+                ("parity", "outputs", name), f"{name!r} is not in outputs{suggestion(name, outputs)}", at_key=True
+            )
+
+
+_CHECKS: Iterable[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = (
+    (("model",), _model),
+    (("inputs",), _inputs),
+    (("inputs", "dimensions"), _shapes),
+    (("dimensions",), _dimensions),
+    (("outputs",), _outputs),
+    (("backends",), _backends),
+    (("require", "backends"), _require),
+    (("benchmark", "backends"), _reference),
+    (("benchmark", "dimensions"), _sizes),
+    (("parity",), _parity),
+    (("parity", "outputs"), _budgeted),
+)

@@ -1,0 +1,256 @@
+"""Read, validate and complete a config; every problem found goes into one error."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pipeline.config import checks
+from pipeline.config.models import Config, find_place
+from pipeline.config.source import read
+from pipeline.config.text import parse_value
+from pipeline.config.tree import Problem, assign, describe, key_text, lookup
+from pipeline.errors import ConfigError
+from pipeline.trust import suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
+
+    from pipeline.config.models import Vocabulary
+    from pipeline.config.source import Source
+    from pipeline.config.tree import KeyPath, Place
+
+_EXPECTED = {
+    "int_type": "an integer", "float_type": "a number", "string_type": "a text", "bool_type": "true or false",
+    "dict_type": "a mapping", "model_type": "a mapping", "model_attributes_type": "a mapping", "list_type": "a list",
+    "tuple_type": "a list", "int_from_float": "an integer", "int_parsing": "an integer", "float_parsing": "a number",
+    "bool_parsing": "true or false", "number_type": "a number", "size_type": "a size or a dimension's name",
+}  # fmt: skip
+_PATTERNS = {
+    "name": "lower-case letters, digits, '.', '_' and '-'",
+    "version": "lower-case letters, digits, '.', '_' and '-'",
+    "architecture": "package.module:Class",
+    "sha256": "64 hexadecimal digits",
+    "samples": "a .npz or .safetensors file",
+}
+_REREAD = {"int_type", "float_type", "bool_type", "number_type", "size_type", "string_type"}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def load(path: Path, *, overrides: Sequence[str] = (), vocabulary: Vocabulary) -> Config:
+    """Read a config file with what it extends, apply `a.b=value` overrides, and validate the result.
+
+    Raises ConfigError with every problem found, a line each: `file:line:column: key.path: what (nearest valid: 'x')`.
+    """
+    source = read(Path(path), overrides)
+    config, problems = _validate(source, vocabulary)
+    if _reread(source, problems):
+        config, problems = _validate(source, vocabulary)
+    if config is None or problems:
+        raise ConfigError(_report(problems, source.places), hint="weighbridge schema prints every key")
+    return _complete(config)
+
+
+def _validate(source: Source, vocabulary: Vocabulary) -> tuple[Config | None, list[Problem]]:
+    tree = _model_form(source.tree, source.places)
+    problems = [*source.problems, *_model_problems(Config, tree, ())]
+    sound = _sound_sections(tree, problems)
+    problems += checks.options(source.tree, vocabulary, _model_problems)
+    problems += checks.crosswise(sound)
+    # Where a reference failed there is no value to judge.
+    unknown = {problem.path for problem in source.problems}
+    problems = [problem for problem in problems if problem in source.problems or problem.path not in unknown]
+    if problems:
+        return None, problems
+    return Config.model_validate(tree, context=source.places), []
+
+
+def _model_form(tree: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, Any]:
+    """Bring YAML's short forms into the models', and paths into their absolute form."""
+    form = dict(tree)
+    if isinstance(form.get("exports"), list):
+        form["exports"] = [_export_form(item) for item in form["exports"]]
+    if isinstance(form.get("backends"), list):
+        form["backends"] = [_backend_form(item) for item in form["backends"]]
+    if isinstance(form.get("model"), dict) and isinstance(form["model"].get("weights"), str):
+        form["model"] = form["model"] | {"weights": _absolute(form["model"]["weights"], places, ("model", "weights"))}
+    if isinstance(form.get("samples"), str):
+        form["samples"] = _absolute(form["samples"], places, ("samples",))
+    return form
+
+
+def _export_form(item: Any) -> Any:
+    if isinstance(item, str):
+        return {"format": item}
+    if not isinstance(item, dict):
+        return item
+    options = {key: value for key, value in item.items() if key != "format"}
+    return {key: item[key] for key in ("format",) if key in item} | {"options": options}
+
+
+def _backend_form(item: Any) -> Any:
+    if isinstance(item, str):
+        return {"name": item, "backend": item}
+    if isinstance(item, dict) and "name" not in item and "backend" in item:
+        return {"name": item["backend"], **item}
+    return item
+
+
+def _absolute(location: str, places: Mapping[str, Place], path: KeyPath) -> str:
+    """Return a URL as it is, and a path below the folder of the file that gave it; the last link is not followed."""
+    if not location or _URL.match(location) or "\0" in location:
+        return location
+    full = Path(find_place(places, path).folder) / location
+    return str(Path(os.path.realpath(full.parent)) / full.name)
+
+
+def _model_problems(model: type[BaseModel], value: Any, prefix: KeyPath) -> Iterator[Problem]:
+    """Validate a value against a model and yield each problem once, with its path in the YAML."""
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        seen = set()
+        for details in error.errors(include_url=False):
+            path, given = _existing(value, details)
+            if path in seen:
+                continue  # the other branches of a union
+            seen.add(path)
+            message, at_key = _message(model, path, given, details)
+            yield Problem((*prefix, *_yaml_path(path)), message, details["type"], at_key)
+
+
+def _existing(value: Any, details: ErrorDetails) -> tuple[KeyPath, Any]:
+    """Return the path of an error without pydantic's own additions (branches of a union), and the value there."""
+    path: KeyPath = ()
+    for part in details["loc"]:
+        if not isinstance(value, dict | list):
+            break
+        path = (*path, part)
+        try:
+            value = lookup(value, [part])
+        except KeyError:
+            return path, None
+    return path, value
+
+
+def _yaml_path(path: KeyPath) -> KeyPath:
+    """Return a path as the YAML has it: a format's options stand beside `format`."""
+    return (*path[:2], *path[3:]) if path[0] == "exports" and path[2:3] == ("options",) else path
+
+
+def _message(model: type[BaseModel], path: KeyPath, given: Any, details: ErrorDetails) -> tuple[str, bool]:
+    """Say what is wrong, and whether that is the key rather than its value."""
+    kind, context = details["type"], details.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown key{suggestion(str(path[-1]), _keys_at(model, path[:-1]))}", True
+    if kind == "missing":
+        return "is missing", False
+    if kind == "literal_error":
+        valid = re.findall(r"'([^']*)'", context["expected"])
+        near = suggestion(given, valid) if isinstance(given, str) else f" (valid: {', '.join(map(repr, valid))})"
+        return f"{describe(given)} is not valid{near}", False
+    if kind == "value_error":
+        return str(context["error"]), False
+    return f"{_expected(path, kind, context, details['msg'])}, given {describe(given)}", False
+
+
+def _expected(path: KeyPath, kind: str, context: Mapping[str, Any], said: str) -> str:
+    if kind in _EXPECTED:
+        quote = "; quote it" if kind == "string_type" else ""
+        return f"expected {_EXPECTED[kind]}{quote}"
+    if kind == "string_pattern_mismatch":
+        return f"expected {_PATTERNS.get(str(path[-1]), 'another form of text')}"
+    if kind in {"too_short", "string_too_short"}:
+        return f"expected at least {context['min_length']}"
+    return said.removeprefix("Input ")
+
+
+def _keys_at(model: type[BaseModel], path: KeyPath) -> list[str]:
+    """Return the keys that a mapping at a path may have."""
+    current: Any = model
+    for part in path:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(str(part))
+            current = field.annotation if field else None
+        else:
+            arguments = get_args(current)
+            current = arguments[-1] if arguments else None
+        while get_origin(current) is Annotated:
+            current = get_args(current)[0]
+    if not (isinstance(current, type) and issubclass(current, BaseModel)):
+        return []
+    return [*current.model_fields, "extends"] if current is Config else list(current.model_fields)
+
+
+def _sound_sections(tree: Mapping[str, Any], problems: Sequence[Problem]) -> dict[str, Any]:
+    """Return each top-level value that is valid apart from unknown keys, as its type; defaults where it is not given."""
+    unsound = {problem.path[0] for problem in problems if problem.kind != "extra_forbidden"}
+    clean = _without({key: value for key, value in tree.items() if key not in unsound}, problems)
+    sections = {}
+    for name, field in Config.model_fields.items():
+        if name in clean:
+            wanted: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            sections[name] = TypeAdapter(wanted).validate_python(clean[name], strict=True)
+        elif name not in unsound:
+            sections[name] = field.get_default()
+    return sections
+
+
+def _without(tree: Any, problems: Sequence[Problem]) -> Any:
+    """Return a tree without the unknown keys."""
+    unknown = {problem.path for problem in problems if problem.kind == "extra_forbidden"}
+
+    def strip(value: Any, path: KeyPath) -> Any:
+        if isinstance(value, dict):
+            return {key: strip(item, (*path, key)) for key, item in value.items() if (*path, key) not in unknown}
+        if isinstance(value, list):
+            return [strip(item, (*path, index)) for index, item in enumerate(value)]
+        return value
+
+    return strip(tree, ())
+
+
+def _reread(source: Source, problems: Sequence[Problem]) -> bool:
+    """Read anew the values that came as text (from the environment, from --set) and are wanted as another type."""
+    changed = False
+    for problem in problems:
+        text = source.texts.pop(problem.path, None) if problem.kind in _REREAD else None
+        if text is None:
+            continue
+        try:
+            value = text if problem.kind == "string_type" else parse_value(text)
+        except ValueError:
+            continue
+        if not isinstance(value, dict | list):
+            assign(source.tree, problem.path, value)
+            changed = True
+    return changed
+
+
+def _report(problems: Sequence[Problem], places: Mapping[str, Place]) -> str:
+    lines = {}
+    for problem in problems:
+        place = find_place(places, problem.path)
+        exact = places.get(key_text(problem.path)) is place
+        label = place.key_label if problem.at_key and exact else place.label
+        lines[f"{label}: {key_text(problem.path) or 'config'}: {problem.message}"] = place.rank
+    return "\n".join(sorted(lines, key=lambda line: lines[line]))
+
+
+def _complete(config: Config) -> Config:
+    """Fill in the defaults that depend on other keys."""
+    require = config.require
+    if "require" not in config.model_fields_set:
+        names = [each.name for each in config.backends]
+        cuda = {each.name for each in config.backends if each.name.endswith("-cuda") or each.backend.endswith("-cuda")}
+        require = [name for name in names if name not in cuda] or names
+    smallest = {name: dimension.smallest for name, dimension in config.dimensions.items()}
+    sizes = [smallest | size for size in config.benchmark.sizes] or [smallest]
+    benchmark = config.benchmark.model_copy(update={"sizes": sizes})
+    return config.model_copy(update={"require": require, "benchmark": benchmark})

@@ -1,0 +1,235 @@
+"""What a config holds once it is read: strict, frozen models, and the plain form of them that a release records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic_core import PydanticCustomError
+
+from pipeline.config.tree import Place, key_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DTYPES = {
+    "float16": None, "bfloat16": None, "float32": None, "float64": None, "bool": None,
+    "int8": (-(2**7), 2**7 - 1), "int16": (-(2**15), 2**15 - 1), "int32": (-(2**31), 2**31 - 1),
+    "int64": (-(2**63), 2**63 - 1), "uint8": (0, 2**8 - 1),
+}  # fmt: skip
+"""Input dtypes, numpy's names, with the range of the integers among them."""
+
+DIMENSION_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+SLUG = r"^[a-z0-9][a-z0-9._-]*$"
+_MAX_SIZE = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The known export formats and backends, each with the model of its options; rooms above this one own the tables."""
+
+    exporters: Mapping[str, type[BaseModel]]
+    backends: Mapping[str, type[BaseModel]]
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PydanticCustomError("number_type", "expected a number")
+    return value
+
+
+def _size(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise PydanticCustomError("size_type", "expected a size or a dimension's name")
+    if isinstance(value, int) and not 1 <= value <= _MAX_SIZE:
+        raise PydanticCustomError("size_range", "expected a size from 1 to {most}", {"most": _MAX_SIZE})
+    return value
+
+
+Slug = Annotated[str, Field(pattern=SLUG, max_length=128)]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
+Number = Annotated[int | float, BeforeValidator(_number)]
+Size = Annotated[int | str, BeforeValidator(_size)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelConfig(_Section):
+    """The network and its weights."""
+
+    architecture: Annotated[str, Field(pattern=r"^[^:\s]+:[^:\s]+$")] = Field(
+        description="Class or annotated function that builds the network, as package.module:Class; it must be trusted"
+    )
+    arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of the architecture")
+    weights: Line = Field(
+        description="State dict (.pth, .pt, .safetensors): a path relative to this file, or a URL (https://, hf://, s3://) with a digest"
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$"), AfterValidator(str.lower)] | None = Field(
+        default=None, description="SHA-256 of the weights file in hex; required where weights is a URL"
+    )
+
+
+class InputConfig(_Section):
+    """One input of the network and the values it may hold."""
+
+    dtype: Literal["float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"] = (
+        Field(description="Element type")
+    )
+    shape: list[Size] = Field(description="A number is a fixed size, a name a dynamic dimension; [] is a scalar")
+    low: Number | None = Field(default=None, description="Smallest value; required for integers")
+    high: Number | None = Field(default=None, description="End of the values, itself excluded; required for integers")
+    values: Literal["normal", "uniform", "mask", "zeros"] | None = Field(
+        default=None,
+        description="Kind of the seeded values: normal, uniform in [low, high), an attention mask, or zeros",
+    )
+    scale: Positive = Field(default=1.0, description="Standard deviation of normal values")
+
+
+class DimensionConfig(_Section):
+    """The sizes a dynamic dimension may take."""
+
+    min: int = Field(default=1, ge=1, le=_MAX_SIZE, description="Smallest size")
+    max: int = Field(ge=1, le=_MAX_SIZE, description="Largest size")
+    multiple_of: int = Field(default=1, ge=1, le=_MAX_SIZE, description="Every size is a multiple of this")
+
+    @property
+    def smallest(self) -> int:
+        """The first multiple of `multiple_of` from `min` on."""
+        return -(-self.min // self.multiple_of) * self.multiple_of
+
+
+class ExportConfig(_Section):
+    """One artifact to write."""
+
+    format: str = Field(description="Export format")
+    options: dict[str, Any] = Field(default={}, description="Options of the format")
+
+
+class BackendConfig(_Section):
+    """One way to run an artifact, by its own name if it is a variant."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)] = Field(
+        description="Name of this variant in `require`, results and reports"
+    )
+    backend: str = Field(description="Backend that runs it")
+    options: dict[str, Any] = Field(default={}, description="Options of the backend")
+
+
+class ToleranceConfig(_Section):
+    """The error budget of one output: a limit, or atol with rtol."""
+
+    limit: Positive | None = Field(default=None, description="Largest error, in multiples of the noise floor")
+    atol: NotNegative | None = Field(default=None, description="Largest absolute error; goes with rtol")
+    rtol: NotNegative | None = Field(default=None, description="Largest relative error; goes with atol")
+
+
+class ParityConfig(_Section):
+    """How far a backend may be from the network, and on which inputs that is measured."""
+
+    limit: Positive = Field(default=16.0, description="Largest error, in multiples of the noise floor")
+    atol: NotNegative | None = Field(
+        default=None, description="Largest absolute error, in place of limit; goes with rtol"
+    )
+    rtol: NotNegative | None = Field(
+        default=None, description="Largest relative error, in place of limit; goes with atol"
+    )
+    outputs: dict[str, ToleranceConfig] = Field(default={}, description="Budgets of single outputs")
+    seed: int = Field(default=0, ge=0, description="Seed of the inputs")
+    cap_elements: int = Field(default=2**20, ge=1, description="Most elements any one input of a case may have")
+
+
+class BenchmarkConfig(_Section):
+    """What is timed, for how long, and which difference counts."""
+
+    reference: str = Field(default="eager", description="Backend the others are compared with")
+    sizes: list[dict[str, int]] = Field(
+        default=[], description="Sizes to time; dimensions left out, and all by default, are at their minimum"
+    )
+    seconds: Positive = Field(default=20.0, description="Budget of the whole benchmark, starting processes included")
+    margin: Positive = Field(default=0.03, description="Relative differences below this count as the same")
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Threads of every backend; null: its default"
+    )
+
+
+class ReleaseConfig(_Section):
+    """How the release is named and signed."""
+
+    version: Slug | None = Field(default=None, description="Version; null: the content digest")
+    sign: Line | None = Field(default=None, description="Signing key; null: unsigned")
+    license: Line | None = Field(default=None, description="License of the weights, an SPDX expression")
+    description: str | None = Field(default=None, description="What the network is for")
+
+
+class LimitsConfig(_Section):
+    """How long one child process may take."""
+
+    export_seconds: Positive = Field(default=600.0, description="Longest time of one export")
+    run_seconds: Positive = Field(default=600.0, description="Longest time of one answer of a backend")
+
+
+class Config(_Section):
+    """A network, what to export it to, where to run that, and when it counts as proven."""
+
+    name: Slug = Field(description="Name of the release")
+    model: ModelConfig = Field(description="The network and its weights")
+    inputs: dict[str, InputConfig] = Field(min_length=1, description="Inputs by name, in the network's order")
+    dimensions: dict[str, DimensionConfig] = Field(default={}, description="Dynamic dimensions that the shapes name")
+    outputs: list[Line] = Field(min_length=1, description="Names of the outputs, in the network's order")
+    exports: list[ExportConfig] = Field(
+        min_length=1, description="Artifacts to write: a format, or a mapping with its options"
+    )
+    backends: list[BackendConfig] = Field(
+        min_length=1, description="Ways to run them: a backend, or a mapping with name, backend and options"
+    )
+    require: list[str] = Field(
+        default=[], description="Backends that must be there and must pass; by default all that need no CUDA"
+    )
+    parity: ParityConfig = Field(default=ParityConfig(), description="Error budgets")
+    benchmark: BenchmarkConfig = Field(default=BenchmarkConfig(), description="What is timed")
+    release: ReleaseConfig = Field(default=ReleaseConfig(), description="Name, signature and license of the release")
+    samples: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+\.(npz|safetensors)$")] | None = Field(
+        default=None, description="Real inputs (.npz or .safetensors) beside the seeded ones, relative to this file"
+    )
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="Time limits")
+
+    _places: dict[str, Place] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Keep where each key stands, which `load` passes as the validation context."""
+        self._places = context or {}
+
+    def place(self, key_path: str) -> str:
+        """Return where a key's value stands ("simplenet.yaml:5:34", "--set …"), or its nearest parent's if it is a default."""
+        return find_place(self._places, tuple(key_path.split("."))).label
+
+
+def find_place(places: Mapping[str, Place], path: tuple[str | int, ...]) -> Place:
+    """Return the place of a key, or of its nearest parent that was written down."""
+    for length in range(len(path), -1, -1):
+        if place := places.get(key_text(path[:length])):
+            return place
+    return Place("config", "config")
+
+
+def resolved(config: Config) -> dict[str, Any]:
+    """Return what determines a release as JSON values, without folders, keys to sign with, or time limits.
+
+    `input_order` repeats the order of `inputs`, so that hashing with sorted keys keeps it.
+    """
+    plain = config.model_dump(mode="json", exclude={"limits": True, "release": {"sign"}})
+    plain["model"]["weights"] = _file_name(config.model.weights)
+    plain["samples"] = _file_name(config.samples) if config.samples else None
+    plain["input_order"] = list(config.inputs)
+    return plain
+
+
+def _file_name(location: str) -> str:
+    return PurePosixPath(urlsplit(location).path if "://" in location else location).name
