@@ -1,0 +1,1 @@
+"""Networks rebuilt from their publications, a file each."""
