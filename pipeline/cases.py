@@ -24,14 +24,14 @@ _SEARCH_STEPS = 64
 
 
 def example_sizes(interface: Interface) -> dict[str, int]:
-    """Return the sizes shown to exporters: at least 2, all different, and different from every fixed size.
+    """Return the sizes shown to exporters: at least 2 steps, all different, and different from every fixed size.
 
     torch.export takes a size of 1 for a constant, and equal sizes for one dimension.
     """
     taken = {size for spec in interface.inputs for size in spec.shape if isinstance(size, int)}
     sizes = {}
     for dimension in interface.dimensions:
-        free = (size for size in allowed(dimension) if size >= 2 and size not in taken)
+        free = (size for size in allowed(dimension) if size >= 2 * dimension.multiple_of and size not in taken)
         sizes[dimension.name] = next(free, allowed(dimension)[-1])
         taken.add(sizes[dimension.name])
     return sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -13,7 +14,10 @@ from pipeline.exporters.exporter import Exporter, Job, Options
 from pipeline.types import Artifact
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    import torch
 
 EXTERNAL_DATA_BYTES = 1_500_000_000
 """Weights beyond this go into a file of their own: one protobuf message holds at most 2 GiB."""
@@ -43,18 +47,7 @@ def _export(job: Job, options: Options) -> Artifact:
     except Exception as error:
         raise ExportError(f"torch.export: {_reason(error)}", hint=_hint(error)) from error
     outputs = _output_names(job, arguments)
-    try:
-        exported = torch.onnx.export(
-            program,
-            opset_version=options.opset,
-            input_names=names,
-            output_names=outputs,
-            dynamo=True,
-            verbose=False,
-            optimize=True,
-        )
-    except Exception as error:
-        raise ExportError(f"torch.onnx.export: {_reason(error)}") from error
+    exported = _translate(program, _Names(names, outputs, _first_uses(_axis_names(job, names))), options.opset)
     if exported is None:
         raise ExportError("torch.onnx.export returned nothing")
     target = job.folder / "model.onnx"
@@ -65,21 +58,107 @@ def _export(job: Job, options: Options) -> Artifact:
     return Artifact("onnx", files, {"opset": options.opset, "external_data": external})
 
 
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What the config calls things: inputs and outputs in the program's order, and the dynamic axes of each input."""
+
+    inputs: list[str]
+    outputs: list[str]
+    axes: tuple[dict[int, str], ...]
+
+
+def _translate(program: torch.export.ExportedProgram, names: _Names, opset: int) -> Any:
+    """Translate an exported program to ONNX, without the exporter's decomposition pass where that has nothing to do.
+
+    The pass takes half of the time: it traces the whole program again, to replace operators that have no translation and
+    to make in-place ones functional. Where its table names none of the program's operators it is left out; should the
+    translation then fail after all, it is done again with it.
+    """
+    from torch.onnx import OnnxExporterError
+
+    decompose = program.run_decompositions
+    left_out = False
+
+    def run_decompositions(table: Mapping[Any, Any] | None = None) -> torch.export.ExportedProgram:
+        nonlocal left_out
+        left_out = table is not None and _is_translatable(program, table)
+        return program if left_out else decompose(table)
+
+    program.run_decompositions = run_decompositions  # type: ignore[method-assign, assignment]
+    try:
+        return _onnx_export(program, names, opset)
+    except (OnnxExporterError, RuntimeError) as error:
+        if not left_out:
+            raise ExportError(f"torch.onnx.export: {_reason(error)}") from error
+    program.run_decompositions = decompose  # type: ignore[method-assign]
+    try:
+        return _onnx_export(program, names, opset)
+    except (OnnxExporterError, RuntimeError) as error:
+        raise ExportError(f"torch.onnx.export: {_reason(error)}") from error
+
+
+def _onnx_export(program: torch.export.ExportedProgram, names: _Names, opset: int) -> Any:
+    import torch
+
+    return torch.onnx.export(
+        program,
+        opset_version=opset,
+        input_names=names.inputs,
+        output_names=names.outputs,
+        dynamic_shapes=names.axes,
+        dynamo=True,
+        verbose=False,
+        optimize=True,
+    )
+
+
+def _is_translatable(program: torch.export.ExportedProgram, table: Mapping[Any, Any]) -> bool:
+    """Whether a program is one flat graph of functional operators, none of which the table would replace."""
+    import torch
+
+    # batch_norm is decomposed by torch.export itself, so that no table lists it.
+    always_decomposed = {torch.ops.aten.batch_norm.default}
+    if program.graph_signature.buffers_to_mutate or len(list(program.graph_module.modules())) > 1:
+        return False
+    for node in program.graph.nodes:
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - what fx graphs hold
+            continue
+        if node.target in table or node.target in always_decomposed or node.target._schema.is_mutable:  # noqa: SLF001 - the only place that says so
+            return False
+    return True
+
+
 def _dynamic_shapes(job: Job, names: list[str]) -> tuple[dict[int, Any], ...]:
     """Declare for each input, in order, which axes are dynamic and within which range."""
     from torch.export import Dim
 
     dims = {}
     for dimension in job.interface.dimensions:
-        sizes = allowed(dimension)
+        sizes, step = allowed(dimension), dimension.multiple_of
         if len(sizes) > 1:
-            step = dimension.multiple_of
-            base = Dim(
-                dimension.name if step == 1 else f"_{dimension.name}", min=sizes[0] // step, max=sizes[-1] // step
-            )
+            name = dimension.name if step == 1 else f"_{dimension.name}"
+            base = Dim(name, min=sizes[0] // step, max=sizes[-1] // step)
             dims[dimension.name] = base if step == 1 else step * base
-    specs = {spec.name: spec for spec in job.interface.inputs}
-    return tuple({axis: dims[size] for axis, size in enumerate(specs[name].shape) if size in dims} for name in names)
+    return tuple({axis: dims[name] for axis, name in axes.items()} for axes in _axis_names(job, names))
+
+
+def _axis_names(job: Job, names: list[str]) -> tuple[dict[int, str], ...]:
+    """Return for each input, in order, its dynamic axes and the dimension each stands for."""
+    dynamic = {each.name for each in job.interface.dimensions if len(allowed(each)) > 1}
+    shapes = {spec.name: spec.shape for spec in job.interface.inputs}
+    return tuple(
+        {axis: size for axis, size in enumerate(shapes[name]) if isinstance(size, str) and size in dynamic} for name in names
+    )
+
+
+def _first_uses(axes: tuple[dict[int, str], ...]) -> tuple[dict[int, str], ...]:
+    """Keep each dimension where it is first used: one axis names them all, and the exporter warns of a second."""
+    used: set[str] = set()
+    kept = []
+    for names in axes:
+        kept.append({axis: name for axis, name in names.items() if name not in used})
+        used.update(names.values())
+    return tuple(kept)
 
 
 def _output_names(job: Job, arguments: tuple[Any, ...]) -> list[str]:

@@ -1,0 +1,331 @@
+"""Time several backends so that a busy machine cannot pass for a slow backend.
+
+A run is several launches. A launch starts a fresh worker for every backend, in random order, because two processes of
+the same program differ steadily by up to a percent (memory layout, which core), and only new processes average that
+out. Within a launch every round gives each backend one block of about 60 ms, in random order, so that a burst of
+foreign load falls on all alike. Where several scenarios (sizes of the inputs) are timed, the workers of a launch serve
+all of them, since starting one costs more than a round. The reference takes part twice: what it differs by from itself is what this machine
+cannot tell.
+"""
+
+from __future__ import annotations
+
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pipeline.benchmark.samples import ArmSamples, Block, Launch, Plan, Samples, WarmUp, thin
+from pipeline.errors import InputError, UnavailableError, WorkerError
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+__all__ = ["Arm", "Phase", "Plan", "Progress", "Samples", "Timed", "run"]
+
+_WARM_UP_SHARE = 1 / 3
+_OVERRUN = 1.1
+
+Phase = Literal["starting", "warming up", "measuring", "done"]
+
+
+class Timed(Protocol):
+    """A worker with its backend open and the inputs of every scenario bound, ready to be called."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the worker reports about itself (import_ms, load_ms, first_call_ms, peak_bytes …), as JSON values."""
+
+    def block(self, scenario: str, calls: int) -> Sequence[int]:
+        """Make `calls` calls with the scenario's inputs and return how long each took, in ns by the worker's own clock.
+
+        Raises:
+            WorkerError: the worker died, hung or answered garbage.
+
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One contestant: entering `launch()` starts a fresh worker, leaving it ends the worker."""
+
+    name: str
+    launch: Callable[[], AbstractContextManager[Timed]]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands; what is left of it is `seconds - elapsed_s`, because the budget is kept."""
+
+    phase: Phase
+    launch: int
+    launches: int
+    rounds: int
+    elapsed_s: float
+    seconds: float
+
+
+def run(
+    arms: Sequence[Arm],
+    *,
+    reference: str,
+    scenarios: Sequence[str],
+    plan: Plan,
+    clock: Callable[[], float],
+    rng: random.Random,
+    progress: Callable[[Progress], None],
+) -> dict[str, Samples]:
+    """Measure every arm against the one named `reference` and return the samples of each scenario.
+
+    The scenarios together take `plan.seconds` by `clock` (seconds, monotonic).
+
+    Launches that do not fit the budget are left out down to `plan.min_launches`, then the budget is overrun; either is
+    said in the notes. An arm whose worker dies drops out with its reason; the others go on. Workers are started
+    `plan.concurrent_starts` at a time, so start-up facts are those of a machine that is busy starting.
+
+    Raises:
+        InputError: two arms share a name, or none is the reference.
+        WorkerError, UnavailableError: the reference itself failed.
+
+    """
+    control = f"{reference} (A/A)"
+    contest = _Contest(
+        arms=_contestants(arms, reference, control),
+        essential=frozenset({reference, control}),
+        scenarios=tuple(scenarios),
+        plan=plan,
+        clock=clock,
+        rng=rng,
+        report=progress,
+        began_s=clock(),
+    )
+    contest.run()
+    return {
+        scenario: Samples(
+            reference=reference,
+            control=control,
+            arms=tuple(contest.arms),
+            plan=plan,
+            launches=tuple(launch[scenario] for launch in contest.launches),
+            elapsed_s=contest.elapsed_s(),
+            failures=contest.failures,
+            notes=contest.notes(),
+        )
+        for scenario in scenarios
+    }
+
+
+def _contestants(arms: Sequence[Arm], reference: str, control: str) -> dict[str, Callable[[], Any]]:
+    names = [arm.name for arm in arms]
+    repeated = sorted({name for name in [*names, control] if [*names, control].count(name) > 1})
+    if repeated:
+        raise InputError(f"two backends to time are called {repeated[0]!r}", hint="give each variant its own name")
+    if reference not in names:
+        raise InputError(
+            f"benchmark.reference is {reference!r}, and the backends to time are {', '.join(names)}",
+            hint="name one of them",
+        )
+    launches = {arm.name: arm.launch for arm in arms}
+    return launches | {control: launches[reference]}
+
+
+@dataclass
+class _Contest:
+    """A run in progress. A launch is kept as what it gave for each scenario; its seconds are the same in all."""
+
+    arms: Mapping[str, Callable[[], AbstractContextManager[Timed]]]
+    essential: frozenset[str]
+    scenarios: tuple[str, ...]
+    plan: Plan
+    clock: Callable[[], float]
+    rng: random.Random
+    report: Callable[[Progress], None]
+    began_s: float
+    launches: list[dict[str, Launch]] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    planned: int = 0
+
+    def run(self) -> None:
+        self.planned = self.plan.launches
+        while len(self.launches) < self.planned:
+            share_s = (self.plan.seconds - self.elapsed_s()) / (self.planned - len(self.launches))
+            self.launches.append(self._launch(self.clock() + share_s))
+            self.planned = self._affordable()
+        self._tell("done", len(self._spent()[-1].round_orders))
+
+    def elapsed_s(self) -> float:
+        return self.clock() - self.began_s
+
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of the figures must know about how the budget was spent."""
+        notes = []
+        made, wanted = len(self.launches), self.plan.launches
+        if made < wanted:
+            cost_s = statistics.fmean(_fixed_s(launch) for launch in self._spent())
+            notes.append(
+                f"{made} of {wanted} launches: one takes {cost_s:.1f} s to start, warm up and stop its workers, "
+                f"and the budget is {self.plan.seconds:g} s"
+            )
+        if self.elapsed_s() > _OVERRUN * self.plan.seconds:
+            notes.append(
+                f"took {self.elapsed_s():.1f} s of a budget of {self.plan.seconds:g} s: "
+                f"{self.plan.min_launches} launches of {self.plan.min_rounds} rounds are the least that can be compared"
+            )
+        return tuple(notes)
+
+    def _spent(self) -> list[Launch]:
+        return [launch[self.scenarios[0]] for launch in self.launches]
+
+    def _affordable(self) -> int:
+        """How many launches, done ones included, fit the budget if the rest make the fewest rounds allowed."""
+        cost_s = statistics.fmean(
+            _fixed_s(launch) + self.plan.min_rounds * launch.measure_s / len(launch.round_orders)
+            for launch in self._spent()
+        )
+        more = int(max(self.plan.seconds - self.elapsed_s(), 0) / cost_s)
+        return min(self.plan.launches, max(self.plan.min_launches, len(self.launches) + more))
+
+    def _launch(self, deadline_s: float) -> dict[str, Launch]:
+        order = [name for name in self.arms if name not in self.failures]
+        self.rng.shuffle(order)
+        self._tell("starting", 0)
+        times = [self.clock()]
+        with ExitStack() as workers:
+            timed = self._start(order, workers)
+            times.append(self.clock())
+            self._tell("warming up", 0)
+            warm_ups = self._warm_up(timed)
+            times.append(self.clock())
+            turns = self._measure(timed, warm_ups, deadline_s)
+            facts = self._facts(timed)
+            times.append(self.clock())
+        times.append(self.clock())
+        start_s, warm_up_s, measure_s, stop_s = (later - earlier for earlier, later in pairwise(times))
+        return {
+            scenario: Launch(
+                start_order=tuple(order),
+                round_orders=tuple(tuple(made) for made in turns[scenario]),
+                arms={
+                    name: ArmSamples(
+                        facts.get(name, {}),
+                        warm_ups.get((scenario, name)),
+                        tuple(made[name] for made in turns[scenario] if name in made),
+                    )
+                    for name in timed
+                },
+                start_s=start_s,
+                warm_up_s=warm_up_s,
+                measure_s=measure_s,
+                stop_s=stop_s,
+            )
+            for scenario in self.scenarios
+        }
+
+    def _start(self, order: Sequence[str], workers: ExitStack) -> dict[str, Timed]:
+        # Importing torch takes seconds of one core. Entering from threads is safe: the stack only appends.
+        with ThreadPoolExecutor(self.plan.concurrent_starts) as pool:
+            starting = {name: pool.submit(lambda arm: workers.enter_context(arm()), self.arms[name]) for name in order}
+        timed = {}
+        for name, start in starting.items():
+            with self._excuse(name):
+                timed[name] = start.result()
+        return timed
+
+    def _warm_up(self, timed: Mapping[str, Timed]) -> dict[tuple[str, str], WarmUp]:
+        """Warm each worker up in each scenario; of all launches this may take a third of the budget."""
+        count = self.plan.min_launches * len(self.arms) * len(self.scenarios)
+        cap_s = min(self.plan.warm_up_s, _WARM_UP_SHARE * self.plan.seconds / count)
+        warm_ups = {}
+        for name, worker in timed.items():
+            with self._excuse(name):
+                for scenario in self.scenarios:
+                    warm_ups[scenario, name] = _warm_up(worker, scenario, self.plan, self.clock, cap_s)
+        return warm_ups
+
+    def _measure(
+        self, timed: Mapping[str, Timed], warm_ups: Mapping[tuple[str, str], WarmUp], deadline_s: float
+    ) -> dict[str, list[dict[str, Block]]]:
+        """Return each scenario's rounds: the blocks by arm, in the order in which they were made."""
+        calls = {key: _calls(self.plan.block_ms, each.medians_ns[-1], self.plan) for key, each in warm_ups.items()}
+        stop_s = statistics.fmean(launch.stop_s for launch in self._spent()) if self.launches else 0.0
+        turns: dict[str, list[dict[str, Block]]] = {scenario: [] for scenario in self.scenarios}
+        began_s, index = self.clock(), 0
+        while index < self.plan.min_rounds or self._fits(began_s, index, deadline_s - stop_s):
+            for scenario in self.scenarios:
+                turns[scenario].append(self._round(timed, scenario, calls, index))
+            index += 1
+            self._tell("measuring", index)
+        return turns
+
+    def _round(
+        self, timed: Mapping[str, Timed], scenario: str, calls: Mapping[tuple[str, str], int], index: int
+    ) -> dict[str, Block]:
+        order = [name for name in timed if name not in self.failures]
+        self.rng.shuffle(order)
+        blocks = {}
+        for name in order:
+            with self._excuse(name):
+                blocks[name] = _block(timed[name], scenario, calls[scenario, name], index)
+        return blocks
+
+    def _facts(self, timed: Mapping[str, Timed]) -> dict[str, dict[str, Any]]:
+        facts = {}
+        for name, worker in timed.items():
+            with self._excuse(name):
+                facts[name] = dict(worker.facts)
+        return facts
+
+    def _fits(self, began_s: float, rounds: int, deadline_s: float) -> bool:
+        """Whether another round would end nearer to the deadline than stopping now."""
+        now_s = self.clock()
+        return now_s + (now_s - began_s) / rounds / 2 <= deadline_s
+
+    @contextmanager
+    def _excuse(self, name: str) -> Iterator[None]:
+        """Let an arm drop out with its reason; without the reference there is nothing to compare to."""
+        try:
+            yield
+        except (WorkerError, UnavailableError) as error:
+            if name in self.essential:
+                raise
+            self.failures.setdefault(name, error.message)
+
+    def _tell(self, phase: Phase, rounds: int) -> None:
+        launch = min(len(self.launches) + 1, self.planned)
+        self.report(Progress(phase, launch, self.planned, rounds, self.elapsed_s(), self.plan.seconds))
+
+
+def _fixed_s(launch: Launch) -> float:
+    return launch.start_s + launch.warm_up_s + launch.stop_s
+
+
+def _warm_up(worker: Timed, scenario: str, plan: Plan, clock: Callable[[], float], cap_s: float) -> WarmUp:
+    began_s, calls, total = clock(), 1, 0
+    medians: list[float] = []
+    while True:
+        window = _block(worker, scenario, calls, 0)
+        total += calls
+        medians.append(statistics.median(window.durations_ns))
+        last = medians[-plan.agreeing :]
+        settled = len(last) == plan.agreeing and max(last) <= (1 + plan.tolerance) * min(last)
+        if settled or (len(last) == plan.agreeing and clock() - began_s >= cap_s):
+            return WarmUp(settled, total, tuple(medians))
+        calls = _calls(plan.window_ms, medians[-1], plan)
+
+
+def _calls(duration_ms: float, call_ns: float, plan: Plan) -> int:
+    return min(plan.max_calls, max(1, round(duration_ms * 1e6 / call_ns)))
+
+
+def _block(worker: Timed, scenario: str, calls: int, index: int) -> Block:
+    durations = [int(each) for each in worker.block(scenario, calls)]
+    if len(durations) != calls or min(durations) <= 0:
+        raise WorkerError(
+            f"a worker asked to time {calls} calls answered {len(durations)} durations, the shortest of "
+            f"{min(durations, default=0)} ns",
+            hint="every call takes time: report this as a defect",
+        )
+    return Block(index, calls, sum(durations), thin(durations))

@@ -1,0 +1,1 @@
+"""Bundle, canonical bytes, golden cases, verification, and running a release."""

@@ -1,0 +1,268 @@
+"""A release on disk: written whole under the digest of its content, found again, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+from pipeline.release import golden, standalone
+from pipeline.store import (
+    atomic_directory,
+    atomic_write,
+    canonical_json,
+    digest_file,
+    disk_errors,
+    key,
+    lock,
+    private_directory,
+    publish,
+)
+from pipeline.types import Dimension, InputSpec, Interface
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.release.standalone import Golden
+
+VERIFIER = "verify.py"
+LATEST = "latest"
+FAILED = "failed"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+_RESERVED = {standalone.MANIFEST, standalone.SUMS, standalone.GOLDEN, standalone.REPORT, VERIFIER}
+_DIGEST_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A canonical model file: where it lies now, and its name in the release; `extra_files` (name → path) go beside it.
+
+    `facts` are JSON values for the manifest.
+    """
+
+    format: str
+    name_in_release: str
+    path: Path
+    extra_files: Mapping[str, Path] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseContent:
+    """All that a release holds. `manifest` is what the caller knows (JSON values); `report` is relative name → bytes."""
+
+    name: str
+    version: str | None
+    models: tuple[ModelFile, ...]
+    golden: Golden
+    manifest: Mapping[str, Any]
+    report: Mapping[str, bytes]
+
+
+def write(content: ReleaseContent, root: Path) -> Path:
+    """Write `root/<name>/<version>/` whole, point `latest` at it, and return it.
+
+    The version defaults to the first 12 hex digits of the content's digest. A release of the same content stays
+    untouched, whatever its report says; one of the same version and another content is an InputError.
+    """
+    _check_names(content)
+    releases = root / content.name
+    with private_directory(releases) as temporary:
+        version = _fill(temporary, content)
+        release = releases / version
+        with lock(releases / ".lock", f"waiting for another process that writes a release of {content.name}"):
+            _place(temporary, release)
+            atomic_write(releases / LATEST, f"{version}\n".encode())
+    return release
+
+
+def write_failed(name: str, root: Path, report: Mapping[str, bytes]) -> Path:
+    """Write the report of a run that ended without a release to `root/<name>/failed/`, in place of an older one."""
+    _check_name(name, "a release")
+    failed = root / name / FAILED
+    with atomic_directory(failed, replace=True) as temporary:
+        _write_report(temporary, report)
+    return failed
+
+
+def find(path: Path) -> Path:
+    """Return the release that a path means: itself, its manifest.json, or `artifacts/<name>` through `latest`.
+
+    Raises InputError where there is none, with what lies there instead.
+    """
+    if path.name == standalone.MANIFEST and path.is_file():
+        return path.parent
+    if (path / standalone.MANIFEST).is_file():
+        return path
+    latest = path / LATEST
+    if latest.is_file():
+        version = latest.read_text(encoding="utf-8", errors="replace").strip()
+        if _NAME.fullmatch(version) and (path / version / standalone.MANIFEST).is_file():
+            return path / version
+        raise InputError(f"{latest} names {version[:80]!r}, which is no release", hint=f"name one of {path} yourself")
+    raise InputError(f"{path} holds no release", hint=_hint(path))
+
+
+def interface_facts(interface: Interface) -> dict[str, Any]:
+    """Return the manifest's `inputs`, `outputs` and `dimensions`."""
+    return {
+        "dimensions": {
+            each.name: {"max": each.max, "min": each.min, "multiple_of": each.multiple_of}
+            for each in interface.dimensions
+        },
+        "inputs": [
+            {"dtype": each.dtype, "high": each.high, "low": each.low, "name": each.name, "shape": list(each.shape)}
+            for each in interface.inputs
+        ],
+        "outputs": [{"name": name} for name in interface.outputs],
+    }
+
+
+def interface_from(manifest: Mapping[str, Any]) -> Interface:
+    """Return the interface a manifest states; raises InputError if it states none."""
+    try:
+        return Interface(
+            tuple(
+                InputSpec(each["name"], each["dtype"], tuple(each["shape"]), each.get("low"), each.get("high"))
+                for each in manifest["inputs"]
+            ),
+            tuple(
+                Dimension(name, each["min"], each["max"], each.get("multiple_of", 1))
+                for name, each in manifest["dimensions"].items()
+            ),
+            tuple(each["name"] for each in manifest["outputs"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{standalone.MANIFEST} states no inputs, outputs and dimensions ({error!r})") from error
+
+
+def content_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the digest of a release: over its files' digests and its manifest without version and digest."""
+    stated = {name: value for name, value in manifest.items() if name not in {"version", "digest", "files"}}
+    files = sorted([entry["path"], entry["sha256"]] for entry in manifest["files"])
+    return key({"files": files, "manifest": stated})
+
+
+def _place(built: Path, release: Path) -> None:
+    if not release.exists():
+        publish(built, release)
+    elif not _same_release(built, release):
+        raise InputError(
+            f"{release} exists and differs from what was built now",
+            hint="set release.version to a new one (or leave it out), or remove that directory",
+        )
+
+
+def _fill(directory: Path, content: ReleaseContent) -> str:
+    """Write every file of a release, the manifest and its digests last; return the version."""
+    roles = _write_files(directory, content)
+    manifest: dict[str, Any] = {
+        **content.manifest,
+        "files": [_file_facts(directory, name, role) for name, role in sorted(roles.items())],
+        "golden": {"cases": [case.name for case in content.golden.cases], "path": standalone.GOLDEN},
+        "models": [_model_facts(model) for model in content.models],
+        "name": content.name,
+        "schema_version": standalone.SCHEMA_VERSION,
+    }
+    digest = content_digest(manifest)
+    version = content.version or digest[:_DIGEST_DIGITS]
+    _write_report(directory, content.report)
+    text = canonical_json({**manifest, "digest": digest, "version": version})
+    (directory / standalone.MANIFEST).write_bytes(text)
+    sums = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
+    sums[standalone.MANIFEST] = hashlib.sha256(text).hexdigest()
+    (directory / standalone.SUMS).write_text(standalone.format_sums(sums), encoding="utf-8")
+    return version
+
+
+def _write_files(directory: Path, content: ReleaseContent) -> dict[str, str]:
+    roles = {standalone.GOLDEN: "golden", VERIFIER: "verifier"}
+    for model in content.models:
+        shutil.copyfile(model.path, directory / model.name_in_release)
+        roles[model.name_in_release] = "model"
+        for name, path in model.extra_files.items():
+            shutil.copyfile(path, directory / name)
+            roles[name] = "weights"
+    (directory / standalone.GOLDEN).write_bytes(golden.golden_bytes(content.golden))
+    shutil.copyfile(Path(standalone.__file__), directory / VERIFIER)
+    return roles
+
+
+def _file_facts(directory: Path, name: str, role: str) -> dict[str, Any]:
+    path = directory / name
+    return {"path": name, "role": role, "sha256": digest_file(path), "size_bytes": path.stat().st_size}
+
+
+def _model_facts(model: ModelFile) -> dict[str, Any]:
+    return {
+        "facts": dict(model.facts),
+        "files": [model.name_in_release, *sorted(model.extra_files)],
+        "format": model.format,
+        "path": model.name_in_release,
+    }
+
+
+def _write_report(directory: Path, report: Mapping[str, bytes]) -> None:
+    if not report:
+        return
+    sums = {}
+    for name, content in report.items():
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or not all(_NAME.fullmatch(part) for part in relative.parts):
+            raise ValueError(f"{name!r} cannot name a file of the report")
+        path = directory / standalone.REPORT / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        sums[str(relative)] = hashlib.sha256(content).hexdigest()
+    text = standalone.format_sums(sums)
+    (directory / standalone.REPORT / standalone.SUMS).write_text(text, encoding="utf-8")
+
+
+def _same_release(built: Path, existing: Path) -> bool:
+    # The digests of what was built are fresh; those of what exists are checked, not believed.
+    same_sums = (existing / standalone.SUMS).is_file() and (
+        (existing / standalone.SUMS).read_bytes() == (built / standalone.SUMS).read_bytes()
+    )
+    with disk_errors(existing):
+        return same_sums and not [
+            problem for problem in standalone.check_files(existing) if not problem.startswith(f"{standalone.REPORT}/")
+        ]
+
+
+def _check_names(content: ReleaseContent) -> None:
+    _check_name(content.name, "a release")
+    if content.version is not None:
+        _check_name(content.version, "a version")
+        if content.version in {LATEST, FAILED}:
+            raise InputError(
+                f"release.version cannot be {content.version!r}: that name is taken", hint="choose another"
+            )
+    names = [name for model in content.models for name in (model.name_in_release, *model.extra_files)]
+    wrong = [name for name in names if not _NAME.fullmatch(name) or name in _RESERVED]
+    if wrong or len(set(names)) != len(names):
+        raise ValueError(f"model files need distinct plain names: {names}")
+
+
+def _check_name(name: str, what: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{name[:140]!r} cannot name {what}",
+            hint="use up to 128 letters, digits, dots, dashes, underscores and plus signs, a letter or digit first",
+        )
+
+
+def _hint(path: Path) -> str:
+    if not path.exists():
+        return "the path does not exist: give a release directory, or artifacts/<name>"
+    if (path / FAILED).is_dir():
+        return f"the last run failed: read {path / FAILED / standalone.REPORT}"
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir() if (entry / LATEST).is_file())
+        if names:
+            return f"give one of {', '.join(str(path / name) for name in names[:5])}"
+    return "give a release directory, or artifacts/<name> after `weighbridge export`"

@@ -1,0 +1,150 @@
+"""Put a release together from what a run found out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline import __version__
+from pipeline.config import resolved
+from pipeline.release import bundle, golden
+from pipeline.release.bundle import ModelFile, ReleaseContent
+from pipeline.release.standalone import Golden, GoldenCase
+from pipeline.store import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pipeline.config import Config
+    from pipeline.parity.prove import Proof, Truth
+    from pipeline.types import Artifact, Interface
+
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a run found out about one config."""
+
+    config: Config
+    interface: Interface
+    weights: Mapping[str, Any]
+    artifacts: tuple[Artifact, ...]
+    truth: Truth
+    proofs: tuple[Proof, ...]
+    report: Mapping[str, bytes]
+
+
+def write(evidence: Evidence, out: Path) -> Path:
+    """Write the release of everything that was proven; return its path.
+
+    A file ships only if a backend proved it and none that ran it found it wrong.
+    """
+    artifacts = [artifact for artifact in evidence.artifacts if _is_proven(artifact, evidence.proofs)]
+    models = tuple(_model_file(artifact) for artifact in artifacts)
+    model_bytes = sum(file.stat().st_size for artifact in artifacts for file in artifact.files)
+    content = ReleaseContent(
+        name=evidence.config.name,
+        version=evidence.config.release.version,
+        models=models,
+        golden=_golden(evidence.truth, golden.budget_bytes(model_bytes)),
+        manifest=_manifest(evidence),
+        report=evidence.report,
+    )
+    return bundle.write(content, out)
+
+
+def tools() -> dict[str, str]:
+    """Return the versions of what a release's bytes and numbers depend on, and our own."""
+    found = {"weighbridge": __version__}
+    for name in TOOLS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _is_proven(artifact: Artifact, proofs: tuple[Proof, ...]) -> bool:
+    statuses = {proof.status for proof in proofs if proof.variant.format == artifact.format}
+    return "pass" in statuses and not statuses & {"fail", "crashed"}
+
+
+def _model_file(artifact: Artifact) -> ModelFile:
+    first, *others = artifact.files
+    return ModelFile(artifact.format, first.name, first, {each.name: each for each in others}, dict(artifact.facts))
+
+
+def _manifest(evidence: Evidence) -> dict[str, Any]:
+    dtypes = evidence.truth.references[0].dtypes
+    interface = bundle.interface_facts(evidence.interface)
+    interface["outputs"] = [{"dtype": dtypes[each["name"]], **each} for each in interface["outputs"]]
+    return {
+        **interface,
+        "backends": {
+            proof.variant.name: {
+                "backend": proof.variant.backend,
+                "format": proof.variant.format,
+                "options": dict(proof.variant.options),
+                "verdict": proof.status,
+            }
+            for proof in evidence.proofs
+            if proof.status == "pass"
+        },
+        "config": resolved(evidence.config),
+        "parity": {
+            name: {"atol": rule.atol, "rtol": rule.rtol} if rule.explicit else {"limit": rule.limit}
+            for name, rule in evidence.truth.rules.items()
+        },
+        "tools": tools(),
+        "weights": dict(evidence.weights),
+    }
+
+
+def _golden(truth: Truth, max_bytes: int) -> Golden:
+    """Keep the cases whose reference is finite; floors are rounded up to a power of two, so that they do not depend on how
+    the machine that built the release orders its sums.
+    """
+    rules = truth.rules
+    limit = min((rule.limit for rule in rules.values() if not rule.explicit), default=16.0)
+    cases = []
+    for case, reference, floors in zip(truth.cases, truth.references, truth.floors, strict=True):
+        if not all(np.isfinite(noise).all() for noise in reference.noise.values()):
+            continue
+        cases.append(
+            GoldenCase(
+                name=case.name.replace("/", "-"),
+                inputs=case.inputs,
+                outputs={
+                    name: value.astype(_dtype(reference.dtypes[name])) for name, value in reference.values.items()
+                },
+                floors={
+                    name: _rounded_up(np.asarray(floor) * (rules[name].limit / limit))
+                    for name, floor in floors.items()
+                    if floor is not None and not rules[name].explicit
+                },
+            )
+        )
+    tolerances = {
+        name: {"atol": rule.atol or 0.0, "rtol": rule.rtol or 0.0} for name, rule in rules.items() if rule.explicit
+    }
+    return Golden(golden.select(cases, max_bytes=max_bytes), limit, tolerances)
+
+
+def _rounded_up(floor: Any) -> Any:
+    return np.exp2(np.ceil(np.log2(floor)))
+
+
+def _dtype(name: str) -> Any:
+    # bfloat16 outputs are kept as float32, which holds every bfloat16 value.
+    return np.dtype("float32" if name == "bfloat16" else name)
+
+
+def report_files(documents: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, bytes]:
+    """Return a report's files: JSON documents in canonical form, texts in UTF-8."""
+    files = {name: canonical_json(document) for name, document in documents.items()}
+    return files | {name: text.encode() for name, text in texts.items()}

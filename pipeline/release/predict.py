@@ -1,0 +1,299 @@
+"""Arrays from files, through a release, to a file: `.npy`, `.npz`, `.safetensors` and `.json`."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+import sys
+import zipfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from pipeline.errors import InputError
+from pipeline.release.golden import safetensors_bytes
+from pipeline.release.standalone import DamagedError, read_safetensors
+from pipeline.store import atomic_write, canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pipeline.release.load import Model
+    from pipeline.types import Array, Arrays, Dimension, InputSpec, Interface
+
+MAX_INPUT_BYTES = 4 * 2**30
+"""The most that one input file may hold, unpacked."""
+
+_SPLIT_TOLERANCE = 1e-3  # of the largest value: far above rounding, far below what a mixed-up batch gives
+
+
+# Reading
+
+
+def read_inputs(
+    paths: Sequence[str], specs: Sequence[InputSpec], *, max_bytes: int = MAX_INPUT_BYTES
+) -> dict[str, Array]:
+    """Return the arrays of `FILE` or `NAME=FILE` arguments by input name.
+
+    A `.npy` or a plain JSON list holds one array, so it needs a name unless the model has one input. JSON numbers
+    become the declared dtype. Nothing is unpickled. Raises InputError for whatever cannot be read, named.
+    """
+    arrays: dict[str, Array] = {}
+    for argument in paths:
+        name, path = _split(argument, specs)
+        for found, array in _read(path, name, specs, max_bytes).items():
+            if found in arrays:
+                raise InputError(f"input {found} is given twice, the second time by {path}")
+            arrays[found] = array
+    return arrays
+
+
+def _split(argument: str, specs: Sequence[InputSpec]) -> tuple[str | None, Path]:
+    name, equals, rest = argument.partition("=")
+    is_named = bool(equals) and any(spec.name == name for spec in specs)
+    path = Path(rest if is_named else argument)
+    if path.is_file():
+        return (name if is_named else None), path
+    names = ", ".join(spec.name for spec in specs)
+    raise InputError(f"{path} is not a file", hint=f"give FILE, or NAME=FILE with a name among {names}")
+
+
+def _read(path: Path, name: str | None, specs: Sequence[InputSpec], max_bytes: int) -> dict[str, Array]:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path} is no kind of file this reads", hint=f"use {', '.join(_READERS)}")
+    if path.stat().st_size > max_bytes:
+        raise InputError(f"{path} is {path.stat().st_size} bytes, at most {max_bytes} are read", hint="split it")
+    try:
+        found = reader(path, specs, max_bytes)
+    except (DamagedError, ValueError, EOFError, zipfile.BadZipFile, RecursionError, NotImplementedError) as error:
+        raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
+    if None in found and name is None and len(specs) != 1:
+        names = ", ".join(spec.name for spec in specs)
+        raise InputError(f"{path} holds one array, and the model takes {names}", hint=f"give NAME={path}")
+    if name is not None:
+        if len(found) != 1:
+            raise InputError(f"{path} holds {len(found)} arrays, and is given for {name} alone", hint=f"give {path}")
+        return {name: next(iter(found.values()))}
+    return {specs[0].name if key is None else key: array for key, array in found.items()}
+
+
+def _read_npy(path: Path, _specs: Sequence[InputSpec], max_bytes: int) -> dict[str | None, Array]:
+    with path.open("rb") as file:
+        return {None: _npy_array(file, path.stat().st_size, max_bytes)}
+
+
+def _read_npz(path: Path, _specs: Sequence[InputSpec], max_bytes: int) -> dict[str | None, Array]:
+    arrays: dict[str | None, Array] = {}
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > max_bytes:
+            raise ValueError(f"its arrays unpack to more than {max_bytes} bytes")
+        for entry in entries:
+            name = entry.filename.removesuffix(".npy")
+            if name in arrays or name == entry.filename:
+                raise ValueError(f"{entry.filename} stands twice, or is no array")
+            with archive.open(entry) as file:
+                arrays[name] = _npy_array(file, entry.file_size, max_bytes)
+    return arrays
+
+
+def _npy_array(file: IO[bytes], size_bytes: int, max_bytes: int) -> Array:
+    """Read one array after checking that its header's shape is what the file's length holds."""
+    head = file.read(min(size_bytes, 2**16))
+    start = io.BytesIO(head)
+    version = npy.read_magic(start)
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"version {version} of the format is not supported")
+    shape, fortran_order, dtype = readers[version](start)
+    if dtype.kind not in "biuf" or dtype.hasobject:
+        raise ValueError(f"it holds {dtype}, and only plain numbers are read")
+    wanted_bytes = math.prod(shape) * dtype.itemsize
+    if any(size < 0 for size in shape) or wanted_bytes != size_bytes - start.tell() or wanted_bytes > max_bytes:
+        raise ValueError(f"its header says {list(shape)} of {dtype}, its length says {size_bytes - start.tell()} bytes")
+    content = bytearray(head[start.tell() :] + file.read())
+    if len(content) != wanted_bytes:
+        raise ValueError("it is truncated")
+    flat = np.frombuffer(content, dtype)
+    return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _read_safetensors(path: Path, _specs: Sequence[InputSpec], _max_bytes: int) -> dict[str | None, Array]:
+    return dict(read_safetensors(path)[0].items())
+
+
+def _read_json(path: Path, specs: Sequence[InputSpec], _max_bytes: int) -> dict[str | None, Array]:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        spec = specs[0] if len(specs) == 1 else None
+        return {None: _json_array(value, spec)}
+    declared = {spec.name: spec for spec in specs}
+    return {name: _json_array(item, declared.get(name)) for name, item in value.items()}
+
+
+def _json_array(value: Any, spec: InputSpec | None) -> Array:
+    array = np.asarray(value)  # ValueError for ragged lists
+    if array.dtype.kind not in "biuf" and array.size:
+        raise ValueError(f"{'an array' if spec is None else spec.name} holds other things than numbers")
+    if spec is None:
+        return array
+    with np.errstate(over="ignore"):
+        converted: Array = array.astype(spec.dtype)
+    exact = np.dtype(spec.dtype).kind != "f"
+    if (exact and not np.array_equal(converted, array)) or (not exact and np.isinf(converted.astype(float)).any()):
+        raise ValueError(f"{spec.name} holds numbers that {spec.dtype} does not")
+    return converted
+
+
+_READERS: Mapping[str, Callable[[Path, Sequence[InputSpec], int], dict[str | None, Array]]] = {
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".safetensors": _read_safetensors,
+    ".json": _read_json,
+}
+
+
+# Running
+
+
+def run(model: Model, inputs: Arrays) -> dict[str, Array]:
+    """Return the outputs by name, a batch beyond its declared maximum run in parts and joined.
+
+    Only the first dimension of the inputs is split, only if every input has it, and only after the first part has
+    shown that the network treats its halves alone as it treats them together. Raises InputError otherwise.
+    """
+    dimension = _too_large(model.interface, inputs)
+    if dimension is None:
+        return model(**inputs)
+    axes = {spec.name: spec.shape.index(dimension.name) for spec in model.interface.inputs}
+    size = next(inputs[name].shape[axis] for name, axis in axes.items())
+    parts = [_part(inputs, axes, start, stop) for start, stop in _ranges(size, dimension)]
+    joining = _joining_axes(model, parts[0], axes, dimension)
+    results = [model(**part) for part in parts]
+    return {name: np.concatenate([result[name] for result in results], axis) for name, axis in joining.items()}
+
+
+def _too_large(interface: Interface, inputs: Arrays) -> Dimension | None:
+    """Return the dimension to split: beyond its maximum, the first of all, on one axis of every input, sizes equal."""
+    first = next((size for spec in interface.inputs for size in spec.shape if isinstance(size, str)), None)
+    dimension = next((each for each in interface.dimensions if each.name == first), None)
+    if dimension is None or any(spec.shape.count(dimension.name) != 1 for spec in interface.inputs):
+        return None
+    sizes = set()
+    for spec in interface.inputs:
+        array = inputs.get(spec.name)
+        if not isinstance(array, np.ndarray) or array.ndim != len(spec.shape):
+            return None  # the model itself says what is wrong
+        sizes.add(array.shape[spec.shape.index(dimension.name)])
+    return dimension if len(sizes) == 1 and max(sizes) > dimension.max else None
+
+
+def _ranges(size: int, dimension: Dimension) -> list[tuple[int, int]]:
+    """Return the parts as (start, stop), as equal as the dimension's step allows."""
+    step = dimension.multiple_of
+    largest = dimension.max // step
+    if size % step:
+        raise InputError(f"{dimension.name} is {size}, which is no multiple of {step}")
+    units = size // step
+    count = -(-units // largest)
+    edges = [units * index // count * step for index in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def _part(inputs: Arrays, axes: Mapping[str, int], start: int, stop: int) -> dict[str, Array]:
+    return {name: inputs[name][(slice(None),) * axis + (slice(start, stop),)] for name, axis in axes.items()}
+
+
+def _joining_axes(model: Model, part: Arrays, axes: Mapping[str, int], dimension: Dimension) -> dict[str, int]:
+    """Return the axis along which each output joins, found by running a part whole and in halves."""
+    whole_size = next(part[name].shape[axis] for name, axis in axes.items())
+    middle = whole_size // 2 // dimension.multiple_of * dimension.multiple_of
+    if middle < dimension.min:
+        raise InputError(
+            f"{dimension.name} is beyond its maximum of {dimension.max}, and its range is too narrow to split it safely",
+            hint=f"run at most {dimension.max} at a time",
+        )
+    whole, left, right = (
+        model(**_part(part, axes, start, stop)) for start, stop in ((0, whole_size), (0, middle), (middle, whole_size))
+    )
+    sizes = (whole_size, middle, whole_size - middle)
+    return {name: _joining_axis(name, (whole[name], left[name], right[name]), sizes, dimension) for name in whole}
+
+
+def _joining_axis(name: str, arrays: tuple[Array, Array, Array], sizes: tuple[int, ...], dimension: Dimension) -> int:
+    whole, left, right = arrays
+    for axis in range(whole.ndim):
+        if tuple(array.shape[axis] if axis < array.ndim else -1 for array in arrays) != sizes:
+            continue
+        if _agree(np.concatenate([left, right], axis), whole):
+            return axis
+    raise InputError(
+        f"{dimension.name} is beyond its maximum of {dimension.max} and cannot be split: "
+        f"output {name} of a part differs from that of the whole",
+        hint=f"run at most {dimension.max} at a time, or export with a larger dimensions.{dimension.name}.max",
+    )
+
+
+def _agree(joined: Array, whole: Array) -> bool:
+    if joined.dtype.kind != "f":
+        return bool(np.array_equal(joined, whole))
+    largest = float(np.max(np.abs(whole.astype(np.float64)), initial=0, where=np.isfinite(whole.astype(np.float64))))
+    return bool(
+        np.allclose(
+            joined.astype(np.float64), whole.astype(np.float64), rtol=0, atol=_SPLIT_TOLERANCE * largest, equal_nan=True
+        )
+    )
+
+
+# Writing
+
+
+def write_outputs(outputs: Arrays, path: Path | None = None) -> None:
+    """Write outputs to a `.npz`, `.npy`, `.safetensors` or `.json` file, or as JSON to stdout.
+
+    Raises InputError for an unknown suffix, for several outputs in a `.npy`, and for NaN or infinity in JSON.
+    """
+    if path is None:
+        sys.stdout.write(_json_bytes(outputs).decode() + "\n")
+        return
+    writer = _WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise InputError(f"{path} is no kind of file this writes", hint=f"use {', '.join(_WRITERS)}")
+    atomic_write(path, writer(outputs))
+
+
+def _npz_bytes(outputs: Arrays) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # np.savez cannot hold an output named "file"
+        for name, array in outputs.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+                npy.write_array(entry, np.asanyarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _npy_bytes(outputs: Arrays) -> bytes:
+    if len(outputs) != 1:
+        raise InputError(f"a .npy holds one array, and there are {', '.join(outputs)}", hint="write a .npz")
+    buffer = io.BytesIO()
+    npy.write_array(buffer, np.asanyarray(next(iter(outputs.values()))), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _json_bytes(outputs: Arrays) -> bytes:
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array.astype(np.float64)).all():
+            raise InputError(f"output {name} holds NaN or infinity, which JSON cannot", hint="write a .npz")
+    return canonical_json({name: array.tolist() for name, array in outputs.items()})
+
+
+_WRITERS: Mapping[str, Callable[[Arrays], bytes]] = {
+    ".npz": _npz_bytes,
+    ".npy": _npy_bytes,
+    ".safetensors": lambda outputs: safetensors_bytes(outputs, {}),
+    ".json": _json_bytes,
+}

@@ -1,0 +1,397 @@
+#!/usr/bin/env python3
+"""Check a release: every file's digest, then the golden cases through onnxruntime.
+
+    python verify.py [RELEASE]        (by default the directory that holds this file)
+
+Needs the standard library and numpy; onnxruntime for the golden cases. Exits 0 if everything holds, else 1.
+Digests prove that nothing changed since the release was written; who wrote it is for a signature to prove.
+"""
+
+# Every release carries this file as verify.py and `weighbridge verify` calls the same functions, so that there is one
+# implementation. It therefore imports nothing of the package it is developed in.
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.generic]
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+GOLDEN = "golden.safetensors"
+REPORT = "report"
+
+PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
+"""Backend name → the onnxruntime execution provider it needs."""
+
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+"""safetensors' name of a dtype → numpy's."""
+
+_MAX_HEADER_BYTES = 16 * 2**20
+_MAX_MANIFEST_BYTES = 64 * 2**20
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n]+)")
+
+
+class DamagedError(ValueError):
+    """A file of the release, or a tensor file, is not what its format demands."""
+
+
+# Digests
+
+
+def check_files(root: Path) -> list[str]:
+    """Return what is wrong with the files of a release: changed, missing, added, linked; nothing if all is well."""
+    try:
+        present = list_files(root)
+    except (OSError, DamagedError) as error:
+        return [str(error)]
+    outside = [name for name in present if not name.startswith(f"{REPORT}/")]
+    inside = [name.removeprefix(f"{REPORT}/") for name in present if name.startswith(f"{REPORT}/")]
+    problems = _check_sums(root, outside)
+    if inside:
+        problems += [f"{REPORT}/{problem}" for problem in _check_sums(root / REPORT, inside)]
+    return problems
+
+
+def check_manifest(root: Path) -> list[str]:
+    """Return where the manifest contradicts its format or the list of digests."""
+    try:
+        manifest = read_manifest(root)
+        listed = {entry["path"]: entry for entry in manifest["files"]}
+        sums = read_sums(root / SUMS)
+        sums.pop(MANIFEST, None)
+        digests = {name: entry["sha256"] for name, entry in listed.items()}
+        if len(listed) != len(manifest["files"]) or digests != sums:
+            return [f"{MANIFEST}: its files and digests differ from {SUMS}"]
+        return [
+            f"{name}: {MANIFEST} says {entry['size_bytes']} bytes"
+            for name, entry in listed.items()
+            if entry["size_bytes"] != (root / name).stat().st_size
+        ]
+    except (DamagedError, OSError) as error:
+        return [str(error)]
+    except (KeyError, TypeError) as error:
+        return [f"{MANIFEST}: not as schema version {SCHEMA_VERSION} has it ({error!r})"]
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """Return the manifest of a release; raises DamagedError for one that is unreadable or of another schema."""
+    path = root / MANIFEST
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise DamagedError(f"{MANIFEST}: larger than {_MAX_MANIFEST_BYTES} bytes")
+        manifest = _json_object(path.read_bytes(), MANIFEST)
+    except OSError as error:
+        raise DamagedError(f"{MANIFEST}: {error.strerror}") from error
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise DamagedError(f"{MANIFEST}: schema version {manifest.get('schema_version')}, this reads {SCHEMA_VERSION}")
+    return manifest
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """Return file name → SHA-256 from a list that `sha256sum -c` accepts; raises DamagedError unless it is canonical."""
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{SUMS}: cannot be read ({error})") from error
+    matches = [_SUM_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
+    sums = {match[2]: match[1] for match in matches if match}
+    if format_sums(sums) != text:
+        raise DamagedError(f"{SUMS}: not a sorted list of `<sha256>  <name>` lines")
+    return sums
+
+
+def format_sums(sums: Mapping[str, str]) -> str:
+    """Return the text of a list of digests, sorted by file name."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+
+
+def list_files(root: Path) -> list[str]:
+    """Return the files below a directory by relative name; raises DamagedError for links, devices, empty directories."""
+    names: list[str] = []
+    for directory, directories, files in os.walk(root, onerror=_raise):
+        place = Path(directory)
+        if not directories and not files and place != root:
+            raise DamagedError(f"{place.relative_to(root).as_posix()}: an empty directory that is no part of a release")
+        for name in (*directories, *files):
+            path = place / name
+            relative = path.relative_to(root).as_posix()
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise DamagedError(f"{relative}: a link or special file, and a release holds plain files only")
+            if stat.S_ISREG(mode):
+                names.append(relative)
+    return sorted(names)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _check_sums(directory: Path, present: list[str]) -> list[str]:
+    try:
+        sums = read_sums(directory / SUMS)
+    except DamagedError as error:
+        return [str(error)]
+    files = set(present) - {SUMS}
+    problems = [f"{name}: missing" for name in sorted(sums.keys() - files)]
+    problems += [f"{name}: not part of the release" for name in sorted(files - sums.keys())]
+    for name in sorted(files & sums.keys()):
+        with (directory / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sums[name]:
+                problems.append(f"{name}: its digest differs from the recorded one")
+    return problems
+
+
+def _json_object(text: bytes, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text.decode(), object_pairs_hook=_unique_pairs)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{name}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise DamagedError(f"{name}: not a JSON object")
+    return value
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice")
+    return value
+
+
+# Tensors (https://huggingface.co/docs/safetensors: 8 bytes of header length, a JSON header, the tensors end to end)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return the arrays and the metadata of a safetensors file, writable and in the file's order.
+
+    Strict: raises DamagedError unless lengths, offsets and sizes account for every byte exactly once.
+    """
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if size_bytes < 8 or header_bytes > min(size_bytes - 8, _MAX_HEADER_BYTES):
+            raise DamagedError(f"{path.name}: header of {header_bytes} bytes in a file of {size_bytes}")
+        header = _json_object(file.read(header_bytes), path.name)
+        buffer = bytearray(file.read())
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise DamagedError(f"{path.name}: metadata that is not text")
+    arrays: dict[str, Array] = {}
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: _offsets(item[1], f"{path.name}: {item[0]}")):
+        dtype, shape = _dtype_and_shape(entry, f"{path.name}: {name}")
+        begin, stop = _offsets(entry, name)
+        if begin != end or stop - begin != math.prod(shape) * dtype.itemsize or stop > len(buffer):
+            raise DamagedError(f"{path.name}: {name} lies at {begin}:{stop}, which its neighbours or shape contradict")
+        arrays[name] = (
+            np.frombuffer(buffer, dtype, math.prod(shape), begin).reshape(shape)
+            if stop > begin
+            else (np.empty(shape, dtype))
+        )
+        end = stop
+    if end != len(buffer):
+        raise DamagedError(f"{path.name}: {len(buffer) - end} bytes that belong to no tensor")
+    return arrays, metadata
+
+
+def _offsets(entry: Any, place: str) -> tuple[int, int]:
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(offset) for offset in offsets):
+        raise DamagedError(f"{place}: offsets that are not two sizes")
+    return offsets[0], offsets[1]
+
+
+def _dtype_and_shape(entry: dict[str, Any], place: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    dtype, shape = entry.get("dtype"), entry.get("shape")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise DamagedError(f"{place}: dtype {dtype}, and numpy has {', '.join(DTYPES)}")
+    if not isinstance(shape, list) or not all(_is_size(size) for size in shape) or len(shape) > 32:
+        raise DamagedError(f"{place}: a shape that is no list of sizes")
+    return np.dtype(DTYPES[dtype]).newbyteorder("<"), tuple(shape)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+# Golden cases
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """Inputs, the oracle's outputs in the output's dtype, and the noise floor (float64, broadcastable) of each output."""
+
+    name: str
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    floors: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The cases and the error they allow: limit × floor, or atol + rtol × |expected| where an output names them."""
+
+    cases: tuple[GoldenCase, ...]
+    limit: float
+    tolerances: Mapping[str, Mapping[str, float]]
+
+
+def read_golden(path: Path) -> Golden:
+    """Return the golden cases of a release; raises DamagedError if the file holds anything else."""
+    arrays, metadata = read_safetensors(path)
+    cases: dict[str, GoldenCase] = {}
+    for key in sorted(arrays):
+        case_name, _, rest = key.partition("/")
+        kind, _, tensor_name = rest.partition("/")
+        case = cases.setdefault(case_name, GoldenCase(case_name, {}, {}, {}))
+        kinds = {"input": case.inputs, "output": case.outputs, "floor": case.floors}
+        if kind not in kinds or not tensor_name:
+            raise DamagedError(f"{path.name}: {key} is not <case>/input|output|floor/<name>")
+        kinds[kind][tensor_name] = arrays[key]  # type: ignore[index]  # the dicts made two lines above
+    try:
+        limit = float(metadata["limit"])
+    except (KeyError, ValueError) as error:
+        raise DamagedError(f"{path.name}: its metadata holds no limit") from error
+    if not cases or not 0 <= limit < math.inf:
+        raise DamagedError(f"{path.name}: {len(cases)} cases and a limit of {limit}")
+    tolerances = _json_object(metadata.get("tolerances", "{}").encode(), path.name)
+    return Golden(tuple(cases.values()), limit, tolerances)
+
+
+def judge(golden: Golden, case: GoldenCase, outputs: Mapping[str, Array]) -> list[str]:
+    """Return where outputs leave what the case allows: names, shapes, dtypes, values."""
+    if set(outputs) != set(case.outputs):
+        return [f"{case.name}: outputs {sorted(outputs)}, expected {sorted(case.outputs)}"]
+    problems = []
+    for name, expected in case.outputs.items():
+        problem = _differs(np.asarray(outputs[name]), expected, case.floors.get(name), golden, name)
+        if problem:
+            problems.append(f"{case.name}: {name} {problem}")
+    return problems
+
+
+def _differs(got: Array, expected: Array, floor: Array | None, golden: Golden, name: str) -> str | None:
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return f"is {got.dtype}{list(got.shape)}, expected {expected.dtype}{list(expected.shape)}"
+    is_same = got == expected  # also what decides for infinities
+    if expected.dtype.kind == "f":
+        is_same |= np.isnan(got) & np.isnan(expected)
+    allowed = _allowed(expected, floor, golden, name)
+    if allowed is None:
+        wrong = int(np.count_nonzero(~is_same))
+        return f"differs in {wrong} of {expected.size} elements, and must be exact" if wrong else None
+    with np.errstate(all="ignore"):
+        error = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+        is_good = is_same | (np.isfinite(error) & (error <= allowed))
+        worst = error[~is_good]
+    if is_good.all():
+        return None
+    largest = worst.max() if np.isfinite(worst).all() else math.nan
+    return f"is off by {largest:.3g} at most, {worst.size} of {expected.size} elements beyond what is allowed"
+
+
+def _allowed(expected: Array, floor: Array | None, golden: Golden, name: str) -> NDArray[np.float64] | None:
+    if name in golden.tolerances:
+        tolerance = golden.tolerances[name]
+        return tolerance["atol"] + tolerance["rtol"] * np.abs(expected.astype(np.float64))
+    if floor is None:
+        return None
+    return np.asarray(np.broadcast_to(golden.limit * floor.astype(np.float64), expected.shape))
+
+
+# Running
+
+
+def open_onnx(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[str, Array]] | None:
+    """Return a function from inputs to outputs by name, or None where the backend's provider does not load."""
+    import onnxruntime
+
+    provider = PROVIDERS[backend]
+    if provider not in onnxruntime.get_available_providers():
+        return None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # a provider that cannot load prints a page; the check below says it in a line
+    # TF32 alone loses 1e-3: what is proven here is the model, not that mode.
+    chosen = (provider, {"use_tf32": "0"}) if backend == "onnxruntime-cuda" else provider
+    try:
+        # With the fallback on, onnxruntime would print to stdout and go on with the CPU.
+        session = onnxruntime.InferenceSession(str(path), options, providers=[chosen], enable_fallback=0)
+    except Exception:
+        if backend == "onnxruntime-cpu":
+            raise
+        return None  # built in, but without a driver or a device
+    if provider not in session.get_providers():
+        return None
+    names = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def check_golden(root: Path, model: str, backend: str) -> list[str] | None:
+    """Run the golden cases on an ONNX file of the release; return the problems, or None if the backend cannot run."""
+    try:
+        golden = read_golden(root / GOLDEN)
+        run = open_onnx(root / model, backend)
+        if run is None:
+            return None
+        return [f"{backend}: {problem}" for case in golden.cases for problem in judge(golden, case, run(case.inputs))]
+    except Exception as error:  # noqa: BLE001 — whatever a runtime raises on this file is a failed check
+        return [f"{backend}: {type(error).__name__}: {error}"]
+
+
+def onnx_models(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the ONNX files that the manifest lists."""
+    return [model["path"] for model in manifest["models"] if model["format"] == "onnx"]
+
+
+def main(arguments: list[str]) -> int:
+    """Check the release named, or the one this file lies in; print what is wrong and one line of verdict."""
+    root = Path(arguments[0] if arguments else __file__).resolve()
+    root = root if root.is_dir() else root.parent
+    problems = check_files(root) or check_manifest(root)
+    ran = []
+    if not problems:
+        manifest = read_manifest(root)
+        for model in onnx_models(manifest):
+            for backend in PROVIDERS:
+                found = check_golden(root, model, backend)
+                if found is not None:
+                    ran.append(backend)
+                    problems += found
+        if onnx_models(manifest) and not ran and not problems:
+            problems = ["no onnxruntime provider could be loaded, so the golden cases did not run"]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    verdict = (
+        f"FAILED: {len(problems)} problem(s)"
+        if problems
+        else f"ok: digests, golden cases on {', '.join(ran) or 'nothing'}"
+    )
+    print(f"{root.name}: {verdict}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

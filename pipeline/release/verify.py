@@ -1,0 +1,124 @@
+"""Does a release still hold: its digests, its manifest, and its golden cases on every backend that can run here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.backends.table import backends as table
+from pipeline.errors import InputError, UnavailableError, WeighbridgeError
+from pipeline.release import bundle, standalone
+from pipeline.store import canonical_json
+
+if TYPE_CHECKING:
+    from pipeline.types import Array, Arrays
+
+Run = Callable[[str, Path, "Arrays"], Mapping[str, "Array"]]
+"""`run(backend, file, inputs)` returns the outputs by name, wherever it runs them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verifying a release found: nothing in `problems` if it holds, and the backends that ran the golden cases."""
+
+    release: Path
+    name: str
+    version: str
+    backends: tuple[str, ...]
+    cases: int
+    problems: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything holds."""
+        return not self.problems
+
+
+def verify(path: Path, *, backends: Sequence[str] | None = None, run: Run | None = None) -> Verdict:
+    """Check a release's digests and manifest, then its golden cases on the backends named, or on all that can run.
+
+    `run` executes a file on a backend; without it onnxruntime runs in this process, and nothing else does.
+    Raises InputError if there is no release or no such backend, UnavailableError if a named backend cannot run here.
+    """
+    release = bundle.find(path)
+    problems = check(release)
+    if problems:
+        return Verdict(release, release.parent.name, release.name, (), 0, tuple(problems))
+    manifest = standalone.read_manifest(release)
+    golden = standalone.read_golden(release / standalone.GOLDEN)
+    ran = []
+    for backend in _possible(manifest, run) if backends is None else backends:
+        file = release / _model_of(manifest, backend)
+        found = _golden_problems(release, file, backend, golden, run)
+        if found is not None:
+            ran.append(backend)
+            problems += found
+        elif backends is not None:
+            raise UnavailableError(f"{backend} cannot run here", hint=table()[backend].install)
+    if not ran:
+        problems.append("no backend of this release can run here, so the golden cases did not run")
+    return Verdict(release, manifest["name"], manifest["version"], tuple(ran), len(golden.cases), tuple(problems))
+
+
+def check(release: Path) -> list[str]:
+    """Return what is wrong with a release's files and manifest, running nothing."""
+    return standalone.check_files(release) or standalone.check_manifest(release) or _check_content(release)
+
+
+def _check_content(release: Path) -> list[str]:
+    """Check what the shipped verifier leaves out, because it needs canonical JSON: the digest behind the version."""
+    try:
+        manifest = standalone.read_manifest(release)
+        if canonical_json(manifest) != (release / standalone.MANIFEST).read_bytes():
+            return [f"{standalone.MANIFEST}: not canonical JSON"]
+        digest = bundle.content_digest(manifest)
+        if manifest["digest"] != digest:
+            return [f"{standalone.MANIFEST}: states the digest {manifest['digest']}, its content has {digest}"]
+        bundle.interface_from(manifest)
+        standalone.read_golden(release / standalone.GOLDEN)
+        models = {model["path"] for model in manifest["models"]}
+        listed = {entry["path"] for entry in manifest["files"] if entry["role"] == "model"}
+    except (ValueError, KeyError, TypeError, WeighbridgeError) as error:
+        return [f"{standalone.MANIFEST}: {error}"]
+    return [] if models == listed else [f"{standalone.MANIFEST}: its models differ from its files"]
+
+
+def _possible(manifest: Mapping[str, Any], run: Run | None) -> list[str]:
+    """Return the backends that open one of the release's formats and can run here."""
+    formats = {model["format"] for model in manifest["models"]}
+    return [
+        name
+        for name, backend in table().items()
+        if backend.artifact in formats and (run is not None or name in standalone.PROVIDERS) and backend.probe() is None
+    ]
+
+
+def _model_of(manifest: Mapping[str, Any], backend: str) -> str:
+    if backend not in table():
+        raise InputError(f"there is no backend {backend!r}", hint=f"choose from {', '.join(table())}")
+    wanted = table()[backend].artifact
+    for model in manifest["models"]:
+        if model["format"] == wanted:
+            return str(model["path"])
+    formats = ", ".join(model["format"] for model in manifest["models"])
+    raise InputError(f"{backend} runs {wanted or 'the network itself'}, and this release holds {formats}")
+
+
+def _golden_problems(
+    release: Path, file: Path, backend: str, golden: standalone.Golden, run: Run | None
+) -> list[str] | None:
+    if run is None:
+        if backend not in standalone.PROVIDERS:
+            return None
+        return standalone.check_golden(release, file.name, backend)
+    problems = []
+    for case in golden.cases:
+        try:
+            outputs = run(backend, file, case.inputs)
+        except WeighbridgeError as error:
+            problems.append(f"{backend}: {case.name}: {error.message}")
+        else:
+            problems += [f"{backend}: {problem}" for problem in standalone.judge(golden, case, outputs)]
+    return problems

@@ -1,0 +1,1 @@
+"""Console, Markdown and JSON."""

@@ -1,0 +1,98 @@
+"""The table every report shows: stage, backend, verdict, factor, latency, size — one row each, as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+HEADINGS = ("stage", "backend", "verdict", "× noise floor", "latency", "size")
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table; `tone` is good, bad or neutral."""
+
+    stage: str
+    backend: str
+    verdict: str
+    factor: str = ""
+    latency: str = ""
+    size: str = ""
+    tone: str = "neutral"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells in the order of `HEADINGS`."""
+        return (self.stage, self.backend, self.verdict, self.factor, self.latency, self.size)
+
+
+def rows(parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -> list[Row]:
+    """Return the table of a run from its two documents."""
+    return [*_exports(parity), *_backends(parity), *_timings(benchmark)]
+
+
+def in_units(size_bytes: float) -> str:
+    """Return a number of bytes with a unit, powers of 1000."""
+    for unit in _UNITS:
+        if size_bytes < 1000 or unit == _UNITS[-1]:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    raise AssertionError
+
+
+def milliseconds(value: float) -> str:
+    """Return a duration in ms with three digits, in µs below 0.1 ms."""
+    return f"{value * 1e3:.3g} µs" if value < 0.1 else f"{value:.3g} ms"
+
+
+def factor(value: float | str) -> str:
+    """Return a factor with three digits; what is no number was not measurable in these terms."""
+    return f"{value:.3g}" if isinstance(value, int | float) else "∞"
+
+
+def _exports(parity: Mapping[str, Any]) -> Iterator[Row]:
+    for each in parity["exports"]:
+        if each["status"] == "exported":
+            facts = each["facts"]
+            how = facts.get("method") or f"opset {facts.get('opset')}"
+            yield Row("export", each["format"], how, size=in_units(each["size_bytes"]), tone="good")
+        else:
+            yield Row("export", each["format"], "refused", tone="bad")
+
+
+def _backends(parity: Mapping[str, Any]) -> Iterator[Row]:
+    tones = {"pass": "good", "unavailable": "neutral"}
+    for each in parity["backends"]:
+        shown = factor(each["worst"]["factor"]) if each["worst"] else ""
+        yield Row("parity", each["name"], each["status"], shown, tone=tones.get(each["status"], "bad"))
+
+
+def _timings(benchmark: Mapping[str, Any]) -> Iterator[Row]:
+    for each in benchmark["sizes"]:
+        sizes = ", ".join(f"{name}={size}" for name, size in each["sizes"].items())
+        for row in each["rows"]:
+            if row["name"] == each["control"] and each["can_tell"]:
+                continue
+            stage = f"benchmark {sizes}".strip()
+            yield Row("benchmark" if not sizes else stage, row["name"], _verdict(row), latency=_latency(row))
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if row["ratio"] is None or row["interval"] is None:
+        return str(row["verdict"])
+    low, high = row["interval"]
+    return f"{row['verdict']}: {row['ratio']:.2f} × [{low:.2f}, {high:.2f}]"
+
+
+def _latency(row: Mapping[str, Any]) -> str:
+    if row["median_ms"] is None:
+        return ""
+    shown = milliseconds(row["median_ms"])
+    if row["median_interval_ms"] is None:
+        return shown
+    low, high = row["median_interval_ms"]
+    return f"{shown} [{milliseconds(low)}, {milliseconds(high)}]"

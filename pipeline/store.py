@@ -1,0 +1,391 @@
+"""What is written to disk whole or not at all: atomic directories, locks, canonical JSON, the content-addressed cache."""
+
+from __future__ import annotations
+
+import errno
+import filecmp
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import InputError, UnavailableError, WeighbridgeError
+
+_log = logging.getLogger(__name__)
+
+_TEMPORARY = re.compile(r"(\.tmp-\d+-[0-9a-f]{16})(?:\.lock)?")
+_LARGEST_EXACT_INTEGER = 2**53
+
+_DISK_FAULTS: Mapping[int, tuple[type[WeighbridgeError], str, str]] = {
+    errno.ENOSPC: (UnavailableError, "no space left on the disk", "free some space, or write elsewhere with --out"),
+    errno.EDQUOT: (UnavailableError, "the disk quota is used up", "free some space, or write elsewhere with --out"),
+    errno.EIO: (UnavailableError, "the disk reports an input/output error", "check the disk, or use another one"),
+    errno.EFBIG: (UnavailableError, "the file is larger than allowed here", "raise `ulimit -f`, or write elsewhere"),
+    errno.EACCES: (InputError, "permission denied", "grant access to it, or write elsewhere with --out"),
+    errno.EPERM: (InputError, "operation not permitted", "grant access to it, or write elsewhere with --out"),
+    errno.EROFS: (InputError, "the file system is read-only", "write elsewhere with --out"),
+    errno.ENAMETOOLONG: (InputError, "the path is too long", "use a shorter name or a shorter --out"),
+    errno.ENOTDIR: (InputError, "a part of the path is not a directory", "remove that file, or use another --out"),
+    errno.EEXIST: (InputError, "a file is in the way", "remove that file, or use another --out"),
+}
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn what a disk can do to us into one clear error; other exceptions pass.
+
+    Raises UnavailableError for a full or failing disk, InputError for permissions, read-only and too long paths.
+    """
+    try:
+        yield
+    except OSError as error:
+        fault = _DISK_FAULTS.get(error.errno or 0)
+        if fault is None:
+            raise
+        kind, what, hint = fault
+        raise kind(f"cannot write {_shortened(error.filename or place)}: {what}", hint=hint) from error
+
+
+def _shortened(path: object, limit: int = 300) -> str:
+    text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 2 :]}"
+
+
+# Canonical JSON and digests
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON text of a value (RFC 8785): sorted keys, ECMAScript numbers, UTF-8.
+
+    Raises InputError for what has no such text: NaN, infinities, integers no double holds, lone surrogates.
+    """
+    try:
+        return "".join(_json_parts(value)).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{error.object[:80]!r} is not valid Unicode, so JSON cannot hold it") from error
+
+
+def key(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON, as 64 hex digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json_parts(value: Any) -> Iterator[str]:
+    if value is None or isinstance(value, bool | str):
+        yield json.dumps(value, ensure_ascii=False)
+    elif isinstance(value, int | float):
+        yield _json_number(value)
+    elif isinstance(value, Mapping):
+        yield "{"
+        for position, name in enumerate(sorted(value, key=_utf16)):
+            yield f"{',' if position else ''}{json.dumps(name, ensure_ascii=False)}:"
+            yield from _json_parts(value[name])
+        yield "}"
+    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        yield "["
+        for position, item in enumerate(value):
+            yield "," if position else ""
+            yield from _json_parts(item)
+        yield "]"
+    else:
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _utf16(name: Any) -> bytes:
+    if not isinstance(name, str):
+        raise TypeError(f"a JSON key is a string, not {name!r}")
+    return name.encode("utf-16-be", "surrogatepass")
+
+
+def _json_number(value: float) -> str:
+    """Format a number as ECMAScript's Number::toString does (ECMA-262, 6.1.6.1.20)."""
+    if isinstance(value, int):
+        # Beyond ±2^53 only what such a double is itself written as, so that what was read back is written the same.
+        if abs(value) <= _LARGEST_EXACT_INTEGER or (abs(value) < 10**21 and _json_number(float(value)) == str(value)):
+            return str(value)
+        raise InputError(f"{value} is beyond ±2^53, where JSON numbers are not exact", hint="write it as a string")
+    if not math.isfinite(value):
+        raise InputError(f"{value} has no JSON form", hint="use a finite number, or a string")
+    if value == 0:
+        return "0"  # also for -0.0, as RFC 8785 asks
+    sign, digit_tuple, exponent = Decimal(repr(value)).as_tuple()
+    stripped = "".join(map(str, digit_tuple)).rstrip("0")
+    point = len(digit_tuple) + int(exponent)  # the value is 0.DIGITS × 10^point
+    count = len(stripped)
+    if count <= point <= 21:
+        text = stripped + "0" * (point - count)
+    elif 0 < point <= 21:
+        text = f"{stripped[:point]}.{stripped[point:]}"
+    elif -6 < point <= 0:
+        text = f"0.{'0' * -point}{stripped}"
+    else:
+        fraction = f".{stripped[1:]}" if count > 1 else ""
+        text = f"{stripped[0]}{fraction}e{point - 1:+d}"
+    return f"-{text}" if sign else text
+
+
+# Locks and atomic writes
+
+
+@contextmanager
+def lock(path: Path, message: str) -> Iterator[None]:
+    """Hold the lock file while the block runs; log `message` if that means waiting. The kernel releases a dead holder's."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path)
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            _log.warning(message)
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
+def private_directory(parent: Path) -> Iterator[Path]:
+    """Yield a new directory in `parent` that nobody else touches, removed at the end unless it was moved away.
+
+    Its lock, beside it, tells `sweep` that the owner lives: a process id alone does not, ids being reused.
+    Raises what `disk_errors` raises, also for what the block writes.
+    """
+    with disk_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = parent / f".tmp-{os.getpid()}-{secrets.token_hex(8)}"
+        lock_file = _lock_of(temporary)
+        with FileLock(lock_file):
+            try:
+                temporary.mkdir()
+                yield temporary
+            finally:
+                _remove(temporary, lock_file)
+
+
+@contextmanager
+def atomic_directory(final: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a private directory that becomes `final` when the block succeeds, and vanishes when it raises.
+
+    An existing `final` of the same content stays; another one is an InputError unless `replace`.
+    """
+    with private_directory(final.parent) as temporary:
+        yield temporary
+        publish(temporary, final, replace=replace)
+
+
+def publish(temporary: Path, final: Path, *, replace: bool = False) -> None:
+    """Sync a private directory and rename it to `final` on the same file system (see `atomic_directory`)."""
+    _sync_tree(temporary)
+    if not _renamed(temporary, final) and not same_tree(temporary, final):
+        if not replace:
+            raise InputError(f"{final} exists and holds something else", hint="remove it, or choose another name")
+        with lock(final.parent / f".{final.name}.lock", f"waiting for another process to replace {final}"):
+            _replace(temporary, final)
+    _sync(final.parent)
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees all of the old bytes or all of the new ones, even after a crash."""
+    with private_directory(path.parent) as temporary:
+        whole = temporary / "content"
+        whole.write_bytes(content)
+        _sync(whole)
+        whole.replace(path)
+        _sync(path.parent)
+
+
+def sweep(root: Path) -> tuple[Path, ...]:
+    """Remove the private directories that dead processes left in `root`; return them."""
+    if not root.is_dir():
+        return ()
+    names = sorted({match[1] for entry in root.iterdir() if (match := _TEMPORARY.fullmatch(entry.name))})
+    return tuple(root / name for name in names if _swept(root / name))
+
+
+def same_tree(first: Path, second: Path) -> bool:
+    """Say whether two directories hold the same files with the same bytes."""
+    names = _files(first)
+    return names == _files(second) and all(filecmp.cmp(first / name, second / name, shallow=False) for name in names)
+
+
+def _swept(temporary: Path) -> bool:
+    lock_file = _lock_of(temporary)
+    with suppress(Timeout, OSError), FileLock(lock_file, timeout=0):
+        existed = temporary.exists()
+        _remove(temporary, lock_file)
+        return existed
+    return False
+
+
+def _lock_of(temporary: Path) -> Path:
+    return temporary.with_name(f"{temporary.name}.lock")
+
+
+def _remove(temporary: Path, lock_file: Path) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)
+    with suppress(OSError):  # an error on the way out must not hide the one that brought us here
+        lock_file.unlink(missing_ok=True)
+
+
+def _renamed(source: Path, final: Path) -> bool:
+    try:
+        source.rename(final)
+    except OSError as error:
+        if error.errno in {errno.EEXIST, errno.ENOTEMPTY}:
+            return False
+        raise
+    return True
+
+
+def _replace(temporary: Path, final: Path) -> None:
+    # No portable call exchanges two directories: for an instant there is none, never a part of one.
+    with private_directory(final.parent) as aside:
+        with suppress(FileNotFoundError):
+            final.rename(aside / "old")
+        temporary.rename(final)
+
+
+def _files(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_symlink() or path.is_file())
+
+
+def _sync_tree(root: Path) -> None:
+    for directory, _, names in os.walk(root, topdown=False):
+        for name in names:
+            _sync(Path(directory, name))
+        _sync(Path(directory))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# The cache
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One cached result: its key, its size, and when it was last used (nanoseconds since the epoch)."""
+
+    key: str
+    size_bytes: int
+    used_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Directories under the key of everything they depend on; `notice` is told of every damaged entry.
+
+    On disk: `<key>/files/…` is the result, `<key>/record.json` its sizes and digests, `locks/<key>` its builder's lock.
+    """
+
+    root: Path
+    notice: Callable[[str], None] = field(default=_log.warning)
+
+    def get(self, key: str) -> Path | None:
+        """Return the directory stored under the key, its digests checked now; a damaged one is removed and said."""
+        entry = self.root / key
+        if not entry.is_dir():
+            return None
+        damage = _damage(entry)
+        if damage is not None:
+            self.notice(f"cache entry {key[:12]} is damaged ({damage}) and is built again")
+            self._remove(key)
+            return None
+        with suppress(OSError):  # a read-only cache serves hits too
+            os.utime(entry / "record.json")
+        return entry / "files"
+
+    def put(self, key: str, fill: Callable[[Path], None]) -> Path:
+        """Return the directory under the key, built by `fill(directory)` unless another process has just done so."""
+        with lock(self.root / "locks" / key, f"waiting for another process that builds cache entry {key[:12]}"):
+            existing = self.get(key)
+            if existing is not None:
+                return existing
+            with atomic_directory(self.root / key) as temporary:
+                files = temporary / "files"
+                files.mkdir()
+                fill(files)
+                (temporary / "record.json").write_bytes(canonical_json(_record(files)))
+        return self.root / key / "files"
+
+    def entries(self) -> tuple[CacheEntry, ...]:
+        """Return what is cached, the least recently used first."""
+        if not self.root.is_dir():
+            return ()
+        found = (_entry(path) for path in self.root.iterdir())
+        return tuple(sorted((entry for entry in found if entry), key=lambda entry: (entry.used_ns, entry.key)))
+
+    def prune(self, max_bytes: int) -> tuple[CacheEntry, ...]:
+        """Remove the least recently used entries until the rest holds at most `max_bytes`; return the removed ones."""
+        sweep(self.root)
+        entries = self.entries()
+        excess_bytes = sum(entry.size_bytes for entry in entries) - max_bytes
+        removed = []
+        for entry in entries:
+            if excess_bytes <= 0:
+                break
+            self._remove(entry.key)
+            removed.append(entry)
+            excess_bytes -= entry.size_bytes
+        return tuple(removed)
+
+    def _remove(self, key: str) -> None:
+        with private_directory(self.root) as aside, suppress(FileNotFoundError):
+            (self.root / key).rename(aside / "old")
+
+
+def _record(files: Path) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"sha256": digest_file(files / name), "size_bytes": (files / name).stat().st_size}
+        for name in _files(files)
+    }
+
+
+def _damage(entry: Path) -> str | None:
+    try:
+        record = json.loads((entry / "record.json").read_bytes())
+        present = _files(entry / "files")
+        if not isinstance(record, dict) or sorted(record) != present:
+            return "its list of files differs from the recorded one"
+        for name in present:
+            path = entry / "files" / name
+            if path.is_symlink() or path.stat().st_size != record[name]["size_bytes"]:
+                return f"{name} has another size"
+            if digest_file(path) != record[name]["sha256"]:
+                return f"{name} has another digest"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its record cannot be read"
+    return None
+
+
+def _entry(path: Path) -> CacheEntry | None:
+    try:
+        used_ns = (path / "record.json").stat().st_mtime_ns
+        size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    except OSError:
+        return None  # not an entry, or gone since we looked
+    return CacheEntry(path.name, size_bytes, used_ns)

@@ -1,0 +1,141 @@
+"""One contract for every backend in the table; what cannot run here skips with the backend's own reason."""
+
+import gc
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pipeline import cases
+from pipeline.backends.backend import Source
+from pipeline.backends.table import BUILT_IN, backends
+from pipeline.types import Dimension, InputSpec, Interface, Network
+from tests.exporters.test_exporters import export
+
+INTERFACE = Interface((InputSpec("x", "float32", ("batch", 10)),), (Dimension("batch", 1, 8),), ("logits",))
+WEIGHTS = "configs/weights/simplenet.pth"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    from pipeline.architectures.simplenet import SimpleNet
+
+    folder = tmp_path_factory.mktemp("exports")
+    torch.manual_seed(0)
+    network = SimpleNet()
+    network.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+    parameters = {name: value.clone() for name, value in network.state_dict().items()}
+    made = {}
+    for format_ in ("torchscript", "onnx"):
+        network = _Loaded(parameters)
+        made[format_] = export(network, INTERFACE, format_, folder / format_).files[0]
+    return made
+
+
+class _Loaded(torch.nn.Module):
+    """SimpleNet's weights in a module whose parameters `made` does not overwrite."""
+
+    def __init__(self, state):
+        super().__init__()
+        for name, value in state.items():
+            self.register_buffer(name.replace(".", "_"), value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(torch.nn.functional.linear(x, self.fc1_weight, self.fc1_bias))
+        return torch.nn.functional.linear(hidden, self.fc2_weight, self.fc2_bias)
+
+
+@pytest.fixture(params=[each.name for each in BUILT_IN])
+def session(request, files):
+    backend = backends()[request.param]
+    if reason := backend.probe():
+        pytest.skip(reason)
+    network = Network("pipeline.architectures.simplenet:SimpleNet", {}, WEIGHTS, ("pipeline.architectures",))
+    source = Source(("x",), ("logits",), files.get(backend.artifact or ""), None if backend.artifact else network)
+    return backend.open(source, backend.options())
+
+
+def reference(inputs):
+    state = {name: value.double().numpy() for name, value in torch.load(WEIGHTS, weights_only=True).items()}
+    hidden = np.maximum(inputs.astype(np.float64) @ state["fc1.weight"].T + state["fc1.bias"], 0)
+    return hidden @ state["fc2.weight"].T + state["fc2.bias"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_results_equal_the_reference(session, size):
+    case = cases.make(INTERFACE, {"batch": size}, seed=0, name="contract")
+    got = session.run(case.inputs)["logits"]
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, reference(case.inputs["x"]), rtol=1e-5, atol=1e-5)
+
+
+def test_outputs_are_not_overwritten_by_the_next_call(session):
+    first, second = (cases.make(INTERFACE, {"batch": 3}, seed=seed, name="alias") for seed in (0, 1))
+    kept = session.run(first.inputs)["logits"]
+    copy = kept.copy()
+    session.run(second.inputs)
+    np.testing.assert_array_equal(kept, copy)
+
+
+def test_inputs_are_left_as_they_were(session):
+    case = cases.make(INTERFACE, {"batch": 3}, seed=0, name="inputs")
+    before = case.inputs["x"].copy()
+    session.run(case.inputs)
+    np.testing.assert_array_equal(case.inputs["x"], before)
+
+
+def test_the_bound_call_computes_on_the_bound_inputs(session):
+    case = cases.make(INTERFACE, {"batch": 4}, seed=0, name="bound")
+    result = session.bind(case.inputs)()
+    value = result[0] if isinstance(result, list | tuple) else result
+    np.testing.assert_allclose(np.asarray(value), reference(case.inputs["x"]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [{"x": np.zeros((2, 9), np.float32)}, {"y": np.zeros((2, 10), np.float32)}, {}])
+def test_a_wrong_name_or_shape_raises(session, inputs):
+    with pytest.raises(Exception, match=r".+"):
+        session.run(inputs)
+
+
+def test_facts_say_where_it_runs(session):
+    assert session.facts
+    assert "device" in session.facts or "providers" in session.facts
+
+
+def test_many_calls_keep_memory_flat(session):
+    case = cases.make(INTERFACE, {"batch": 8}, seed=0, name="memory")
+    for _ in range(200):
+        session.run(case.inputs)
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    for _ in range(2000):
+        session.run(case.inputs)
+    gc.collect()
+    assert psutil.Process().memory_info().rss - before < 16 << 20
+
+
+def test_every_unavailable_backend_gives_a_reason_and_what_to_install():
+    for backend in backends().values():
+        reason = backend.probe()
+        assert reason is None or (reason and backend.install)
+
+
+def test_a_cuda_backend_is_never_available_without_a_device():
+    from pipeline.backends import probe
+
+    if probe.cuda_device() is None:
+        pytest.skip("there is an NVIDIA device here")
+    for backend in backends().values():
+        assert (backend.device == "cuda") == (backend.probe() is not None)
+
+
+def test_asking_the_cpu_build_for_cuda_is_refused_not_run_on_the_cpu(files):
+    """The session would fall back to the CPU; `open` must notice, whatever the probe says."""
+    from pipeline.backends.onnxruntime import CudaOptions, open_cuda
+    from pipeline.errors import UnavailableError
+
+    if backends()["onnxruntime-cuda"].probe() is None:
+        pytest.skip("CUDA works here")
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(UnavailableError, match="fell back to the CPU"):
+        open_cuda(Source(("x",), ("logits",), files["onnx"]), CudaOptions())

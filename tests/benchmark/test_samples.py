@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+
+import pytest
+from simulated import World
+
+from pipeline.benchmark import rounds
+from pipeline.benchmark.samples import Plan, Samples, thin
+from pipeline.errors import InputError
+
+
+@pytest.fixture
+def samples() -> Samples:
+    world = World()
+    arms = [world.arm("eager"), world.arm("onnx", call_ms=0.1), world.arm("bad", lives_for=0)]
+    found = rounds.run(
+        arms,
+        reference="eager",
+        scenarios=["one"],
+        plan=Plan(seconds=8),
+        clock=world.clock,
+        rng=random.Random(1),
+        progress=lambda _: None,
+    )
+    return found["one"]
+
+
+def test_samples_survive_json(samples: Samples) -> None:
+    assert samples.failures
+    assert Samples.from_json(json.loads(json.dumps(samples.to_json()))) == samples
+
+
+def test_json_holds_the_raw_durations(samples: Samples) -> None:
+    block = samples.to_json()["launches"][0]["arms"]["onnx"]["blocks"][0]
+    assert block == {"round": 0, "calls": 600, "total_ns": 60_000_000, "durations_ns": [100_000] * 200}
+
+
+@pytest.mark.parametrize("lost", ["launches", "plan", "reference", "failures"])
+def test_damaged_samples_are_refused(samples: Samples, lost: str) -> None:
+    document = samples.to_json()
+    del document[lost]
+    with pytest.raises(InputError, match=f"benchmark samples are damaged.*{lost}"):
+        Samples.from_json(document)
+
+
+def test_samples_of_another_schema_are_refused(samples: Samples) -> None:
+    with pytest.raises(InputError, match="schema 2, and this version reads 1"):
+        Samples.from_json(samples.to_json() | {"schema": 2})
+
+
+def test_up_to_200_durations_are_kept_whole() -> None:
+    assert thin(range(1, 201)) == tuple(range(1, 201))
+
+
+@pytest.mark.parametrize("count", [201, 399, 400, 12_345])
+def test_of_more_durations_200_evenly_spaced_ones_are_kept(count: int) -> None:
+    kept = thin(range(count))
+    steps = {later - earlier for earlier, later in pairwise(kept)}
+    assert len(kept) == 200
+    assert kept[0] == 0
+    assert steps <= {count // 200, count // 200 + 1}
+
+
+@pytest.mark.parametrize("name", ["seconds", "launches", "min_rounds", "block_ms", "tolerance", "concurrent_starts"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_plan_of_nothing_is_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"benchmark {name} is {value}"):
+        Plan(**({"seconds": 20} | {name: value}))
+
+
+def test_fewer_launches_than_the_minimum_are_refused() -> None:
+    with pytest.raises(InputError, match="launches is 2, below the minimum of 3"):
+        Plan(seconds=20, launches=2)

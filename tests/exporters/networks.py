@@ -1,0 +1,70 @@
+"""Small networks that each have one property exporters stumble over."""
+
+import torch
+from torch import nn
+
+
+class Branch(nn.Module):
+    """Control flow on the input's size, which scripting keeps and tracing bakes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] > 3:
+            return self.fc(x)
+        return self.fc(x) * 2
+
+
+class Named(nn.Module):
+    """Several inputs and a dict of outputs, in another order than they are named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"sum": first + second, "product": self.fc(first) * second.sum()}
+
+
+class Unscriptable(nn.Module):
+    """Takes keyword arguments by a name TorchScript does not know, so it can only be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x, *rest):
+        return sum((self.fc(each) for each in rest), self.fc(x))
+
+
+class InPlace(nn.Module):
+    """Mutates an intermediate, which ONNX cannot express and decomposition must make functional."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(x)
+        y[:, 0] = 1.0
+        return y.add_(x).relu_()
+
+
+class Norm(nn.Module):
+    """Batch norm in eval mode and dropout: both must be inert."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def made(network: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    return network.eval().requires_grad_(False)

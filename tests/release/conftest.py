@@ -1,0 +1,126 @@
+"""A small real release: two linear layers as ONNX and TorchScript, golden cases from float64."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, checker, helper, numpy_helper, save
+
+from pipeline.release import bundle, canonical
+from pipeline.release.bundle import ModelFile, ReleaseContent
+from pipeline.release.standalone import Golden, GoldenCase
+from pipeline.types import Dimension, InputSpec, Interface
+
+IDENTITY = {"name": "tiny", "weights_sha256": "ab" * 32}
+INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 8),), ("logits", "best"))
+
+
+class Tiny(torch.nn.Module):
+    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3)
+        self.linear.weight.data = torch.from_numpy(weight.T.copy())
+        self.linear.bias.data = torch.from_numpy(bias.copy())
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = torch.tanh(self.linear(x))
+        return logits, logits.argmax(1)
+
+
+@pytest.fixture(scope="session")
+def parameters() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(7)
+    return rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=3).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def golden(parameters) -> Golden:
+    weight, bias = (array.astype(np.float64) for array in parameters)
+    cases = []
+    for batch in (1, 5):
+        x = np.random.default_rng(batch).normal(size=(batch, 4)).astype(np.float32)
+        logits = np.tanh(x.astype(np.float64) @ weight + bias)
+        outputs = {"logits": logits.astype(np.float32), "best": logits.argmax(1)}
+        floors = {"logits": np.full(3, np.abs(logits).max() * 2.0**-23)}
+        cases.append(GoldenCase(f"normal-{batch}", {"x": x}, outputs, floors))
+    return Golden(tuple(cases), 16, {})
+
+
+@pytest.fixture(scope="session")
+def onnx_path(parameters, tmp_path_factory) -> Path:
+    weight, bias = parameters
+    nodes = [
+        helper.make_node("Gemm", ["x", "weight", "bias"], ["hidden"], name="gemm"),
+        helper.make_node("Tanh", ["hidden"], ["logits"], name="tanh"),
+        helper.make_node("ArgMax", ["logits"], ["best"], name="argmax", axis=1, keepdims=0),
+    ]
+    nodes[0].metadata_props.add(key="pkg.torch.onnx.stack_trace", value='File "/somewhere/net.py", line 3, in forward')
+    nodes[0].metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'linear']")
+    nodes[0].metadata_props.add(key="another", value="see /somewhere/else/notes.txt")
+    nodes[1].doc_string = "from /somewhere/net.py:4"
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3]),
+            helper.make_tensor_value_info("best", TensorProto.INT64, ["batch"]),
+        ],
+        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    checker.check_model(model)
+    path = tmp_path_factory.mktemp("onnx") / "source.onnx"
+    save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def torchscript_path(parameters, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("torchscript") / "source.pt"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is", category=DeprecationWarning)
+        torch.jit.trace(Tiny(*parameters).eval(), torch.ones(2, 4)).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def content(onnx_path, torchscript_path, golden, tmp_path_factory) -> ReleaseContent:
+    root = tmp_path_factory.mktemp("canonical")
+    canonical.onnx_file(onnx_path, root / "model.onnx", identity=IDENTITY)
+    canonical.torchscript_file(torchscript_path, root / "model.torchscript", identity=IDENTITY)
+    return ReleaseContent(
+        name="tiny",
+        version=None,
+        models=(
+            ModelFile("onnx", "model.onnx", root / "model.onnx", facts={"opset": 20}),
+            ModelFile("torchscript", "model.torchscript", root / "model.torchscript"),
+        ),
+        golden=golden,
+        manifest={**bundle.interface_facts(INTERFACE), "weights": {"sha256": IDENTITY["weights_sha256"]}},
+        report={"parity.json": b"{}", "scripts/rerun.py": b"print(1)\n"},
+    )
+
+
+@pytest.fixture(scope="session")
+def pristine(content, tmp_path_factory) -> Path:
+    """The release that tests must not change."""
+    return bundle.write(content, tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.fixture
+def release(pristine, tmp_path) -> Path:
+    """A copy of the release to do harm to."""
+    return Path(shutil.copytree(pristine, tmp_path / "release"))
+
+
+@pytest.fixture
+def changed(content):
+    """The content with some fields replaced."""
+    return lambda **fields: replace(content, **fields)

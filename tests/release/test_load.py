@@ -1,0 +1,149 @@
+"""A release is a function of named arrays that says exactly what does not fit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import pipeline
+from pipeline.errors import DigestError, InputError, UnavailableError
+from pipeline.release import bundle
+from pipeline.release.load import check_inputs, load_release
+from pipeline.types import Dimension, InputSpec, Interface
+
+X = np.random.default_rng(3).normal(size=(3, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(pristine):
+    return load_release(pristine)
+
+
+def test_a_release_computes_what_its_model_computes(model, pristine):
+    session = onnxruntime.InferenceSession(str(pristine / "model.onnx"), providers=["CPUExecutionProvider"])
+    logits, best = session.run(None, {"x": X})
+    outputs = model(x=X)
+    assert list(outputs) == ["logits", "best"]
+    np.testing.assert_array_equal(outputs["logits"], logits)
+    np.testing.assert_array_equal(outputs["best"], best)
+    assert (model.name, model.version, model.backend) == ("tiny", pristine.name, "onnxruntime-cpu")
+
+
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\..*` is:DeprecationWarning")
+def test_torchscript_gives_the_same_on_request_but_never_unchecked(model, pristine):
+    outputs = load_release(pristine, backend="torchscript")(x=X)
+    np.testing.assert_allclose(outputs["logits"], model(x=X)["logits"], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(outputs["best"], model(x=X)["best"])
+    with pytest.raises(InputError, match="only opened once its digest is checked"):
+        load_release(pristine, backend="torchscript", verify=False)
+
+
+def test_a_proven_variant_brings_its_options(changed, content, tmp_path):
+    variant = {"backend": "onnxruntime-cpu", "options": {"graph_optimization_level": "disable"}}
+    release = bundle.write(changed(manifest={**content.manifest, "backends": {"plain": variant}}), tmp_path)
+    assert load_release(release, backend="plain").backend == "onnxruntime-cpu"
+    wrong = {"backend": "onnxruntime-cpu", "options": {"graph_optimization_level": "no such"}}
+    release = bundle.write(changed(manifest={**content.manifest, "backends": {"plain": wrong}}), tmp_path)
+    with pytest.raises(ValueError, match="graph_optimization_level"):
+        load_release(release, backend="plain")
+
+
+def test_the_package_offers_it_and_imports_no_torch_for_onnx(pristine):
+    program = (
+        "import sys, numpy, pipeline\n"
+        "assert 'numpy' in sys.modules and 'onnxruntime' not in sys.modules\n"
+        f"model = pipeline.load_release({str(pristine)!r})\n"
+        "print(model(x=numpy.zeros((1, 4), numpy.float32))['logits'].shape, 'torch' in sys.modules, 'onnx' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "(1, 3) False False\n"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pipeline.nothing
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message", "hint"),
+    [
+        ({}, "missing x", "takes x"),
+        ({"x": X, "y": X}, "unknown y", "takes x"),
+        ({"y": X}, "missing x; unknown y", "takes x"),
+        ({"x": None}, "missing x", "takes x"),
+        ({"x": X.astype(np.float64)}, "x is float64, expected float32", "x.astype(np.float32)"),
+        ({"x": X.astype(">f4")}, "x is >f4, expected float32", "x.astype(np.float32)"),
+        ({"x": X.tolist()}, "x is a list, expected a numpy array of float32", "np.asarray(x, dtype=np.float32)"),
+        ({"x": X[0]}, "x has shape [4], declared is [batch, 4]", None),
+        ({"x": X[:, :3]}, "x has shape [3, 3], declared is [batch, 4]", None),
+        ({"x": np.zeros((9, 4), np.float32)}, "batch is 9, declared is 1 to 8", "dimensions.batch"),
+        ({"x": np.zeros((0, 4), np.float32)}, "batch is 0, declared is 1 to 8", "dimensions.batch"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named_with_numbers_and_the_fix(model, inputs, message, hint):
+    with pytest.raises(InputError) as caught:
+        model(**inputs)
+    assert message in caught.value.message
+    assert hint is None or hint in str(caught.value.hint)
+
+
+def test_dimensions_agree_across_inputs_and_keep_their_step():
+    interface = Interface(
+        (InputSpec("a", "int64", ("batch", "length")), InputSpec("b", "int64", ("batch", "length"))),
+        (Dimension("batch", 1, 4), Dimension("length", 4, 16, 4)),
+        ("y",),
+    )
+    check_inputs(interface, {"a": np.zeros((2, 8), np.int64), "b": np.zeros((2, 8), np.int64)})
+    with pytest.raises(InputError, match=r"b has shape \[3, 8\].*batch is 2 elsewhere"):
+        check_inputs(interface, {"a": np.zeros((2, 8), np.int64), "b": np.zeros((3, 8), np.int64)})
+    with pytest.raises(InputError, match="length is 6, declared is 4 to 16, in steps of 4"):
+        check_inputs(interface, {"a": np.zeros((2, 6), np.int64), "b": np.zeros((2, 6), np.int64)})
+
+
+def test_a_damaged_release_is_not_opened(release):
+    size_bytes = (release / "model.torchscript").stat().st_size
+    (release / "model.torchscript").write_bytes(bytes(size_bytes))
+    with pytest.raises(DigestError, match=r"model\.torchscript: its digest differs"):
+        load_release(release)
+    assert load_release(release, verify=False)(x=X)["logits"].shape == (3, 3)
+    (release / "model.torchscript").write_bytes(b"")
+    with pytest.raises(DigestError, match=f"manifest.json says {size_bytes} bytes"):
+        load_release(release, verify=False)
+
+
+def test_a_backend_that_cannot_run_it_is_an_error_that_says_why(pristine, content, changed, tmp_path):
+    with pytest.raises(InputError, match="no backend 'tensorrt'"):
+        load_release(pristine, backend="tensorrt")
+    with pytest.raises(UnavailableError, match="no backend can run") as caught:
+        load_release(pristine, backend="eager")
+    assert "the network itself, which is not in the release" in str(caught.value.hint)
+    only_torchscript = bundle.write(changed(models=content.models[1:]), tmp_path)
+    with pytest.raises(UnavailableError, match="it holds torchscript"):
+        load_release(only_torchscript, backend="onnxruntime-cpu")
+
+
+def test_many_threads_get_the_answers_of_one(model):
+    batches = [np.random.default_rng(seed).normal(size=(1 + seed % 8, 4)).astype(np.float32) for seed in range(40)]
+    expected = [model(x=batch)["logits"] for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda index: model(x=batches[index % 40])["logits"], range(4000)))
+    assert all(np.array_equal(answer, expected[index % 40]) for index, answer in enumerate(answers))
+
+
+def _fastest_ns(call, rounds=30, repeats=100):
+    timings = []
+    for _ in range(rounds):
+        start = time.perf_counter_ns()
+        for _ in range(repeats):
+            call()
+        timings.append((time.perf_counter_ns() - start) / repeats)
+    return min(timings)
+
+
+def test_checks_cost_less_than_20_microseconds(model):
+    # The bare call is timed through the same session: the difference is what we add.
+    added_ns = _fastest_ns(lambda: model(x=X)) - _fastest_ns(lambda: model.run({"x": X}))
+    assert added_ns < 20_000

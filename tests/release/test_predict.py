@@ -1,0 +1,238 @@
+"""Arrays come in and go out through files; batches are split only where that changes nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from pipeline.errors import InputError
+from pipeline.release.load import Model, load_release
+from pipeline.release.predict import read_inputs, run, write_outputs
+from pipeline.types import Dimension, InputSpec, Interface
+
+ONE = (InputSpec("x", "float32", ("batch", 4)),)
+TWO = (InputSpec("x", "float32", ("batch", 4)), InputSpec("ids", "int64", ("batch",)))
+X = np.arange(8, dtype=np.float32).reshape(2, 4)
+IDS = np.array([3, 4])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(X))
+    np.save(tmp_path / "ids.npy", IDS)
+    np.savez(tmp_path / "both.npz", x=X, ids=IDS)
+    np.savez_compressed(tmp_path / "packed.npz", x=X)
+    safetensors.numpy.save_file({"x": X, "ids": IDS}, tmp_path / "both.safetensors")
+    (tmp_path / "list.json").write_text(json.dumps(X.tolist()))
+    (tmp_path / "both.json").write_text(json.dumps({"x": X.tolist(), "ids": IDS.tolist()}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "specs"),
+    [
+        (["x.npy"], ONE),
+        (["fortran.npy"], ONE),
+        (["x={}x.npy"], ONE),
+        (["packed.npz"], ONE),
+        (["list.json"], ONE),
+        (["x={}x.npy", "ids={}ids.npy"], TWO),
+        (["x={}list.json", "ids={}ids.npy"], TWO),
+        (["both.npz"], TWO),
+        (["both.safetensors"], TWO),
+        (["both.json"], TWO),
+    ],
+)
+def test_every_kind_of_file_gives_the_same_arrays(folder, arguments, specs):
+    paths = [text.format(f"{folder}/") if "=" in text else str(folder / text) for text in arguments]
+    arrays = read_inputs(paths, specs)
+    expected = {"x": X, "ids": IDS}
+    assert arrays.keys() == {spec.name for spec in specs}
+    for spec in specs:
+        np.testing.assert_array_equal(arrays[spec.name], expected[spec.name])
+        if "list.json" not in str(paths) or len(specs) == 1:
+            assert arrays[spec.name].dtype == spec.dtype
+
+
+def _npy(array, **header):
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, **header)
+    return buffer.getvalue()
+
+
+def _npy_that_says(shape, data=b""):
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + data
+
+
+def _zip(**entries):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name.replace("_npy", ".npy"), content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.npy", b"", "cannot be read as .npy"),
+        ("a.npy", b"not an array", "cannot be read as .npy"),
+        ("a.npy", _npy(np.array([{}], object), allow_pickle=True), "holds object, and only plain numbers"),
+        ("a.npy", _npy(np.array(["text"])), "only plain numbers"),
+        ("a.npy", _npy(X)[:-1], "its length says 31 bytes"),
+        ("a.npy", _npy(X) + b"\0", "its length says 33 bytes"),
+        ("a.npy", _npy_that_says((2**40,)), "its header says"),
+        ("a.npy", _npy_that_says((-1, -1), b"\0" * 4), "its header says"),
+        ("a.npz", b"PK not a zip", "cannot be read as .npz"),
+        ("a.npz", _zip(x_npy=_npy(np.array([{}], object), allow_pickle=True)), "only plain numbers"),
+        ("a.npz", _zip(readme=b"text"), "is no array"),
+        ("a.npz", _zip(x_npy=_npy(np.zeros(10_000))), "unpack to more than"),
+        ("a.safetensors", b"\xff" * 20, "cannot be read as .safetensors"),
+        ("a.json", b"{", "cannot be read as .json"),
+        ("a.json", b"[[1, 2], [3]]", "cannot be read as .json"),
+        ("a.json", b'["a"]', "x holds other things than numbers"),
+        ("a.json", b"[" * 1500, "cannot be read as .json"),
+        ("a.json", b"[1e300]", "x holds numbers that float32 does not"),
+        ("a.json", b"\xff", "cannot be read as .json"),
+        ("a.txt", b"", "no kind of file this reads"),
+        ("a.npy", b"\0" * 20_000, "at most 10000 are read"),
+    ],
+)
+def test_a_file_that_is_not_plain_numbers_is_one_clear_error(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_inputs([str(tmp_path / name)], ONE, max_bytes=10_000)
+    assert str(tmp_path / name) in caught.value.message
+
+
+def test_json_numbers_are_not_rounded_to_integers(tmp_path):
+    (tmp_path / "a.json").write_text('{"ids": [1.5]}')
+    with pytest.raises(InputError, match="ids holds numbers that int64 does not"):
+        read_inputs([str(tmp_path / "a.json")], TWO)
+
+
+def test_what_belongs_to_which_input_is_never_guessed(folder):
+    with pytest.raises(InputError, match="holds one array, and the model takes x, ids"):
+        read_inputs([str(folder / "x.npy")], TWO)
+    with pytest.raises(InputError, match="x is given twice"):
+        read_inputs([f"x={folder}/x.npy", f"{folder}/both.npz"], TWO)
+    with pytest.raises(InputError, match="holds 2 arrays, and is given for x alone"):
+        read_inputs([f"x={folder}/both.npz"], TWO)
+    with pytest.raises(InputError, match="is not a file"):
+        read_inputs([str(folder / "gone.npy")], ONE)
+
+
+# Running
+
+LARGE = np.random.default_rng(5).normal(size=(43, 4)).astype(np.float32)
+
+
+def test_a_large_batch_is_split_and_joined_again(pristine, parameters):
+    weight, bias = parameters
+    outputs = run(load_release(pristine), {"x": LARGE})
+    np.testing.assert_allclose(outputs["logits"], np.tanh(LARGE @ weight + bias), rtol=0, atol=1e-6)
+    assert outputs["best"].shape == (43,)
+
+
+def _model(function, specs, *dimensions):
+    return Model(
+        "m", "1", "function", Interface(tuple(specs), dimensions, ("y",)), lambda inputs: {"y": function(**inputs)}
+    )
+
+
+def test_parts_stay_within_the_declared_range_and_step():
+    sizes = []
+
+    def double(x):
+        sizes.append(len(x))
+        return 2 * x
+
+    model = _model(double, ONE, Dimension("batch", 4, 12, 4))
+    np.testing.assert_array_equal(run(model, {"x": LARGE[:40]})["y"], 2 * LARGE[:40])
+    assert all(size in {4, 8, 12} for size in sizes)
+    with pytest.raises(InputError, match="43, which is no multiple of 4"):
+        run(model, {"x": LARGE})
+
+
+def test_a_batch_on_another_axis_is_split_there_for_inputs_and_outputs():
+    specs = (InputSpec("state", "float32", (2, "batch", 3)), InputSpec("x", "float32", ("batch", 4)))
+    model = _model(lambda state, x: state.sum(2) + x.sum(1), specs, Dimension("batch", 1, 4))
+    state = np.random.default_rng(0).normal(size=(2, 10, 3)).astype(np.float32)
+    expected = state.sum(2) + LARGE[:10].sum(1)
+    np.testing.assert_allclose(run(model, {"state": state, "x": LARGE[:10]})["y"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x - x.mean(0),  # each row depends on the others
+        lambda x: x.sum(0),  # no batch in the output
+        lambda x: np.cumsum(x, 0),
+        lambda x: np.argsort(x[:, 0]),
+    ],
+)
+def test_what_a_split_would_change_is_refused(function):
+    model = _model(function, ONE, Dimension("batch", 1, 8))
+    with pytest.raises(InputError, match="batch is beyond its maximum of 8 and cannot be split"):
+        run(model, {"x": LARGE})
+
+
+def test_only_the_first_dimension_is_split_and_a_narrow_range_is_not():
+    specs = (InputSpec("x", "float32", ("batch", "length")),)
+    model = _model(lambda x: x, specs, Dimension("batch", 1, 64), Dimension("length", 1, 3))
+    with pytest.raises(InputError, match="length is 4, declared is 1 to 3"):
+        run(model, {"x": LARGE})
+    narrow = _model(lambda x: x, ONE, Dimension("batch", 8, 8))
+    with pytest.raises(InputError, match="too narrow to split"):
+        run(narrow, {"x": LARGE[:16]})
+
+
+def test_wrong_inputs_get_the_models_own_error():
+    model = _model(lambda x: x, ONE, Dimension("batch", 1, 8))
+    with pytest.raises(InputError, match="missing x"):
+        run(model, {})
+    with pytest.raises(InputError, match="x is float64"):
+        run(model, {"x": LARGE.astype(np.float64)})
+
+
+# Writing
+
+OUTPUTS = {"logits": X, "file": IDS}
+
+
+def test_every_format_is_read_back_equal(tmp_path):
+    for name in ("out.npz", "out.safetensors", "out.json"):
+        write_outputs(OUTPUTS, tmp_path / name)
+        arrays = read_inputs([str(tmp_path / name)], TWO)
+        assert arrays.keys() == OUTPUTS.keys()
+        for key, array in OUTPUTS.items():
+            np.testing.assert_array_equal(arrays[key], array)
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as loaded:
+        np.testing.assert_array_equal(loaded["logits"], X)
+    write_outputs({"y": X}, tmp_path / "out.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy", allow_pickle=False), X)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.npy", "out.npz", "out.safetensors"]
+
+
+def test_without_a_file_outputs_are_one_json_document_on_stdout(capsys):
+    write_outputs(OUTPUTS)
+    assert json.loads(capsys.readouterr().out) == {"logits": X.tolist(), "file": IDS.tolist()}
+
+
+def test_what_a_format_cannot_hold_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(InputError, match="y holds NaN or infinity"):
+        write_outputs({"y": np.array([math.nan])}, tmp_path / "out.json")
+    with pytest.raises(InputError, match=r"a \.npy holds one array"):
+        write_outputs(OUTPUTS, tmp_path / "out.npy")
+    with pytest.raises(InputError, match="no kind of file this writes"):
+        write_outputs(OUTPUTS, tmp_path / "out.txt")
+    assert list(tmp_path.iterdir()) == []
