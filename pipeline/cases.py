@@ -59,8 +59,7 @@ def sample(interface: Interface, *, seed: int, cap_elements: int) -> tuple[Case,
     cases = [make(interface, sizes, seed=seed, name=name) for name, sizes in named.items()]
     middle = named.get("odd") or next(iter(named.values()))
     if any(spec.values in {"normal", "uniform"} and "float" in spec.dtype for spec in interface.inputs):
-        for values in VALUES[1:]:
-            cases.append(make(interface, middle, seed=seed, name=values, values=values))
+        cases += [make(interface, middle, seed=seed, name=values, values=values) for values in VALUES[1:]]
     return tuple(cases)
 
 
@@ -170,12 +169,12 @@ def _fill(spec: InputSpec, shape: tuple[int, ...], values: str, rng: np.random.G
     if spec.values == "zeros":
         return np.zeros(shape, _dtype(spec.dtype))
     if spec.dtype == "bool":
-        return rng.random(shape) < 0.5
+        return np.asarray(rng.random(shape) < 0.5)
     if "int" in spec.dtype:
         low = 0 if spec.low is None else int(spec.low)
         high = 2 if spec.high is None else int(spec.high)
-        return rng.integers(low, high, shape).astype(_dtype(spec.dtype))
-    return _floats(spec, shape, values, rng).astype(_dtype(spec.dtype))
+        return np.asarray(rng.integers(low, high, shape), dtype=_dtype(spec.dtype))
+    return np.asarray(_floats(spec, shape, values, rng), dtype=_dtype(spec.dtype))
 
 
 def _floats(spec: InputSpec, shape: tuple[int, ...], values: str, rng: np.random.Generator) -> Any:
@@ -186,7 +185,7 @@ def _floats(spec: InputSpec, shape: tuple[int, ...], values: str, rng: np.random
     high = spec.scale if spec.high is None else spec.high
     normal = rng.standard_normal(shape) * spec.scale
     plain = rng.uniform(low, high, shape) if bounded or spec.values == "uniform" else normal
-    kinds = {
+    kinds: dict[str, Callable[[], Any]] = {
         "normal": lambda: plain,
         "zeros": lambda: np.clip(np.zeros(shape), low, high),
         "constant": lambda: np.full(shape, low + 0.75 * (high - low)),
@@ -204,7 +203,7 @@ def _mask(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> 
     length = shape[-1]
     kept = rng.integers(1, length + 1, shape[:-1])
     kept.reshape(-1)[0] = length
-    return (np.arange(length) < kept[..., None]).astype(_dtype(spec.dtype))
+    return np.asarray(np.arange(length) < kept[..., None], dtype=_dtype(spec.dtype))
 
 
 def _dtype(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -59,7 +60,7 @@ def export(
 ) -> None:
     """Export, prove and time a network, and write a release of what was proven."""
     settings = _settings(out, trust, set_, rebuild=rebuild)
-    outcomes = [_attempt(lambda each=config: _export_one(each, settings, as_json), as_json) for config in configs]
+    outcomes = [_attempt(partial(_export_one, config, settings, as_json), as_json) for config in configs]
     if as_json:
         _print_json({"runs": [{"config": str(config), **each} for config, each in zip(configs, outcomes, strict=True)]})
     elif any(each.get("release") for each in outcomes):
@@ -82,7 +83,7 @@ def check(
     settings = _settings(out, trust, set_)
     outcomes = []
     for config in configs:
-        outcomes.append(_attempt(lambda each=config: stages.check(each, settings), as_json))
+        outcomes.append(_attempt(partial(stages.check, config, settings), as_json))
         if not as_json and "plan" in outcomes[-1]:
             _print_plan(outcomes[-1]["plan"])
     if as_json:
@@ -229,7 +230,7 @@ def main() -> NoReturn:
         sys.exit(130)
     except typer.Abort:
         sys.exit(130)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last resort: a message instead of a traceback
         sys.exit(_usage(error) if hasattr(error, "format_message") else _defect(error, debug=debug))
     sys.exit(0)
 

@@ -10,11 +10,12 @@ from pipeline.checkpoint import fit, read
 from pipeline.errors import ArchitectureError, MisfitError
 
 if TYPE_CHECKING:
-    from pipeline.types import Network
     from collections.abc import Callable, Mapping
 
     import torch
     from torch import nn
+
+    from pipeline.types import Network
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,7 @@ from pipeline.worker.process import Worker
 from pipeline.worker.session import opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.benchmark.timing import Timings
     from pipeline.config import Config
@@ -351,7 +350,8 @@ def _export_one(state: State, name: str, options: Mapping[str, Any]) -> Artifact
             folder=str(folder),
             identity={"name": planned.config.name, "weights_sha256": planned.weights_sha256},
         )
-    artifact = Artifact(name, tuple(map(Path, answer["files"])), answer["facts"], tuple(answer["notes"]))
+    answer["files"], answer["notes"] = tuple(map(Path, answer["files"])), tuple(answer["notes"])
+    artifact = Artifact(**answer)
     report(Event("export", name, "ended", "; ".join(artifact.notes)))
     return artifact
 
@@ -451,6 +451,7 @@ def _report(state: State) -> dict[str, bytes]:
             state.truth, state.proofs, state.artifacts, state.refusals, tuple(state.network_facts["notes"])
         ),
         "benchmark.json": document.benchmark(state.timings),
+        **{f"{each.format}-nodes.json": each.explanations for each in state.artifacts if each.explanations},
     }
     text = markdown.render(state.plan.config.name, documents["parity.json"], documents["benchmark.json"])
     return compose.report_files(documents, {"report.md": text})

@@ -39,12 +39,16 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What an exporter wrote. `files[0]` is the one to open; `facts` (JSON values) go into the manifest."""
+    """What an exporter wrote. `files[0]` is the one to open; `facts` (JSON values) go into the manifest.
+
+    `explanations` say by node where in the network's source it comes from; they stay in the report.
+    """
 
     format: str
     files: tuple[Path, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    explanations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

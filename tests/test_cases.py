@@ -45,7 +45,9 @@ def test_every_allowed_size_is_in_range_and_a_multiple(dimension):
 
 @given(dimensions, dimensions)
 def test_cases_stay_in_the_declared_ranges_and_visit_both_ends(first, second):
-    first, second = (Dimension(name, each.min, each.max, each.multiple_of) for name, each in (("a", first), ("b", second)))
+    first, second = (
+        Dimension(name, each.min, each.max, each.multiple_of) for name, each in (("a", first), ("b", second))
+    )
     interface = Interface((InputSpec("x", "float32", ("a", "b")),), (first, second), ("y",))
     sampled = cases.sample(interface, seed=0, cap_elements=2**20)
     for dimension in (first, second):
@@ -92,7 +94,13 @@ def test_declared_bounds_hold_for_every_kind_of_value():
 
 
 def test_a_network_without_dynamic_dimensions_has_cases_for_every_kind_of_value():
-    assert [case.name for case in cases.sample(FIXED, seed=0, cap_elements=99)] == ["minimum", "zeros", "constant", "large", "tiny"]
+    assert [case.name for case in cases.sample(FIXED, seed=0, cap_elements=99)] == [
+        "minimum",
+        "zeros",
+        "constant",
+        "large",
+        "tiny",
+    ]
 
 
 def test_samples_are_taken_as_a_case_with_their_sizes():

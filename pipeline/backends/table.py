@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from pipeline.backends.eager import EAGER, EAGER_CUDA
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
 from pipeline.backends.torchscript import TORCHSCRIPT, TORCHSCRIPT_CUDA
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.backends.backend import Backend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from pydantic import Field
 from pipeline import calling
 from pipeline.cases import allowed
 from pipeline.errors import ExportError
+from pipeline.exporters import canonical
 from pipeline.exporters.exporter import Exporter, Job, Options
 from pipeline.types import Artifact
 
@@ -48,14 +50,28 @@ def _export(job: Job, options: Options) -> Artifact:
         raise ExportError(f"torch.export: {_reason(error)}", hint=_hint(error)) from error
     outputs = _output_names(job, arguments)
     exported = _translate(program, _Names(names, outputs, _first_uses(_axis_names(job, names))), options.opset)
-    if exported is None:
-        raise ExportError("torch.onnx.export returned nothing")
+    stripped = _write(exported, job, external=_is_external(job.module, options))
+    _check(stripped.files[0])
+    return Artifact(
+        "onnx",
+        stripped.files,
+        {"opset": options.opset, "external_data": len(stripped.files) > 1},
+        explanations=stripped.nodes,
+    )
+
+
+def _write(exported: Any, job: Job, *, external: bool) -> canonical.Stripped:
+    """Write the model's canonical form; weights that stay inside never touch the disk in another form."""
     target = job.folder / "model.onnx"
-    external = _is_external(job.module, options)
-    exported.save(str(target), external_data=external)
-    _check(target)
-    files = (target, target.with_name("model.onnx.data")) if external else (target,)
-    return Artifact("onnx", files, {"opset": options.opset, "external_data": external})
+    if not external:
+        return canonical.onnx_model(exported.model_proto, job.folder, target, identity=job.identity)
+    raw = job.folder / "raw"
+    raw.mkdir()
+    exported.save(str(raw / "model.onnx"), external_data=True)
+    try:
+        return canonical.onnx_file(raw / "model.onnx", target, identity=job.identity)
+    finally:
+        shutil.rmtree(raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +100,13 @@ def _translate(program: torch.export.ExportedProgram, names: _Names, opset: int)
         left_out = table is not None and _is_translatable(program, table)
         return program if left_out else decompose(table)
 
-    program.run_decompositions = run_decompositions  # type: ignore[method-assign, assignment]
+    program.run_decompositions = run_decompositions
     try:
         return _onnx_export(program, names, opset)
     except (OnnxExporterError, RuntimeError) as error:
         if not left_out:
             raise ExportError(f"torch.onnx.export: {_reason(error)}") from error
-    program.run_decompositions = decompose  # type: ignore[method-assign]
+    program.run_decompositions = decompose
     try:
         return _onnx_export(program, names, opset)
     except (OnnxExporterError, RuntimeError) as error:
@@ -147,7 +163,8 @@ def _axis_names(job: Job, names: list[str]) -> tuple[dict[int, str], ...]:
     dynamic = {each.name for each in job.interface.dimensions if len(allowed(each)) > 1}
     shapes = {spec.name: spec.shape for spec in job.interface.inputs}
     return tuple(
-        {axis: size for axis, size in enumerate(shapes[name]) if isinstance(size, str) and size in dynamic} for name in names
+        {axis: size for axis, size in enumerate(shapes[name]) if isinstance(size, str) and size in dynamic}
+        for name in names
     )
 
 
@@ -175,7 +192,8 @@ def _output_names(job: Job, arguments: tuple[Any, ...]) -> list[str]:
 def _is_external(module: Any, options: OnnxOptions) -> bool:
     if options.external_data is not None:
         return options.external_data
-    return sum(tensor.nbytes for tensor in module.state_dict().values()) > EXTERNAL_DATA_BYTES
+    size_bytes: int = sum(tensor.nbytes for tensor in module.state_dict().values())
+    return size_bytes > EXTERNAL_DATA_BYTES
 
 
 def _check(path: Path) -> None:

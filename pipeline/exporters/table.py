@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 from pipeline.exporters.onnx import ONNX
 from pipeline.exporters.torchscript import TORCHSCRIPT
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.exporters.exporter import Exporter

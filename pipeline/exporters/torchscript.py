@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipeline import calling
 from pipeline.errors import ExportError
+from pipeline.exporters import canonical
 from pipeline.exporters.exporter import Exporter, Job, Options
 from pipeline.types import Artifact
 
@@ -31,8 +32,11 @@ def _export(job: Job, options: Options) -> Artifact:
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is not supported", category=DeprecationWarning)
         module, method, notes = _convert(job, options.method)
-        target = job.folder / "model.torchscript"
-        module.save(str(target))
+        raw = job.folder / "raw.torchscript"
+        module.save(str(raw))
+    target = job.folder / "model.torchscript"
+    canonical.torchscript_file(raw, target, identity=job.identity)
+    raw.unlink()
     return Artifact("torchscript", (target,), {"method": method}, notes)
 
 
@@ -71,7 +75,7 @@ def _trace(job: Job) -> Any:
         with torch.inference_mode():
             returns_dict = isinstance(job.module(*(tensors[name] for name in order)), dict)
         with torch.no_grad():
-            return torch.jit.trace(
+            return torch.jit.trace(  # type: ignore[no-untyped-call]
                 job.module, tuple(tensors[name] for name in order), strict=not returns_dict, check_trace=False
             )
     except Exception as error:

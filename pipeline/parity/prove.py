@@ -15,6 +15,7 @@ from pipeline.worker.session import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
     from pipeline.parity.budget import Rule
     from pipeline.types import Case, Interface, Network, Variant
 

@@ -106,8 +106,9 @@ def _manifest(evidence: Evidence) -> dict[str, Any]:
 
 
 def _golden(truth: Truth, max_bytes: int) -> Golden:
-    """Keep the cases whose reference is finite; floors are rounded up to a power of two, so that they do not depend on how
-    the machine that built the release orders its sums.
+    """Keep the cases that float32 can represent.
+
+    Floors are rounded up to a power of two, so that they do not depend on how the builder's machine orders its sums.
     """
     rules = truth.rules
     limit = min((rule.limit for rule in rules.values() if not rule.explicit), default=16.0)

@@ -41,9 +41,8 @@ def print_run(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]
         cells = [Text(cell) for cell in row.cells]
         cells[2].stylize(_TONES[row.tone])
         table.add_row(*cells)
-    console = Console(file=sys.stdout)
-    # A pipe has no width: do not cut what is written to it.
-    console.print(table, width=None if console.is_terminal else 200, crop=False)
+    # A pipe has no width: do not fold what is written to it.
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @contextmanager

@@ -75,24 +75,22 @@ def _timings(benchmark: Mapping[str, Any]) -> Iterator[Row]:
     for each in benchmark["sizes"]:
         sizes = ", ".join(f"{name}={size}" for name, size in each["sizes"].items())
         for row in each["rows"]:
-            if row["name"] == each["control"] and each["can_tell"]:
-                continue
-            stage = f"benchmark {sizes}".strip()
-            yield Row("benchmark" if not sizes else stage, row["name"], _verdict(row), latency=_latency(row))
+            if row["name"] != each["control"]:
+                yield Row(sizes or "benchmark", row["name"], _verdict(row), latency=_latency(row))
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
     if row["ratio"] is None or row["interval"] is None:
         return str(row["verdict"])
     low, high = row["interval"]
-    return f"{row['verdict']}: {row['ratio']:.2f} × [{low:.2f}, {high:.2f}]"
+    return f"{row['verdict']} {row['ratio']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _latency(row: Mapping[str, Any]) -> str:
     if row["median_ms"] is None:
         return ""
-    shown = milliseconds(row["median_ms"])
     if row["median_interval_ms"] is None:
-        return shown
+        return milliseconds(row["median_ms"])
     low, high = row["median_interval_ms"]
-    return f"{shown} [{milliseconds(low)}, {milliseconds(high)}]"
+    scale, unit = (1e3, "µs") if row["median_ms"] < 0.1 else (1.0, "ms")
+    return f"{row['median_ms'] * scale:.3g} [{low * scale:.3g}, {high * scale:.3g}] {unit}"

@@ -133,6 +133,7 @@ def export(
         "files": [str(file) for file in artifact.files],
         "facts": dict(artifact.facts),
         "notes": list(artifact.notes),
+        "explanations": dict(artifact.explanations),
     }
 
 

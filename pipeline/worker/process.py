@@ -22,7 +22,7 @@ from pipeline import errors
 from pipeline.worker import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 TAIL_BYTES = 16 << 10
 _CLOSE_GRACE_S = 5.0
@@ -105,9 +105,8 @@ class Worker:
             self.kill()
         self.close()
 
-    def _reader(self, deadline: float) -> Any:
-        read = wire.read_from(_Deadline(self._channel, deadline))  # type: ignore[arg-type]  # only recv_into is used
-        return read
+    def _reader(self, deadline: float) -> Callable[[int], bytearray]:
+        return wire.read_from(_Deadline(self._channel, deadline))
 
     def _crash(self) -> errors.WorkerError:
         try:
@@ -130,10 +129,10 @@ class _Deadline:
         self._channel = channel
         self._deadline = deadline
 
-    def recv_into(self, buffer: memoryview, count: int) -> int:
+    def recv_into(self, buffer: memoryview, nbytes: int, /) -> int:
         self._channel.settimeout(max(self._deadline - time.monotonic(), 0.001))
         try:
-            return self._channel.recv_into(buffer, count)
+            return self._channel.recv_into(buffer, nbytes)
         finally:
             self._channel.settimeout(None)
 

@@ -8,7 +8,7 @@ unpickled, because a worker has opened files that are not trusted.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import WorkerError
 
@@ -61,8 +61,15 @@ def receive(read: Callable[[int], bytearray]) -> Any:
     return _insert(body, arrays)
 
 
-def read_from(channel: socket.socket) -> Callable[[int], bytearray]:
-    """Read exactly n bytes from a blocking socket.
+class Readable(Protocol):
+    """What can be read from: a socket, or one with a deadline."""
+
+    def recv_into(self, buffer: memoryview, nbytes: int, /) -> int:
+        """Read up to `nbytes` into `buffer` and return how many; 0 when the other side is gone."""
+
+
+def read_from(channel: Readable) -> Callable[[int], bytearray]:
+    """Return a function that reads exactly n bytes from a channel.
 
     Raises:
         EOFError: the other side closed it.
@@ -109,7 +116,7 @@ def _insert(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
 def _bytes_of(array: NDArray[np.generic]) -> memoryview:
     import numpy as np
 
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # arrays are buffers since PEP 688
 
 
 def _array(dtype: str, shape: tuple[int, ...], raw: bytearray) -> NDArray[np.generic]:

@@ -137,5 +137,8 @@ def test_asking_the_cpu_build_for_cuda_is_refused_not_run_on_the_cpu(files):
 
     if backends()["onnxruntime-cuda"].probe() is None:
         pytest.skip("CUDA works here")
-    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(UnavailableError, match="fell back to the CPU"):
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(UnavailableError, match="fell back to the CPU"),
+    ):
         open_cuda(Source(("x",), ("logits",), files["onnx"]), CudaOptions())

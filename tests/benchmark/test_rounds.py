@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from simulated import World
+from tests.benchmark.simulated import World
 
 from pipeline.benchmark import rounds
 from pipeline.benchmark.rounds import Arm, Progress

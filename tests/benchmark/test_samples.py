@@ -5,7 +5,7 @@ import random
 from itertools import pairwise
 
 import pytest
-from simulated import World
+from tests.benchmark.simulated import World
 
 from pipeline.benchmark import rounds
 from pipeline.benchmark.samples import Plan, Samples, thin

@@ -21,7 +21,9 @@ X = InputSpec("x", "float32", ("batch", 4))
 BATCH = Dimension("batch", 1, 16)
 ONE = Interface((X,), (BATCH,), ("y",))
 TWO = Interface(
-    (InputSpec("first", "float32", ("batch", 3)), InputSpec("second", "float32", ("batch", 3))), (BATCH,), ("product", "sum")
+    (InputSpec("first", "float32", ("batch", 3)), InputSpec("second", "float32", ("batch", 3))),
+    (BATCH,),
+    ("product", "sum"),
 )
 FORMATS = ("torchscript", "onnx")
 RUNNERS = {"torchscript": "torchscript", "onnx": "onnxruntime-cpu"}
@@ -113,11 +115,12 @@ def test_onnx_has_the_names_dimensions_and_opset_of_the_config(tmp_path):
 
 
 def test_external_data_lies_beside_the_graph_and_is_loaded_from_there(tmp_path):
-    artifact = export(networks.Norm(), ONE, "onnx", tmp_path, external_data=True)
+    wide = torch.nn.Sequential(torch.nn.Linear(4, 300), torch.nn.Linear(300, 2))  # tiny tensors stay in the graph
+    artifact = export(wide, ONE, "onnx", tmp_path, external_data=True)
     assert [file.name for file in artifact.files] == ["model.onnx", "model.onnx.data"]
     case = cases.make(ONE, {"batch": 2}, seed=0, name="external")
-    want = expected(networks.Norm(), ONE, dict(case.inputs))["y"]
-    np.testing.assert_allclose(run(artifact, ONE, case.inputs)["y"], want, rtol=1e-5, atol=1e-5)
+    want = expected(wide, ONE, dict(case.inputs))["y"]
+    np.testing.assert_allclose(run(artifact, ONE, case.inputs)["y"], want, rtol=1e-4, atol=1e-4)
 
 
 def test_skipping_the_decomposition_pass_changes_no_result(tmp_path, monkeypatch):

@@ -13,7 +13,9 @@ RNG = np.random.default_rng(0)
 
 def reference(values, noise=None, dtypes=None):
     noise = noise or {name: np.full(value.shape, 1e-7) for name, value in values.items()}
-    dtypes = dtypes or {name: "float32" if value.dtype == np.float64 else value.dtype.name for name, value in values.items()}
+    dtypes = dtypes or {
+        name: "float32" if value.dtype == np.float64 else value.dtype.name for name, value in values.items()
+    }
     return Reference(values, noise, dtypes)
 
 
@@ -160,5 +162,7 @@ def test_an_empty_output_passes_when_it_is_empty_here_too():
 
 def test_the_worst_finding_is_the_one_furthest_over_its_own_limit():
     exact = RNG.standard_normal((2, 3))
-    findings = judge(reference({"a": exact, "b": exact}), {"a": exact.astype(np.float32), "b": (exact * 2).astype(np.float32)})
+    findings = judge(
+        reference({"a": exact, "b": exact}), {"a": exact.astype(np.float32), "b": (exact * 2).astype(np.float32)}
+    )
     assert worst(findings).output == "b"

@@ -18,7 +18,10 @@ ARRAYS = st.sampled_from(DTYPES).flatmap(
 SCALARS = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5)
 DOCUMENTS = st.recursive(
     SCALARS | ARRAYS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4).filter(lambda key: key != "$array"), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=4).filter(lambda key: key != "$array"), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from pipeline.errors import ExportError
-from pipeline.release import canonical
+from pipeline.exporters import canonical
 
 IDENTITY = {"name": "tiny", "weights_sha256": "ab" * 32}
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -148,7 +148,7 @@ def test_a_file_of_another_kind_is_an_export_error(tmp_path, write):
 _EXPORTER = """
 import sys, torch
 from pathlib import Path
-from pipeline.release import canonical
+from pipeline.exporters import canonical
 
 class Net(torch.nn.Module):
     def __init__(self):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
-from pipeline.release import bundle, canonical
+from pipeline.exporters import canonical
+from pipeline.release import bundle
 from pipeline.release.bundle import ModelFile, ReleaseContent
 from pipeline.release.standalone import Golden, GoldenCase
 from pipeline.types import Dimension, InputSpec, Interface

@@ -54,8 +54,7 @@ class Stripped:
 def onnx_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> Stripped:
     """Write an ONNX model's canonical form to `target`, its external weights, if any, to `target`.data.
 
-    Removes stack traces and whatever metadata or doc string holds a path; sorts the rest; adds the identity.
-    Returns the nodes' stack traces, name scopes and class hierarchies. Raises ExportError if it is no ONNX model.
+    Raises ExportError if it is no ONNX model.
     """
     import onnx
 
@@ -63,6 +62,17 @@ def onnx_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> Str
         model = onnx.load(str(source), load_external_data=False)
     except import_module("google.protobuf.message").DecodeError as error:
         raise ExportError(f"{source.name} is not an ONNX model: {error}") from error
+    return onnx_model(model, source.parent, target, identity=identity)
+
+
+def onnx_model(model: onnx.ModelProto, folder: Path, target: Path, *, identity: Mapping[str, str]) -> Stripped:
+    """Write a loaded model's canonical form to `target`; its external weights, if any, lie in `folder`.
+
+    Removes stack traces and whatever metadata or doc string holds a path; sorts the rest; adds the identity.
+    Changes `model`. Returns the nodes' stack traces, name scopes and class hierarchies.
+    """
+    import onnx
+
     messages = list(_messages(model))
     nodes = _explanations(message for message in messages if isinstance(message, onnx.NodeProto))
     for message in messages:
@@ -72,7 +82,7 @@ def onnx_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> Str
     _sort_metadata(model)
     with disk_errors(target):
         tensors = [message for message in messages if isinstance(message, onnx.TensorProto)]
-        weights = _write_external(tensors, source.parent, target.with_name(f"{target.name}.data"))
+        weights = _write_external(tensors, folder, target.with_name(f"{target.name}.data"))
         target.write_bytes(model.SerializeToString(deterministic=True))
     return Stripped((target, *weights), nodes)
 

@@ -1,0 +1,206 @@
+"""A zip archive's directory, read by ourselves so that every reader of the file must agree with it.
+
+Layout: PKWARE APPNOTE.TXT 6.3.10, sections 4.3.7 (local header), 4.3.12 (directory), 4.3.14–4.3.16 (ends, zip64).
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UnsafeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from mmap import mmap
+
+MAX_ENTRIES = 400_000
+
+_END = struct.Struct("<4s4H2LH")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCATOR64 = struct.Struct("<4sLQL")
+_DIRECTORY = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_ENCRYPTED, _DESCRIPTOR = 0x1, 0x8
+_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
+_CHUNK_BYTES = 1 << 24
+
+
+class BrokenArchiveError(ValueError):
+    """No directory, or one that does not describe the file: cut off or damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of the archive, as its directory tells; `header` is where its local header starts."""
+
+    name: str
+    header: int
+    size: int
+    packed_size: int
+    method: int
+    flags: int
+    crc: int
+
+
+def directory(data: mmap) -> tuple[Entry, ...]:
+    """Return the entries of the directory at the end of `data`; raises BrokenArchiveError where there is none."""
+    try:
+        return tuple(_entries(data))
+    except (struct.error, IndexError) as error:
+        raise BrokenArchiveError(f"its directory is damaged: {error}") from error
+
+
+def _entries(data: mmap) -> Iterator[Entry]:
+    start, size, count = _end(data)
+    if start + size > len(data) or count * _DIRECTORY.size > size:
+        raise BrokenArchiveError("its directory lies outside the file")
+    if count > MAX_ENTRIES:
+        raise UnsafeError(f"the archive lists {count:,} entries, more than {MAX_ENTRIES:,}", hint="do not load it")
+    position = start
+    for _ in range(count):
+        (magic, _made, _needed, flags, method, _time, _date, crc, packed, full, name_size, extra_size, comment_size,
+         _disk, _internal, _external, header) = _DIRECTORY.unpack_from(data, position)  # fmt: skip
+        if magic != b"PK\x01\x02":
+            raise BrokenArchiveError("its directory is damaged")
+        name_start = position + _DIRECTORY.size
+        extra_start = name_start + name_size
+        name = data[name_start:extra_start].decode("utf-8", "surrogateescape")
+        wide = _zip64(data[extra_start : extra_start + extra_size], (full, packed, header))
+        yield Entry(name, wide[2], wide[0], wide[1], method, flags, crc)
+        position = extra_start + extra_size + comment_size
+    if position != start + size:
+        raise BrokenArchiveError("its directory is longer than its entries")
+
+
+def _end(data: mmap) -> tuple[int, int, int]:
+    """Return the directory's start, size in bytes and number of entries."""
+    found = data.rfind(b"PK\x05\x06", max(0, len(data) - _END.size - _FULL16))
+    if found < 0:
+        raise BrokenArchiveError("it lacks the directory that ends every archive")
+    *_, count, size, start, comment_size = _END.unpack_from(data, found)
+    if found + _END.size + comment_size != len(data):
+        raise BrokenArchiveError("bytes follow its end")
+    locator = found - _LOCATOR64.size
+    if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
+        *_, end64, _disks = _LOCATOR64.unpack_from(data, locator)
+        magic, *_, count, size, start = _END64.unpack_from(data, end64)
+        if magic != b"PK\x06\x06":
+            raise BrokenArchiveError("its zip64 end is damaged")
+    return start, size, count
+
+
+def _zip64(extra: bytes, values: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Replace sizes and offset of 0xFFFFFFFF by those of the zip64 field."""
+    if _FULL32 not in values:
+        return values
+    while len(extra) >= 4:
+        tag, size = struct.unpack_from("<2H", extra)
+        if tag == 1:
+            wide = iter(struct.unpack(f"<{size // 8}Q", extra[4 : 4 + size // 8 * 8]))
+            size_wide, packed_wide, header_wide = (next(wide, v) if v == _FULL32 else v for v in values)
+            return size_wide, packed_wide, header_wide
+        extra = extra[4 + size :]
+    return values
+
+
+def start_of(data: mmap, entry: Entry) -> int:
+    """Return where the entry's bytes start."""
+    name_size, extra_size = struct.unpack_from("<2H", data, entry.header + _LOCAL.size - 4)
+    return entry.header + _LOCAL.size + int(name_size) + int(extra_size)
+
+
+def content(data: mmap, entry: Entry, limit: int) -> bytes:
+    """Return a stored entry's bytes; raises UnsafeError above `limit` bytes and for a compressed entry."""
+    if entry.method != 0:
+        raise UnsafeError(f"{entry.name} is compressed; weights are stored as they are", hint=_NOT_TORCH)
+    if entry.size > limit:
+        raise UnsafeError(f"{entry.name} holds {entry.size:,} bytes, more than {limit:,}", hint="do not load it")
+    start = start_of(data, entry)
+    return data[start : start + entry.size]
+
+
+def require_plain(data: mmap, entries: Sequence[Entry], name: str) -> None:
+    """Refuse an archive that two readers could read differently, or that grows when it is read.
+
+    Raises UnsafeError naming the entry: duplicate or outside names, compressed, encrypted or overlapping entries, local
+    headers that contradict the directory.
+    """
+    seen: set[str] = set()
+    taken: list[tuple[int, int, str]] = []
+    for entry in entries:
+        problem = _name_problem(entry.name, seen) or _packing_problem(entry) or _header_problem(data, entry)
+        if problem:
+            raise UnsafeError(f"{name}: entry {entry.name!r:.80} {problem}", hint=_NOT_TORCH)
+        seen.add(entry.name.casefold())
+        start = start_of(data, entry)
+        taken.append((entry.header, start + entry.size, entry.name))
+    taken.sort()
+    for (_, end, first), (begin, _, second) in itertools.pairwise(taken):
+        if begin < end:
+            raise UnsafeError(f"{name}: entries {first!r} and {second!r} share bytes", hint=_NOT_TORCH)
+    if taken and taken[0][0] != 0:
+        raise UnsafeError(f"{name}: {taken[0][0]:,} bytes stand before the archive", hint=_NOT_TORCH)
+
+
+_NOT_TORCH = "torch.save writes no such file: it was altered, so do not load it; get it again from its maker"
+
+
+def _name_problem(name: str, seen: set[str]) -> str | None:
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts or name.startswith(("/", "\\")) or ":" in parts[0]:
+        return "would be written outside its folder when unpacked"
+    if any(ord(character) < 32 for character in name):
+        return "has a control character in its name"
+    # torch looks entries up without regard to upper and lower case.
+    if name.casefold() in seen:
+        return "is there twice: what one reader checks, another does not read"
+    return None
+
+
+def _packing_problem(entry: Entry) -> str | None:
+    if entry.flags & _ENCRYPTED:
+        return "is encrypted"
+    if entry.method != 0:
+        return f"is compressed ({entry.packed_size:,} bytes become {entry.size:,}); weights are stored as they are"
+    if entry.packed_size != entry.size:
+        return f"has two sizes, {entry.packed_size:,} and {entry.size:,} bytes"
+    return None
+
+
+def _header_problem(data: mmap, entry: Entry) -> str | None:
+    if entry.header + _LOCAL.size > len(data):
+        return "lies outside the file"
+    magic, _needed, flags, method, _time, _date, _crc, packed, size, name_size, _ = _LOCAL.unpack_from(
+        data, entry.header
+    )
+    local_name = data[entry.header + _LOCAL.size : entry.header + _LOCAL.size + name_size]
+    if magic != b"PK\x03\x04" or local_name != entry.name.encode("utf-8", "surrogateescape"):
+        return f"is called {local_name.decode(errors='replace')!r:.80} where its bytes are"
+    if (method, flags & _ENCRYPTED) != (entry.method, entry.flags & _ENCRYPTED):
+        return "is packed in another way than the directory says"
+    unknown = (0, _FULL32) if flags & _DESCRIPTOR else (_FULL32,)
+    if any(here not in (entry.size, *unknown) for here in (packed, size)):
+        return f"has two sizes, {size:,} and {entry.size:,} bytes"
+    if start_of(data, entry) + entry.size > len(data):
+        return "lies outside the file"
+    return None
+
+
+def damaged(data: mmap, entries: Sequence[Entry]) -> str | None:
+    """Return the name of the first entry whose bytes do not match its checksum.
+
+    torch can leave checksums out (`set_crc32_options`): where all are zero, nothing can be said.
+    """
+    if all(entry.crc == 0 for entry in entries):
+        return None
+    for entry in entries:
+        start, crc = start_of(data, entry), 0
+        for position in range(start, start + entry.size, _CHUNK_BYTES):
+            crc = zlib.crc32(data[position : min(position + _CHUNK_BYTES, start + entry.size)], crc)
+        if crc != entry.crc:
+            return entry.name
+    return None

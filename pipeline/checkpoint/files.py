@@ -1,0 +1,83 @@
+"""A weights file on disk: that it is there, its bytes without reading them all, its digest."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import mmap
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pipeline.errors import WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".pt2", ".onnx", ".npz", ".npy", ".h5", ".keras", ".gguf",
+            ".th", ".tar", ".index.json")  # fmt: skip
+"""How names of weights files end; used to list what lies beside a missing one, never to tell what a file is."""
+
+_LISTED = 8
+_CHUNK_BYTES = 1 << 20
+
+
+def require_file(path: Path) -> None:
+    """Raise WeightsError unless `path` is a regular file; the hint lists the weights files beside it."""
+    if path.is_file():
+        return
+    if path.is_dir():
+        inside = weights_beside(path)
+        raise WeightsError(
+            f"{path} is a folder, not a weights file",
+            hint=f"name one of its files: {_listed(inside)}" if inside else "it holds no weights file either",
+        )
+    if path.exists():
+        raise WeightsError(f"{path} is not a regular file", hint="copy its contents into a file first")
+    raise WeightsError(f"there is no file {path}", hint=_hint(path))
+
+
+def weights_beside(folder: Path) -> list[str]:
+    """Return the names in `folder` that end like those of weights files."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if entry.name.lower().endswith(SUFFIXES))
+    except OSError:
+        return []
+
+
+def _hint(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist either"
+    beside = weights_beside(path.parent)
+    if not beside:
+        return f"there are no weights files in {path.parent}"
+    close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.5)
+    nearest = f"did you mean {close[0]}? " if close else ""
+    return f"{nearest}{path.parent} holds {_listed(beside)}"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap]:
+    """Give the bytes of a file that is not empty, read only when looked at; raises WeightsError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}", hint="check that it is readable and not empty") from error
+    with data:
+        yield data
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal; raises WeightsError if it is missing."""
+    require_file(path)
+    made = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            made.update(chunk)
+    return made.hexdigest()

@@ -1,0 +1,206 @@
+"""Why a state dict does not fit a network, and the smallest change of its arguments that makes it fit."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.checkpoint.difference import Shape, difference_of
+from pipeline.checkpoint.search import Search
+from pipeline.checkpoint.symptoms import symptoms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import torch
+
+
+_WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes that DataParallel and torch.compile add: never a part of the network itself."""
+
+_LISTED = 12
+
+
+# Prefixes
+
+
+def align(
+    tensors: Mapping[str, torch.Tensor], expected: Iterable[str]
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Return `tensors` under the names a network expects, and what was done in plain sentences.
+
+    Prefixes are removed where more names then match; BatchNorm's step counters, which old files lack and inference never
+    reads, are added as zeros. Nothing is dropped: whether the rest fits is for `explain` to say.
+    """
+    wanted = set(expected)
+    named = {key: key for key in tensors}
+    notes: list[str] = []
+    while (step := _best_removal(named, wanted)) is not None:
+        prefix, renamed = step
+        changed = sum(old != new for old, new in zip(named, renamed, strict=True))
+        notes.append(f"removed prefix {prefix!r} from {changed} of {len(named)} keys")
+        named = renamed
+    aligned = {name: tensors[key] for name, key in named.items()}
+    return _with_counters(aligned, wanted, notes), tuple(notes)
+
+
+def _best_removal(named: Mapping[str, str], wanted: set[str]) -> tuple[str, dict[str, str]] | None:
+    """Return the prefix whose removal makes the most additional names match, with the names after it."""
+    matching = sum(name in wanted for name in named)
+    best: tuple[int, str, dict[str, str]] | None = None
+    for prefix in _prefixes(named):
+        renamed = {_without(name, prefix): key for name, key in named.items()}
+        if len(renamed) != len(named):
+            continue
+        gained = sum(name in wanted for name in renamed) - matching
+        is_wrapper = prefix in _WRAPPERS and not any(prefix in name for name in wanted)
+        if (gained > 0 or (is_wrapper and gained == 0)) and (best is None or gained > best[0]):
+            best = gained, prefix, renamed
+    return best and (best[1], best[2])
+
+
+def _prefixes(named: Iterable[str]) -> list[str]:
+    # Every leading run of components: "model.", "model.encoder." …
+    found: dict[str, None] = {}
+    for name in named:
+        parts = name.split(".")[:-1]
+        found |= dict.fromkeys(".".join(parts[:count]) + "." for count in range(1, min(len(parts), 4) + 1))
+        found |= {wrapper: None for wrapper in _WRAPPERS if wrapper in name}
+    return list(found)[:200]
+
+
+def _without(name: str, prefix: str) -> str:
+    if prefix in _WRAPPERS:
+        # torch.compile and DataParallel may wrap an inner module, so that the word stands in the middle.
+        return "".join(part + "." for part in name.split(".")[:-1] if part + "." != prefix) + name.rpartition(".")[2]
+    return name.removeprefix(prefix)
+
+
+def _with_counters(tensors: dict[str, torch.Tensor], wanted: set[str], notes: list[str]) -> dict[str, torch.Tensor]:
+    lacking = [name for name in sorted(wanted - tensors.keys()) if _is_counter(name, tensors)]
+    if not lacking:
+        return tensors
+    import torch
+
+    notes.append(
+        f"added num_batches_tracked to {len(lacking)} BatchNorm layers: older files lack it, inference ignores it"
+    )
+    return tensors | {name: torch.tensor(0) for name in lacking}
+
+
+def _is_counter(name: str, tensors: Mapping[str, Any]) -> bool:
+    module, _, last = name.rpartition(".")
+    return last == "num_batches_tracked" and f"{module}.running_mean".removeprefix(".") in tensors
+
+
+# Misfits
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """How a state dict differs from a network, and what was found about it.
+
+    `misshaped` holds (name, found shape, expected shape). `changes` are argument values with which it fits strictly, as
+    tested by building the network; None where none was found. `closest` is the best that was tried instead, with the
+    number of names that still differ.
+    """
+
+    owner: str
+    weights_name: str
+    arguments: Mapping[str, Any]
+    missing: Mapping[str, Shape]
+    unexpected: Mapping[str, Shape]
+    misshaped: tuple[tuple[str, Shape, Shape], ...]
+    changes: Mapping[str, Any] | None = None
+    closest: tuple[Mapping[str, Any], int] | None = None
+    notes: tuple[str, ...] = ()
+
+    def message(self, where: Callable[[str], str]) -> str:
+        """Return the explanation: the fix or the closest, then all keys; `where` gives a config key's file:line:column."""
+        return "\n".join([self._headline(where), *self.notes, *self._lists()])
+
+    def _headline(self, where: Callable[[str], str]) -> str:
+        if self.changes is not None:
+            fixes = ", ".join(
+                f"set model.arguments.{name} to {value!r} ({where(f'model.arguments.{name}')})"
+                for name, value in self.changes.items()
+            )
+            return f"{self._first()}: {fixes}"
+        sentence = f"{self._first()}; no value of model.arguments was found with which it fits"
+        if self.closest is None:
+            return sentence
+        tried = ", ".join(f"{name}={value!r}" for name, value in self.closest[0].items())
+        return f"{sentence} (closest: {tried} leaves {self.closest[1]} names that differ)"
+
+    def _first(self) -> str:
+        """Return the first difference, with the arguments that matter."""
+        shown = self.changes if self.changes is not None else dict(itertools.islice(self.arguments.items(), 4))
+        values = ", ".join(f"{name}={self.arguments[name]!r:.60}" for name in shown if name in self.arguments)
+        network = f"{self.owner}({values})"
+        if self.misshaped:
+            name, found, expected = self.misshaped[0]
+            return f"{name} is {_shown(found)} in {self.weights_name} and {_shown(expected)} in {network}"
+        if self.missing:
+            return f"{next(iter(self.missing))} is in {network} and not in {self.weights_name}"
+        return f"{next(iter(self.unexpected))} is in {self.weights_name} and not in {network}"
+
+    def _lists(self) -> list[str]:
+        shaped = [f"{n} {_shown(f)} instead of {_shown(e)}" for n, f, e in self.misshaped]
+        parts = (("other shape", shaped), ("missing", list(self.missing)), ("unexpected", list(self.unexpected)))
+        return [f"{title} ({len(names)}): {_listed(names)}" for title, names in parts if names]
+
+
+def _shown(shape: Shape) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def explain(
+    expected: Mapping[str, Shape],
+    found: Mapping[str, Shape],
+    *,
+    arguments: Mapping[str, Any],
+    build_shapes: Callable[[Mapping[str, Any]], Mapping[str, Shape]] | None,
+    owner: str,
+    weights_name: str,
+) -> Misfit | None:
+    """Return why `found` (name → shape) does not fit `expected`, or None if it fits strictly.
+
+    `build_shapes` builds the network with other arguments (on meta tensors) and returns its names and shapes; it may
+    raise. A change is presented as the fix only if what it builds fits `found` strictly.
+    """
+    difference = difference_of(expected, found)
+    if difference.names == 0:
+        return None
+    search = Search(found, dict(arguments), build_shapes) if build_shapes is not None else None
+    changes = search.run(expected, difference) if search else None
+    undetermined = _undetermined(changes, search) if changes is not None and search else ()
+    return Misfit(
+        owner,
+        weights_name,
+        dict(arguments),
+        difference.missing,
+        difference.unexpected,
+        difference.misshaped,
+        changes=changes,
+        closest=search.closest(difference) if search and changes is None else None,
+        notes=(*undetermined, *symptoms(difference, expected, found)),
+    )
+
+
+def _undetermined(changes: Mapping[str, Any], search: Search) -> Iterator[str]:
+    """Say which of the values could as well be others: shapes alone do not tell, for example, a number of heads."""
+    for name, value in changes.items():
+        if type(value) is not int:
+            continue
+        others = [other for other in (value * 2, value // 2, value + 1) if other not in (0, value)]
+        if any(search.fits({**changes, name: other}) for other in others):
+            yield (
+                f"the shapes do not tell {name}: other values than {value} fit as well; take it from the code that "
+                "made the weights"
+            )

@@ -1,0 +1,149 @@
+"""Describe a file that somebody brought: what it is, what it holds, what to do next. Headers only, without torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.checkpoint import files, guess, headers, onnx_header
+from pipeline.checkpoint.kinds import REMEDIES, Kind
+from pipeline.errors import WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pipeline.checkpoint.headers import Header
+
+_MAX_POINTER_BYTES = 1024
+_EXPLANATIONS = {
+    Kind.STATE_DICT: "Named tensors saved with torch.save: the weights, without the network's code.",
+    Kind.STATE_DICT_LEGACY: "Named tensors saved with torch.save in the format before torch 1.6: the weights, without code.",
+    Kind.WRAPPED: "A training checkpoint: a state dict with other things around it.",
+    Kind.PICKLED_MODEL: "A whole model saved as Python objects: it loads only with its code, and loading it runs code.",
+    Kind.TORCH_OBJECT: "Something saved with torch.save that holds no state dict.",
+    Kind.PICKLE: "A pickle written by something other than torch.save.",
+    Kind.TORCHSCRIPT: "A TorchScript program: weights and code; it runs without the Python that made it.",
+    Kind.EXPORTED_PROGRAM: "A program saved by torch.export.save; loading it can run code from the file.",
+    Kind.ONNX: "An ONNX model: a graph with its weights, which onnxruntime runs.",
+    Kind.SAFETENSORS: "Named tensors in the safetensors format: the weights, without the network's code.",
+    Kind.SHARDED: "The index of a state dict that is spread over several files.",
+    Kind.NUMPY: "numpy arrays.",
+    Kind.HDF5: "An HDF5 file, as Keras and h5py write.",
+    Kind.TENSORFLOW: "The graph of a TensorFlow SavedModel; its weights lie in the folder variables/.",
+    Kind.GGUF: "A GGUF model for llama.cpp, usually quantised.",
+    Kind.TAR: "A tar archive; nothing in it was looked at.",
+    Kind.ZIP: "A zip archive that torch.save did not write.",
+    Kind.SEVEN_ZIP: "A 7z archive; nothing in it was looked at.",
+    Kind.GZIP: "A compressed file; nothing in it was looked at.",
+    Kind.LFS_POINTER: "A Git LFS pointer: it stands for a file that was not downloaded.",
+    Kind.HTML: "A web page saved in place of a file, often a login or error page.",
+    Kind.TEXT: "A text file.",
+    Kind.EMPTY: "An empty file.",
+    Kind.TRUNCATED: "A file that was cut off: its end is missing.",
+    Kind.UNKNOWN: "Of no kind that weighbridge knows.",
+}
+_WEIGHTS = {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENSORS, Kind.SHARDED}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDescription:
+    """One tensor: torch's name of its dtype, its shape, number of elements, and size in bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a file is and holds; `dataclasses.asdict` gives JSON values.
+
+    `elements` and `tensor_bytes` count tied tensors once. `wrapper` leads to the state dict, `beside` is what else was
+    there; `needs` are the classes that loading would import.
+    """
+
+    name: str
+    kind: str
+    explanation: str
+    size_bytes: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+    tensors: tuple[TensorDescription, ...] = ()
+    elements: int = 0
+    tensor_bytes: int = 0
+    tied: tuple[tuple[str, ...], ...] = ()
+    wrapper: str | None = None
+    beside: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    likely: str | None = None
+    next: tuple[str, ...] = ()
+
+
+def describe(path: Path, *, max_bytes: int | None = None) -> Description:
+    """Say what `path` is, from its headers; none of its code is run and no tensor data is read.
+
+    Raises WeightsError for a file that is missing or damaged, and UnsafeError for one made to run code or exhaust memory.
+    """
+    header = headers.read(path, max_bytes=max_bytes)
+    tensors, details = _contents(path, header)
+    groups = _groups(header)
+    counted = [group[0] for group in groups]
+    sizes = {tensor.name: tensor for tensor in tensors}
+    wrapped = header.wrapped
+    return Description(
+        path.name,
+        str(header.kind),
+        _EXPLANATIONS[header.kind],
+        header.size_bytes,
+        details=details,
+        tensors=tensors,
+        elements=sum(sizes[name].elements for name in counted) if groups else sum(t.elements for t in tensors),
+        tensor_bytes=sum(sizes[name].nbytes for name in counted) if groups else sum(t.nbytes for t in tensors),
+        tied=tuple(group for group in groups if len(group) > 1),
+        wrapper=".".join(wrapped.path) if wrapped and wrapped.path else None,
+        beside=(*wrapped.beside, *wrapped.ignored, *wrapped.choices) if wrapped else (),
+        needs=tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *header.needs])),
+        likely=guess.likely({tensor.name: tensor.shape for tensor in tensors}) if header.kind in _WEIGHTS else None,
+        next=_next(path, header),
+    )
+
+
+def _contents(path: Path, header: Header) -> tuple[tuple[TensorDescription, ...], dict[str, Any]]:
+    """Return tensors and format details, for ONNX and pointers from their own headers."""
+    if header.kind is Kind.ONNX:
+        with files.mapped(path) as data:
+            try:
+                model = onnx_header.read(data)
+            except onnx_header.MalformedFieldError as error:
+                raise WeightsError(f"{path.name} is damaged: {error}", hint="copy or download it again") from error
+        return tuple(TensorDescription(*tensor) for tensor in model.tensors), model.facts()
+    if header.kind is Kind.LFS_POINTER:
+        lines = path.read_bytes()[:_MAX_POINTER_BYTES].decode(errors="replace").splitlines()
+        return (), {key: value for key, _, value in (line.partition(" ") for line in lines) if key in ("oid", "size")}
+    made = tuple(TensorDescription(t.name, t.dtype, t.shape, t.elements, t.nbytes) for t in header.tensors)
+    return made, dict(header.facts)
+
+
+def _groups(header: Header) -> list[tuple[str, ...]]:
+    """Return the names of each distinct tensor."""
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
+    for tensor in header.tensors:
+        groups[tensor.memory or f"={tensor.name}", tensor.shape].append(tensor.name)
+    return [tuple(names) for names in groups.values()]
+
+
+def _next(path: Path, header: Header) -> tuple[str, ...]:
+    """Return what to do with it, as commands where there is one."""
+    if header.kind in _WEIGHTS:
+        return (
+            f"write a config like configs/simplenet.yaml: your network's class, and {path.name} as model.weights",
+            "weighbridge check CONFIG",
+            "weighbridge export CONFIG",
+        )
+    if header.kind in (Kind.ONNX, Kind.TORCHSCRIPT):
+        return (f"weighbridge parity CONFIG --candidate {path.name}",)
+    remedy = REMEDIES.get(header.kind)
+    return (remedy,) if remedy else ()

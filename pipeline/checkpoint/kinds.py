@@ -1,0 +1,304 @@
+"""What kind of file this is, told from its contents, without torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickletools
+from enum import StrEnum
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from pipeline.checkpoint import archive, files, pickles, protobuf, wrappers
+from pipeline.errors import UnsafeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from mmap import mmap
+    from pathlib import Path
+
+
+class Kind(StrEnum):
+    """The kinds of file that people bring; the value is what messages call it."""
+
+    STATE_DICT = "state dict"
+    STATE_DICT_LEGACY = "state dict (legacy format)"
+    WRAPPED = "checkpoint with a state dict inside"
+    PICKLED_MODEL = "whole pickled model"
+    TORCH_OBJECT = "torch file without a state dict"
+    PICKLE = "pickle that torch.save did not write"
+    TORCHSCRIPT = "TorchScript program"
+    EXPORTED_PROGRAM = "exported program (.pt2)"
+    ONNX = "ONNX model"
+    SAFETENSORS = "safetensors"
+    SHARDED = "index of a sharded checkpoint"
+    NUMPY = "numpy arrays"
+    HDF5 = "HDF5 or Keras file"
+    TENSORFLOW = "TensorFlow SavedModel"
+    GGUF = "GGUF model"
+    TAR = "tar archive"
+    ZIP = "zip archive"
+    SEVEN_ZIP = "7z archive"
+    GZIP = "compressed file"
+    LFS_POINTER = "Git LFS pointer"
+    HTML = "HTML page"
+    TEXT = "text file"
+    EMPTY = "empty file"
+    TRUNCATED = "truncated file"
+    UNKNOWN = "unknown file"
+
+
+TORCH_KINDS = frozenset({Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.PICKLED_MODEL, Kind.TORCH_OBJECT})
+SAVE = "torch.save(model.state_dict(), 'weights.pth')"
+"""How to save the weights alone."""
+
+_UNPACK = "unpack it and name the weights file inside"
+REMEDIES = {
+    Kind.PICKLED_MODEL: f"in the code that made it, load it and save its weights alone: {SAVE}",
+    Kind.TORCH_OBJECT: f"save the network's state dict: {SAVE}",
+    Kind.PICKLE: f"save the weights with torch.save, not with pickle: {SAVE}",
+    Kind.TORCHSCRIPT: "in the code that made it, save the weights beside it: torch.save(module.state_dict(), "
+    "'weights.pth'); to compare the program itself, use weighbridge parity CONFIG --candidate FILE",
+    Kind.EXPORTED_PROGRAM: "in the code that made it, save the weights beside it: torch.save(program.state_dict, "
+    "'weights.pth')",
+    Kind.ONNX: "a release is made from the state dict that it was exported from (.pth or .safetensors); to compare this "
+    "file with the network, use weighbridge parity CONFIG --candidate FILE",
+    Kind.NUMPY: "convert it: torch.save({name: torch.from_numpy(array) for name, array in numpy.load(file).items()}, "
+    "'weights.pth')",
+    Kind.HDF5: "Keras weights do not carry over by themselves: convert them to a PyTorch state dict first",
+    Kind.TENSORFLOW: "TensorFlow weights do not carry over by themselves: convert them to a PyTorch state dict first",
+    Kind.GGUF: "take the original .safetensors that it was quantised from",
+    Kind.TAR: _UNPACK,
+    Kind.ZIP: _UNPACK,
+    Kind.SEVEN_ZIP: _UNPACK,
+    Kind.GZIP: _UNPACK,
+    Kind.LFS_POINTER: "it only names the weights: fetch them with `git lfs pull`",
+    Kind.HTML: "a web page was saved in place of the weights, often a login page: download the file itself",
+    Kind.TEXT: "name the weights file (.pth, .pt or .safetensors)",
+    Kind.EMPTY: "the copy or download failed, or saving never ended: get it again",
+    Kind.TRUNCATED: "it was cut off on its way: copy or download it again",
+    Kind.UNKNOWN: "name a state dict saved with torch.save or safetensors",
+}
+"""What to do with a file that is no state dict."""
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+MAX_PICKLE_BYTES = 256 * 2**20
+
+_MAX_INDEX_BYTES = 64 * 2**20
+_MAX_ONNX_VERSION = 100
+_OPCODES = {opcode.code.encode("latin-1") for opcode in pickletools.opcodes}
+_HIGHEST_PROTOCOL = max(opcode.proto for opcode in pickletools.opcodes)
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+_MAGICS = (
+    (b"\x93NUMPY", Kind.NUMPY),
+    (b"\x89HDF\r\n\x1a\n", Kind.HDF5),
+    (b"GGUF", Kind.GGUF),
+    (b"7z\xbc\xaf\x27\x1c", Kind.SEVEN_ZIP),
+    *((magic, Kind.GZIP) for magic in _COMPRESSED),
+    (b"version https://git-lfs.github.com/spec/", Kind.LFS_POINTER),
+)
+
+
+def identify(path: Path) -> Kind:
+    """Say what `path` is by its contents; nothing in it is run, and tensor data is not read.
+
+    Raises WeightsError if there is no such file; its hint lists what lies beside it.
+    """
+    files.require_file(path)
+    if path.stat().st_size == 0:
+        return Kind.EMPTY
+    with files.mapped(path) as data:
+        kind = container(data)
+        if kind not in (Kind.STATE_DICT, Kind.STATE_DICT_LEGACY):
+            return kind
+        try:
+            return of_pickle(read_pickle(data, kind), legacy=kind is Kind.STATE_DICT_LEGACY)
+        except (pickles.MalformedError, archive.BrokenArchiveError):
+            return Kind.TRUNCATED
+        except (pickles.TooLargeError, UnsafeError):
+            return Kind.UNKNOWN
+
+
+def container(data: mmap) -> Kind:
+    """Say what the outermost format is; STATE_DICT and STATE_DICT_LEGACY stand for whatever torch.save wrote."""
+    for magic, kind in _MAGICS:
+        if data[: len(magic)] == magic:
+            return kind
+    if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _zip_kind(data)
+    if data[257:262] == b"ustar":
+        return Kind.TAR
+    for recognise in (_safetensors_kind, _pickle_kind, _protobuf_kind, _text_kind):
+        found = recognise(data)
+        if found is not None:
+            return found
+    return Kind.UNKNOWN
+
+
+def _zip_kind(data: mmap) -> Kind:
+    try:
+        entries = archive.directory(data)
+    except archive.BrokenArchiveError:
+        return Kind.TRUNCATED
+    except UnsafeError:
+        return Kind.ZIP
+    return kind_of_names([entry.name for entry in entries])
+
+
+def kind_of_names(names: Sequence[str]) -> Kind:
+    """Say what a zip archive is from the names in it."""
+    # torch looks entries up without regard to upper and lower case.
+    inner = {name.partition("/")[2].casefold() for name in names}
+    if "archive_format" in inner or "models/model.json" in inner or "serialized_exported_program.json" in names:
+        return Kind.EXPORTED_PROGRAM
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        return Kind.TORCHSCRIPT
+    if "data.pkl" in inner:
+        return Kind.STATE_DICT
+    if names and all(name.endswith(".npy") for name in names):
+        return Kind.NUMPY
+    return Kind.HDF5 if "model.weights.h5" in names else Kind.ZIP
+
+
+def _safetensors_kind(data: mmap) -> Kind | None:
+    if data[8:10] not in (b'{"', b"{}", b"{ ", b"{\n"):
+        return None
+    size = int.from_bytes(data[:8], "little")
+    # A header of text would read as an enormous size; that is then a JSON file with 8 characters before its brace.
+    if data[:8].isascii() and data[:8].decode("ascii").isprintable():
+        return None
+    return Kind.TRUNCATED if len(data) < 8 + size <= MAX_PICKLE_BYTES else Kind.SAFETENSORS
+
+
+def _pickle_kind(data: mmap) -> Kind | None:
+    """Recognise a pickle by running over its opcodes; texts are none unless every opcode of theirs holds."""
+    binary = data[:1] == b"\x80" and data[1:2] <= bytes([_HIGHEST_PROTOCOL])
+    if data[:1] not in _OPCODES:
+        return None
+    try:
+        first = pickles.parse(_stream(data))
+    except pickles.TooLargeError:
+        return Kind.PICKLE
+    except pickles.MalformedError as error:
+        # A text may read as the names of globals, but it does not call them.
+        runs = any(how == "calls" for how in error.foreign.values())
+        return Kind.PICKLE if runs else _broken_pickle_kind(data) if binary else None
+    if first.value == LEGACY_MAGIC and type(first.value) is int:
+        return Kind.STATE_DICT_LEGACY
+    is_trivial = not binary and not first.foreign and not isinstance(first.value, dict | list | tuple)
+    return None if is_trivial else Kind.PICKLE
+
+
+def _broken_pickle_kind(data: mmap) -> Kind:
+    """Tell a pickle that is cut off from one whose opcodes are complete but not for us."""
+    try:
+        for _ in pickletools.genops(cast("IO[bytes]", _stream(data))):
+            pass
+    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError):
+        return Kind.TRUNCATED
+    return Kind.PICKLE
+
+
+def _stream(data: mmap) -> mmap:
+    data.seek(0)
+    return data
+
+
+def _protobuf_kind(data: mmap) -> Kind | None:
+    """Recognise an ONNX ModelProto (onnx.proto) or a TensorFlow SavedModel (saved_model.proto)."""
+    if data[:1] != b"\x08":
+        return None
+    seen: dict[int, int] = {}
+    kind = None
+    try:
+        for found in protobuf.fields(data, 0, len(data)):
+            seen.setdefault(found.number, found.value)
+            if found.number > 40:
+                return None
+    except protobuf.MalformedFieldError:
+        kind = Kind.TRUNCATED if seen.keys() >= {1, 2} or 7 in seen else None
+    if 7 in seen and 0 < seen.get(1, 0) < _MAX_ONNX_VERSION:
+        return kind or Kind.ONNX
+    if seen.keys() == {1, 2} and seen[1] == 1:
+        return kind or Kind.TENSORFLOW
+    # Cut off inside the graph: version and producer are all that can be read.
+    return kind if kind and 0 < seen.get(1, 0) < _MAX_ONNX_VERSION else None
+
+
+def _text_kind(data: mmap) -> Kind | None:
+    head = data[:4096]
+    try:
+        text = head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # A character may be cut by the end of the piece that was read.
+        if len(head) < 4096 or error.start < len(head) - 4:
+            return None
+        text = head[: error.start].decode("utf-8-sig")
+    if "\x00" in text:
+        return None
+    lowered = text.lstrip().lower()
+    if lowered.startswith(("<!doctype html", "<html", "<head", "<body")) or "<html" in lowered[:1024]:
+        return Kind.HTML
+    return Kind.SHARDED if lowered.startswith("{") and shards(data) else Kind.TEXT
+
+
+def shards(data: mmap) -> dict[str, str] | None:
+    """Return tensor name → file of a shard index (`weight_map`, as Hugging Face writes it); None if it is none."""
+    if len(data) > _MAX_INDEX_BYTES:
+        return None
+    try:
+        index = json.loads(data[:])
+    except (ValueError, RecursionError):
+        return None
+    shard_of = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
+        return None
+    return shard_of
+
+
+def read_pickle(data: mmap, kind: Kind) -> pickles.Parsed:
+    """Return the records of the main pickle of what torch.save wrote.
+
+    Raises MalformedError or BrokenArchiveError for what is cut off, TooLargeError and UnsafeError for what is hostile.
+    """
+    if kind is Kind.STATE_DICT_LEGACY:
+        stream = _stream(data)
+        for _ in range(3):  # magic number, protocol version, system info
+            pickles.parse(stream)
+        return pickles.parse(stream)
+    entry = pickle_entry(archive.directory(data))
+    return pickles.parse(io.BytesIO(archive.content(data, entry, MAX_PICKLE_BYTES)))
+
+
+def pickle_entry(entries: Sequence[archive.Entry]) -> archive.Entry:
+    """Return the entry with the main pickle of what torch.save wrote."""
+    return next(entry for entry in entries if entry.name.partition("/")[2].casefold() == "data.pkl")
+
+
+def of_pickle(parsed: pickles.Parsed, *, legacy: bool) -> Kind:
+    """Say what a file is from the records of its main pickle."""
+    found = wrappers.unwrap(parsed.value, is_tensor)
+    if model_class(parsed.value) is not None:
+        return Kind.PICKLED_MODEL
+    if found is None:
+        return Kind.TORCH_OBJECT
+    if found.path:
+        return Kind.WRAPPED
+    return Kind.STATE_DICT_LEGACY if legacy else Kind.STATE_DICT
+
+
+def is_tensor(value: Any) -> bool:
+    """Tell whether a record is a tensor."""
+    return isinstance(value, pickles.Tensor)
+
+
+def model_class(value: Any) -> str | None:
+    """Return the class of a pickled nn.Module, at the top or under a wrapper's key; None if there is none."""
+    candidates = [value, *(value.values() if isinstance(value, dict) else ())]
+    return next((item.maker for item in candidates if _is_module(item)), None)
+
+
+def _is_module(value: Any) -> bool:
+    if not isinstance(value, pickles.Object):
+        return False
+    state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
+    return isinstance(state, dict) and "_modules" in state and "_parameters" in state

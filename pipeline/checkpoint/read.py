@@ -1,0 +1,207 @@
+"""Load a state dict: headers first, then torch with weights_only=True or safetensors, never anything else."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.checkpoint import archive, files, headers, kinds, wrappers
+from pipeline.checkpoint.files import digest
+from pipeline.checkpoint.kinds import Kind
+from pipeline.errors import UnsafeError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from pipeline.checkpoint.headers import Header
+
+__all__ = ["Checkpoint", "digest", "load"]
+
+_OWN_WARNINGS = (
+    "Detected pickle protocol",
+    "TypedStorage is deprecated",
+    "Sparse .* tensor support is in beta",
+    "Detected multiple devices",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A state dict on the CPU; `notes` say in plain sentences what was done to get it, `sha256` is the file's."""
+
+    tensors: Mapping[str, torch.Tensor]
+    kind: Kind
+    notes: tuple[str, ...]
+    sha256: str
+
+
+def load(path: Path, *, max_bytes: int | None = None) -> Checkpoint:
+    """Return the state dict in `path`, unwrapped, on the CPU; zip files and safetensors are mapped, not copied.
+
+    The digest of a sharded checkpoint is that of its index. Raises UnsafeError for what could run code or exhaust memory
+    (also above `max_bytes`), and WeightsError, with the fix, for everything else that is no state dict.
+    """
+    header = headers.read(path, max_bytes=max_bytes)
+    _require_weights(header, path)
+    found = _tensors(path, header)
+    notes = [*(header.wrapped.notes() if header.wrapped else ()), *_doubts(found)]
+    return Checkpoint(found, header.kind, tuple(notes), digest(path))
+
+
+def _require_weights(header: Header, path: Path) -> None:
+    """Raise WeightsError unless the header declares a state dict with data."""
+    if header.wrapped is not None and header.wrapped.choices:
+        names = ", ".join(header.wrapped.choices[:12])
+        raise WeightsError(
+            f"{path.name} holds several state dicts: {names}",
+            hint=f"save the one you want: torch.save(checkpoint[{header.wrapped.choices[0]!r}], 'weights.pth')",
+        )
+    loadable = {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENSORS, Kind.SHARDED}
+    if header.kind not in loadable:
+        raise WeightsError(f"{path.name} {_what(header)}", hint=kinds.REMEDIES[header.kind])
+    if not header.tensors:
+        raise WeightsError(f"{path.name} is a {header.kind} without any tensor", hint=f"save the weights: {kinds.SAVE}")
+    empty = [tensor.name for tensor in header.tensors if not tensor.has_data]
+    if empty:
+        raise WeightsError(
+            f"{path.name} holds {len(empty)} tensors without data (meta device), such as {empty[0]!r:.80}",
+            hint="load the weights before saving them",
+        )
+
+
+def _what(header: Header) -> str:
+    if header.kind is Kind.PICKLED_MODEL:
+        return f"is a whole pickled model ({header.model_class}), not a state dict: loading it would run its code"
+    if header.kind is Kind.TORCH_OBJECT:
+        holds = header.facts.get("holds", "nothing")
+        return "holds no tensor" if holds == "dict" else f"holds a {holds}, not a state dict"
+    article = "an" if header.kind[0].lower() in "aeiou" or header.kind is Kind.HTML else "a"
+    return f"is {article} {header.kind}, not a state dict"
+
+
+def _tensors(path: Path, header: Header) -> dict[str, torch.Tensor]:
+    if header.kind is Kind.SHARDED:
+        found: dict[str, torch.Tensor] = {}
+        for shard in header.facts["files"]:
+            found |= _tensors(path.parent / shard, headers.read(path.parent / shard))
+        return found
+    if header.kind is Kind.SAFETENSORS:
+        return _safetensors(path)
+    value = _torch_load(path, header)
+    unwrapped = wrappers.unwrap(value, _is_tensor)
+    if unwrapped is None:
+        raise WeightsError(f"{path.name} changed while it was read", hint="run again")
+    return {key: _plain(tensor) for key, tensor in unwrapped.tensors.items()}
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path.name} cannot be read: {error}", hint="copy or download it again") from error
+
+
+def _torch_load(path: Path, header: Header) -> Any:
+    """Call torch.load(weights_only=True); there is no second attempt with anything less."""
+    import torch
+
+    is_zip = header.facts["format"] == "torch.save (zip)"
+    if is_zip:
+        _require_checksums(path)
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        for text in _OWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=text)
+        # Indices outside a sparse tensor would be read as addresses.
+        stack.enter_context(torch.sparse.check_sparse_tensor_invariants())  # type: ignore[no-untyped-call]
+        if header.has_numpy_scalars:
+            stack.enter_context(torch.serialization.safe_globals(_numpy_globals()))
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        except pickle.UnpicklingError as error:
+            reason = str(error).partition("WeightsUnpickler error:")[2].strip() or str(error)
+            raise UnsafeError(
+                f"{path.name} is refused by torch.load(weights_only=True): {reason.splitlines()[0][:200]}",
+                hint=f"save it again where it was made: {kinds.SAVE}",
+            ) from error
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            AssertionError,
+            EOFError,
+            OSError,
+        ) as error:
+            raise WeightsError(
+                f"{path.name} cannot be read: {str(error).splitlines()[0][:200]}", hint="copy or download it again"
+            ) from error
+
+
+def _require_checksums(path: Path) -> None:
+    # torch checks none, so that a flipped bit would load silently.
+    with files.mapped(path) as data:
+        name = archive.damaged(data, archive.directory(data))
+    if name is not None:
+        raise WeightsError(
+            f"{path.name} is damaged: {name} does not match its checksum", hint="copy or download it again"
+        )
+
+
+def _numpy_globals() -> list[Any]:
+    """Return what numpy numbers (a best accuracy, a learning rate) are made of; the header check saw their dtypes."""
+    import numpy as np
+
+    multiarray: Any = importlib.import_module(
+        "numpy._core.multiarray" if np.__version__ >= "2" else "numpy.core.multiarray"
+    )
+    kinds_of_number = (type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?FD")
+    scalar = multiarray.scalar
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        *dict.fromkeys(kinds_of_number),
+    ]
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor without gradient history: parameters become the tensors they hold."""
+    return tensor.detach()
+
+
+def _doubts(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Say which tensors hold NaN or infinities; they are loaded all the same."""
+    import torch
+
+    made = []
+    for word, test in (("NaN", torch.isnan), ("infinite values", torch.isinf)):
+        names = [name for name, tensor in tensors.items() if _any(tensor, test)]
+        if names:
+            made.append(f"{len(names)} of {len(tensors)} tensors hold {word}, such as {names[0]!r}")
+    return made
+
+
+def _any(tensor: torch.Tensor, test: Any) -> bool:
+    if tensor.is_quantized or not (tensor.is_floating_point() or tensor.is_complex()):
+        return False
+    values = tensor.coalesce().values() if tensor.is_sparse else tensor
+    # Eight-bit floats have no test of their own.
+    return bool(test(values.float() if values.element_size() == 1 else values).any())
