@@ -18,6 +18,7 @@ _ATTENTION = re.compile(
     r"|(?:^|\.)in_proj_weight$"
 )
 _RECURRENT = re.compile(r"weight_hh(?:_l(?P<layer>\d+))?(?P<reverse>_reverse)?$")
+_VOCABULARY = re.compile(r"word_embeddings|wte|tok(?:en)?_emb|embed_tokens|shared")
 _INDEX = re.compile(r"\.(\d+)\.")
 
 
@@ -33,7 +34,7 @@ def _transformer(shapes: Mapping[str, Shape]) -> str | None:
     # A fused matrix is a multiple of the width on one side, so that the smaller side is the width.
     width = max(min(shape) for shape in found.values())
     layers = {match.group(1) for name in found if (match := _INDEX.search(f".{name}"))}
-    vocabulary = [s[0] for n, s in shapes.items() if len(s) == 2 and s[1] == width and re.search("word_emb|wte|tok", n)]
+    vocabulary = [s[0] for n, s in shapes.items() if len(s) == 2 and s[1] == width and _VOCABULARY.search(n)]
     parts = [f"width {width}", f"{len(layers) or 1} layers", *(f"vocabulary {size}" for size in vocabulary[:1])]
     return f"a transformer: {', '.join(parts)} (the number of heads is not in the shapes)"
 

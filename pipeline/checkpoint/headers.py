@@ -363,7 +363,9 @@ def _sharded(shard_of: Mapping[str, str], path: Path, max_bytes: int | None) -> 
     for shard in names:
         header = _header(path.parent / shard, max_bytes, may_be_index=False)
         if header.kind not in (Kind.SAFETENSORS, Kind.STATE_DICT, Kind.STATE_DICT_LEGACY):
-            raise WeightsError(f"{shard}, named by {path.name}, is a {header.kind}", hint="name weights files only")
+            raise WeightsError(
+                f"{shard}, named by {path.name}, is {kinds.with_article(header.kind)}", hint="name weights files only"
+            )
         twice = next((tensor.name for tensor in header.tensors if tensor.name in tensors), None)
         if twice is not None:
             raise WeightsError(f"{twice!r:.80} is in {shard} and in another file of {path.name}", hint=_DAMAGED)

@@ -302,3 +302,8 @@ def _is_module(value: Any) -> bool:
         return False
     state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
     return isinstance(state, dict) and "_modules" in state and "_parameters" in state
+
+
+def with_article(kind: Kind) -> str:
+    """Return "a state dict", "an ONNX model"."""
+    return f"{'an' if kind[0].lower() in 'aeio' or kind in (Kind.HTML, Kind.HDF5, Kind.UNKNOWN) else 'a'} {kind}"

@@ -195,6 +195,8 @@ class _Machine:
                 raise TooLargeError(f"its pickle has more than {_MAX_OPCODES:,} instructions")
             if opcode.name in _LITERALS:
                 self.stack.append(argument)
+            elif opcode.name in _CONSTANTS:
+                self.stack.append(_CONSTANTS[opcode.name])
             elif opcode.name != "STOP":
                 _HANDLERS[opcode.name](self, argument)
         return self.stack.pop()
@@ -345,7 +347,7 @@ class _Machine:
         """Return the record of `function(*arguments)`."""
         if isinstance(function, Object):
             # What a foreign global returned is called in turn: it is that global's doing.
-            self.note(function.maker, how)
+            self.blame(function.maker, how)
             return Object(function.maker, arguments)
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise MalformedError("it calls something that is not a global")
@@ -354,7 +356,8 @@ class _Machine:
             return build(self, *arguments)
         if function.dotted == "copyreg._reconstructor" and isinstance(arguments[0], Global):
             return self.call(arguments[0], (), "makes")
-        self.note(function.dotted, how)
+        # Also what may be named (a storage class, torch.Tensor) is not to be called: that allocates as the file says.
+        self.blame(function.dotted, how)
         return Object(function.dotted, arguments)
 
     def build(self, _: object) -> None:
@@ -367,8 +370,10 @@ class _Machine:
             raise MalformedError(f"a state is set on a {type(target).__name__}")
 
     def note(self, dotted: str, how: str) -> None:
-        if _is_allowed(dotted):
-            return
+        if not _is_allowed(dotted):
+            self.blame(dotted, how)
+
+    def blame(self, dotted: str, how: str) -> None:
         order = ("names", "makes", "calls")
         self.foreign[dotted] = max(self.foreign.get(dotted, "names"), how, key=order.index)
 
@@ -474,13 +479,12 @@ def _size(machine: _Machine, items: Any = ()) -> tuple[int, ...]:
     return _sizes(items)
 
 
-def _bytes(machine: _Machine, text: Any = b"", *_: Any) -> bytes:
-    machine.count_copy("x" if isinstance(text, int) else text)
-    if isinstance(text, str):
-        return text.encode("utf-8", "surrogatepass")
-    if not isinstance(text, bytes):
-        raise MalformedError("bytes are made of something that is neither text nor bytes")
-    return text
+def _bytes(machine: _Machine, text: Any = b"", encoding: Any = "latin-1") -> bytes:
+    # A number would be a size to allocate; other codecs compress, or take quadratic time.
+    if not isinstance(text, str | bytes) or encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
+        raise MalformedError("bytes are not made of a plain text")
+    machine.count_copy(range(len(text) // 1000))  # characters are copied that much faster than items
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
 
 
 def _text(_machine: _Machine, *parts: Any) -> str:
@@ -538,16 +542,14 @@ _LITERALS = {
     "BINBYTES8", "BYTEARRAY8",
 }  # fmt: skip
 
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+
 _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": _Machine.proto,
     "FRAME": lambda _machine, _argument: None,
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
-    "EMPTY_LIST": lambda machine, _: machine.push(list()),
-    "EMPTY_SET": lambda machine, _: machine.push(list()),
-    "EMPTY_DICT": lambda machine, _: machine.push(dict()),
-    "EMPTY_TUPLE": lambda machine, _: machine.push(tuple()),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_SET": lambda machine, _: machine.push([]),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
     "LIST": lambda machine, _: machine.push(machine.pop_mark()),
     "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
     "FROZENSET": lambda machine, _: machine.push(tuple(machine.pop_mark())),

@@ -67,7 +67,10 @@ def _require_weights(header: Header, path: Path) -> None:
     if header.kind not in loadable:
         raise WeightsError(f"{path.name} {_what(header)}", hint=kinds.REMEDIES[header.kind])
     if not header.tensors:
-        raise WeightsError(f"{path.name} is a {header.kind} without any tensor", hint=f"save the weights: {kinds.SAVE}")
+        raise WeightsError(
+            f"{path.name} is {kinds.with_article(header.kind)} without any tensor",
+            hint=f"save the weights: {kinds.SAVE}",
+        )
     empty = [tensor.name for tensor in header.tensors if not tensor.has_data]
     if empty:
         raise WeightsError(
@@ -81,9 +84,8 @@ def _what(header: Header) -> str:
         return f"is a whole pickled model ({header.model_class}), not a state dict: loading it would run its code"
     if header.kind is Kind.TORCH_OBJECT:
         holds = header.facts.get("holds", "nothing")
-        return "holds no tensor" if holds == "dict" else f"holds a {holds}, not a state dict"
-    article = "an" if header.kind[0].lower() in "aeiou" or header.kind is Kind.HTML else "a"
-    return f"is {article} {header.kind}, not a state dict"
+        return "holds no tensor" if holds == "dict" else f"holds {holds}, not a state dict"
+    return f"is {kinds.with_article(header.kind)}, not a state dict"
 
 
 def _tensors(path: Path, header: Header) -> dict[str, torch.Tensor]:
@@ -191,17 +193,20 @@ def _doubts(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Say which tensors hold NaN or infinities; they are loaded all the same."""
     import torch
 
+    strange = {name: values for name, tensor in tensors.items() if (values := _not_finite(tensor)) is not None}
     made = []
     for word, test in (("NaN", torch.isnan), ("infinite values", torch.isinf)):
-        names = [name for name, tensor in tensors.items() if _any(tensor, test)]
+        names = [name for name, values in strange.items() if test(values).any()]
         if names:
             made.append(f"{len(names)} of {len(tensors)} tensors hold {word}, such as {names[0]!r}")
     return made
 
 
-def _any(tensor: torch.Tensor, test: Any) -> bool:
+def _not_finite(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return the tensor's values if some are not finite."""
     if tensor.is_quantized or not (tensor.is_floating_point() or tensor.is_complex()):
-        return False
+        return None
     values = tensor.coalesce().values() if tensor.is_sparse else tensor
-    # Eight-bit floats have no test of their own.
-    return bool(test(values.float() if values.element_size() == 1 else values).any())
+    if values.element_size() == 1:  # eight-bit floats have no test of their own
+        values = values.float()
+    return None if values.isfinite().all() else values

@@ -98,5 +98,5 @@ def _holds_tensors(value: Mapping[Any, Any], is_tensor: Callable[[Any], bool]) -
 
 
 def _listed(names: tuple[str, ...], limit: int = 8) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    more = f" … and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -10,7 +10,6 @@ import warnings
 import zipfile
 from typing import TYPE_CHECKING
 
-
 import numpy as np
 import pytest
 import torch

@@ -157,7 +157,7 @@ def test_several_state_dicts_of_equal_standing_are_not_guessed_between(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("saved", "says"), [({}, "holds no tensor"), ({"a": 1}, "holds no tensor"), (3, "holds a int")]
+    ("saved", "says"), [({}, "holds no tensor"), ({"a": 1}, "holds no tensor"), (3, "holds int, not a state dict")]
 )
 def test_a_torch_file_without_tensors_is_refused(saved: Any, says: str, tmp_path: Path) -> None:
     torch.save(saved, tmp_path / "a.pth")
