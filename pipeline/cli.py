@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -56,10 +57,11 @@ def export(
     trust: Trust = None,
     set_: Set = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again even if nothing changed.")] = False,  # noqa: FBT002 - how typer declares a flag
+    benchmark: Annotated[bool, typer.Option(help="Time the backends; without it a release states no latency.")] = True,  # noqa: FBT002 - how typer declares a flag
     as_json: Json = False,  # noqa: FBT002 - how typer declares a flag
 ) -> None:
     """Export, prove and time a network, and write a release of what was proven."""
-    settings = _settings(out, trust, set_, rebuild=rebuild)
+    settings = replace(_settings(out, trust, set_), rebuild=rebuild, benchmark=benchmark)
     outcomes = [_attempt(partial(_export_one, config, settings, as_json), as_json) for config in configs]
     if as_json:
         _print_json({"runs": [{"config": str(config), **each} for config, each in zip(configs, outcomes, strict=True)]})
@@ -268,8 +270,6 @@ def _attempt(work: Callable[[], dict[str, Any]], as_json: bool) -> dict[str, Any
 
 
 def _export_one(config: Path, settings: Settings, as_json: bool) -> dict[str, Any]:  # noqa: FBT001 - private
-    from dataclasses import replace
-
     from pipeline import stages
     from pipeline.report.console import print_run, progress
     from pipeline.report.document import read
@@ -290,10 +290,10 @@ def _print_plan(plan: dict[str, Any]) -> None:
             typer.echo(f"{key if index == 0 else '':<13} {line}")
 
 
-def _settings(out: Path, trust: list[str] | None, set_: list[str] | None, *, rebuild: bool = False) -> Settings:
+def _settings(out: Path, trust: list[str] | None, set_: list[str] | None) -> Settings:
     from pipeline.stages import Settings
 
-    return Settings(out=out, trust=tuple(trust or ()), overrides=tuple(set_ or ()), rebuild=rebuild)
+    return Settings(out=out, trust=tuple(trust or ()), overrides=tuple(set_ or ()))
 
 
 def _print_json(document: Any) -> None:

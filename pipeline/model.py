@@ -38,14 +38,15 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
     """
     import torch
 
-    make = _maker(network)
+    located = trust.locate(network.architecture, network.trust)
+    make = trust.import_architecture(located)
     checkpoint = read.load(_path(network))
     with torch.device("meta"):
         skeleton = _skeleton(make, network)
     module = skeleton if skeleton is not None else _build(make, network)
     expected = module.state_dict()
     tensors, notes = fit.align(checkpoint.tensors, list(expected))
-    _require_fit(network, make, expected, tensors)
+    _require_fit(network, make, _all_arguments(located, network), expected, tensors)
     converted = {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
     module.load_state_dict(converted, strict=True, assign=skeleton is not None)
     module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
@@ -58,9 +59,10 @@ def _path(network: Network) -> Any:
     return Path(network.weights)
 
 
-def _maker(network: Network) -> Callable[..., nn.Module]:
-    located = trust.locate(network.architecture, network.trust)
-    return trust.import_architecture(located)
+def _all_arguments(located: trust.Located, network: Network) -> dict[str, Any]:
+    """Return the configured arguments over the signature's defaults: a default may be what has to change."""
+    defaults = {each.name: each.default for each in located.parameters or () if each.default is not None}
+    return defaults | dict(network.arguments)
 
 
 def _build(make: Callable[..., nn.Module], network: Network) -> nn.Module:
@@ -72,7 +74,7 @@ def _build(make: Callable[..., nn.Module], network: Network) -> nn.Module:
         described = ", ".join(f"{key}={value!r}" for key, value in network.arguments.items())
         raise ArchitectureError(
             f"{network.architecture} cannot be built from ({described}): {type(error).__name__}: {error}",
-            hint=f"change model.arguments ({network.places.get('model.arguments', 'in the config')})",
+            hint=f"change model.arguments ({network.places['model.arguments']})",
         ) from error
     if not isinstance(module, nn.Module):
         raise ArchitectureError(f"{network.architecture} returned {type(module).__name__}, which is not an nn.Module")
@@ -102,6 +104,7 @@ def _skeleton(make: Callable[..., nn.Module], network: Network) -> nn.Module | N
 def _require_fit(
     network: Network,
     make: Callable[..., nn.Module],
+    arguments: Mapping[str, Any],
     expected: Mapping[str, torch.Tensor],
     found: Mapping[str, torch.Tensor],
 ) -> None:
@@ -114,13 +117,13 @@ def _require_fit(
     misfit = fit.explain(
         _shapes(expected),
         _shapes(found),
-        arguments=network.arguments,
+        arguments=arguments,
         build_shapes=build_shapes,
         owner=network.architecture.rpartition(":")[2],
         weights_name=_path(network).name,
     )
     if misfit is not None:
-        raise MisfitError(misfit.message(lambda key: network.places.get(key, "in the config")))
+        raise MisfitError(misfit.message(lambda key: network.places.get(key) or network.places["model.arguments"]))
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -52,6 +52,7 @@ class Settings:
     trust: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     rebuild: bool = False
+    benchmark: bool = True
     report: Callable[[Event], None] = lambda _: None
     threads: int = field(default_factory=lambda: _cores())  # noqa: PLW0108 - defined below
 
@@ -154,7 +155,7 @@ def export(path: Path, settings: Settings) -> Outcome:
     """
     planned = plan(path, settings)
     name = planned.config.name
-    built_from = _built_from(planned)
+    built_from = _built_from(planned, settings)
     recalled = recall.recall(settings.out, name, built_from)
     if recalled.release and not settings.rebuild:
         return Outcome(recalled.release, up_to_date=True, why=recalled.why)
@@ -242,8 +243,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _built_from(planned: Plan) -> dict[str, str]:
-    return recall.parts(
+def _built_from(planned: Plan, settings: Settings) -> dict[str, str]:
+    return {"benchmark": "yes" if settings.benchmark else "left out"} | recall.parts(
         resolved(planned.config),
         weights_sha256=planned.weights_sha256,
         architecture=planned.source,
@@ -413,7 +414,9 @@ def _prove(state: State) -> State:
 
 
 def _benchmark(state: State) -> State:
-    """Time every backend that passed."""
+    """Time every backend that passed, unless the user does not want to wait for it."""
+    if not state.settings.benchmark:
+        return state
     timings = timing.measure(
         [proof.variant for proof in state.proofs if proof.status == "pass"],
         state.plan.interface,

@@ -41,7 +41,8 @@ class Case:
 class Artifact:
     """What an exporter wrote. `files[0]` is the one to open; `facts` (JSON values) go into the manifest.
 
-    `explanations` say by node where in the network's source it comes from; they stay in the report.
+    `explanations` say by node where in the network's source it comes from; they stay in the report. `program` describes
+    what was exported (see `pipeline.exporters.program`), for the audit; empty where the exporter has none.
     """
 
     format: str
@@ -49,6 +50,7 @@ class Artifact:
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     explanations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    program: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +80,14 @@ class Dimension:
 class Network:
     """A network and its state dict, as a child process needs them to build it.
 
-    `places` maps config keys ("model.arguments.hidden_size") to where they stand, for error messages.
+    `places` maps "model.arguments" and what is written below it to where it stands in the config, for error messages.
     """
 
     architecture: str
     arguments: Mapping[str, Any]
     weights: str
     trust: tuple[str, ...]
-    places: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ def _open(source: Source, options: Options, device: str) -> Session:
             "torchscript runs an exported file, and none was exported", hint="add `torchscript` to `exports`"
         )
     facts = pytorch.prepare(device, options)
-    module = torch.jit.load(str(source.file), map_location=device).eval()  # type: ignore[no-untyped-call]
+    # No eval() here: whoever loads the file gets it as it was saved, and that is what has to be proven.
+    module = torch.jit.load(str(source.file), map_location=device)  # type: ignore[no-untyped-call]
     parameters = [argument.name for argument in module.forward.schema.arguments[1:]]
     order = ordered_inputs(parameters, source.inputs)
 

@@ -63,6 +63,29 @@ class Norm(nn.Module):
         return self.layers(x)
 
 
+class Pair(nn.Module):
+    """Two outputs of the same shape, which are easily swapped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 2)
+        self.second = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.first(x), self.second(x)
+
+
+class Dropped(nn.Module):
+    """Dropout between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
 def made(network: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for parameter in network.parameters():

@@ -1,0 +1,278 @@
+"""From a config to a release, for real; and every sabotage on the way must close the gate."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from pipeline import stages
+from pipeline.errors import GateError, UnavailableError
+from pipeline.release.standalone import check_files
+from pipeline.stages import STAGES, Settings, State
+from pipeline.types import Artifact
+from tests.exporters import networks
+
+WEIGHTS = Path("artifacts/weights")
+SIMPLENET = Path("configs/simplenet.yaml")
+NORM = """
+name: norm
+model: {architecture: "tests.exporters.networks:Norm", weights: norm.pth}
+inputs:
+  x: {dtype: float32, shape: [batch, 4]}
+dimensions: {batch: {min: 2, max: 16}}
+outputs: [y]
+exports: [torchscript, onnx]
+backends: [torchscript, onnxruntime-cpu]
+benchmark: {reference: torchscript}
+"""
+
+
+def until(stage, config, out, **settings):
+    """Run the stages up to and including one; return the state."""
+    chosen = Settings(out=out, **settings)
+    work = out / "work"
+    work.mkdir(parents=True)
+    state = State(stages.plan(config, chosen), chosen, work)
+    for each in STAGES:
+        state = each.run(state)
+        if each.name == stage:
+            return state
+    raise AssertionError(stage)
+
+
+def sabotaged(state, format_, change):
+    """Return the state with one exported file changed by `change(path)`, which edits a copy of it."""
+    folder = state.work / f"sabotaged-{len(list(state.work.iterdir()))}"
+    folder.mkdir()
+    artifacts = []
+    for artifact in state.artifacts:
+        if artifact.format == format_:
+            copy = folder / artifact.files[0].name
+            shutil.copyfile(artifact.files[0], copy)
+            change(copy)
+            artifact = Artifact(format_, (copy,), artifact.facts)
+        artifacts.append(artifact)
+    return replace(state, artifacts=tuple(artifacts))
+
+
+def prove(state):
+    return next(each for each in STAGES if each.name == "parity").run(state)
+
+
+def edit_onnx(change):
+    def apply(path):
+        model = onnx.load(path)
+        change(model)
+        onnx.save(model, path)
+
+    return apply
+
+
+@pytest.fixture(scope="module")
+def simplenet(tmp_path_factory):
+    return until("export", SIMPLENET, tmp_path_factory.mktemp("simplenet"))
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory):
+    if not (WEIGHTS / "all-minilm-l6-v2.safetensors").is_file():
+        pytest.skip("the published weights are not here: make weights")
+    folder = tmp_path_factory.mktemp("minilm")
+    config = folder / "minilm.yaml"
+    config.write_text(
+        f"extends: {Path('configs/minilm.yaml').resolve()}\n"
+        "exports: [onnx]\nbackends: [onnxruntime-cpu]\nrequire: [onnxruntime-cpu]\n"
+        "benchmark: {reference: onnxruntime-cpu}\nparity: {cap_elements: 64}\n"
+    )
+    return until("export", config, folder)
+
+
+def test_a_healthy_export_passes_on_every_backend(simplenet):
+    proven = prove(simplenet)
+    assert {proof.variant.name: proof.status for proof in proven.proofs if proof.status != "unavailable"} == {
+        "eager": "pass",
+        "torchscript": "pass",
+        "onnxruntime-cpu": "pass",
+    }
+    assert all(proof.worst.factor < 8 for proof in proven.proofs if proof.worst)
+
+
+def test_the_network_itself_is_in_the_cases_at_sizes_no_exporter_saw(simplenet):
+    sizes = {case.sizes["batch"] for case in simplenet.cases}
+    assert {1, 64} <= sizes
+    assert len(sizes) >= 4
+
+
+def one_weight(model):
+    tensor = next(each for each in model.graph.initializer if len(each.dims) == 2)
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[np.abs(values).argmax()] *= 1.02
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def half_precision(model):
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16).astype(np.float32), tensor.name))
+
+
+def no_bias(model):
+    node = next(each for each in model.graph.node if each.op_type == "Gemm")
+    del node.input[2]
+
+
+@pytest.mark.parametrize("change", [one_weight, half_precision, no_bias], ids=lambda each: each.__name__)
+def test_a_changed_onnx_file_closes_the_gate_and_leaves_a_report_but_no_release(simplenet, change):
+    state = sabotaged(simplenet, "onnx", edit_onnx(change))
+    with pytest.raises(GateError, match=r"onnxruntime-cpu: .*logits") as caught:
+        prove(state)
+    assert caught.value.exit_code == 1
+    folder = state.settings.out / "simplenet"
+    report = json.loads((folder / "failed" / "report" / "parity.json").read_bytes())
+    assert next(each for each in report["backends"] if each["name"] == "onnxruntime-cpu")["status"] == "fail"
+    assert not (folder / "latest").exists()
+    assert str(folder / "failed") in caught.value.hint
+
+
+def test_a_changed_torchscript_file_closes_the_gate(simplenet):
+    def change(path):
+        module = torch.jit.load(str(path))
+        with torch.no_grad():
+            next(module.parameters()).mul_(1.001)
+        module.save(str(path))
+
+    with pytest.raises(GateError, match=r"torchscript: .*logits"):
+        prove(sabotaged(simplenet, "torchscript", change))
+
+
+def rewired(names):
+    """Let graph outputs be what other outputs were."""
+
+    def change(model):
+        shapes = {each.name: each for each in model.graph.output}
+        renamed = {name: f"{name}_before" for name in shapes}
+        for node in model.graph.node:
+            for index, name in enumerate(node.output):
+                node.output[index] = renamed.get(name, name)
+            for index, name in enumerate(node.input):
+                node.input[index] = renamed.get(name, name)
+        for old, new in names.items():
+            model.graph.node.append(onnx.helper.make_node("Identity", [renamed[old]], [new]))
+
+    return change
+
+
+def test_swapped_outputs_are_named(tmp_path):
+    folder = _config(tmp_path, "two", "tests.exporters.networks:Pair", networks.Pair(), "[first, second]")
+    state = until("export", folder, tmp_path / "out", trust=("tests.exporters",))
+    with pytest.raises(GateError, match="outputs are swapped"):
+        prove(sabotaged(state, "onnx", edit_onnx(rewired({"first": "second", "second": "first"}))))
+
+
+def test_a_dropped_output_is_named(minilm):
+    def drop(model):
+        gone = next(each for each in model.graph.output if each.name == "pooler_output")
+        model.graph.output.remove(gone)
+
+    state = sabotaged(minilm, "onnx", edit_onnx(drop))
+    with pytest.raises(GateError, match="'pooler_output' .*missing"):
+        prove(state)
+
+
+def test_gelu_swapped_for_its_tanh_form_closes_the_gate(minilm):
+    def swap(model):
+        node = next(each for each in model.graph.node if each.op_type == "Gelu")
+        del node.attribute[:]
+        node.attribute.append(onnx.helper.make_attribute("approximate", "tanh"))
+
+    with pytest.raises(GateError, match="last_hidden_state|pooler_output"):
+        prove(sabotaged(minilm, "onnx", edit_onnx(swap)))
+
+
+def test_a_changed_epsilon_closes_the_gate(minilm):
+    def change(model):
+        node = next(each for each in model.graph.node if each.op_type == "LayerNormalization")
+        next(each for each in node.attribute if each.name == "epsilon").f = 1e-5
+
+    with pytest.raises(GateError, match="last_hidden_state|pooler_output"):
+        prove(sabotaged(minilm, "onnx", edit_onnx(change)))
+
+
+def test_healthy_minilm_passes(minilm):
+    assert prove(minilm).proofs[0].status == "pass"
+
+
+def test_dropout_left_in_training_mode_closes_the_gate(tmp_path):
+    config = _config(tmp_path, "norm", "tests.exporters.networks:Dropped", networks.Dropped(), "[y]")
+    state = until("export", config, tmp_path / "out", trust=("tests.exporters",))
+    module = networks.Dropped()
+    module.load_state_dict(torch.load(tmp_path / "norm.pth", weights_only=True))
+
+    def in_training(path):
+        torch.jit.script(module.train()).save(str(path))
+
+    with pytest.raises(GateError, match=r"torchscript: .*'y'"):
+        prove(sabotaged(state, "torchscript", in_training))
+
+
+def test_a_trace_that_baked_in_a_branch_closes_the_gate(tmp_path):
+    config = _config(tmp_path, "branch", "tests.exporters.networks:Branch", networks.Branch(), "[y]")
+    text = config.read_text().replace("exports: [torchscript, onnx]", "exports: [{format: torchscript, method: trace}]")
+    config.write_text(text.replace("backends: [torchscript, onnxruntime-cpu]", "backends: [torchscript]"))
+    with pytest.raises(GateError, match=r"torchscript: output 'y' in case"):
+        until("parity", config, tmp_path / "out", trust=("tests.exporters",))
+
+
+def test_a_backend_that_is_not_required_may_fail_but_its_file_does_not_ship(tmp_path):
+    config = _config(tmp_path, "norm", "tests.exporters.networks:Norm", networks.Norm(), "[y]")
+    config.write_text(config.read_text() + "require: [torchscript]\n")
+    state = until("export", config, tmp_path / "out", trust=("tests.exporters",), benchmark=False)
+
+    state = prove(sabotaged(state, "onnx", edit_onnx(one_weight)))
+    release = next(each for each in STAGES if each.name == "release").run(state).release
+    assert not (release / "model.onnx").exists()
+    assert (release / "model.torchscript").is_file()
+    assert check_files(release) == []
+
+
+def test_a_required_backend_that_cannot_run_here_stops_before_any_work(tmp_path):
+    from pipeline.backends import probe
+
+    if probe.onnxruntime_cuda() is None:
+        pytest.skip("CUDA works here")
+    settings = Settings(out=tmp_path, overrides=("require=[onnxruntime-cuda]",))
+    with pytest.raises(UnavailableError, match="onnxruntime-cuda cannot run here") as caught:
+        stages.export(SIMPLENET, settings)
+    assert caught.value.exit_code == 4
+    assert "install" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resnet18_is_exported_from_ones_own_weights(tmp_path):
+    """Transfer learning, the commonest case: another class count, a checkpoint wrapped by a training loop."""
+    from pipeline.architectures.resnet import ResNet
+
+    torch.manual_seed(0)
+    state = {f"module.{key}": value for key, value in ResNet(depth=18, num_classes=7).state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "mine.pth")
+    overrides = (f"model.weights={tmp_path / 'mine.pth'}", "model.arguments={depth: 18, num_classes: 7}", "parity.cap_elements=160000")
+    outcome = stages.export(Path("configs/resnet18.yaml"), Settings(out=tmp_path / "out", overrides=overrides, benchmark=False))
+    parity = json.loads((outcome.release / "report" / "parity.json").read_bytes())
+    assert {each["name"] for each in parity["backends"] if each["status"] == "pass"} >= {"torchscript", "onnxruntime-cpu"}
+    assert any("module." in note for note in parity["notes"])
+    assert any("state_dict" in note for note in parity["notes"])
+
+
+def _config(folder, name, architecture, network, outputs):
+    torch.save(networks.made(network).state_dict(), folder / f"{name}.pth")
+    config = folder / f"{name}.yaml"
+    text = NORM.replace("tests.exporters.networks:Norm", architecture).replace("norm", name, 1)
+    config.write_text(text.replace("norm.pth", f"{name}.pth").replace("[y]", outputs))
+    return config
