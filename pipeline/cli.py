@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -32,22 +33,30 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option("--out", help="Where releases are written.")]
 Trust = Annotated[list[str] | None, typer.Option("--trust", metavar="PREFIX", help="A package whose networks may run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config.")]
+MaxBytes = Annotated[
+    int | None, typer.Option("--max-bytes", min=1, help="Refuse a weights file, or tensors in it, larger than this.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 Release = Annotated[Path, typer.Argument(help="A release, or the folder that holds its versions.")]
 ARTIFACTS = Path("artifacts")
 
 
-@app.callback()
-def _global(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: FBT002 - how typer declares a flag
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,  # noqa: FBT002 - how typer declares a flag
-) -> None:
-    del debug  # read in `main`, before any command runs
-    if version:
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - how typer calls it
+    if wanted:
         from pipeline import __version__
 
         typer.echo(f"weighbridge {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    del debug, version  # `main` reads the one, `_show_version` the other
 
 
 @app.command()
@@ -56,9 +65,9 @@ def export(
     out: Out = ARTIFACTS,
     trust: Trust = None,
     set_: Set = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again even if nothing changed.")] = False,  # noqa: FBT002 - how typer declares a flag
-    benchmark: Annotated[bool, typer.Option(help="Time the backends; without it a release states no latency.")] = True,  # noqa: FBT002 - how typer declares a flag
-    as_json: Json = False,  # noqa: FBT002 - how typer declares a flag
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again even if nothing changed.")] = False,
+    benchmark: Annotated[bool, typer.Option(help="Time the backends; without it a release states no latency.")] = True,
+    as_json: Json = False,
 ) -> None:
     """Export, prove and time a network, and write a release of what was proven."""
     settings = replace(_settings(out, trust, set_), rebuild=rebuild, benchmark=benchmark)
@@ -77,7 +86,7 @@ def check(
     out: Out = ARTIFACTS,
     trust: Trust = None,
     set_: Set = None,
-    as_json: Json = False,  # noqa: FBT002 - how typer declares a flag
+    as_json: Json = False,
 ) -> None:
     """Validate a config with its weights and architecture, and print the plan. Exports nothing."""
     from pipeline import stages
@@ -100,7 +109,7 @@ def check(
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="Any weights or model file.")],
-    as_json: Json = False,  # noqa: FBT002 - how typer declares a flag
+    as_json: Json = False,
 ) -> None:
     """Say what a file is, what it holds and how to run it. Runs none of its code."""
     from dataclasses import asdict
@@ -116,10 +125,55 @@ def inspect(
 
 
 @app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="A state dict: .pth, .pt, .safetensors, or the index of a sharded one.")],
+    architecture: Annotated[
+        str | None,
+        typer.Option("--architecture", metavar="MODULE:CLASS", help="The network. Without it: those of ours that fit."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="The config; default: FILE's name with .yaml")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="NAME=DTYPE[SIZES]", help="An input, as in x=float32[batch,10]; may be repeated."
+        ),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None, typer.Option("--output-name", help="An output's name, in forward's order; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
+    trust: Trust = None,
+    set_: Set = None,
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Write a config for a weights file, with what its shapes tell about the network."""
+    from pipeline import init as rooms
+
+    if architecture is None:
+        found = rooms.match(file, max_bytes=max_bytes)
+        _print_json({"architectures": found}) if as_json else _print_matches(file, found)
+        _exit_with(0 if found else InputError.exit_code)
+        return
+    request = rooms.Request(
+        file, architecture, tuple(trust or ()), tuple(set_ or ()), tuple(inputs or ()), tuple(outputs or ()), max_bytes
+    )
+    is_asked = sys.stdin.isatty() and not as_json
+    ask = partial(typer.prompt, err=True) if is_asked else None
+    draft = rooms.init(request, output, ask, force=force)
+    if as_json:
+        _print_json({"config": str(draft.path), "unsure": list(draft.unsure), "text": draft.text})
+        return
+    typer.echo(draft.text, nl=False)
+    doubts = f" (look at the lines marked CHECK: {', '.join(draft.unsure)})" if draft.unsure else ""
+    typer.echo(f"wrote {draft.path}{doubts}\nnext: weighbridge check {draft.path}", err=True)
+
+
+@app.command()
 def verify(
     release: Release,
     backend: Annotated[list[str] | None, typer.Option("--backend", help="Only this backend; may be repeated.")] = None,
-    as_json: Json = False,  # noqa: FBT002 - how typer declares a flag
+    as_json: Json = False,
 ) -> None:
     """Check a release: every digest, then its golden cases on the backends found here."""
     from dataclasses import asdict
@@ -171,7 +225,7 @@ def predict(
 @app.command()
 def report(
     release: Release,
-    as_json: Json = False,  # noqa: FBT002 - how typer declares a flag
+    as_json: Json = False,
 ) -> None:
     """Print the report of a release again: the table, or everything as JSON."""
     from pipeline.release.bundle import find
@@ -189,7 +243,7 @@ def report(
 
 @app.command()
 def backends(
-    as_json: Json = False,  # noqa: FBT002 - how typer declares a flag
+    as_json: Json = False,
 ) -> None:
     """List what can run here, and for the rest why not and what to install."""
     from pipeline.backends.table import backends as table
@@ -216,25 +270,47 @@ def schema() -> None:
     _print_json(make(vocabulary()))
 
 
+class _Interrupted(BaseException):
+    """The user stopped the run; `code` is what a shell expects for the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+
+
 def main() -> NoReturn:
     """Run the command line: one message and the documented exit code for every expected error."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _listen()
     debug = "--debug" in sys.argv
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # what `typer.Exit` carries
     except WeighbridgeError as error:
         if debug:
             raise
         _complain(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; run the same command again to continue", err=True)
-        sys.exit(130)
+    except _Interrupted as stopped:
+        typer.echo("interrupted; nothing half-written was left: run the same command again", err=True)
+        sys.exit(stopped.code)
     except typer.Abort:
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the last resort: a message instead of a traceback
         sys.exit(_usage(error) if hasattr(error, "format_message") else _defect(error, debug=debug))
-    sys.exit(0)
+    sys.exit(code or 0)
+
+
+def _listen() -> None:
+    """Stop cleanly on the first Ctrl-C or SIGTERM: end the workers, let directories be cleaned up. Stop now on the second."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        signal.signal(number, lambda *_: os._exit(128 + number))
+        if worker := sys.modules.get("pipeline.worker.process"):
+            worker.stop_all()
+        raise _Interrupted(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell that runs us in the background ignores SIGINT
+            signal.signal(number, stop)
 
 
 def _usage(error: Any) -> int:
@@ -281,6 +357,15 @@ def _export_one(config: Path, settings: Settings, as_json: bool) -> dict[str, An
         print_run(outcome.release.parent.name, documents["parity"], documents["benchmark"])
         typer.echo(f"{'up to date: ' if outcome.up_to_date else ''}{outcome.release}")
     return {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why, **documents}
+
+
+def _print_matches(file: Path, found: dict[str, Any]) -> None:
+    if not found:
+        typer.echo(f"none of the networks that come with weighbridge takes {file.name}", err=True)
+        typer.echo(f"next: weighbridge init {file} --architecture MODULE:CLASS --trust MODULE", err=True)
+    for target, arguments in found.items():
+        typer.echo(f"{target}  {', '.join(f'{name}={value!r}' for name, value in arguments.items())}")
+        typer.echo(f"next: weighbridge init {file} --architecture {target}", err=True)
 
 
 def _print_plan(plan: dict[str, Any]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +126,47 @@ def release(pristine, tmp_path) -> Path:
 def changed(content):
     """The content with some fields replaced."""
     return lambda **fields: replace(content, **fields)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+    def failed_with(self, code, *words):
+        """Whether it failed with this code and a message that holds all of these words; a traceback never counts."""
+        missing = [word for word in words if word not in self.err]
+        assert self.code == code, f"exit {self.code}, not {code}: {self.err}"
+        assert not missing, f"{missing} not in: {self.err}"
+        assert "Traceback" not in self.err
+        return True
+
+
+@pytest.fixture
+def weighbridge(capsys, monkeypatch):
+    """Run a command line in this process."""
+    from pipeline import cli
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["weighbridge", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return Done(int(stopped.value.code or 0), captured.out, captured.err)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A release of configs/simplenet.yaml, built for real but not timed."""
+    from pipeline import stages
+
+    out = tmp_path_factory.mktemp("artifacts")
+    return stages.export(Path("configs/simplenet.yaml"), stages.Settings(out=out, benchmark=False)).release

@@ -76,7 +76,7 @@ def write(content: ReleaseContent, root: Path) -> Path:
         version = _fill(temporary, content)
         release = releases / version
         with lock(releases / ".lock", f"waiting for another process that writes a release of {content.name}"):
-            _place(temporary, release)
+            _place(temporary, release, is_named=content.version is not None)
             atomic_write(releases / LATEST, f"{version}\n".encode())
     return release
 
@@ -148,10 +148,13 @@ def content_digest(manifest: Mapping[str, Any]) -> str:
     return key({"files": files, "manifest": stated})
 
 
-def _place(built: Path, release: Path) -> None:
+def _place(built: Path, release: Path, *, is_named: bool) -> None:
     if not release.exists():
         publish(built, release)
     elif not _same_release(built, release):
+        if not is_named:  # the version is the content's digest, so what differs there is a damaged copy of this
+            publish(built, release, replace=True)
+            return
         raise InputError(
             f"{release} exists and differs from what was built now",
             hint="set release.version to a new one (or leave it out), or remove that directory",

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,17 @@ _CLOSE_GRACE_S = 5.0
 _SHOWN_LINES = 6
 
 
+_alive: weakref.WeakSet[Worker] = weakref.WeakSet()
+_stopping = threading.Event()
+
+
+def stop_all() -> None:
+    """End every worker now and start no more: the run was interrupted. Safe to call from a signal handler."""
+    _stopping.set()
+    for worker in list(_alive):
+        worker.kill()
+
+
 class Worker:
     """A child process that answers calls one at a time; use it as a context manager.
 
@@ -36,6 +48,8 @@ class Worker:
     """
 
     def __init__(self, label: str, *, threads: int, environment: Mapping[str, str] | None = None) -> None:
+        if _stopping.is_set():
+            raise errors.InterruptedRunError("the run was interrupted")
         self.label = label
         self._doing = "starting"
         ours, theirs = socket.socketpair()
@@ -51,6 +65,7 @@ class Worker:
                 start_new_session=True,
             )
         os.close(alive_read)
+        _alive.add(self)
         self._channel = ours
         self._tail = _Tail(self._process)
         self._lock = threading.Lock()

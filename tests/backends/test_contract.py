@@ -51,7 +51,13 @@ def session(request, files):
     backend = backends()[request.param]
     if reason := backend.probe():
         pytest.skip(reason)
-    network = Network("pipeline.architectures.simplenet:SimpleNet", {}, WEIGHTS, ("pipeline.architectures",), {"model.arguments": "simplenet.yaml:8:14"})
+    network = Network(
+        "pipeline.architectures.simplenet:SimpleNet",
+        {},
+        WEIGHTS,
+        ("pipeline.architectures",),
+        {"model.arguments": "simplenet.yaml:8:14"},
+    )
     source = Source(("x",), ("logits",), files.get(backend.artifact or ""), None if backend.artifact else network)
     return backend.open(source, backend.options())
 

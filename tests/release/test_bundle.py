@@ -13,6 +13,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.release import bundle
 from pipeline.release.bundle import find, write, write_failed
+from pipeline.release.standalone import check_files
 from pipeline.store import canonical_json, digest_file
 
 
@@ -101,11 +102,19 @@ def test_a_given_version_is_not_overwritten_by_another_content(changed, content,
     assert {name: (release / name).read_bytes() for name in _names(release)} == before
 
 
-def test_a_damaged_release_is_not_taken_for_the_one_that_was_built(content, tmp_path):
+def test_a_damaged_release_is_replaced_by_what_was_built(content, tmp_path):
     release = write(content, tmp_path)
     (release / "model.onnx").write_bytes(b"")
+    assert write(content, tmp_path) == release
+    assert check_files(release) == []
+
+
+def test_a_damaged_release_of_a_named_version_is_left_to_the_user(content, tmp_path):
+    named = replace(content, version="1.0")
+    release = write(named, tmp_path)
+    (release / "model.onnx").write_bytes(b"")
     with pytest.raises(InputError, match="differs from what was built"):
-        write(content, tmp_path)
+        write(named, tmp_path)
 
 
 _LIMITED_WRITER = """
