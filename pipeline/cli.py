@@ -65,12 +65,13 @@ def export(
     out: Out = ARTIFACTS,
     trust: Trust = None,
     set_: Set = None,
+    max_bytes: MaxBytes = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again even if nothing changed.")] = False,
     benchmark: Annotated[bool, typer.Option(help="Time the backends; without it a release states no latency.")] = True,
     as_json: Json = False,
 ) -> None:
     """Export, prove and time a network, and write a release of what was proven."""
-    settings = replace(_settings(out, trust, set_), rebuild=rebuild, benchmark=benchmark)
+    settings = replace(_settings(out, trust, set_), max_bytes=max_bytes, rebuild=rebuild, benchmark=benchmark)
     outcomes = [_attempt(partial(_export_one, config, settings, as_json), as_json) for config in configs]
     if as_json:
         _print_json({"runs": [{"config": str(config), **each} for config, each in zip(configs, outcomes, strict=True)]})
@@ -86,12 +87,13 @@ def check(
     out: Out = ARTIFACTS,
     trust: Trust = None,
     set_: Set = None,
+    max_bytes: MaxBytes = None,
     as_json: Json = False,
 ) -> None:
     """Validate a config with its weights and architecture, and print the plan. Exports nothing."""
     from pipeline import stages
 
-    settings = _settings(out, trust, set_)
+    settings = replace(_settings(out, trust, set_), max_bytes=max_bytes)
     outcomes = []
     for config in configs:
         outcomes.append(_attempt(partial(stages.check, config, settings), as_json))
@@ -109,15 +111,21 @@ def check(
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="Any weights or model file.")],
+    values: Annotated[
+        bool, typer.Option("--values", help="Also read the weights: NaN, infinite and constant tensors.")
+    ] = False,
+    max_bytes: MaxBytes = None,
     as_json: Json = False,
 ) -> None:
     """Say what a file is, what it holds and how to run it. Runs none of its code."""
     from dataclasses import asdict
 
     from pipeline.checkpoint.inspect import describe
-    from pipeline.report.inspection import print_description
+    from pipeline.report.inspection import print_description, with_values
 
-    description = describe(file)
+    description = describe(file, max_bytes=max_bytes)
+    if values:
+        description = with_values(description, file, max_bytes)
     if as_json:
         _print_json(asdict(description))
     else:

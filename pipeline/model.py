@@ -40,12 +40,12 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
 
     located = trust.locate(network.architecture, network.trust)
     make = trust.import_architecture(located)
-    checkpoint = read.load(_path(network))
+    checkpoint = read.load(_path(network), max_bytes=network.max_bytes)
     with torch.device("meta"):
         skeleton = _skeleton(make, network)
     module = skeleton if skeleton is not None else _build(make, network)
     expected = module.state_dict()
-    tensors, notes = fit.align(checkpoint.tensors, list(expected))
+    tensors, notes = fit.fitted(checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name)
     _require_fit(network, make, _all_arguments(located, network), expected, tensors)
     converted = {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
     module.load_state_dict(converted, strict=True, assign=skeleton is not None)

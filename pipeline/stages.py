@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import cases, trust
 from pipeline.backends.table import backends
 from pipeline.benchmark import timing
-from pipeline.checkpoint import remote
+from pipeline.checkpoint import read, remote
 from pipeline.checkpoint.files import digest
 from pipeline.config import Vocabulary, load, resolved
 from pipeline.errors import ConfigError, DigestError, ExportError, UnavailableError, WeighbridgeError
@@ -53,6 +53,7 @@ class Settings:
     overrides: tuple[str, ...] = ()
     rebuild: bool = False
     benchmark: bool = True
+    max_bytes: int | None = None
     report: Callable[[Event], None] = lambda _: None
     threads: int = field(default_factory=lambda: _cores())  # noqa: PLW0108 - defined below
 
@@ -91,6 +92,7 @@ class State:
     network_facts: Mapping[str, Any] = field(default_factory=dict)
     truth: Truth | None = None
     proofs: tuple[Proof, ...] = ()
+    audits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     timings: Timings | None = None
     release: Path | None = None
 
@@ -121,7 +123,16 @@ def plan(path: Path, settings: Settings) -> Plan:
     places = {key: config.place(key) for key in ["model.arguments", *(f"model.arguments.{name}" for name in arguments)]}
     planned = Plan(
         config=config,
-        network=Network(config.model.architecture, arguments, str(weights), prefixes, places),
+        network=Network(
+            config.model.architecture,
+            arguments,
+            str(weights),
+            prefixes,
+            places,
+            config.model.rename,
+            tuple(config.model.ignore),
+            settings.max_bytes,
+        ),
         interface=interface(config),
         variants=_variants(config),
         weights_sha256=weights_sha256,
@@ -228,8 +239,12 @@ def _weights(config: Config, settings: Settings) -> tuple[Path, str]:
     """Return the weights file, fetched if it is remote, and its digest, which is the configured one if there is one."""
     if "://" in config.model.weights:
         assert config.model.sha256 is not None  # noqa: S101 - the config requires it for a URL
-        return remote.fetch(config.model.weights, config.model.sha256, settings.out / ".cache"), config.model.sha256
+        path = remote.fetch(config.model.weights, config.model.sha256, settings.out / ".cache")
+        read.require_state_dict(path, max_bytes=settings.max_bytes)
+        return path, config.model.sha256
     path = Path(config.model.weights)
+    # From its headers and before any worker starts: a hostile file is refused here.
+    read.require_state_dict(path, max_bytes=settings.max_bytes)
     found = digest(path)
     if config.model.sha256 not in {None, found}:
         raise DigestError(
@@ -337,8 +352,7 @@ def _export_one(state: State, name: str, options: Mapping[str, Any]) -> Artifact
     report(Event("export", name, "started"))
     folder = state.work / name
     folder.mkdir()
-    sizes = cases.example_sizes(planned.interface)
-    examples = cases.make(planned.interface, sizes, seed=planned.config.parity.seed, name="exporter")
+    examples = _examples(planned)
     with Worker(f"the {name} exporter", threads=1) as worker:
         answer = worker.call(
             "export",
@@ -395,22 +409,44 @@ def _prove(state: State) -> State:
         )
         for variant in state.plan.variants
     )
-    proofs = prove.prove(
-        variants,
-        state.plan.interface,
-        state.plan.network,
-        state.truth,
-        threads=state.settings.threads,
-        timeout_s=state.plan.config.limits.run_seconds,
-        report=state.settings.report,
-    )
-    proven = replace(state, proofs=proofs)
+    with ThreadPoolExecutor(1) as pool:
+        auditing = pool.submit(_audit, state)
+        proofs = prove.prove(
+            variants,
+            state.plan.interface,
+            state.plan.network,
+            state.truth,
+            threads=state.settings.threads,
+            timeout_s=state.plan.config.limits.run_seconds,
+            report=state.settings.report,
+        )
+        audits = auditing.result()
+    proven = replace(state, proofs=proofs, audits=audits)
     try:
-        prove.gate(proofs)
+        prove.gate(proofs, audits)
     except WeighbridgeError as error:
         folder = bundle.write_failed(state.plan.config.name, state.settings.out, _report(proven))
         raise type(error)(error.message, hint=f"no release was written; the report is in {folder}") from None
     return proven
+
+
+def _audit(state: State) -> dict[str, dict[str, Any]]:
+    """Account for every constant and number of the exported files."""
+    planned = state.plan
+    return prove.audit(
+        state.artifacts,
+        planned.interface,
+        planned.network,
+        _examples(planned).inputs,
+        timeout_s=planned.config.limits.run_seconds,
+        report=state.settings.report,
+    )
+
+
+def _examples(planned: Plan) -> Case:
+    """Return the inputs that exporters are shown."""
+    sizes = cases.example_sizes(planned.interface)
+    return cases.make(planned.interface, sizes, seed=planned.config.parity.seed, name="exporter")
 
 
 def _benchmark(state: State) -> State:
@@ -451,7 +487,12 @@ def _report(state: State) -> dict[str, bytes]:
     assert state.truth is not None  # noqa: S101 - there is nothing to report before the oracle
     documents = {
         "parity.json": document.parity(
-            state.truth, state.proofs, state.artifacts, state.refusals, tuple(state.network_facts["notes"])
+            state.truth,
+            state.proofs,
+            state.artifacts,
+            state.audits,
+            state.refusals,
+            tuple(state.network_facts["notes"]),
         ),
         "benchmark.json": document.benchmark(state.timings),
         **{f"{each.format}-nodes.json": each.explanations for each in state.artifacts if each.explanations},

@@ -81,6 +81,7 @@ class Network:
     """A network and its state dict, as a child process needs them to build it.
 
     `places` maps "model.arguments" and what is written below it to where it stands in the config, for error messages.
+    `rename` and `ignore` are the config's exceptions from strict loading; `max_bytes` bounds the weights file.
     """
 
     architecture: str
@@ -88,6 +89,9 @@ class Network:
     weights: str
     trust: tuple[str, ...]
     places: Mapping[str, str]
+    rename: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
-"""Why a state dict does not fit a network, and the smallest change of its arguments that makes it fit."""
+"""Why a state dict does not fit a network, and the smallest change of the config that makes it fit."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.difference import Shape, difference_of
-from pipeline.checkpoint.search import Search
+from pipeline.checkpoint.difference import Difference, Shape, difference_of
+from pipeline.checkpoint.renames import except_names, renamed, suggested
+from pipeline.checkpoint.search import SEARCH_SECONDS, Search
 from pipeline.checkpoint.symptoms import symptoms
 
 if TYPE_CHECKING:
@@ -43,6 +44,25 @@ def align(
         named = renamed
     aligned = {name: tensors[key] for name, key in named.items()}
     return _with_counters(aligned, wanted, notes), tuple(notes)
+
+
+def fitted(
+    tensors: Mapping[str, torch.Tensor],
+    expected: Sequence[str],
+    rename: Mapping[str, str],
+    ignore: Sequence[str],
+    weights_name: str,
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Return `tensors` as `align` does, with the config's exceptions applied to the names that it gives.
+
+    Raises MisfitError for an exception that stands for no tensor.
+    """
+    aligned, notes = align(tensors, expected)
+    if not (rename or ignore):
+        return aligned, notes
+    excepted, exceptions = except_names(aligned, rename, ignore, weights_name)
+    again, more = align(excepted, expected)
+    return again, (*notes, *exceptions, *more)
 
 
 def _best_removal(named: Mapping[str, str], wanted: set[str]) -> tuple[str, dict[str, str]] | None:
@@ -101,9 +121,9 @@ def _is_counter(name: str, tensors: Mapping[str, Any]) -> bool:
 class Misfit:
     """How a state dict differs from a network, and what was found about it.
 
-    `misshaped` holds (name, found shape, expected shape). `changes` are argument values with which it fits strictly, as
-    tested by building the network; None where none was found. `closest` is the best that was tried instead, with the
-    number of names that still differ.
+    `misshaped` holds (name, found shape, expected shape). `changes` are argument values, `rename` and `ignore` the config's
+    keys of that name: with all three it fits strictly, as tested by building the network; `changes` is None where nothing
+    was found. `closest` is the best that was tried instead, with the number of names that still differ.
     """
 
     owner: str
@@ -113,6 +133,8 @@ class Misfit:
     unexpected: Mapping[str, Shape]
     misshaped: tuple[tuple[str, Shape, Shape], ...]
     changes: Mapping[str, Any] | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
     closest: tuple[Mapping[str, Any], int] | None = None
     notes: tuple[str, ...] = ()
 
@@ -122,20 +144,28 @@ class Misfit:
 
     def _headline(self, where: Callable[[str], str]) -> str:
         if self.changes is not None:
-            fixes = ", ".join(
-                f"set model.arguments.{name} to {value!r} ({where(f'model.arguments.{name}')})"
-                for name, value in self.changes.items()
-            )
-            return f"{self._first()}: {fixes}"
+            return f"{self._first()}: {', '.join(self._fixes(where))}"
         sentence = f"{self._first()}; no value of model.arguments was found with which it fits"
         if self.closest is None:
             return sentence
         tried = ", ".join(f"{name}={value!r}" for name, value in self.closest[0].items())
         return f"{sentence} (closest: {tried} leaves {self.closest[1]} names that differ)"
 
+    def _fixes(self, where: Callable[[str], str]) -> Iterator[str]:
+        for name, value in (self.changes or {}).items():
+            yield f"set model.arguments.{name} to {value!r} ({where(f'model.arguments.{name}')})"
+        if self.rename:
+            pairs = ", ".join(f"{old}: {new}" for old, new in self.rename.items())
+            yield f"set model.rename to {{{pairs}}}"
+        if self.ignore:
+            yield (
+                f"if the network does without {len(self.unexpected)} tensors of the file, set model.ignore to "
+                f"[{', '.join(self.ignore)}]"
+            )
+
     def _first(self) -> str:
         """Return the first difference, with the arguments that matter."""
-        shown = self.changes if self.changes is not None else dict(itertools.islice(self.arguments.items(), 4))
+        shown = self.changes or dict(itertools.islice(self.arguments.items(), 4))
         values = ", ".join(f"{name}={self.arguments[name]!r:.60}" for name in shown if name in self.arguments)
         network = f"{self.owner}({values})"
         if self.misshaped:
@@ -168,6 +198,7 @@ def explain(
     build_shapes: Callable[[Mapping[str, Any]], Mapping[str, Shape]] | None,
     owner: str,
     weights_name: str,
+    seconds: float = SEARCH_SECONDS,
 ) -> Misfit | None:
     """Return why `found` (name → shape) does not fit `expected`, or None if it fits strictly.
 
@@ -177,9 +208,12 @@ def explain(
     difference = difference_of(expected, found)
     if difference.names == 0:
         return None
-    search = Search(found, dict(arguments), build_shapes) if build_shapes is not None else None
-    changes = search.run(expected, difference) if search else None
-    undetermined = _undetermined(changes, search) if changes is not None and search else ()
+    fix = _fix(expected, found, difference, lambda names: _search(names, arguments, build_shapes, seconds))
+    notes = [*symptoms(difference, expected, found)]
+    if fix.rename:
+        notes.insert(0, "the renames follow shapes and order, which do not prove that each weight is where it belongs")
+    if fix.changes and fix.search:
+        notes[:0] = _undetermined(fix.changes, fix.search)
     return Misfit(
         owner,
         weights_name,
@@ -187,10 +221,79 @@ def explain(
         difference.missing,
         difference.unexpected,
         difference.misshaped,
-        changes=changes,
-        closest=search.closest(difference) if search and changes is None else None,
-        notes=(*undetermined, *symptoms(difference, expected, found)),
+        changes=fix.changes,
+        rename=fix.rename,
+        ignore=fix.ignore,
+        closest=fix.search.closest(difference) if fix.search and fix.changes is None else None,
+        notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fix:
+    """What makes a state dict fit; `changes` is None where nothing does."""
+
+    changes: Mapping[str, Any] | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    search: Search | None = None
+
+
+def _search(
+    found: Mapping[str, Shape],
+    arguments: Mapping[str, Any],
+    build_shapes: Callable[[Mapping[str, Any]], Mapping[str, Shape]] | None,
+    seconds: float,
+) -> Search | None:
+    return Search(found, dict(arguments), build_shapes, seconds) if build_shapes is not None else None
+
+
+def _fix(
+    expected: Mapping[str, Shape],
+    found: Mapping[str, Shape],
+    difference: Difference,
+    search_for: Callable[[Mapping[str, Shape]], Search | None],
+) -> _Fix:
+    """Look for the smallest change, in the order: names only, arguments only, both, arguments and names left out."""
+    rename = suggested(difference.missing, difference.unexpected)
+    moved = {renamed(name, rename): shape for name, shape in found.items()}
+    after = difference_of(expected, moved)
+    if rename and len(moved) == len(found) and after.names == 0:
+        return _Fix({}, rename)
+    search = search_for(found)
+    changes = search.run(expected, difference) if search else None
+    if changes is not None:
+        return _Fix(changes, search=search)
+    if rename and len(moved) == len(found) and (second := search_for(moved)):
+        changes = second.run(expected, after)
+        if changes is not None:
+            return _Fix(changes, rename, search=second)
+    return _with_ignored(expected, found, search)
+
+
+def _with_ignored(expected: Mapping[str, Shape], found: Mapping[str, Shape], search: Search | None) -> _Fix:
+    """Leave out names of the file that the network does not have, if nothing else differs then."""
+    changes, closest = {}, expected
+    if search is not None and search.best is not None and search.best.difference is not None:
+        best_score = difference_of(expected, found).score
+        if search.best.score < best_score:
+            changes, closest = search.best.changes, search.best.expected
+    rest = difference_of(closest, found)
+    if rest.missing or rest.misshaped or not any(name in found for name in closest):
+        return _Fix(search=search)
+    kept = [name for name in found if name not in rest.unexpected]
+    return _Fix(changes, ignore=_stems(list(rest.unexpected), kept), search=search)
+
+
+def _stems(names: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
+    """Return the shortest leading parts that cover all of `names` and none of `kept`."""
+    stems: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        runs = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+        stem = next(run for run in runs if run == name or not any(f"{other}.".startswith(f"{run}.") for other in kept))
+        stems[stem] = None
+    return tuple(stems)
 
 
 def _undetermined(changes: Mapping[str, Any], search: Search) -> Iterator[str]:

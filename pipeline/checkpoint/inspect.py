@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint import files, guess, headers, onnx_header
+from pipeline.checkpoint import contents, files, guess, headers, onnx_header
 from pipeline.checkpoint.kinds import REMEDIES, Kind
 from pipeline.errors import WeightsError
 
@@ -33,10 +33,10 @@ _EXPLANATIONS = {
     Kind.HDF5: "An HDF5 file, as Keras and h5py write.",
     Kind.TENSORFLOW: "The graph of a TensorFlow SavedModel; its weights lie in the folder variables/.",
     Kind.GGUF: "A GGUF model for llama.cpp, usually quantised.",
-    Kind.TAR: "A tar archive; nothing in it was looked at.",
+    Kind.TAR: "A tar archive; it was not unpacked.",
     Kind.ZIP: "A zip archive that torch.save did not write.",
     Kind.SEVEN_ZIP: "A 7z archive; nothing in it was looked at.",
-    Kind.GZIP: "A compressed file; nothing in it was looked at.",
+    Kind.GZIP: "A compressed file; it was not unpacked.",
     Kind.LFS_POINTER: "A Git LFS pointer: it stands for a file that was not downloaded.",
     Kind.HTML: "A web page saved in place of a file, often a login or error page.",
     Kind.TEXT: "A text file.",
@@ -44,6 +44,7 @@ _EXPLANATIONS = {
     Kind.TRUNCATED: "A file that was cut off: its end is missing.",
     Kind.UNKNOWN: "Of no kind that weighbridge knows.",
 }
+_ARCHIVES = {Kind.TAR, Kind.ZIP, Kind.GZIP, Kind.NUMPY, Kind.HDF5}
 _WEIGHTS = {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENSORS, Kind.SHARDED}
 
 
@@ -63,7 +64,8 @@ class Description:
     """What a file is and holds; `dataclasses.asdict` gives JSON values.
 
     `elements` and `tensor_bytes` count tied tensors once. `wrapper` leads to the state dict, `beside` is what else was
-    there; `needs` are the classes that loading would import.
+    there; `needs` are the classes that loading would import. `values` (None until they are read) tells which tensors hold
+    NaN, infinities or one value only; `contents` are the files in an archive.
     """
 
     name: str
@@ -79,6 +81,8 @@ class Description:
     beside: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     likely: str | None = None
+    values: Mapping[str, Mapping[str, Any]] | None = None
+    contents: tuple[str, ...] = ()
     next: tuple[str, ...] = ()
 
 
@@ -93,6 +97,7 @@ def describe(path: Path, *, max_bytes: int | None = None) -> Description:
     counted = [group[0] for group in groups]
     sizes = {tensor.name: tensor for tensor in tensors}
     wrapped = header.wrapped
+    inside = _inside(path, header)
     return Description(
         path.name,
         str(header.kind),
@@ -107,7 +112,8 @@ def describe(path: Path, *, max_bytes: int | None = None) -> Description:
         beside=(*wrapped.beside, *wrapped.ignored, *wrapped.choices) if wrapped else (),
         needs=tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *header.needs])),
         likely=guess.likely({tensor.name: tensor.shape for tensor in tensors}) if header.kind in _WEIGHTS else None,
-        next=_next(path, header),
+        contents=inside,
+        next=_next(path, header, inside),
     )
 
 
@@ -135,15 +141,24 @@ def _groups(header: Header) -> list[tuple[str, ...]]:
     return [tuple(names) for names in groups.values()]
 
 
-def _next(path: Path, header: Header) -> tuple[str, ...]:
+def _inside(path: Path, header: Header) -> tuple[str, ...]:
+    if header.kind not in _ARCHIVES:
+        return ()
+    with files.mapped(path) as data:
+        return contents.names(data, header.kind)
+
+
+def _next(path: Path, header: Header, inside: tuple[str, ...]) -> tuple[str, ...]:
     """Return what to do with it, as commands where there is one."""
     if header.kind in _WEIGHTS:
         return (
-            f"write a config like configs/simplenet.yaml: your network's class, and {path.name} as model.weights",
-            "weighbridge check CONFIG",
-            "weighbridge export CONFIG",
+            f"weighbridge init {path.name}  (which of the networks that come with weighbridge takes it?)",
+            f"weighbridge init {path.name} --architecture MODULE:CLASS --trust MODULE  (your own network)",
         )
     if header.kind in (Kind.ONNX, Kind.TORCHSCRIPT):
         return (f"weighbridge parity CONFIG --candidate {path.name}",)
+    weights = [name for name in inside if name.lower().endswith(files.SUFFIXES)]
+    if weights and header.kind is not Kind.NUMPY:
+        return (f"unpack it, then: weighbridge inspect {weights[0]!r}",)
     remedy = REMEDIES.get(header.kind)
     return (remedy,) if remedy else ()

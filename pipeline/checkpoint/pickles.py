@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 MAX_TENSORS = 100_000
 """More tensors than that in one file are refused."""
 
-_MAX_OPCODES = 4_000_000
+# Both bound the time of reading to a second: 30,000 tensors take a million instructions, and name a handful of globals.
+_MAX_OPCODES = 1_200_000
+_MAX_GLOBALS = 10_000
 _MAX_COPIED = 1_000_000
 _MAX_MARKS = 1_000
 _MAX_DEPTH = 500
@@ -187,6 +189,7 @@ class _Machine:
         self.numpy_scalars = False
         self.tensors: list[Tensor] = []
         self.copied = 0
+        self.globals = 0
 
     def run(self, stream: IO[bytes] | mmap) -> Any:
         # A memory map reads, tells and finds lines as a file does, which is all that genops asks for.
@@ -285,6 +288,9 @@ class _Machine:
         self.push_global(module, name)
 
     def push_global(self, module: str, name: str) -> None:
+        self.globals += 1
+        if self.globals > _MAX_GLOBALS:
+            raise TooLargeError(f"its pickle names more than {_MAX_GLOBALS:,} globals")
         # Names of Python 2, which pickle protocols up to 2 still carry.
         if (module, name) in NAME_MAPPING:
             module, name = NAME_MAPPING[(module, name)]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoint.headers import Header
 
-__all__ = ["Checkpoint", "digest", "load"]
+__all__ = ["Checkpoint", "digest", "load", "require_state_dict"]
 
 _OWN_WARNINGS = (
     "Detected pickle protocol",
@@ -48,11 +48,17 @@ def load(path: Path, *, max_bytes: int | None = None) -> Checkpoint:
     The digest of a sharded checkpoint is that of its index. Raises UnsafeError for what could run code or exhaust memory
     (also above `max_bytes`), and WeightsError, with the fix, for everything else that is no state dict.
     """
-    header = headers.read(path, max_bytes=max_bytes)
-    _require_weights(header, path)
+    header = require_state_dict(path, max_bytes=max_bytes)
     found = _tensors(path, header)
     notes = [*(header.wrapped.notes() if header.wrapped else ()), *_doubts(found)]
     return Checkpoint(found, header.kind, tuple(notes), digest(path))
+
+
+def require_state_dict(path: Path, *, max_bytes: int | None = None) -> Header:
+    """Return the header of a file that `load` would take, as far as headers tell; needs no torch. Raises as `load`."""
+    header = headers.read(path, max_bytes=max_bytes)
+    _require_weights(header, path)
+    return header
 
 
 def _require_weights(header: Header, path: Path) -> None:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _FAMILIES = ((11, 13, 16, 19), (18, 34, 50, 101, 152), (121, 161, 169, 201))
-_SEARCH_SECONDS = 8.0
+SEARCH_SECONDS = 8.0
 _MAX_CHANGES = 4
+_MAX_LEAPS = 4
 _MAX_BUILDS = 400
 
 
@@ -41,19 +42,25 @@ class Search:
         found: Mapping[str, Shape],
         arguments: Mapping[str, Any],
         build: Callable[[Mapping[str, Any]], Mapping[str, Shape]],
+        seconds: float = SEARCH_SECONDS,
     ) -> None:
         self.found = found
         self.arguments = arguments
         self.build = build
         self.builds = 0
         self.best: _Candidate | None = None
-        self.deadline = time.monotonic() + _SEARCH_SECONDS
+        self.deadline = time.monotonic() + seconds
 
     def run(self, expected: Mapping[str, Shape], difference: Difference) -> dict[str, Any] | None:
         """Return the smallest change found that fits strictly."""
         order = itertools.count()
-        pending = [_Candidate(difference.score, 0, next(order), {}, difference, expected)]
-        tried: set[str] = {repr({})}
+        root = _Candidate(difference.score, 0, next(order), {}, difference, expected)
+        leapt = self._leap(root, order)
+        if leapt.difference is not None and leapt.difference.names == 0 and leapt.changes:
+            return self._smallest(leapt.changes)
+        pending = [root, leapt] if leapt.changes else [root]
+        heapq.heapify(pending)
+        tried: set[str] = {repr([])}
         while pending and self._may_go_on():
             state = heapq.heappop(pending)
             for changes in self._next(state, difference, expected):
@@ -64,7 +71,7 @@ class Search:
                 made = self._try(changes, next(order), parent=state)
                 if made.difference is not None and made.difference.names == 0:
                     return self._smallest(changes)
-                if made.changed < _MAX_CHANGES:
+                if made.changed < _MAX_CHANGES + leapt.changed:
                     heapq.heappush(pending, made)
         return None
 
@@ -78,6 +85,27 @@ class Search:
         """Tell whether the network with these changes takes what was found, strictly."""
         shapes = self._shapes(changes)
         return shapes is not None and difference_of(shapes, self.found).names == 0
+
+    def _leap(self, root: _Candidate, order: Iterator[int]) -> _Candidate:
+        """Change at once all arguments whose new value the shapes tell by themselves, as long as that helps."""
+        best = root
+        for _ in range(_MAX_LEAPS):
+            if best.difference is None or best.difference.names == 0:
+                break
+            current = {**self.arguments, **best.changes}
+            told = {
+                name: other
+                for name, value in current.items()
+                if type(value) is int and (other := _told(value, best.difference, best.expected, self.found))
+            }
+            changes = {**best.changes, **told}
+            if not told or changes == best.changes:
+                break
+            made = self._try(changes, next(order), parent=best)
+            if made.difference is None or made.score >= best.score:
+                break
+            best = made
+        return best
 
     def _may_go_on(self) -> bool:
         return self.builds < _MAX_BUILDS and time.monotonic() < self.deadline
@@ -130,6 +158,23 @@ def _values(
         yield from (other for other in dict.fromkeys(suggested) if other > 0 and other != value)
     elif isinstance(value, list | tuple) and value and all(type(item) is int for item in value):
         yield from _list_values(value, difference, expected, found)
+
+
+def _told(value: int, difference: Difference, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> int | None:
+    """Return what an argument of this value must be if every dimension of that size, or every count, says the same."""
+    haves = Counter(
+        have
+        for _, have_shape, want_shape in difference.misshaped
+        if len(have_shape) == len(want_shape)
+        for have, want in zip(have_shape, want_shape, strict=True)
+        if want == value != have
+    )
+    if haves:
+        return haves.most_common(1)[0][0]
+    want_counts, have_counts = _counts(expected), _counts(found)
+    counts = {have_counts.get(pattern, 0) for pattern, count in want_counts.items() if count == value}
+    counts.discard(value)
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _from_dimensions(value: int, difference: Difference) -> Iterator[int]:

@@ -74,6 +74,12 @@ class ModelConfig(_Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$"), AfterValidator(str.lower)] | None = Field(
         default=None, description="SHA-256 of the weights file in hex; required where weights is a URL"
     )
+    rename: dict[str, str] = Field(
+        default={}, description="Names in the weights file → in the network; each stands for all names below it too"
+    )
+    ignore: list[str] = Field(
+        default=[], description="Names in the weights file to leave out; each stands for all names below it too"
+    )
 
 
 class InputConfig(_Section):

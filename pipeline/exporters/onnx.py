@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline import calling
 from pipeline.cases import allowed
 from pipeline.errors import ExportError
-from pipeline.exporters import canonical
+from pipeline.exporters import canonical, program
 from pipeline.exporters.exporter import Exporter, Job, Options
 from pipeline.types import Artifact
 
@@ -35,21 +35,8 @@ class OnnxOptions(Options):
 
 
 def _export(job: Job, options: Options) -> Artifact:
-    import torch
-
     assert isinstance(options, OnnxOptions)  # noqa: S101 - the table pairs them
-    tensors = calling.tensors_from(job.examples)
-    names = calling.forward_order(job.module, [spec.name for spec in job.interface.inputs])
-    arguments = tuple(tensors[name] for name in names)
-    try:
-        with torch.no_grad():
-            program = torch.export.export(
-                job.module, arguments, dynamic_shapes=_dynamic_shapes(job, names), strict=False
-            )
-    except Exception as error:
-        raise ExportError(f"torch.export: {_reason(error)}", hint=_hint(error)) from error
-    outputs = _output_names(job, arguments)
-    exported = _translate(program, _Names(names, outputs, _first_uses(_axis_names(job, names))), options.opset)
+    exported = translate(job, options.opset)
     stripped = _write(exported, job, external=_is_external(job.module, options))
     _check(stripped.files[0])
     return Artifact(
@@ -57,7 +44,43 @@ def _export(job: Job, options: Options) -> Artifact:
         stripped.files,
         {"opset": options.opset, "external_data": len(stripped.files) > 1},
         explanations=stripped.nodes,
+        program=program.describe(exported.exported_program),
     )
+
+
+def captured(job: Job) -> torch.export.ExportedProgram:
+    """Return the network as torch.export captures it.
+
+    Raises:
+        ExportError: torch.export refuses it.
+    """
+    import torch
+
+    names, arguments = _arguments(job)
+    try:
+        with torch.no_grad():
+            return torch.export.export(job.module, arguments, dynamic_shapes=_dynamic_shapes(job, names), strict=False)
+    except Exception as error:
+        raise ExportError(f"torch.export: {_reason(error)}", hint=_hint(error)) from error
+
+
+def translate(job: Job, opset: int) -> Any:
+    """Return the network as torch's ONNXProgram, with the exported program it was made from.
+
+    Raises:
+        ExportError: torch.export or torch.onnx.export refuses it.
+    """
+    exported = captured(job)
+    names, arguments = _arguments(job)
+    outputs = _output_names(job, arguments)
+    return _translate(exported, _Names(names, outputs, _first_uses(_axis_names(job, names))), opset)
+
+
+def _arguments(job: Job) -> tuple[list[str], tuple[Any, ...]]:
+    """Return the inputs' names in the forward's order, and the example tensors."""
+    tensors = calling.tensors_from(job.examples)
+    names = calling.forward_order(job.module, [spec.name for spec in job.interface.inputs])
+    return names, tuple(tensors[name] for name in names)
 
 
 def _write(exported: Any, job: Job, *, external: bool) -> canonical.Stripped:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import GateError, UnavailableError, WeighbridgeError
 from pipeline.oracle import Reference
-from pipeline.parity import budget
+from pipeline.parity import budget, jobs
 from pipeline.parity.compare import Finding, compare, worst
 from pipeline.types import Event
+from pipeline.worker.process import Worker
 from pipeline.worker.session import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.parity.budget import Rule
-    from pipeline.types import Case, Interface, Network, Variant
+    from pipeline.types import Arrays, Artifact, Case, Interface, Network, Variant
 
 AT_ONCE = 2
+AUDITED = frozenset({"onnx", "torchscript"})
 
 Status = Literal["pass", "fail", "unavailable", "crashed"]
 
@@ -113,6 +115,53 @@ def _prove_one(
     return Proof(variant, "fail", describe(worst(failed), known), tuple(findings), facts)
 
 
+def audit(
+    artifacts: Sequence[Artifact],
+    interface: Interface,
+    network: Network,
+    examples: Arrays,
+    *,
+    timeout_s: float,
+    report: Callable[[Event], None],
+) -> dict[str, dict[str, Any]]:
+    """Return each file's audit by format: where its constants and numbers come from (see `pipeline.parity.audit`).
+
+    Raises:
+        WeighbridgeError: a file cannot be read, or its audit crashed.
+    """
+
+    def one(artifact: Artifact) -> dict[str, Any]:
+        report(Event("parity", f"{artifact.format} audit", "started"))
+        with Worker(f"the audit of {artifact.format}", threads=1) as worker:
+            found: dict[str, Any] = worker.call(
+                jobs.AUDIT,
+                timeout_s=timeout_s,
+                network=asdict(network),
+                interface=asdict(interface),
+                examples=dict(examples),
+                format=artifact.format,
+                file=str(artifact.files[0]),
+                program=dict(artifact.program) or None,
+            )
+        report(Event("parity", f"{artifact.format} audit", "ended" if found["passed"] else "failed"))
+        return found
+
+    known = [each for each in artifacts if each.format in AUDITED]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip([each.format for each in known], pool.map(one, known), strict=True))
+
+
+def describe_audit(audit: Mapping[str, Any]) -> str:
+    """Say in one line what an audit found."""
+    if not audit["passed"]:
+        first, more = audit["problems"][0], audit["problem_count"] - 1
+        place = f" in {first['module']}" if first["module"] else ""
+        return f"{first['where']}{place} {first['problem']}" + (f" (and {more} more)" if more else "")
+    if audit["unaccounted_count"]:
+        return f"{audit['unaccounted_count']} constants or attributes ({audit['share']:.2%} of the elements) not accounted for"
+    return f"{audit['elements']:,} elements of {audit['constants']} constants and {audit['attributes']} attributes"
+
+
 def describe(finding: Finding, known: Truth) -> str:
     """Say in one line what is wrong with an output: where, by how much, and what was allowed."""
     sizes = next((case.sizes for case in known.cases if case.name == finding.case), {})
@@ -127,13 +176,18 @@ def describe(finding: Finding, known: Truth) -> str:
     )
 
 
-def gate(proofs: Sequence[Proof]) -> None:
-    """Close the gate on any required variant that did not pass.
+def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> None:
+    """Close the gate on any required variant that did not pass, or whose file failed its audit.
 
     Raises:
-        GateError: a required backend left its error budget.
+        GateError: a required backend left its error budget, or a file it runs holds what the network does not.
         UnavailableError: a required backend could not run, or crashed.
     """
+    required = {proof.variant.format for proof in proofs if proof.variant.required}
+    forged = {name: each for name, each in audits.items() if name in required and not each["passed"]}
+    if forged:
+        found = "".join(f"\n  {name}: {describe_audit(each)}" for name, each in forged.items())
+        raise GateError(f"{len(forged)} required file{'s' * (len(forged) > 1)} failed the audit:{found}")
     bad = [proof for proof in proofs if proof.variant.required and proof.status != "pass"]
     left = [proof for proof in bad if proof.status == "fail"]
     lines = "".join(f"\n  {proof.variant.name}: {proof.reason}" for proof in bad)

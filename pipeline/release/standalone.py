@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Check a release: every file's digest, then the golden cases through onnxruntime.
 
-    python verify.py [RELEASE]        (by default the directory that holds this file)
+    python verify.py [RELEASE] [--key PUBLIC.pem] [--at-least 1.2.0]      (RELEASE: by default where this file lies)
 
-Needs the standard library and numpy; onnxruntime for the golden cases. Exits 0 if everything holds, else 1.
-Digests prove that nothing changed since the release was written; who wrote it is for a signature to prove.
+Needs the standard library and numpy; onnxruntime for the golden cases; cryptography for `--key`. Exits 0 if everything
+holds, 1 if something does not, 2 for arguments that make no sense. Digests prove that nothing changed since the release was
+written; who wrote it is for `--key` to prove, and that it is no older one of theirs for `--at-least`.
 """
 
 # Every release carries this file as verify.py and `weighbridge verify` calls the same functions, so that there is one
@@ -12,6 +13,9 @@ Digests prove that nothing changed since the release was written; who wrote it i
 
 from __future__ import annotations
 
+import argparse
+import base64
+import binascii
 import hashlib
 import json
 import math
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.json.sig"
 SUMS = "SHA256SUMS"
 GOLDEN = "golden.safetensors"
 REPORT = "report"
@@ -68,19 +73,21 @@ def check_files(root: Path) -> list[str]:
         return [str(error)]
     outside = [name for name in present if not name.startswith(f"{REPORT}/")]
     inside = [name.removeprefix(f"{REPORT}/") for name in present if name.startswith(f"{REPORT}/")]
-    problems = _check_sums(root, outside)
-    if inside:
-        problems += [f"{REPORT}/{problem}" for problem in _check_sums(root / REPORT, inside)]
-    return problems
+    return _check_sums(root, outside) + [f"{REPORT}/{problem}" for problem in _check_sums(root / REPORT, inside)]
 
 
 def check_manifest(root: Path) -> list[str]:
-    """Return where the manifest contradicts its format or the list of digests."""
+    """Return where the manifest contradicts its format, the list of digests or the signature."""
     try:
         manifest = read_manifest(root)
         listed = {entry["path"]: entry for entry in manifest["files"]}
         sums = read_sums(root / SUMS)
+        is_signed = sums.pop(SIGNATURE, None) is not None
         sums.pop(MANIFEST, None)
+        if is_signed != (manifest["signed_by"] is not None):
+            return [f"{SIGNATURE}: {'not announced in' if is_signed else 'missing, and announced in'} {MANIFEST}"]
+        if is_signed:
+            read_signature(root, manifest["signed_by"])
         digests = {name: entry["sha256"] for name, entry in listed.items()}
         if len(listed) != len(manifest["files"]) or digests != sums:
             return [f"{MANIFEST}: its files and digests differ from {SUMS}"]
@@ -107,6 +114,94 @@ def read_manifest(root: Path) -> dict[str, Any]:
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise DamagedError(f"{MANIFEST}: schema version {manifest.get('schema_version')}, this reads {SCHEMA_VERSION}")
     return manifest
+
+
+# Signature: an in-toto statement about the manifest's digest in a DSSE envelope, signed with Ed25519
+# (https://github.com/secure-systems-lab/dsse/blob/master/protocol.md)
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+
+
+def key_id(public_key: bytes) -> str:
+    """Return the name of a raw Ed25519 public key (32 bytes): its SHA-256."""
+    return hashlib.sha256(public_key).hexdigest()
+
+
+def signed_bytes(payload: bytes) -> bytes:
+    """Return what is signed for a payload: DSSE's pre-authentication encoding."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def read_signature(root: Path, signed_by: str) -> tuple[bytes, bytes]:
+    """Return the payload and the signature of a release; raises DamagedError unless they are of this manifest and key."""
+    envelope = _json_object((root / SIGNATURE).read_bytes(), SIGNATURE)
+    try:
+        (entry,) = envelope["signatures"]
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signature = base64.b64decode(entry["sig"], validate=True)
+        (subject,) = _json_object(payload, SIGNATURE)["subject"]
+        named = (envelope["payloadType"], entry["keyid"], subject["name"], subject["digest"]["sha256"])
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise DamagedError(f"{SIGNATURE}: not a DSSE envelope of one signature ({error!r})") from error
+    digest = hashlib.sha256((root / MANIFEST).read_bytes()).hexdigest()
+    if named != (PAYLOAD_TYPE, signed_by, MANIFEST, digest):
+        raise DamagedError(f"{SIGNATURE}: of another manifest, or by another key than {MANIFEST} states")
+    return payload, signature
+
+
+def check_signature(root: Path, public_key: bytes) -> list[str]:
+    """Return why a release is not signed by an Ed25519 key (PEM); raises ValueError for a key that is none."""
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(public_key)
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError(f"{type(key).__name__}, and releases are signed with Ed25519")  # noqa: TRY004 — of the file, not of an argument
+    try:
+        signed_by = read_manifest(root)["signed_by"]
+        if signed_by is None:
+            return [f"{SIGNATURE}: missing: nobody signed this release"]
+        if signed_by != key_id(key.public_bytes_raw()):
+            return [f"{SIGNATURE}: by another key: {signed_by[:16]}…"]
+        payload, signature = read_signature(root, signed_by)
+        key.verify(signature, signed_bytes(payload))
+    except (DamagedError, OSError, KeyError) as error:
+        return [str(error)]
+    except InvalidSignature:
+        return [f"{SIGNATURE}: not valid for this key"]
+    return []
+
+
+# Order of versions (https://semver.org, section 11)
+
+_VERSION = re.compile(r"(\d{1,15})\.(\d{1,15})\.(\d{1,15})(?:-([0-9A-Za-z.-]+))?(?:\+[0-9A-Za-z.-]+)?")
+
+
+def precedence(version: str) -> tuple[Any, ...]:
+    """Return what orders versions of the form 1.2.3 or 1.2.3-rc.1; raises ValueError for others: digests have no order."""
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        raise ValueError(f"{version} is no version of the form 1.2.3, and others have no order")
+    parts = match[4].split(".") if match[4] else []
+    before = tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+    return (*map(int, match.group(1, 2, 3)), not before, before)
+
+
+def check_at_least(version: str, least: str) -> list[str]:
+    """Return why a version is older than `least`; raises ValueError if `least` has no order."""
+    wanted = precedence(least)
+    try:
+        return [] if precedence(version) >= wanted else [f"version {version} is older than {least}"]
+    except ValueError as error:
+        return [f"{error}: set release.version"]
+
+
+# Lists of digests
 
 
 def read_sums(path: Path) -> dict[str, str]:
@@ -368,29 +463,48 @@ def onnx_models(manifest: Mapping[str, Any]) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Check the release named, or the one this file lies in; print what is wrong and one line of verdict."""
-    root = Path(arguments[0] if arguments else __file__).resolve()
+    parser = argparse.ArgumentParser(description="Check a release: digests, signature, golden cases.")
+    parser.add_argument("release", nargs="?", default=__file__, help="by default where this file lies")
+    parser.add_argument("--key", type=Path, help="the public key (PEM) it must be signed with")
+    parser.add_argument("--at-least", metavar="VERSION", help="refuse an older version than this")
+    asked = parser.parse_args(arguments)
+    root = Path(asked.release).resolve()
     root = root if root.is_dir() else root.parent
-    problems = check_files(root) or check_manifest(root)
-    ran = []
-    if not problems:
-        manifest = read_manifest(root)
-        for model in onnx_models(manifest):
-            for backend in PROVIDERS:
-                found = check_golden(root, model, backend)
-                if found is not None:
-                    ran.append(backend)
-                    problems += found
-        if onnx_models(manifest) and not ran and not problems:
-            problems = ["no onnxruntime provider could be loaded, so the golden cases did not run"]
+    try:
+        problems = check_files(root) or check_manifest(root) or _check_origin(root, asked.key, asked.at_least)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    ran = [] if problems else _run_golden(root, problems)
     for problem in problems:
         print(problem, file=sys.stderr)
+    checked = "digests, signature" if asked.key else "digests"
     verdict = (
         f"FAILED: {len(problems)} problem(s)"
         if problems
-        else f"ok: digests, golden cases on {', '.join(ran) or 'nothing'}"
+        else f"ok: {checked}, golden cases on {', '.join(ran) or 'nothing'}"
     )
     print(f"{root.name}: {verdict}")
     return 1 if problems else 0
+
+
+def _check_origin(root: Path, key: Path | None, least: str | None) -> list[str]:
+    problems = check_signature(root, key.read_bytes()) if key else []
+    return problems + (check_at_least(read_manifest(root)["version"], least) if least else [])
+
+
+def _run_golden(root: Path, problems: list[str]) -> list[str]:
+    """Run the golden cases on every provider found, add what is wrong to `problems`, and return the backends that ran."""
+    ran = []
+    models = onnx_models(read_manifest(root))
+    for model in models:
+        for backend in PROVIDERS:
+            found = check_golden(root, model, backend)
+            if found is not None:
+                ran.append(backend)
+                problems += found
+    if models and not ran:
+        problems.append("no onnxruntime provider could be loaded, so the golden cases did not run")
+    return ran
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ def parity(
     truth: Truth,
     proofs: tuple[Proof, ...],
     artifacts: tuple[Artifact, ...],
+    audits: Mapping[str, Mapping[str, Any]],
     refusals: Mapping[str, str],
     notes: tuple[str, ...],
 ) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def parity(
         "oracle": {"dtype": "float32" if truth.fallback else "float64", "fallback": truth.fallback},
         "rules": {name: asdict(rule) for name, rule in truth.rules.items()},
         "cases": [{"name": case.name, "sizes": dict(case.sizes)} for case in truth.cases],
-        "exports": [_export(artifact) for artifact in artifacts]
+        "exports": [_export(artifact, audits.get(artifact.format)) for artifact in artifacts]
         + [{"format": name, "status": "refused", "reason": reason} for name, reason in refusals.items()],
         "backends": [_proof(proof) for proof in proofs],
         "notes": list(notes),
@@ -74,12 +75,13 @@ def read(release: Path) -> dict[str, Any]:
         raise InputError(f"{release} holds no readable report: {error}", hint="export again with --rebuild") from error
 
 
-def _export(artifact: Artifact) -> dict[str, Any]:
+def _export(artifact: Artifact, audit: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "format": artifact.format,
         "status": "exported",
         "size_bytes": sum(file.stat().st_size for file in artifact.files),
         "facts": dict(artifact.facts),
+        "audit": audit,
         "notes": list(artifact.notes),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,10 +11,15 @@ from rich.text import Text
 from rich.tree import Tree
 
 from pipeline.report.rows import in_units
+from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from pipeline.checkpoint.inspect import Description, TensorDescription
 
+READ_TIMEOUT_S = 600.0
 _SHOWN_TENSORS = 400
 
 
@@ -30,6 +36,15 @@ def print_description(description: Description) -> None:
         console.print(Text(f"next: {step}", style="cyan"))
 
 
+def with_values(description: Description, path: Path, max_bytes: int | None) -> Description:
+    """Return `description` with what the weights' numbers are like, read in a worker; raises as loading does."""
+    with Worker(f"reading {path.name}", threads=1) as worker:
+        values = worker.call(
+            "pipeline.checkpoint.values:survey", timeout_s=READ_TIMEOUT_S, weights=str(path), max_bytes=max_bytes
+        )
+    return replace(description, values=values)
+
+
 def _facts(description: Description) -> list[tuple[str, str]]:
     facts = [
         ("likely", description.likely or ""),
@@ -37,9 +52,26 @@ def _facts(description: Description) -> list[tuple[str, str]]:
         ("beside it", ", ".join(description.beside)),
         ("loading it would import", ", ".join(description.needs)),
         ("tied", "; ".join(" = ".join(group) for group in description.tied)),
+        ("holds", _listed(description.contents)),
+        ("values", _oddities(description)),
         *((key, str(value)) for key, value in description.details.items()),
     ]
     return [(label, value) for label, value in facts if value]
+
+
+def _listed(names: Sequence[str], limit: int = 20) -> str:
+    more = f" … and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(repr(name)[1:-1] for name in names[:limit]) + more
+
+
+def _oddities(description: Description) -> str:
+    if description.values is None:
+        return ""
+    found = [
+        f"{name}: {', '.join(f'{what} {count}' for what, count in oddities.items())}"
+        for name, oddities in description.values.items()
+    ]
+    return _listed(found) or "all finite, none constant"
 
 
 def _tree(description: Description) -> Tree:

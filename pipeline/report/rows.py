@@ -60,8 +60,18 @@ def _exports(parity: Mapping[str, Any]) -> Iterator[Row]:
             facts = each["facts"]
             how = facts.get("method") or f"opset {facts.get('opset')}"
             yield Row("export", each["format"], how, size=in_units(each["size_bytes"]), tone="good")
+            if audit := each.get("audit"):
+                yield _audit(each["format"], audit)
         else:
             yield Row("export", each["format"], "refused", tone="bad")
+
+
+def _audit(name: str, audit: Mapping[str, Any]) -> Row:
+    if not audit["passed"]:
+        return Row("audit", name, f"{audit['problem_count']} problems", tone="bad")
+    if left := audit["unaccounted_count"]:
+        return Row("audit", name, f"{left} not accounted for ({audit['share']:.2%})", tone="neutral")
+    return Row("audit", name, f"all of {audit['elements']:,} elements", tone="good")
 
 
 def _backends(parity: Mapping[str, Any]) -> Iterator[Row]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -143,11 +144,8 @@ def test_a_worker_dies_with_its_parent_even_when_it_never_reads_again():
 
 def _listens(pid):
     """Whether the child has armed itself: its lifeline pipe is in asynchronous mode."""
-    flags = []
-    for name in os.listdir(f"/proc/{pid}/fdinfo"):
-        with open(f"/proc/{pid}/fdinfo/{name}") as file:
-            flags.append(int(file.read().split("flags:")[1].split()[0], 8))
-    return any(flag & os.O_ASYNC for flag in flags)
+    texts = [path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    return any(int(text.split("flags:")[1].split()[0], 8) & os.O_ASYNC for text in texts)
 
 
 def _is_alive(process):

@@ -1,0 +1,453 @@
+"""What a weights file implies about a network: its constructor's arguments, and the inputs its forward takes.
+
+Everything is tried on meta tensors, which have shapes and no data: nothing is computed, and no weight is loaded. It runs
+the architecture's code, which must be trusted, so it belongs into a worker.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import time
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from pipeline import trust
+from pipeline.calling import flatten_outputs
+from pipeline.checkpoint import fit, read
+from pipeline.errors import ArchitectureError, MisfitError
+from pipeline.types import Dimension, InputSpec, Interface
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    import torch
+    from torch import nn
+
+    Shapes = Mapping[str, tuple[int, ...]]
+
+_SEARCH_SECONDS = 20.0
+_TRIAL_SECONDS = 20.0
+_BATCH = 2
+_IMAGE_SIZES = (224, 32, 64, 28, 128, 256, 299, 384, 512)
+_LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8000, 16000)
+_LONGEST = (4096, 2048, 1024, 512, 256, 128, 64, 32)
+_DEFAULT_LONGEST = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Constructor arguments with which a state dict fits strictly; `unsure` are those that its shapes do not tell."""
+
+    values: Mapping[str, Any]
+    unsure: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What forward takes and returns; `missing` names the inputs that could not be found out, with the reason."""
+
+    interface: Interface | None
+    comments: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    reason: str = ""
+
+
+# Arguments
+
+
+def arguments(located: trust.Located, weights: Path, given: Mapping[str, Any], *, max_bytes: int | None) -> Arguments:
+    """Return the arguments that make the network fit `weights`; those in `given` are taken as they are.
+
+    Raises:
+        WeightsError, UnsafeError: the file is no state dict.
+        ArchitectureError: the network cannot be built at all.
+        MisfitError: no arguments were found with which it fits; the message shows the closest.
+    """
+    make = trust.import_architecture(located)
+    header = read.require_state_dict(weights, max_bytes=max_bytes)
+    start = _start(located, make, given)
+    expected = _build(make, start)
+    tensors, notes = fit.align(_meta(header.tensors), list(expected))
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    free = {name: value for name, value in start.items() if name not in given}
+
+    def build(changes: Mapping[str, Any]) -> Shapes:
+        return _build(make, {**start, **changes})
+
+    misfit = fit.explain(
+        expected,
+        found,
+        arguments=free,
+        build_shapes=build,
+        owner=located.name,
+        weights_name=weights.name,
+        seconds=_SEARCH_SECONDS,
+    )
+    if misfit is not None and misfit.changes is None:
+        raise MisfitError(
+            misfit.message(lambda _: "not set yet"),
+            hint="if the weights belong to this network, give what it is built with: --set model.arguments.NAME=VALUE",
+        )
+    chosen = {**start, **(misfit.changes if misfit and misfit.changes else {})}
+    unsure = tuple(name for name in free if _is_free(make, chosen, name, found))
+    shown = _shown(located, chosen, given, unsure)
+    return Arguments(shown, tuple(name for name in unsure if name in shown), tuple(notes))
+
+
+def _start(located: trust.Located, make: Callable[..., nn.Module], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments to start the search from: the defaults, and for the others the first values that build."""
+    parameters = _parameters(located, make)
+    defaults = {name: default for name, has_default, default in parameters if has_default and default is not None}
+    wanted = [name for name, has_default, _ in parameters if not has_default and name not in given]
+    failure: Exception | None = None
+    for values in _guesses(wanted):
+        start = {**defaults, **values, **given}
+        try:
+            _build(make, start)
+        except Exception as error:  # noqa: BLE001 - a constructor may raise anything for values it does not take
+            failure = error
+            continue
+        return start
+    needed = ", ".join(wanted) or "its defaults"
+    raise ArchitectureError(
+        f"{located.name} could not be built to compare it with the file: {type(failure).__name__}: {failure}",
+        hint=f"give what it needs ({needed}): --set model.arguments.NAME=VALUE",
+    )
+
+
+def _parameters(located: trust.Located, make: Callable[..., nn.Module]) -> list[tuple[str, bool, Any]]:
+    if located.parameters is not None:
+        return [tuple(each) for each in located.parameters]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = [each for each in inspect.signature(make).parameters.values() if each.kind in named]
+    return [
+        (each.name, each.default is not each.empty, None if each.default is each.empty else each.default)
+        for each in found
+    ]
+
+
+def _guesses(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield values for arguments without defaults: all different, so that each can be told by its size."""
+    if not names:
+        yield {}
+        return
+    small = ("layer", "depth", "block", "head", "group", "stack", "stage", "num_res", "repeat")
+    for unit in (24, 16, 12):
+        sizes = itertools.count(1)
+        yield {name: 2 if any(word in name.lower() for word in small) else unit * next(sizes) for name in names}
+    yield from ({name: value for name in names} for value in (8, 1, 3, 18))
+    yield from ({name: list(value) for name in names} for value in ((24, 48, 72), (2, 2, 2, 2)))
+
+
+def _build(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in make(**values).state_dict().items()}
+
+
+def _meta(tensors: Iterable[Any]) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {
+        each.name: torch.empty(each.shape, dtype=getattr(torch, each.dtype, torch.float32), device="meta")
+        for each in tensors
+    }
+
+
+def _is_free(make: Callable[..., nn.Module], chosen: Mapping[str, Any], name: str, found: Shapes) -> bool:
+    """Tell whether other values of an argument fit as well, so that the shapes do not tell it."""
+    value = chosen[name]
+    others: list[Any] = [not value] if isinstance(value, bool) else []
+    if type(value) is int:
+        others = [other for other in (value * 2, value // 2, value + 1) if other > 0 and other != value]
+    elif isinstance(value, float | str):
+        return True
+    for other in others:
+        try:
+            if _build(make, {**chosen, name: other}) == found:
+                return True
+        except Exception:  # noqa: BLE001, S112 - a value that the constructor refuses is not another way to fit
+            continue
+    return False
+
+
+def _shown(
+    located: trust.Located, chosen: Mapping[str, Any], given: Mapping[str, Any], unsure: Sequence[str]
+) -> dict[str, Any]:
+    """Return the arguments worth writing down: plain values, without the floats and texts that are only defaults."""
+    defaults = {name: default for name, has_default, default in located.parameters or () if has_default}
+    plain = {name: value for name, value in chosen.items() if isinstance(value, bool | int | float | str | list | tuple)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in plain.items()
+        if name in given or value != defaults.get(name) or (name not in unsure or type(value) is int)
+    }
+
+
+# Inputs
+
+
+def inputs(
+    located: trust.Located, values: Mapping[str, Any], given: Mapping[str, InputSpec], outputs: Sequence[str]
+) -> Inputs:
+    """Find what forward takes by running it on meta tensors of likely shapes; those in `given` are taken as they are.
+
+    `outputs` are the outputs' names, if known. Nothing is claimed that was not run: an input whose size only some
+    values satisfy, without a rule to tell which, counts as missing.
+    """
+    import torch
+
+    make = trust.import_architecture(located)
+    with torch.device("meta"):
+        module = make(**values).eval()
+    names = _required(module)
+    unknown = [name for name in given if name not in _accepted(module)]
+    if unknown:
+        raise ArchitectureError(
+            f"forward of {located.name} has no argument {unknown[0]!r}", hint=f"it takes {', '.join(_accepted(module))}"
+        )
+    trial = _Trial(module, [*names, *(name for name in given if name not in names)])
+    for guess in _combinations(trial.names, given, _likely(module)):
+        if trial.expired():
+            break
+        if trial.accepts(guess):
+            return _settled(trial, guess, given, outputs)
+    missing = tuple(name for name in trial.names if name not in given)
+    reason = "forward takes none of the likely ones" if missing else trial.reason
+    return Inputs(None, missing=missing or tuple(trial.names), reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """A likely input: dtype, shape with dimension names, the sizes to try for these, and a note."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+    sizes: tuple[int, ...] = (0,)
+    values: str = "normal"
+    comment: str = ""
+
+
+class _Trial:
+    """Runs a network's forward on meta tensors, counting time."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        self.module = module
+        self.names = list(names)
+        self.reason = "its forward takes no argument"
+        self.deadline = time.monotonic() + _TRIAL_SECONDS
+
+    def expired(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def run(self, guess: Mapping[str, _Guess], sizes: Mapping[str, int]) -> Any:
+        import torch
+
+        tensors = {
+            name: torch.empty(
+                [sizes[size] if isinstance(size, str) else size for size in each.shape],
+                dtype=getattr(torch, each.dtype),
+                device="meta",
+            )
+            for name, each in guess.items()
+        }
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return tensors, self.module(**tensors)
+
+    def accepts(self, guess: Mapping[str, _Guess], **sizes: int) -> bool:
+        """Tell whether forward runs, for two different batches."""
+        try:
+            for batch in (_BATCH, _BATCH + 3):
+                self.run(guess, {**_sizes(guess), "batch": batch, **sizes})
+        except Exception as error:  # noqa: BLE001 - forward may raise anything for inputs it does not take
+            self.reason = f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"
+            return False
+        return True
+
+
+def _required(module: nn.Module) -> list[str]:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(module.forward).parameters.values()
+    return [each.name for each in parameters if each.kind in kinds and each.default is each.empty]
+
+
+def _accepted(module: nn.Module) -> list[str]:
+    return list(inspect.signature(module.forward).parameters)
+
+
+def _likely(module: nn.Module) -> list[_Guess]:
+    """Return likely inputs, from the layers that the network has: the first to be registered most likely takes one."""
+    from torch import nn
+
+    made: list[_Guess] = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Embedding):
+            made.append(_Guess("int64", ("batch", "length"), _LENGTHS))
+        elif isinstance(layer, nn.Conv2d):
+            channels = layer.in_channels
+            made += [_Guess("float32", ("batch", channels, size, size)) for size in _IMAGE_SIZES]
+        elif isinstance(layer, nn.Conv1d):
+            made.append(_Guess("float32", ("batch", layer.in_channels, "length"), _LENGTHS))
+            made.append(_Guess("float32", ("batch", "length"), _LENGTHS))
+        elif isinstance(layer, nn.RNNBase):
+            made.append(_Guess("float32", ("batch", "length", layer.input_size), _LENGTHS))
+            made.append(_Guess("float32", (layer.num_layers, "batch", layer.hidden_size)))
+        elif isinstance(layer, nn.RNNCellBase):
+            made.append(_Guess("float32", ("batch", layer.input_size)))
+            made.append(_Guess("float32", ("batch", layer.hidden_size)))
+            made.append(_Guess("float32", (2, "batch", layer.hidden_size)))
+        elif isinstance(layer, nn.Linear | nn.Bilinear):
+            width = layer.in_features if isinstance(layer, nn.Linear) else layer.in1_features
+            made.append(_Guess("float32", ("batch", width)))
+            made.append(_Guess("float32", ("batch", "length", width), _LENGTHS))
+    return list(dict.fromkeys(made))[:60]
+
+
+def _combinations(
+    names: Sequence[str], given: Mapping[str, InputSpec], likely: Sequence[_Guess]
+) -> Iterator[dict[str, _Guess]]:
+    """Yield guesses for all inputs together, likeliest first; inputs of one network often share their shape."""
+    fixed = {name: _Guess(spec.dtype, spec.shape, values=spec.values) for name, spec in given.items()}
+    free = [name for name in names if name not in given]
+    if not free:
+        yield fixed
+        return
+    for each in likely:
+        yield fixed | dict.fromkeys(free, each)
+    if 1 < len(free) <= 3:
+        for chosen in itertools.product(likely[:12], repeat=len(free)):
+            if len(set(chosen)) > 1:
+                yield fixed | dict(zip(free, chosen, strict=True))
+
+
+def _sizes(guess: Mapping[str, _Guess]) -> dict[str, int]:
+    named = {size for each in guess.values() for size in each.shape if isinstance(size, str)}
+    usual = next((each.sizes[0] for each in guess.values() if each.sizes != (0,)), 7)
+    return {name: usual + index for index, name in enumerate(sorted(named))}
+
+
+def _settled(
+    trial: _Trial, guess: dict[str, _Guess], given: Mapping[str, InputSpec], outputs: Sequence[str]
+) -> Inputs:
+    """Turn accepted guesses into inputs and dimensions, after testing how far each dimension reaches."""
+    names = sorted({size for each in guess.values() for size in each.shape if isinstance(size, str)})
+    dimensions, comments = [], {}
+    for name in names:
+        if name == "batch":
+            dimensions.append(Dimension("batch", 1, 64))
+            continue
+        low, high = _range(trial, guess, name)
+        is_free = all(trial.accepts(guess, **{name: size}) for size in (low + 1, high // 2, high - 1))
+        declared = any(name in spec.shape for spec in given.values())
+        if not is_free and not declared:
+            some = [each for each, spec in guess.items() if name in spec.shape and each not in given]
+            reason = f"forward takes some sizes of {name} and not others, and the shapes do not tell which is right"
+            return Inputs(None, missing=tuple(some), reason=reason)
+        dimensions.append(Dimension(name, low, high))
+        comments[name] = f"forward runs from {low} to {high}; narrow this to what the network was trained for"
+    tensors, result = trial.run(guess, {**_sizes(guess), "batch": _BATCH})
+    tables = _tables(trial, guess)
+    specs = tuple(_spec(name, guess[name], given, tables) for name in trial.names)
+    for name, each in guess.items():
+        if name not in given and len(each.shape) == 4:
+            comments[name] = "the size is a common one that forward takes: write the one the network was trained with"
+        elif name not in given and each.dtype == "int64" and name not in tables and "mask" not in name:
+            comments[name] = "the range was not found: write the values it may hold"
+    del tensors
+    interface = Interface(specs, tuple(dimensions), _output_names(result, outputs))
+    flatten_outputs(result, interface.outputs)
+    return Inputs(interface, comments)
+
+
+def _range(trial: _Trial, guess: Mapping[str, _Guess], name: str) -> tuple[int, int]:
+    """Return the smallest and largest size of a dimension that forward takes, among usual ones."""
+    low = next((size for size in range(1, 65) if trial.accepts(guess, **{name: size})), _sizes(guess)[name])
+    high = next((size for size in _LONGEST if trial.accepts(guess, **{name: size})), low)
+    return low, high if high < _LONGEST[0] else _DEFAULT_LONGEST
+
+
+def _tables(trial: _Trial, guess: Mapping[str, _Guess]) -> dict[str, int]:
+    """Return input → number of rows of the embedding that it is looked up in."""
+    from torch import nn
+
+    seen: dict[int, int] = {}
+
+    def watch(layer: nn.Embedding, taken: tuple[Any, ...]) -> None:
+        seen[id(taken[0])] = layer.num_embeddings
+
+    hooks = [
+        layer.register_forward_pre_hook(watch) for layer in trial.module.modules() if isinstance(layer, nn.Embedding)
+    ]
+    try:
+        tensors, _ = trial.run(guess, {**_sizes(guess), "batch": _BATCH})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: seen[id(tensor)] for name, tensor in tensors.items() if id(tensor) in seen}
+
+
+def _spec(name: str, guess: _Guess, given: Mapping[str, InputSpec], tables: Mapping[str, int]) -> InputSpec:
+    if name in given:
+        return given[name]
+    if "int" not in guess.dtype:
+        return InputSpec(name, guess.dtype, guess.shape)
+    if name not in tables and "mask" in name:
+        return InputSpec(name, guess.dtype, guess.shape, values="mask")
+    return InputSpec(name, guess.dtype, guess.shape, low=0, high=tables.get(name, 2), values="uniform")
+
+
+def _output_names(result: Any, given: Sequence[str]) -> tuple[str, ...]:
+    from torch.utils import _pytree as pytree
+
+    if given:
+        return tuple(given)
+    if isinstance(result, dict):
+        return tuple(map(str, result))
+    count = len([leaf for leaf in pytree.tree_leaves(result) if leaf is not None])
+    return ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
+
+
+# Jobs of a worker: JSON values in and out
+
+
+def describe(
+    architecture: str,
+    prefixes: Sequence[str],
+    weights: str,
+    values: Mapping[str, Any],
+    given: Mapping[str, Any],
+    outputs: Sequence[str],
+    max_bytes: int | None,
+) -> dict[str, Any]:
+    """Return what `arguments` and `inputs` find for `architecture` with the state dict in `weights`; raises as they do."""
+    located = trust.locate(architecture, prefixes)
+    found = arguments(located, Path(weights), values, max_bytes=max_bytes)
+    specs = TypeAdapter(dict[str, InputSpec]).validate_python(given)
+    taken = inputs(located, {**found.values, **values}, specs, outputs)
+    return {"arguments": asdict(found), "inputs": asdict(taken)}
+
+
+def matching(candidates: Sequence[str], weights: str, max_bytes: int | None) -> dict[str, dict[str, Any]]:
+    """Return which of `candidates` (MODULE:CLASS) take the state dict in `weights`, with the arguments they need."""
+    header = read.require_state_dict(Path(weights), max_bytes=max_bytes)
+    found = {}
+    for target in candidates:
+        located = trust.locate(target, (trust.ALWAYS_TRUSTED,))
+        expected = _build(trust.import_architecture(located), {})
+        aligned, _ = fit.align(_meta(header.tensors), list(expected))
+        # A search is only worth its time where most names are the network's.
+        if sum(name in expected for name in aligned) * 2 < min(len(aligned), len(expected)):
+            continue
+        try:
+            found[target] = dict(arguments(located, Path(weights), {}, max_bytes=max_bytes).values)
+        except MisfitError:
+            continue
+    return found

@@ -1,0 +1,138 @@
+"""What a manifest holds: the model behind its published JSON Schema (`weighbridge schema --manifest`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.release import standalone
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
+Count = Annotated[int, Field(ge=0)]
+Role = Literal["model", "weights", "golden", "verifier", "sbom", "card", "provenance"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", protected_namespaces=())
+
+
+class File(_Section):
+    """A file of the release outside `report/`, other than the manifest, its signature and SHA256SUMS."""
+
+    path: FileName
+    role: Role
+    sha256: Sha256
+    size_bytes: Count
+
+
+class Input(_Section):
+    """An input, with the range its values had when it was proven: integers in [low, high)."""
+
+    name: str
+    dtype: str = Field(description="numpy's name of it")
+    shape: list[int | str] = Field(description="A number is a fixed size, a name one of `dimensions`")
+    low: int | float | None
+    high: int | float | None
+
+
+class Output(_Section):
+    """An output."""
+
+    name: str
+    dtype: str = Field(description="numpy's name of it")
+    shape: list[int | str | None] = Field(
+        description="A number is a fixed size, a name one of `dimensions`, null a size that depends on several"
+    )
+
+
+class Dimension(_Section):
+    """The sizes a dynamic dimension may take."""
+
+    min: Count
+    max: Count
+    multiple_of: Annotated[int, Field(ge=1)]
+
+
+class Model(_Section):
+    """A model file with what lies beside it."""
+
+    format: str
+    path: FileName
+    files: list[FileName]
+    facts: dict[str, Any] = Field(description="What the exporter states of it: method, opset, …")
+
+
+class Backend(_Section):
+    """A way to run the release that was proven."""
+
+    backend: str
+    format: str | None = Field(description="The format it runs; null: the network itself")
+    options: dict[str, Any]
+    verdict: Literal["pass"]
+
+
+class Budget(_Section):
+    """What an output was held to: a limit in multiples of the noise floor, or explicit tolerances."""
+
+    limit: float | None = None
+    atol: float | None = None
+    rtol: float | None = None
+
+
+class Golden(_Section):
+    """The golden cases."""
+
+    cases: list[str] = Field(min_length=1)
+    path: FileName
+
+
+class Weights(_Section):
+    """The weights file the release was built from."""
+
+    file: str
+    parameters: Count
+    sha256: Sha256
+
+
+class Architecture(_Section):
+    """The network's code: its name, and the digest of the file that defines it."""
+
+    name: str
+    sha256: Sha256
+
+
+class Manifest(_Section):
+    """What a release is: its files with their digests, what goes in and out, and what was proven of it."""
+
+    schema_version: Literal[1] = Field(description="Version of this schema")
+    name: str
+    version: str = Field(description="release.version, or the first 12 hex digits of `digest`")
+    digest: Sha256 = Field(description="Of the files' digests and this manifest without `version`, `digest` and `files`")
+    signed_by: Sha256 | None = Field(
+        description="SHA-256 of the raw Ed25519 public key that manifest.json.sig was made with; null: unsigned"
+    )
+    files: list[File]
+    models: list[Model] = Field(min_length=1)
+    golden: Golden
+    inputs: list[Input]
+    outputs: list[Output]
+    dimensions: dict[str, Dimension]
+    backends: dict[str, Backend] = Field(description="By the name its results carry")
+    parity: dict[str, Budget] = Field(description="By output")
+    weights: Weights
+    architecture: Architecture
+    config: dict[str, Any] = Field(description="The config with its defaults filled in, and file names in place of paths")
+    tools: dict[str, str] = Field(description="Versions of what the bytes and numbers depend on")
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of manifest.json."""
+    document = Manifest.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:weighbridge:manifest:{standalone.SCHEMA_VERSION}",
+        **document,
+        "title": "weighbridge release manifest",
+    }
