@@ -40,7 +40,7 @@ setup: .venv/installed  ## create .venv with everything an export needs
 # Show what is downloaded; keep the rest in a log, and show all of it when pip fails.
 define install
 $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt -e $(1) 2>&1 \
-	| tee .venv/install.log | awk '/^ *Downloading /{print "  " $$2, $$3, $$4; fflush()}' >&2 \
+	| tee .venv/install.log | awk '/^ *Downloading .*MB\)/{print "  " $$2, $$3, $$4; fflush()}' >&2 \
 	|| { cat .venv/install.log >&2; exit 1; }
 endef
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import typer
 from pipeline.errors import InputError, WeighbridgeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pipeline.stages import Settings
 
@@ -68,11 +69,17 @@ def export(
     max_bytes: MaxBytes = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again even if nothing changed.")] = False,
     benchmark: Annotated[bool, typer.Option(help="Time the backends; without it a release states no latency.")] = True,
+    sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY", help="Sign with this private key.")] = None,
+    check_reproducible: Annotated[
+        bool, typer.Option("--check-reproducible", help="Build twice, and fail unless both give the same bytes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Export, prove and time a network, and write a release of what was proven."""
     settings = replace(_settings(out, trust, set_), max_bytes=max_bytes, rebuild=rebuild, benchmark=benchmark)
-    outcomes = [_attempt(partial(_export_one, config, settings, as_json), as_json) for config in configs]
+    settings = replace(settings, sign=sign)
+    work = partial(_export_one, settings=settings, as_json=as_json, twice=check_reproducible)
+    outcomes = [_attempt(partial(work, config), as_json) for config in configs]
     if as_json:
         _print_json({"runs": [{"config": str(config), **each} for config, each in zip(configs, outcomes, strict=True)]})
     elif any(each.get("release") for each in outcomes):
@@ -181,14 +188,23 @@ def init(
 def verify(
     release: Release,
     backend: Annotated[list[str] | None, typer.Option("--backend", help="Only this backend; may be repeated.")] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="PUBLIC", help="It must be signed by this key.")] = None,
+    at_least: Annotated[
+        str | None, typer.Option("--at-least", metavar="VERSION", help="Refuse an older version than this.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="CONFIG", help="It must be what this config describes.")
+    ] = None,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Check a release: every digest, then its golden cases on the backends found here."""
+    """Check a release: every digest, its signature, then its golden cases on the backends found here."""
     from dataclasses import asdict
 
     from pipeline import stages
+    from pipeline.release.verify import Origin
 
-    verdict = stages.verify(release, backend)
+    verdict = stages.verify(release, backend, Origin(key, at_least), against, _settings(ARTIFACTS, trust, None))
     if as_json:
         _print_json({"passed": verdict.passed, **asdict(verdict)})
     else:
@@ -198,7 +214,7 @@ def verify(
         typer.echo(
             f"{verdict.name} {verdict.version}: "
             + (
-                f"ok: every digest, {verdict.cases} golden cases on {ran}"
+                f"ok: every digest, {'the signature, ' if key else ''}{verdict.cases} golden cases on {ran}"
                 if verdict.passed
                 else f"FAILED: {len(verdict.problems)} problems"
             )
@@ -212,22 +228,38 @@ def verify(
 def predict(
     release: Release,
     inputs: Annotated[
-        list[str], typer.Option("--input", metavar="[NAME=]FILE", help="Inputs: .npy .npz .safetensors .json")
+        list[str],
+        typer.Option(
+            "--input", metavar="[NAME=]FILE", help="Inputs: .npy .npz .safetensors .json, or a folder of them."
+        ),
     ],
-    output: Annotated[Path | None, typer.Option("--output", help="Write here instead of JSON on stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="A file, or a folder if the input is one; default: JSON on stdout.")
+    ] = None,
     backend: Annotated[
         str | None, typer.Option("--backend", help="Which backend; default: the fastest proven one.")
     ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda, where no backend is named.")] = "cpu",
+    as_json: Json = False,
 ) -> None:
-    """Run a release on inputs from files; outputs are JSON on stdout, or a file."""
-    from pipeline.release.load import load_release
-    from pipeline.release.predict import read_inputs, run, write_outputs
+    """Run a release on inputs from files; outputs are JSON on stdout, or a file.
 
-    model = load_release(release, backend=backend)
-    outputs = run(model, read_inputs(inputs, model.interface.inputs))
-    write_outputs(outputs, output)
-    if output:
-        typer.echo(f"wrote {', '.join(outputs)} to {output} ({model.backend})", err=True)
+    A folder is run file by file: outputs are a JSON line for each, or a .npz for each in the output folder.
+    """
+    from pipeline.release.load import load_release
+    from pipeline.release.predict import predict_file, predict_folder
+
+    model = load_release(release, backend=backend, device=device)
+    if len(inputs) == 1 and Path(inputs[0]).is_dir():
+        with _counter() as count:
+            done = predict_folder(model, Path(inputs[0]), output, count)
+        wrote = f"{done} files"
+    else:
+        wrote = ", ".join(predict_file(model, inputs, output))
+    if output and as_json:
+        _print_json({"output": str(output), "wrote": wrote, "backend": model.backend})
+    elif output:
+        typer.echo(f"wrote {wrote} to {output} ({model.backend})", err=True)
 
 
 @app.command()
@@ -270,8 +302,48 @@ def backends(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a config, for editors."""
+def keygen(
+    name: Annotated[Path, typer.Argument(help="Writes NAME.pem, to keep secret, and NAME.pub.pem, to hand out.")],
+    as_json: Json = False,
+) -> None:
+    """Make a pair of keys: one to sign releases with, one to verify them with."""
+    from pipeline.release.signing import generate
+
+    private, public = generate(name)
+    if as_json:
+        _print_json({"private": str(private), "public": str(public)})
+    else:
+        typer.echo(f"{private}  keep it secret\n{public}  hand it out")
+        typer.echo(f"next: weighbridge export CONFIG --sign {private}, and weighbridge verify RELEASE --key {public}")
+
+
+@app.command()
+def package(
+    release: Release,
+    kind: Annotated[str, typer.Option("--as", metavar="KIND", help="triton, mlflow, huggingface, oci or zip.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where; default: NAME-VERSION-KIND here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Lay a release out for a server or a registry: Triton, MLflow, Hugging Face, OCI, or a zip file."""
+    from pipeline.release.packages import package as lay_out
+
+    packaged = lay_out(release, kind, out)
+    if as_json:
+        _print_json({"kind": kind, "path": str(packaged.path), "next": packaged.next_step})
+    else:
+        typer.echo(f"{packaged.path}\nnext: {packaged.next_step}")
+
+
+@app.command()
+def schema(
+    manifest: Annotated[bool, typer.Option("--manifest", help="Of a release's manifest.json instead.")] = False,
+) -> None:
+    """Print the JSON Schema of a config, for editors, or of a release's manifest."""
+    if manifest:
+        from pipeline.release.manifest import schema as make_manifest
+
+        _print_json(make_manifest())
+        return
     from pipeline.config import schema as make
     from pipeline.stages import vocabulary
 
@@ -353,7 +425,7 @@ def _attempt(work: Callable[[], dict[str, Any]], as_json: bool) -> dict[str, Any
         return {"exit_code": error.exit_code, "error": {"message": error.message, "hint": error.hint}}
 
 
-def _export_one(config: Path, settings: Settings, as_json: bool) -> dict[str, Any]:  # noqa: FBT001 - private
+def _export_one(config: Path, *, settings: Settings, as_json: bool, twice: bool) -> dict[str, Any]:
     from pipeline import stages
     from pipeline.report.console import print_run, progress
     from pipeline.report.document import read
@@ -364,7 +436,24 @@ def _export_one(config: Path, settings: Settings, as_json: bool) -> dict[str, An
     if not as_json:
         print_run(outcome.release.parent.name, documents["parity"], documents["benchmark"])
         typer.echo(f"{'up to date: ' if outcome.up_to_date else ''}{outcome.release}")
-    return {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why, **documents}
+    done = {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why, **documents}
+    if not twice:
+        return done
+    with progress(f"{config.stem}, once more") as show:
+        same = stages.reproduce(config, replace(settings, report=show), outcome.release)
+    if not as_json:
+        typer.echo(f"reproducible: a second build, elsewhere, gave the same bytes for all {len(same)} files")
+    return {**done, "reproducible": list(same)}
+
+
+@contextmanager
+def _counter() -> Iterator[Callable[[int, int, str], None]]:
+    """Yield a callback that shows on stderr how many of how many files are done."""
+    from pipeline.report.console import progress
+    from pipeline.types import Event
+
+    with progress("predict") as show:
+        yield lambda done, total, name: show(Event("files", name, "working", f"{done} of {total}", done / total))
 
 
 def _print_matches(file: Path, found: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import inspect
 import itertools
 import time
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +34,10 @@ _SEARCH_SECONDS = 20.0
 _TRIAL_SECONDS = 20.0
 _BATCH = 2
 _IMAGE_SIZES = (224, 32, 64, 28, 128, 256, 299, 384, 512)
-_LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8000, 16000)
-_LONGEST = (4096, 2048, 1024, 512, 256, 128, 64, 32)
+_LENGTHS = (16, 8, 256, 1024, 16000)
+_LONGEST = 4096
 _DEFAULT_LONGEST = 512
+_SLOW_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def _guesses(names: Sequence[str]) -> Iterator[dict[str, Any]]:
     for unit in (24, 16, 12):
         sizes = itertools.count(1)
         yield {name: 2 if any(word in name.lower() for word in small) else unit * next(sizes) for name in names}
-    yield from ({name: value for name in names} for value in (8, 1, 3, 18))
+    yield from (dict.fromkeys(names, value) for value in (8, 1, 3, 18))
     yield from ({name: list(value) for name in names} for value in ((24, 48, 72), (2, 2, 2, 2)))
 
 
@@ -183,7 +184,9 @@ def _shown(
 ) -> dict[str, Any]:
     """Return the arguments worth writing down: plain values, without the floats and texts that are only defaults."""
     defaults = {name: default for name, has_default, default in located.parameters or () if has_default}
-    plain = {name: value for name, value in chosen.items() if isinstance(value, bool | int | float | str | list | tuple)}
+    plain = {
+        name: value for name, value in chosen.items() if isinstance(value, bool | int | float | str | list | tuple)
+    }
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in plain.items()
@@ -217,8 +220,9 @@ def inputs(
     for guess in _combinations(trial.names, given, _likely(module)):
         if trial.expired():
             break
-        if trial.accepts(guess):
-            return _settled(trial, guess, given, outputs)
+        accepted = next((each for each in _scaled(guess) if trial.accepts(each)), None)
+        if accepted is not None:
+            return _settled(trial, accepted, given, outputs)
     missing = tuple(name for name in trial.names if name not in given)
     reason = "forward takes none of the likely ones" if missing else trial.reason
     return Inputs(None, missing=missing or tuple(trial.names), reason=reason)
@@ -328,15 +332,20 @@ def _combinations(
                 yield fixed | dict(zip(free, chosen, strict=True))
 
 
+def _scaled(guess: Mapping[str, _Guess]) -> Iterator[dict[str, _Guess]]:
+    """Yield the guess with each of the lengths worth trying."""
+    lengths = next((each.sizes for each in guess.values() if each.sizes != (0,)), (0,))
+    for length in lengths:
+        yield {name: replace(each, sizes=(length,)) for name, each in guess.items()}
+
+
 def _sizes(guess: Mapping[str, _Guess]) -> dict[str, int]:
     named = {size for each in guess.values() for size in each.shape if isinstance(size, str)}
     usual = next((each.sizes[0] for each in guess.values() if each.sizes != (0,)), 7)
     return {name: usual + index for index, name in enumerate(sorted(named))}
 
 
-def _settled(
-    trial: _Trial, guess: dict[str, _Guess], given: Mapping[str, InputSpec], outputs: Sequence[str]
-) -> Inputs:
+def _settled(trial: _Trial, guess: dict[str, _Guess], given: Mapping[str, InputSpec], outputs: Sequence[str]) -> Inputs:
     """Turn accepted guesses into inputs and dimensions, after testing how far each dimension reaches."""
     names = sorted({size for each in guess.values() for size in each.shape if isinstance(size, str)})
     dimensions, comments = [], {}
@@ -345,14 +354,18 @@ def _settled(
             dimensions.append(Dimension("batch", 1, 64))
             continue
         low, high = _range(trial, guess, name)
-        is_free = all(trial.accepts(guess, **{name: size}) for size in (low + 1, high // 2, high - 1))
-        declared = any(name in spec.shape for spec in given.values())
-        if not is_free and not declared:
+        inner = [size for size in (low + 1, (low + high) // 2, high - 1) if low < size < high]
+        is_window = low > 1 and high < _LONGEST
+        is_free = not is_window and all(trial.accepts(guess, **{name: size}) for size in inner)
+        if not is_free and not any(name in spec.shape for spec in given.values()):
+            # One of these is the network's own, such as a frame of audio; the others only happen to run.
             some = [each for each, spec in guess.items() if name in spec.shape and each not in given]
-            reason = f"forward takes some sizes of {name} and not others, and the shapes do not tell which is right"
+            reason = f"forward runs with sizes from {low} to {high}, and the shapes do not tell which is right"
             return Inputs(None, missing=tuple(some), reason=reason)
-        dimensions.append(Dimension(name, low, high))
-        comments[name] = f"forward runs from {low} to {high}; narrow this to what the network was trained for"
+        has_end = high < _LONGEST
+        dimensions.append(Dimension(name, low, high if has_end else max(_DEFAULT_LONGEST, low)))
+        end = f"up to {high}" if has_end else "without an end that was found"
+        comments[name] = f"forward runs from {low} {end}; narrow this to what the network was trained for"
     tensors, result = trial.run(guess, {**_sizes(guess), "batch": _BATCH})
     tables = _tables(trial, guess)
     specs = tuple(_spec(name, guess[name], given, tables) for name in trial.names)
@@ -368,10 +381,19 @@ def _settled(
 
 
 def _range(trial: _Trial, guess: Mapping[str, _Guess], name: str) -> tuple[int, int]:
-    """Return the smallest and largest size of a dimension that forward takes, among usual ones."""
-    low = next((size for size in range(1, 65) if trial.accepts(guess, **{name: size})), _sizes(guess)[name])
-    high = next((size for size in _LONGEST if trial.accepts(guess, **{name: size})), low)
-    return low, high if high < _LONGEST[0] else _DEFAULT_LONGEST
+    """Return the smallest and largest size of a dimension that forward takes; `_LONGEST` where there is no end."""
+    usual = _sizes(guess)[name]
+    low = next((size for size in range(1, usual) if trial.accepts(guess, **{name: size})), usual)
+    high, step = usual, usual
+    while step:
+        start = time.monotonic()
+        if high + step > _LONGEST or not trial.accepts(guess, **{name: high + step}):
+            step //= 2
+            continue
+        high, step = high + step, 2 * step
+        if time.monotonic() - start > _SLOW_SECONDS:
+            return low, _LONGEST  # a recurrent network takes a step for each element: no end is to be expected
+    return low, high
 
 
 def _tables(trial: _Trial, guess: Mapping[str, _Guess]) -> dict[str, int]:

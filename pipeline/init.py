@@ -91,7 +91,11 @@ def match(weights: Path, *, max_bytes: int | None = None) -> dict[str, dict[str,
     read.require_state_dict(weights, max_bytes=max_bytes)
     with Worker("the search for an architecture", threads=1) as worker:
         answer: dict[str, dict[str, Any]] = worker.call(
-            "pipeline.infer:matching", timeout_s=TIMEOUT_S, candidates=shipped(), weights=str(weights), max_bytes=max_bytes
+            "pipeline.infer:matching",
+            timeout_s=TIMEOUT_S,
+            candidates=shipped(),
+            weights=str(weights),
+            max_bytes=max_bytes,
         )
     return answer
 
@@ -113,7 +117,9 @@ def parse_input(given: str) -> InputSpec:
     match = _INPUT.fullmatch(given.replace(" ", ""))
     extra = match and _RANGE.fullmatch(match["range"])
     if not match or not extra:
-        raise InputError(f"--input {given!r} is not NAME=DTYPE[SIZES]", hint="for example --input 'x=float32[batch,10]'")
+        raise InputError(
+            f"--input {given!r} is not NAME=DTYPE[SIZES]", hint="for example --input 'x=float32[batch,10]'"
+        )
     dtype = match["dtype"]
     if dtype not in DTYPES:
         raise InputError(f"--input {given!r}: {dtype} is no dtype of an input", hint=f"use {', '.join(DTYPES)}")
@@ -141,7 +147,9 @@ def _values(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key.startswith(_ARGUMENT):
-            raise InputError(f"--set {override}: only {_ARGUMENT}NAME=VALUE can be set here", hint="edit the config after")
+            raise InputError(
+                f"--set {override}: only {_ARGUMENT}NAME=VALUE can be set here", hint="edit the config after"
+            )
         values[key.removeprefix(_ARGUMENT)] = parse_value(value)
     return values
 
@@ -169,7 +177,9 @@ def _missing_error(missing: Sequence[str], given: Mapping[str, InputSpec], reaso
         shown = ", ".join(f"{spec.name}={spec.dtype}[{','.join(map(str, spec.shape))}]" for spec in given.values())
         return InputError(f"the network does not take {shown}: {reason}", hint="correct --input")
     flags = " ".join(f"--input '{name}=float32[batch,…]'" for name in missing if name not in given)
-    return InputError(f"the shapes of {', '.join(missing)} could not be found out: {reason}", hint=f"give them: {flags}")
+    return InputError(
+        f"the shapes of {', '.join(missing)} could not be found out: {reason}", hint=f"give them: {flags}"
+    )
 
 
 # The config's text
@@ -211,7 +221,7 @@ def _text(request: Request, target: Path, found: Mapping[str, Any]) -> str:
 
 
 def _input_lines(spec: InputSpec, comments: Mapping[str, str]) -> list[str]:
-    fields = {"dtype": spec.dtype, "shape": list(spec.shape)}
+    fields: dict[str, Any] = {"dtype": spec.dtype, "shape": list(spec.shape)}
     if spec.values == "uniform":
         fields |= {"low": _whole(spec.low), "high": _whole(spec.high)}
     elif spec.values != "normal":

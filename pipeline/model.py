@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from pipeline.checkpoint import fit, read
 from pipeline.errors import ArchitectureError, MisfitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
     from torch import nn
@@ -36,12 +37,10 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
         WeightsError: the weights file cannot be read.
         MisfitError: the state dict does not fit; the message names the change that makes it fit.
     """
-    import torch
-
     located = trust.locate(network.architecture, network.trust)
     make = trust.import_architecture(located)
     checkpoint = read.load(_path(network), max_bytes=network.max_bytes)
-    with torch.device("meta"):
+    with shapes_only():
         skeleton = _skeleton(make, network)
     module = skeleton if skeleton is not None else _build(make, network)
     expected = module.state_dict()
@@ -51,6 +50,27 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
     module.load_state_dict(converted, strict=True, assign=skeleton is not None)
     module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
     return Loaded(module.to(device), (*checkpoint.notes, *notes), checkpoint.sha256)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Build networks on the meta device, without their random initial values.
+
+    A meta tensor has no values to set, and torch's way of not setting them imports its compiler, which takes a second.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    drawing = {getattr(torch.Tensor, name) for name in ("normal_", "uniform_", "bernoulli_", "exponential_")}
+    drawing |= {value for name, value in vars(torch.nn.init).items() if name.endswith("_") and callable(value)}
+
+    class WithoutDrawing(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = [*args, *(kwargs or {}).values()]  # torch.nn.init names its arguments, methods do not
+            return given[0] if func in drawing and given[0].is_meta else func(*args, **(kwargs or {}))
+
+    with torch.device("meta"), WithoutDrawing():
+        yield
 
 
 def _path(network: Network) -> Any:
@@ -108,10 +128,8 @@ def _require_fit(
     expected: Mapping[str, torch.Tensor],
     found: Mapping[str, torch.Tensor],
 ) -> None:
-    import torch
-
     def build_shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        with torch.device("meta"):
+        with shapes_only():
             return _shapes(make(**arguments).state_dict())
 
     misfit = fit.explain(

@@ -13,17 +13,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import cases, trust
+from pipeline import cases, oracle, trust
 from pipeline.backends.table import backends
 from pipeline.benchmark import timing
 from pipeline.checkpoint import read, remote
 from pipeline.checkpoint.files import digest
 from pipeline.config import Vocabulary, load, resolved
-from pipeline.errors import ConfigError, DigestError, ExportError, UnavailableError, WeighbridgeError
+from pipeline.errors import ConfigError, DigestError, ExportError, GateError, UnavailableError, WeighbridgeError
 from pipeline.exporters.table import exporters
 from pipeline.parity import prove
 from pipeline.parity.budget import Rule
-from pipeline.release import bundle, compose, recall, standalone
+from pipeline.release import bundle, compose, recall, signing, standalone
 from pipeline.release import verify as verifying
 from pipeline.report import document, markdown
 from pipeline.store import private_directory, sweep
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline.benchmark.timing import Timings
     from pipeline.config import Config
     from pipeline.parity.prove import Proof, Truth
-    from pipeline.release.verify import Verdict
+    from pipeline.release.verify import Origin, Verdict
     from pipeline.types import Arrays, Case
 
 AT_ONCE = 2
@@ -53,6 +53,7 @@ class Settings:
     overrides: tuple[str, ...] = ()
     rebuild: bool = False
     benchmark: bool = True
+    sign: Path | None = None
     max_bytes: int | None = None
     report: Callable[[Event], None] = lambda _: None
     threads: int = field(default_factory=lambda: _cores())  # noqa: PLW0108 - defined below
@@ -77,6 +78,8 @@ class Plan:
     variants: tuple[Variant, ...]
     weights_sha256: str
     source: Path
+    sign: Path | None = None
+    signed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,7 @@ def plan(path: Path, settings: Settings) -> Plan:
     weights, weights_sha256 = _weights(config, settings)
     arguments = dict(config.model.arguments)
     places = {key: config.place(key) for key in ["model.arguments", *(f"model.arguments.{name}" for name in arguments)]}
+    sign = settings.sign or (path.parent / config.release.sign if config.release.sign else None)
     planned = Plan(
         config=config,
         network=Network(
@@ -137,6 +141,8 @@ def plan(path: Path, settings: Settings) -> Plan:
         variants=_variants(config),
         weights_sha256=weights_sha256,
         source=located.path,
+        sign=sign,
+        signed_by=signing.read_signer(sign).key_id if sign else "",
     )
     _require_available(planned)
     return planned
@@ -218,21 +224,49 @@ def _described(planned: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def verify(path: Path, names: Sequence[str] | None) -> Verdict:
-    """Check a release's digests, then its golden cases on `names`, or on every backend of it that can run here."""
+def reproduce(path: Path, settings: Settings, release: Path) -> tuple[str, ...]:
+    """Build a config again, in another directory and without timing it; return the files that came out the same.
+
+    Raises:
+        GateError: a file outside `report/` came out with other bytes; it is named.
+    """
+    with private_directory(settings.out) as elsewhere:
+        again = export(path, replace(settings, out=elsewhere, rebuild=True, benchmark=False)).release
+        first, second = bundle.file_digests(release), bundle.file_digests(again)
+    if differing := sorted(name for name in first | second if first.get(name) != second.get(name)):
+        raise GateError(
+            f"{path} is not reproducible: a second build gave other bytes for {', '.join(differing)}",
+            hint="look for what depends on time, order or chance in the network's code, or in an exporter of another package",
+        )
+    return tuple(sorted(first))
+
+
+def verify(
+    path: Path, names: Sequence[str] | None, origin: Origin, against: Path | None, settings: Settings
+) -> Verdict:
+    """Check a release's digests and origin, then its golden cases on `names`, or on every backend that can run here.
+
+    `against` is a config: the release must be what it describes, and its network must give the golden outputs as well.
+    """
     release = bundle.find(path)
+    planned = plan(against, settings) if against else None
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
 
-        def run(backend: str, file: Path, inputs: Arrays) -> Any:
+        def run(backend: str, file: Path | None, inputs: Arrays) -> Any:
             if backend not in workers:
-                interface = bundle.interface_from(standalone.read_manifest(release))
+                declared = planned.interface if planned else bundle.interface_from(standalone.read_manifest(release))
                 variant = Variant(backend, backend, backends()[backend].artifact, required=True, file=file)
-                session = opened(variant, interface, None, threads=_cores(), timeout_s=VERIFY_TIMEOUT_S)
+                network = planned.network if planned else None
+                session = opened(variant, declared, network, threads=_cores(), timeout_s=VERIFY_TIMEOUT_S)
                 workers[backend], _ = stack.enter_context(session)
             return workers[backend].call("run", timeout_s=VERIFY_TIMEOUT_S, inputs=dict(inputs))
 
-        return verifying.verify(release, backends=names, run=run)
+        verdict = verifying.verify(release, backends=names, origin=origin, run=run)
+        if planned is None or not verdict.passed:
+            return verdict
+        stated = verifying.Stated(resolved(planned.config), planned.weights_sha256, digest(planned.source))
+        return verifying.against(verdict, stated, run)
 
 
 def _weights(config: Config, settings: Settings) -> tuple[Path, str]:
@@ -259,7 +293,7 @@ def _cores() -> int:
 
 
 def _built_from(planned: Plan, settings: Settings) -> dict[str, str]:
-    return {"benchmark": "yes" if settings.benchmark else "left out"} | recall.parts(
+    return {"benchmark": "yes" if settings.benchmark else "left out", "signing key": planned.signed_by} | recall.parts(
         resolved(planned.config),
         weights_sha256=planned.weights_sha256,
         architecture=planned.source,
@@ -374,7 +408,7 @@ def _export_one(state: State, name: str, options: Mapping[str, Any]) -> Artifact
 def _reference(state: State) -> Any:
     planned = state.plan
     state.settings.report(Event("export", "oracle", "started"))
-    with Worker("the oracle", threads=1) as worker:
+    with Worker("the oracle", threads=1, environment=oracle.ENVIRONMENT) as worker:
         answer = worker.call(
             "reference",
             timeout_s=planned.config.limits.run_seconds,
@@ -411,15 +445,7 @@ def _prove(state: State) -> State:
     )
     with ThreadPoolExecutor(1) as pool:
         auditing = pool.submit(_audit, state)
-        proofs = prove.prove(
-            variants,
-            state.plan.interface,
-            state.plan.network,
-            state.truth,
-            threads=state.settings.threads,
-            timeout_s=state.plan.config.limits.run_seconds,
-            report=state.settings.report,
-        )
+        proofs = prove.prove(variants, _setup(state), state.truth)
         audits = auditing.result()
     proven = replace(state, proofs=proofs, audits=audits)
     try:
@@ -432,14 +458,16 @@ def _prove(state: State) -> State:
 
 def _audit(state: State) -> dict[str, dict[str, Any]]:
     """Account for every constant and number of the exported files."""
-    planned = state.plan
-    return prove.audit(
-        state.artifacts,
-        planned.interface,
-        planned.network,
-        _examples(planned).inputs,
-        timeout_s=planned.config.limits.run_seconds,
-        report=state.settings.report,
+    return prove.audit(state.artifacts, _setup(state), _examples(state.plan).inputs)
+
+
+def _setup(state: State) -> prove.Setup:
+    return prove.Setup(
+        state.plan.interface,
+        state.plan.network,
+        state.settings.threads,
+        state.plan.config.limits.run_seconds,
+        state.settings.report,
     )
 
 
@@ -474,10 +502,12 @@ def _release(state: State) -> State:
         config=state.plan.config,
         interface=state.plan.interface,
         weights=weights | {"file": Path(state.plan.network.weights).name},
+        architecture={"name": state.plan.config.model.architecture, "sha256": digest(state.plan.source)},
         artifacts=state.artifacts,
         truth=state.truth,
         proofs=state.proofs,
         report=_report(state),
+        sign=state.plan.sign,
     )
     return replace(state, release=compose.write(evidence, state.settings.out))
 

@@ -22,6 +22,22 @@ from pipeline.types import Dimension, InputSpec, Interface
 IDENTITY = {"name": "tiny", "weights_sha256": "ab" * 32}
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 8),), ("logits", "best"))
 
+_STATED = bundle.interface_facts(INTERFACE)
+_OUTPUTS = {"logits": {"dtype": "float32", "shape": ["batch", 3]}, "best": {"dtype": "int64", "shape": ["batch"]}}
+MANIFEST = {
+    **_STATED,
+    "outputs": [{**each, **_OUTPUTS[each["name"]]} for each in _STATED["outputs"]],
+    "architecture": {"name": "tests.conftest:Tiny", "sha256": "cd" * 32},
+    "backends": {
+        name: {"backend": name, "format": format_, "options": {}, "verdict": "pass"}
+        for name, format_ in (("eager", None), ("onnxruntime-cpu", "onnx"), ("torchscript", "torchscript"))
+    },
+    "config": {"release": {"license": "MIT", "datasets": ["seeded noise"], "description": "Tells three classes apart"}},
+    "parity": {"logits": {"limit": 16}, "best": {"limit": 16}},
+    "tools": {"weighbridge": "0.1.0", "torch": "2.13.0+cpu"},
+    "weights": {"file": "tiny.pth", "parameters": 15, "sha256": IDENTITY["weights_sha256"]},
+}
+
 
 class Tiny(torch.nn.Module):
     def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
@@ -105,7 +121,7 @@ def content(onnx_path, torchscript_path, golden, tmp_path_factory) -> ReleaseCon
             ModelFile("torchscript", "model.torchscript", root / "model.torchscript"),
         ),
         golden=golden,
-        manifest={**bundle.interface_facts(INTERFACE), "weights": {"sha256": IDENTITY["weights_sha256"]}},
+        manifest=MANIFEST,
         report={"parity.json": b"{}", "scripts/rerun.py": b"print(1)\n"},
     )
 

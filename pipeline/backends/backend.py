@@ -49,7 +49,7 @@ class Backend:
 
     `artifact` is the export format it opens, None for the network itself. `probe` returns None if it can run here and
     otherwise the reason; `install` says what to install then. `open` raises `UnavailableError` rather than running
-    anywhere but on `device`.
+    anywhere but on `device`. `modules` are the packages it needs, which are imported first so that their time is known.
     """
 
     name: str
@@ -60,3 +60,4 @@ class Backend:
     options: type[Options]
     probe: Callable[[], str | None]
     open: Callable[[Source, Options], Session]
+    modules: tuple[str, ...] = ()

@@ -52,6 +52,7 @@ EAGER = Backend(
     options=CpuOptions,
     probe=lambda: probe.package("torch"),
     open=lambda source, options: _open(source, options, "cpu"),
+    modules=("torch",),
 )
 
 EAGER_CUDA = Backend(
@@ -63,4 +64,5 @@ EAGER_CUDA = Backend(
     options=CudaOptions,
     probe=probe.torch_cuda,
     open=lambda source, options: _open(source, options, "cuda"),
+    modules=("torch",),
 )

@@ -107,6 +107,7 @@ ONNXRUNTIME_CPU = Backend(
     options=CpuOptions,
     probe=lambda: probe.package("onnxruntime"),
     open=open_cpu,
+    modules=("onnxruntime",),
 )
 
 ONNXRUNTIME_CUDA = Backend(
@@ -118,4 +119,5 @@ ONNXRUNTIME_CUDA = Backend(
     options=CudaOptions,
     probe=probe.onnxruntime_cuda,
     open=open_cuda,
+    modules=("onnxruntime",),
 )

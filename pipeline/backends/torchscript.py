@@ -43,6 +43,7 @@ TORCHSCRIPT = Backend(
     options=CpuOptions,
     probe=lambda: probe.package("torch"),
     open=lambda source, options: _open(source, options, "cpu"),
+    modules=("torch",),
 )
 
 TORCHSCRIPT_CUDA = Backend(
@@ -54,4 +55,5 @@ TORCHSCRIPT_CUDA = Backend(
     options=CudaOptions,
     probe=probe.torch_cuda,
     open=lambda source, options: _open(source, options, "cuda"),
+    modules=("torch",),
 )

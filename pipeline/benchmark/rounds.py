@@ -11,6 +11,7 @@ cannot tell.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,14 +23,14 @@ from pipeline.errors import InputError, UnavailableError, WorkerError
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["Arm", "Phase", "Plan", "Progress", "Samples", "Timed", "run"]
 
 _WARM_UP_SHARE = 1 / 3
 _OVERRUN = 1.1
 
-Phase = Literal["starting", "warming up", "measuring", "done"]
+Phase = Literal["starting", "warming up", "measuring", "measuring throughput", "done"]
 
 
 class Timed(Protocol):
@@ -56,6 +57,9 @@ class Arm:
     launch: Callable[[], AbstractContextManager[Timed]]
 
 
+Finale = Callable[[Mapping[str, Timed], float], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where a run stands; what is left of it is `seconds - elapsed_s`, because the budget is kept."""
@@ -77,10 +81,12 @@ def run(
     clock: Callable[[], float],
     rng: random.Random,
     progress: Callable[[Progress], None],
+    finale: Finale | None = None,
 ) -> dict[str, Samples]:
     """Measure every arm against the one named `reference` and return the samples of each scenario.
 
-    The scenarios together take `plan.seconds` by `clock` (seconds, monotonic).
+    The scenarios together take `plan.seconds` by `clock` (seconds, monotonic). `finale` is what else is measured with the
+    workers of the last launch, after its rounds: it gets them by name, and the seconds that are left to it.
 
     Launches that do not fit the budget are left out down to `plan.min_launches`, then the budget is overrun; either is
     said in the notes. An arm whose worker dies drops out with its reason; the others go on. Workers are started
@@ -100,6 +106,7 @@ def run(
         clock=clock,
         rng=rng,
         report=progress,
+        finale=finale,
         began_s=clock(),
     )
     contest.run()
@@ -143,6 +150,7 @@ class _Contest:
     clock: Callable[[], float]
     rng: random.Random
     report: Callable[[Progress], None]
+    finale: Finale | None
     began_s: float
     launches: list[dict[str, Launch]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
@@ -151,9 +159,9 @@ class _Contest:
     def run(self) -> None:
         self.planned = self.plan.launches
         while len(self.launches) < self.planned:
-            share_s = (self.plan.seconds - self.elapsed_s()) / (self.planned - len(self.launches))
-            self.launches.append(self._launch(self.clock() + share_s))
-            self.planned = self._affordable()
+            left_s = self.plan.seconds - self.plan.reserve_s - self.elapsed_s()
+            self.launches.append(self._launch(self.clock() + left_s / (self.planned - len(self.launches))))
+            self.planned = min(self.planned, self._affordable())
         self._tell("done", len(self._spent()[-1].round_orders))
 
     def elapsed_s(self) -> float:
@@ -185,8 +193,8 @@ class _Contest:
             _fixed_s(launch) + self.plan.min_rounds * launch.measure_s / len(launch.round_orders)
             for launch in self._spent()
         )
-        more = int(max(self.plan.seconds - self.elapsed_s(), 0) / cost_s)
-        return min(self.plan.launches, max(self.plan.min_launches, len(self.launches) + more))
+        more = int(max(self.plan.seconds - self.plan.reserve_s - self.elapsed_s(), 0) / cost_s)
+        return max(self.plan.min_launches, len(self.launches) + more)
 
     def _launch(self, deadline_s: float) -> dict[str, Launch]:
         order = [name for name in self.arms if name not in self.failures]
@@ -202,6 +210,10 @@ class _Contest:
             turns = self._measure(timed, warm_ups, deadline_s)
             facts = self._facts(timed)
             times.append(self.clock())
+            if self.finale and len(self.launches) + 1 == self.planned:
+                self._tell("measuring throughput", 0)
+                present = {name: worker for name, worker in timed.items() if name not in self.failures}
+                self.finale(present, self.plan.seconds - self.elapsed_s() - self._stop_s())
         times.append(self.clock())
         start_s, warm_up_s, measure_s, stop_s = (later - earlier for earlier, later in pairwise(times))
         return {
@@ -250,7 +262,7 @@ class _Contest:
     ) -> dict[str, list[dict[str, Block]]]:
         """Return each scenario's rounds: the blocks by arm, in the order in which they were made."""
         calls = {key: _calls(self.plan.block_ms, each.medians_ns[-1], self.plan) for key, each in warm_ups.items()}
-        stop_s = statistics.fmean(launch.stop_s for launch in self._spent()) if self.launches else 0.0
+        stop_s = self._stop_s()
         turns: dict[str, list[dict[str, Block]]] = {scenario: [] for scenario in self.scenarios}
         began_s, index = self.clock(), 0
         while index < self.plan.min_rounds or self._fits(began_s, index, deadline_s - stop_s):
@@ -270,6 +282,9 @@ class _Contest:
             with self._excuse(name):
                 blocks[name] = _block(timed[name], scenario, calls[scenario, name], index)
         return blocks
+
+    def _stop_s(self) -> float:
+        return statistics.fmean(launch.stop_s for launch in self._spent()) if self.launches else 0.0
 
     def _facts(self, timed: Mapping[str, Timed]) -> dict[str, dict[str, Any]]:
         facts = {}
@@ -303,15 +318,19 @@ def _fixed_s(launch: Launch) -> float:
 
 
 def _warm_up(worker: Timed, scenario: str, plan: Plan, clock: Callable[[], float], cap_s: float) -> WarmUp:
+    """Call until windows agree. The first window is the worker's first call in this scenario."""
     began_s, calls, total = clock(), 1, 0
     medians: list[float] = []
     while True:
         window = _block(worker, scenario, calls, 0)
         total += calls
         medians.append(statistics.median(window.durations_ns))
-        last = medians[-plan.agreeing :]
-        settled = len(last) == plan.agreeing and max(last) <= (1 + plan.tolerance) * min(last)
-        if settled or (len(last) == plan.agreeing and clock() - began_s >= cap_s):
+        # Three calls that each fill a block would cost as much as the rounds.
+        agreeing = 2 if medians[-1] >= plan.block_ms * 1e6 else plan.agreeing
+        last = medians[-agreeing:]
+        enough = len(last) == agreeing
+        settled = enough and max(last) <= (1 + plan.tolerance) * min(last)
+        if settled or (enough and clock() - began_s >= cap_s):
             return WarmUp(settled, total, tuple(medians))
         calls = _calls(plan.window_ms, medians[-1], plan)
 

@@ -20,7 +20,8 @@ class Plan:
     `seconds` is the budget of the whole run, starting and stopping workers included. `launches` are wanted and
     `min_launches` are made even if the budget is too small for them; likewise `min_rounds` in each launch. A block of
     one backend lasts about `block_ms`, but at least one call and at most `max_calls`. Warm-up ends when the medians
-    of `agreeing` consecutive windows of `window_ms` lie within `tolerance` of one another, or after `warm_up_s`.
+    of `agreeing` consecutive windows of `window_ms` (of two, where one call fills a block) lie within `tolerance` of one
+    another, or after `warm_up_s`. `reserve_s` of the budget is left to what is measured after the last round.
     """
 
     seconds: float
@@ -34,6 +35,7 @@ class Plan:
     agreeing: int = 3
     tolerance: float = 0.05
     concurrent_starts: int = 2
+    reserve_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run.
@@ -43,7 +45,7 @@ class Plan:
 
         """
         for name in (each.name for each in dataclasses.fields(self)):
-            if not getattr(self, name) > 0:
+            if not (getattr(self, name) > 0 or (name == "reserve_s" and self.reserve_s == 0)):
                 raise InputError(f"benchmark {name} is {getattr(self, name)}", hint="give a number above 0")
         if self.min_launches > self.launches:
             raise InputError(

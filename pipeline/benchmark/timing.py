@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import cases
-from pipeline.benchmark import machine, rounds
+from pipeline.backends.table import backends
+from pipeline.benchmark import energy, figures, machine, rounds, throughput
 from pipeline.benchmark.samples import Plan, Samples
 from pipeline.benchmark.statistics import Analysis, analyse
+from pipeline.errors import WeighbridgeError
 from pipeline.types import Event
+from pipeline.worker.process import Worker
 from pipeline.worker.session import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pipeline.config import BenchmarkConfig
-    from pipeline.types import Case, Interface, Network, Variant
-    from pipeline.worker.process import Worker
+    from pipeline.benchmark.energy import Meter
+    from pipeline.types import Arrays, Case, Interface, Network, Variant
+
+RESERVED_SHARE = 0.1
+ROOFLINE_S = 0.3
+MACHINE_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +42,56 @@ class SizeTiming:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """What was measured, and on what machine (JSON values)."""
+    """What was measured, and on what machine (JSON values).
+
+    `figures` hold what else than latency was measured: see `_figures`.
+    """
 
     sizes: tuple[SizeTiming, ...]
     machine: Mapping[str, Any]
     pressure: Mapping[str, Any]
+    figures: Mapping[str, Any]
+    budget_s: float
+    elapsed_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class WorkerScenarios:
     """An opened worker, its inputs bound under the names of the scenarios."""
 
     worker: Worker
-    facts: Mapping[str, Any]
+    opened: Mapping[str, Any]
     timeout_s: float
+    meter: Meter | None = None
+    joules: dict[str, float] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What opening told, the worker's memory now, and the joules that went into the timed calls."""
+        used = {name: self.joules[name] / self.calls[name] for name in self.joules}
+        memory = self.worker.call("memory", timeout_s=self.timeout_s)
+        return {**self.opened, **memory, "joules_per_call": used}
+
+    def bind(self, scenario: str, inputs: Arrays) -> None:
+        """Fix the inputs of a scenario."""
+        self.worker.call("bind", timeout_s=self.timeout_s, scenario=scenario, inputs=dict(inputs))
 
     def block(self, scenario: str, calls: int) -> Sequence[int]:
         """Make `calls` calls and return the duration of each in ns."""
+        before = self.meter() if self.meter else 0.0
         durations: list[int] = self.worker.call("block", timeout_s=self.timeout_s, scenario=scenario, calls=calls)
+        if self.meter:
+            self.joules[scenario] = self.joules.get(scenario, 0.0) + self.meter() - before
+            self.calls[scenario] = self.calls.get(scenario, 0) + calls
         return durations
+
+    def together(self, scenario: str, callers: int, seconds: float) -> Mapping[str, Any]:
+        """Call from several threads at once."""
+        found: Mapping[str, Any] = self.worker.call(
+            "together", timeout_s=self.timeout_s, scenario=scenario, callers=callers, seconds=seconds
+        )
+        return found
 
 
 def measure(
@@ -69,34 +108,121 @@ def measure(
     """Time `variants` at the configured sizes within `settings.seconds`; None if the reference is not among them."""
     if settings.reference not in {variant.name for variant in variants}:
         return None
+    began_s, before = time.monotonic(), machine.pressure()
     inputs = _inputs(interface, settings, seed)
     arms = [
         rounds.Arm(variant.name, _launcher(variant, interface, network, inputs, threads, timeout_s))
         for variant in variants
     ]
+    report(Event("benchmark", "backends", "working", "what this machine reaches", 0.0))
+    reached = _machine(variants, inputs, threads)
+    spent_s = time.monotonic() - began_s
+    rates: list[throughput.Rate] = []
+    notes: list[str] = []
 
     def progress(each: rounds.Progress) -> None:
-        detail = f"{each.phase}, launch {each.launch} of {each.launches}"
-        report(Event("benchmark", "backends", "working", detail, min(each.elapsed_s / each.seconds, 1.0)))
+        left_s = max(settings.seconds - spent_s - each.elapsed_s, 0)
+        detail = f"{each.phase}, launch {each.launch} of {each.launches}, {left_s:.0f} s left"
+        report(Event("benchmark", "backends", "working", detail, min((each.elapsed_s + spent_s) / settings.seconds, 1)))
 
-    before = machine.pressure()
+    def finale(timed: Mapping[str, rounds.Timed], seconds: float) -> None:
+        workers = {name: cast("WorkerScenarios", each) for name, each in timed.items() if "(A/A)" not in name}
+        sizes = next(iter(inputs.values())).sizes
+        found = throughput.measure(workers, throughput.points(interface, sizes, threads, seed), seconds)
+        rates.extend(found[0])
+        notes.extend(found[1])
+
     samples = rounds.run(
         arms,
         reference=settings.reference,
         scenarios=list(inputs),
-        plan=Plan(seconds=settings.seconds),
+        plan=Plan(seconds=max(settings.seconds - spent_s, 0.1), reserve_s=RESERVED_SHARE * settings.seconds),
         clock=time.monotonic,
         rng=random.Random(seed),
         progress=progress,
+        finale=finale,
     )
+    analysed = {name: analyse(each, margin=settings.margin) for name, each in samples.items()}
     return Timings(
-        tuple(
-            SizeTiming(inputs[name].sizes, each, analyse(each, margin=settings.margin))
-            for name, each in samples.items()
-        ),
-        machine.describe().to_json(),
-        machine.pressure_during(before, machine.pressure()),
+        sizes=tuple(SizeTiming(inputs[name].sizes, each, analysed[name]) for name, each in samples.items()),
+        machine=machine.describe().to_json(),
+        pressure=machine.pressure_during(before, machine.pressure()),
+        figures={
+            **_figures(variants, inputs, samples, analysed, reached),
+            "throughput": [asdict(each) for each in rates],
+            "throughput_notes": notes,
+        },
+        budget_s=settings.seconds,
+        elapsed_s=time.monotonic() - began_s,
     )
+
+
+def _machine(variants: Sequence[Variant], inputs: Mapping[str, Case], threads: int) -> dict[str, Any]:
+    """Return this machine's `roofline`, and the `graph` of the exported ONNX file, or why there is none."""
+    file = next((variant.file for variant in variants if variant.format == "onnx" and variant.file), None)
+    shapes = {name: {key: list(each.shape) for key, each in case.inputs.items()} for name, case in inputs.items()}
+    found: dict[str, Any] = {"roofline": {}, "graph": None, "notes": []}
+    with Worker("the roofline", threads=threads) as worker:
+        try:
+            found["roofline"] = worker.call(
+                "pipeline.benchmark.roofline:measure", timeout_s=MACHINE_TIMEOUT_S, seconds=ROOFLINE_S
+            )
+            if file:
+                found["graph"] = worker.call(
+                    "pipeline.benchmark.graph:count", timeout_s=MACHINE_TIMEOUT_S, file=str(file), inputs=shapes
+                )
+        except WeighbridgeError as error:
+            found["notes"].append(f"operations were not counted: {error.message}")
+    return found
+
+
+def _figures(
+    variants: Sequence[Variant],
+    inputs: Mapping[str, Case],
+    samples: Mapping[str, Samples],
+    analysed: Mapping[str, Analysis],
+    reached: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the figures of each backend, what it gets out of the machine at each size, and what could not be measured."""
+    graph = reached["graph"]
+    arrays = {name: sum(array.nbytes for array in case.inputs.values()) for name, case in inputs.items()}
+    return {
+        "backends": [figures.backend(each.name, samples, _file_bytes(each)) for each in variants],
+        "roofline": reached["roofline"],
+        "graph": graph,
+        "achieved": {
+            name: figures.achieved(
+                each,
+                graph and graph["flops"][name],
+                graph and graph["weight_bytes"] + arrays[name],
+                reached["roofline"],
+            )
+            for name, each in analysed.items()
+        },
+        "energy": _energy(variants, samples),
+        "notes": reached["notes"],
+    }
+
+
+def _file_bytes(variant: Variant) -> int | None:
+    """The size of what a backend opens, with the data an ONNX file keeps beside itself."""
+    if variant.file is None:
+        return None
+    beside = variant.file.with_name(f"{variant.file.name}.data")
+    return variant.file.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
+
+
+def _energy(variants: Sequence[Variant], samples: Mapping[str, Samples]) -> dict[str, Any]:
+    """Return the joules of a call by size and backend, or that they are not measurable here."""
+    found: dict[str, dict[str, float]] = {}
+    for scenario, each in samples.items():
+        for variant in variants:
+            arms = [launch.arms[variant.name].facts for launch in each.launches if variant.name in launch.arms]
+            used = [facts["joules_per_call"][scenario] for facts in arms if scenario in facts.get("joules_per_call", {})]
+            if used:
+                found.setdefault(scenario, {})[variant.name] = math.fsum(used) / len(used)
+    reason = None if found else "not measurable: no RAPL or NVML counter can be read here"
+    return {"joules_per_call": found, "reason": reason}
 
 
 def _inputs(interface: Interface, settings: BenchmarkConfig, seed: int) -> dict[str, Case]:
@@ -123,10 +249,10 @@ def _launcher(
         began = time.monotonic()
         with opened(variant, interface, network, threads=threads, timeout_s=timeout_s) as (worker, facts):
             started_ms = (time.monotonic() - began) * 1e3
-            first = {
-                name: worker.call("bind", timeout_s=timeout_s, scenario=name, inputs=dict(case.inputs))
-                for name, case in inputs.items()
-            }
-            yield WorkerScenarios(worker, {**facts, "start_ms": started_ms, "first_calls": first}, timeout_s)
+            meter = energy.gpu_meter() if backends()[variant.backend].device == "cuda" else energy.cpu_meter()
+            scenarios = WorkerScenarios(worker, {**facts, "start_ms": started_ms}, timeout_s, meter)
+            for name, case in inputs.items():
+                scenarios.bind(name, case.inputs)
+            yield scenarios
 
     return launch

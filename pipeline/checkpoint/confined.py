@@ -67,7 +67,9 @@ def require_confined_onnx(path: Path, *, max_bytes: int | None = None) -> tuple[
         size = inside[each.location].stat().st_size
         end = each.offset + (each.length or 0)
         if end > size:
-            raise UnsafeError(f"{path.name}: data ends at byte {end:,} of {each.location}, which has {size:,}", hint=_HINT)
+            raise UnsafeError(
+                f"{path.name}: data ends at byte {end:,} of {each.location}, which has {size:,}", hint=_HINT
+            )
     if max_bytes is not None and total > max_bytes:
         raise UnsafeError(
             f"{path.name} and its data are {total:,} bytes, more than the limit of {max_bytes:,}",

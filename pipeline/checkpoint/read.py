@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoint import archive, files, headers, kinds, wrappers
 from pipeline.checkpoint.files import digest
+from pipeline.checkpoint.guard import guarded
 from pipeline.checkpoint.kinds import Kind
 from pipeline.errors import UnsafeError, WeightsError
 
@@ -49,9 +50,21 @@ def load(path: Path, *, max_bytes: int | None = None) -> Checkpoint:
     (also above `max_bytes`), and WeightsError, with the fix, for everything else that is no state dict.
     """
     header = require_state_dict(path, max_bytes=max_bytes)
-    found = _tensors(path, header)
+    _warm_up(header)
+    with guarded(sum(tensor.nbytes for tensor in header.tensors) + header.size_bytes, path.name):
+        found = _tensors(path, header)
     notes = [*(header.wrapped.notes() if header.wrapped else ()), *_doubts(found)]
     return Checkpoint(found, header.kind, tuple(notes), digest(path))
+
+
+def _warm_up(header: Header) -> None:
+    """Import what the loaders import by themselves, before they are watched."""
+    import torch.serialization
+    import torch.sparse
+    import torch.utils.serialization.config  # noqa: F401 - torch.load imports it on its first call
+
+    if header.kind in (Kind.SAFETENSORS, Kind.SHARDED):
+        import safetensors.torch  # noqa: F401 - for its effect
 
 
 def require_state_dict(path: Path, *, max_bytes: int | None = None) -> Header:

@@ -20,9 +20,10 @@ def symptoms(
     """Yield, in plain sentences, what the differences look like."""
     yield from _transposed(difference)
     yield from _head(difference, len(found))
-    yield from _renamed(difference)
+    renamed = list(_renamed(difference))
+    yield from renamed
     yield from _rewritten(difference)
-    if not difference.misshaped and len(difference.missing) == len(expected):
+    if not renamed and not difference.misshaped and len(difference.missing) == len(expected):
         yield "not one name is in both: these look like weights of another architecture"
 
 

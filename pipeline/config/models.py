@@ -169,9 +169,12 @@ class ReleaseConfig(_Section):
     """How the release is named and signed."""
 
     version: Slug | None = Field(default=None, description="Version; null: the content digest")
-    sign: Line | None = Field(default=None, description="Signing key; null: unsigned")
+    sign: Line | None = Field(
+        default=None, description="File of the private key to sign with, relative to this file; null: unsigned"
+    )
     license: Line | None = Field(default=None, description="License of the weights, an SPDX expression")
-    description: str | None = Field(default=None, description="What the network is for")
+    description: Line | None = Field(default=None, description="What the network is for, in a line")
+    datasets: list[Line] = Field(default=[], description="What it was trained on, by the names a reader knows")
 
 
 class LimitsConfig(_Section):

@@ -37,7 +37,8 @@ def _export(job: Job, options: Options) -> Artifact:
     target = job.folder / "model.torchscript"
     canonical.torchscript_file(raw, target, identity=job.identity)
     raw.unlink()
-    return Artifact("torchscript", (target,), {"method": method}, notes)
+    order = calling.forward_order(job.module, [spec.name for spec in job.interface.inputs])
+    return Artifact("torchscript", (target,), {"method": method, "inputs": order}, notes)
 
 
 def _convert(job: Job, method: str) -> tuple[Any, str, tuple[str, ...]]:

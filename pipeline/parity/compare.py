@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from pipeline.oracle import Reference
 
 
+REFUSED = "the backend refuses this case"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """How one output of one case compares.
 
     `factor`: largest error ÷ allowed error × limit, so that a pass is `factor <= limit`; with explicit tolerances the
-    limit is 1. `problem` says in words why it failed where a number cannot.
+    limit is 1. `problem` says in words why it failed where a number cannot. `would_pass`: the absolute tolerance (with
+    rtol 0) that the output just meets, None where none does.
     """
 
     case: str
@@ -35,6 +39,7 @@ class Finding:
     got: float = 0.0
     ties: int = 0
     problem: str | None = None
+    would_pass: float | None = None
 
 
 def compare(
@@ -52,6 +57,12 @@ def compare(
     extra = [name for name in outputs if name not in reference.values]
     unwanted = [_failed(case, name, Rule(), "not an output of the network") for name in extra]
     return (*_explain_swaps(findings, reference, floors, outputs, rules), *unwanted)
+
+
+def refused(case: str, reference: Reference, rules: Mapping[str, Rule], reason: str) -> tuple[Finding, ...]:
+    """Return the findings of a case that a backend would not run."""
+    first = reason.splitlines()[0]
+    return tuple(_failed(case, name, rules[name], f"{REFUSED}: {first}") for name in reference.values)
 
 
 def worst(findings: Sequence[Finding]) -> Finding:
@@ -126,6 +137,7 @@ def _compare_floating(case: str, name: str, reference: Reference, floor: Any, go
         got=float(value[index]),
         ties=int(unknowable.sum()),
         problem=_not_finite(value, expected, unknowable),
+        would_pass=float(error.max()) if np.isfinite(error).all() else None,
     )
 
 

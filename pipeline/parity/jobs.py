@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 AUDIT = "pipeline.parity.jobs:audit"
+SIGNATURE = "pipeline.parity.jobs:signature"
+CULPRIT = "pipeline.parity.jobs:culprit"
+CULPRIT_MODULE = "pipeline.parity.jobs:culprit_module"
+_OPSET = 20
 
 
 def audit(
@@ -43,6 +47,34 @@ def audit(
     captured, reason = _captured(module, interface, examples)
     found = scripted.audit(scripted.read(Path(file)), state, captured)
     return found if reason is None else {**found, "unchecked": reason}
+
+
+def signature(format: str, file: str) -> dict[str, Any]:  # noqa: A002 - the name the config uses
+    """Return what a file takes and returns: [name, numpy dtype, shape] of inputs and outputs (see `Signature`).
+
+    Raises:
+        InputError: the file cannot be read as `format`.
+    """
+    if format == "torchscript":
+        from pipeline.parity import scripted
+
+        arguments = scripted.read(Path(file)).forward.schema.arguments[1:]
+        return {"inputs": [[each.name, None, None] for each in arguments], "outputs": []}
+    graph = read_onnx(Path(file)).model.graph
+    constants = {each.name for each in graph.initializer}
+    return {
+        "inputs": [_declared(each) for each in graph.input if each.name not in constants],
+        "outputs": [_declared(each) for each in graph.output],
+    }
+
+
+def _declared(value: Any) -> list[Any]:
+    import onnx
+
+    tensor = value.type.tensor_type
+    sizes = [each.dim_value if each.HasField("dim_value") else each.dim_param or "?" for each in tensor.shape.dim]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return [value.name, dtype, sizes if tensor.HasField("shape") else None]
 
 
 def arrays_of(module: nn.Module) -> dict[str, Any]:
@@ -89,3 +121,46 @@ def _captured(
         return program.describe(captured(job)), None
     except ExportError as error:
         return None, error.message
+
+
+def culprit(
+    network: dict[str, Any],
+    interface: dict[str, Any],
+    examples: dict[str, Any],
+    inputs: dict[str, Any],
+    candidate: dict[str, Any],
+    folder: str,
+) -> dict[str, Any]:
+    """Find the node of an ONNX file where its error begins, and write its reproduction into `folder`.
+
+    `candidate` holds the `file`, the optimisation `level` to run it at, and `names`: what it calls each of the config's
+    inputs. Returns `culprit` (None if every value is within its
+    budget at this optimisation level) and `program`, the outputs of the float32 program.
+
+    Raises:
+        ExportError: the network cannot be exported, so that there is nothing to compare step by step.
+    """
+    from pipeline import model
+    from pipeline.parity import culprit as searching
+
+    module = model.load(TypeAdapter(Network).validate_python(network)).module
+    known = searching.truths(module, TypeAdapter(Interface).validate_python(interface), examples, inputs, _OPSET)
+    graph, level = read_onnx(Path(candidate["file"])), candidate["level"]
+    fed = {candidate["names"][name]: array for name, array in inputs.items()}
+    found = searching.find(graph, fed, known, level=level)
+    if found is not None and found.output in known.values:
+        searching.write_reproduction(graph, found, fed, known, Path(folder), level=level)
+    return {"culprit": searching.as_json(found) if found else None, "program": dict(known.program_outputs)}
+
+
+def culprit_module(
+    network: dict[str, Any], interface: dict[str, Any], inputs: dict[str, Any], file: str
+) -> dict[str, Any] | None:
+    """Find the module of a TorchScript file where its error begins; None if every module that can be called agrees."""
+    from pipeline import model
+    from pipeline.parity import scripted
+
+    module = model.load(TypeAdapter(Network).validate_python(network)).module
+    return scripted.culprit(
+        module, scripted.read(Path(file)), TypeAdapter(Interface).validate_python(interface), inputs
+    )

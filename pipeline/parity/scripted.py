@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from pipeline.types import Arrays, Interface
+
 # The arguments that matter, of operators whose every use the program must match.
 _NUMBERS = ("eps", "stride", "padding", "dilation", "groups", "kernel_size", "approximate", "negative_slope", "alpha")
 _FAMILIES = frozenset(
     {"conv", "conv_transpose", "layer_norm", "batch_norm", "group_norm", "instance_norm", "gelu", "leaky_relu", "elu"}
     | {"max_pool", "avg_pool", "rms_norm"}
 )
+
+_MODULE_MARGIN = 1e-5
 
 Signature = tuple[str, tuple[tuple[str, Any], ...]]
 
@@ -52,6 +56,86 @@ def audit(module: Any, state: Mapping[str, Any], program: Mapping[str, Any] | No
         wanted = [_of_step(Step(**each)) for each in program["steps"]]
         found.problems += _check([each for each in wanted if each], graph, found)
     return found.to_json()
+
+
+def culprit(eager: Any, module: Any, interface: Interface, inputs: Arrays) -> dict[str, Any] | None:
+    """Return the smallest module whose outputs differ from the network's own on the network's own inputs, None if none.
+
+    Modules are judged in the order in which they finish, so that the first one has no culprit inside it.
+    """
+    calls = _recorded(eager, interface, inputs)
+    theirs = dict(module.named_modules())
+    for name, arguments, expected in calls:
+        if name not in theirs:
+            continue
+        got = _outputs(theirs[name], arguments)
+        if got is None or len(got) != len(expected):
+            continue
+        for index, (value, wanted) in enumerate(zip(got, expected, strict=True)):
+            if value.shape != wanted.shape:
+                return {
+                    "module": name,
+                    "output": index,
+                    "problem": f"shape {list(value.shape)} instead of {list(wanted.shape)}",
+                }
+            if (factor := _module_factor(value, wanted)) > 1:
+                worst = int((value.double() - wanted.double()).abs().argmax())
+                return {
+                    "module": name,
+                    "operator": type(dict(eager.named_modules())[name]).__name__,
+                    "output": index,
+                    "factor": factor,
+                    "expected": float(wanted.reshape(-1)[worst]),
+                    "got": float(value.reshape(-1)[worst]),
+                }
+    return None
+
+
+def _recorded(eager: Any, interface: Interface, inputs: Arrays) -> list[tuple[str, tuple[Any, ...], list[Any]]]:
+    """Run the network once; return each module's name, arguments and tensors returned, as they finish."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    from pipeline import calling
+
+    calls: list[tuple[str, tuple[Any, ...], list[Any]]] = []
+
+    def hook(name: str) -> Any:
+        def record(_: Any, arguments: tuple[Any, ...], result: Any) -> None:
+            tensors = [each.clone() for each in pytree.tree_leaves(result) if isinstance(each, torch.Tensor)]
+            calls.append((name, arguments, tensors))
+
+        return record
+
+    handles = [each.register_forward_hook(hook(name)) for name, each in eager.named_modules()]
+    tensors = calling.tensors_from(inputs)
+    order = calling.forward_order(eager, [spec.name for spec in interface.inputs])
+    with torch.no_grad():
+        eager(*(tensors[name] for name in order))
+    for handle in handles:
+        handle.remove()
+    return calls
+
+
+def _outputs(module: Any, arguments: tuple[Any, ...]) -> list[Any] | None:
+    """Return the tensors a submodule returns; None if it cannot be called by itself (inlined, or no forward)."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    try:
+        with torch.no_grad():
+            return [each for each in pytree.tree_leaves(module(*arguments)) if isinstance(each, torch.Tensor)]
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError):
+        return None
+
+
+def _module_factor(value: Any, wanted: Any) -> float:
+    """Return the largest difference ÷ what two evaluations of one module may differ by (1e-5 of its largest value)."""
+    if not wanted.is_floating_point():
+        return float("inf") if (value != wanted).any() else 0.0
+    scale = float(wanted.double().abs().max()) if wanted.numel() else 0.0
+    away = float((value.double() - wanted.double()).abs().max()) if wanted.numel() else 0.0
+    return away / (_MODULE_MARGIN * scale) if scale else (float("inf") if away else 0.0)
 
 
 def _check(wanted: list[tuple[Signature, str]], graph: Any, found: Any) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.release import golden, standalone
+from pipeline.release import golden, identity, signing, standalone
 from pipeline.store import (
     atomic_directory,
     atomic_write,
@@ -34,7 +34,17 @@ LATEST = "latest"
 FAILED = "failed"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
-_RESERVED = {standalone.MANIFEST, standalone.SUMS, standalone.GOLDEN, standalone.REPORT, VERIFIER}
+_RESERVED = {
+    standalone.MANIFEST,
+    standalone.SIGNATURE,
+    standalone.SUMS,
+    standalone.GOLDEN,
+    standalone.REPORT,
+    VERIFIER,
+    identity.SBOM,
+    identity.PROVENANCE,
+    identity.CARD,
+}
 _DIGEST_DIGITS = 12
 
 
@@ -54,7 +64,10 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseContent:
-    """All that a release holds. `manifest` is what the caller knows (JSON values); `report` is relative name → bytes."""
+    """All that a release holds.
+
+    `manifest` is what the caller knows (JSON values), `report` relative name → bytes, `sign` a private key's file.
+    """
 
     name: str
     version: str | None
@@ -62,6 +75,7 @@ class ReleaseContent:
     golden: Golden
     manifest: Mapping[str, Any]
     report: Mapping[str, bytes]
+    sign: Path | None = None
 
 
 def write(content: ReleaseContent, root: Path) -> Path:
@@ -106,6 +120,12 @@ def find(path: Path) -> Path:
             return path / version
         raise InputError(f"{latest} names {version[:80]!r}, which is no release", hint=f"name one of {path} yourself")
     raise InputError(f"{path} holds no release", hint=_hint(path))
+
+
+def file_digests(release: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file outside `report/`, by name."""
+    names = (name for name in standalone.list_files(release) if not name.startswith(f"{standalone.REPORT}/"))
+    return {name: digest_file(release / name) for name in names}
 
 
 def interface_facts(interface: Interface) -> dict[str, Any]:
@@ -162,25 +182,47 @@ def _place(built: Path, release: Path, *, is_named: bool) -> None:
 
 
 def _fill(directory: Path, content: ReleaseContent) -> str:
-    """Write every file of a release, the manifest and its digests last; return the version."""
-    roles = _write_files(directory, content)
+    """Write every file of a release, the manifest, its signature and the digests last; return the version."""
+    signer = signing.read_signer(content.sign) if content.sign else None
     manifest: dict[str, Any] = {
         **content.manifest,
-        "files": [_file_facts(directory, name, role) for name, role in sorted(roles.items())],
         "golden": {"cases": [case.name for case in content.golden.cases], "path": standalone.GOLDEN},
         "models": [_model_facts(model) for model in content.models],
         "name": content.name,
         "schema_version": standalone.SCHEMA_VERSION,
+        "signed_by": signer.key_id if signer else None,
     }
+    roles = _write_files(directory, content)
+    manifest["files"] = _with_documents(
+        directory, manifest, [_file_facts(directory, name, role) for name, role in sorted(roles.items())]
+    )
     digest = content_digest(manifest)
     version = content.version or digest[:_DIGEST_DIGITS]
     _write_report(directory, content.report)
     text = canonical_json({**manifest, "digest": digest, "version": version})
-    (directory / standalone.MANIFEST).write_bytes(text)
+    written = {standalone.MANIFEST: text}
+    if signer:
+        written[standalone.SIGNATURE] = signing.envelope(signer, content.name, version, text)
     sums = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
-    sums[standalone.MANIFEST] = hashlib.sha256(text).hexdigest()
+    for name, content_bytes in written.items():
+        (directory / name).write_bytes(content_bytes)
+        sums[name] = hashlib.sha256(content_bytes).hexdigest()
     (directory / standalone.SUMS).write_text(standalone.format_sums(sums), encoding="utf-8")
     return version
+
+
+def _with_documents(directory: Path, manifest: Mapping[str, Any], files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write what a release says of itself; return the facts of all files. The provenance is about all the others."""
+    documents = (
+        (identity.SBOM, "sbom", lambda: identity.sbom(manifest, files)),
+        (identity.CARD, "card", lambda: identity.card(manifest)),
+        (identity.PROVENANCE, "provenance", lambda: identity.provenance(manifest, facts)),
+    )
+    facts = list(files)
+    for name, role, make in documents:
+        (directory / name).write_bytes(make())
+        facts.append(_file_facts(directory, name, role))
+    return sorted(facts, key=lambda entry: str(entry["path"]))
 
 
 def _write_files(directory: Path, content: ReleaseContent) -> dict[str, str]:
@@ -211,8 +253,7 @@ def _model_facts(model: ModelFile) -> dict[str, Any]:
 
 
 def _write_report(directory: Path, report: Mapping[str, bytes]) -> None:
-    if not report:
-        return
+    (directory / standalone.REPORT).mkdir()
     sums = {}
     for name, content in report.items():
         relative = PurePosixPath(name)

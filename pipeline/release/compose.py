@@ -16,7 +16,7 @@ from pipeline.release.standalone import Golden, GoldenCase
 from pipeline.store import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.config import Config
@@ -33,10 +33,12 @@ class Evidence:
     config: Config
     interface: Interface
     weights: Mapping[str, Any]
+    architecture: Mapping[str, Any]
     artifacts: tuple[Artifact, ...]
     truth: Truth
     proofs: tuple[Proof, ...]
     report: Mapping[str, bytes]
+    sign: Path | None = None
 
 
 def write(evidence: Evidence, out: Path) -> Path:
@@ -54,6 +56,7 @@ def write(evidence: Evidence, out: Path) -> Path:
         golden=_golden(evidence.truth, golden.budget_bytes(model_bytes)),
         manifest=_manifest(evidence),
         report=evidence.report,
+        sign=evidence.sign,
     )
     return bundle.write(content, out)
 
@@ -82,9 +85,13 @@ def _model_file(artifact: Artifact) -> ModelFile:
 def _manifest(evidence: Evidence) -> dict[str, Any]:
     dtypes = evidence.truth.references[0].dtypes
     interface = bundle.interface_facts(evidence.interface)
-    interface["outputs"] = [{"dtype": dtypes[each["name"]], **each} for each in interface["outputs"]]
+    interface["outputs"] = [
+        {"dtype": dtypes[each["name"]], "shape": _output_shape(evidence.truth, each["name"]), **each}
+        for each in interface["outputs"]
+    ]
     return {
         **interface,
+        "architecture": dict(evidence.architecture),
         "backends": {
             proof.variant.name: {
                 "backend": proof.variant.backend,
@@ -103,6 +110,22 @@ def _manifest(evidence: Evidence) -> dict[str, Any]:
         "tools": tools(),
         "weights": dict(evidence.weights),
     }
+
+
+def _output_shape(truth: Truth, name: str) -> list[int | str | None]:
+    """Return an output's shape as the cases show it: fixed sizes, dimensions' names, None for what is neither."""
+    shapes = [reference.values[name].shape for reference in truth.references]
+    sizes = [case.sizes for case in truth.cases]
+    if len({len(shape) for shape in shapes}) != 1:
+        return []
+    return [_axis(column, sizes) for column in zip(*shapes, strict=True)]
+
+
+def _axis(column: Sequence[int], sizes: Sequence[Mapping[str, int]]) -> int | str | None:
+    if len(set(column)) == 1:
+        return int(column[0])
+    names = [name for name in sizes[0] if all(size[name] == seen for size, seen in zip(sizes, column, strict=True))]
+    return names[0] if names else None
 
 
 def _golden(truth: Truth, max_bytes: int) -> Golden:

@@ -27,8 +27,29 @@ _NAMESPACE = uuid.UUID("6a0ee3b6-62f7-5b4e-9d2e-0a4f6d0c7b5d")
 _SPDX = re.compile(r"[A-Za-z0-9.+-]+")
 # Where Hugging Face's name of a licence is not SPDX's in lower case, the card says "other" and names it.
 _HUB_LICENSES = frozenset(
-    "apache-2.0 mit bsd-2-clause bsd-3-clause bsd-3-clause-clear cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 gpl-3.0"
-    " lgpl-3.0 agpl-3.0 mpl-2.0 isc unlicense zlib artistic-2.0 epl-2.0 eupl-1.2 openrail bigscience-openrail-m".split()
+    [
+        "apache-2.0",
+        "mit",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "bsd-3-clause-clear",
+        "cc0-1.0",
+        "cc-by-4.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-4.0",
+        "gpl-3.0",
+        "lgpl-3.0",
+        "agpl-3.0",
+        "mpl-2.0",
+        "isc",
+        "unlicense",
+        "zlib",
+        "artistic-2.0",
+        "epl-2.0",
+        "eupl-1.2",
+        "openrail",
+        "bigscience-openrail-m",
+    ]
 )
 
 
@@ -61,7 +82,12 @@ def sbom(manifest: Facts, files: Sequence[Facts]) -> bytes:
                 **_licenses(release.get("license")),
             },
             *(
-                {"type": "file", "bom-ref": f"file:{each['path']}", "name": each["path"], "hashes": [_hash(each["sha256"])]}
+                {
+                    "type": "file",
+                    "bom-ref": f"file:{each['path']}",
+                    "name": each["path"],
+                    "hashes": [_hash(each["sha256"])],
+                }
                 for each in files
             ),
             *(_tool(tool, version) for tool, version in sorted(manifest["tools"].items()) if tool != "weighbridge"),
@@ -132,7 +158,13 @@ def _front_matter(manifest: Facts) -> list[str]:
     """Return the card's YAML; JSON's strings are YAML's."""
     release = _release(manifest)
     license_id = release.get("license")
-    lines = ["---", "library_name: onnx", "tags:", *(f"- {each['format']}" for each in manifest["models"]), "- weighbridge"]
+    lines = [
+        "---",
+        "library_name: onnx",
+        "tags:",
+        *(f"- {each['format']}" for each in manifest["models"]),
+        "- weighbridge",
+    ]
     if license_id and license_id.lower() in _HUB_LICENSES:
         lines.append(f"license: {license_id.lower()}")
     elif license_id:
@@ -150,8 +182,8 @@ def _card_text(manifest: Facts) -> list[str]:
         f"# {manifest['name']}",
         "",
         *([release["description"], ""] if release.get("description") else []),
-        f"`{manifest['architecture']['name']}` with the {weights['parameters']:,} parameters of `{weights['file']}`"
-        f" (SHA-256 `{weights['sha256']}`), as {formats}.",
+        (f"`{manifest['architecture']['name']}` with the {weights['parameters']:,} parameters of `{weights['file']}`"
+        f" (SHA-256 `{weights['sha256']}`), as {formats}."),
         "Every file was held against the same network in float64 before it was released.",
         "",
         "## Inputs and outputs",

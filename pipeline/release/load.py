@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +18,14 @@ from pipeline.release.verify import check
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from pipeline.backends.backend import Backend
     from pipeline.types import Array, Arrays, Dimension, InputSpec, Interface
 
+DEVICES = ("cpu", "cuda")
 PREFERENCE = ("onnxruntime-cpu", "torchscript")
-"""Which backend runs a release when none is named: the first that can."""
+"""Which backend runs a release that was not timed, when none is named: the first that can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +44,22 @@ class Model:
         return self.run(inputs)
 
 
-def load_release(path: str | os.PathLike[str], *, backend: str | None = None, verify: bool = True) -> Model:
+def load_release(
+    path: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    device: str = "cpu",
+    verify: bool = True,
+) -> Model:
     """Open a release: its directory, its manifest.json, or `artifacts/<name>` for the latest one.
 
-    `backend` is a backend's name, or a variant's that the release was proven with, which brings its options.
-    `verify` checks every digest first. Without it the files are opened as they are; TorchScript, whose loader trusts
+    `backend` is a backend's name, or a variant's that the release was proven with, which brings its options. Without it
+    the release runs on `device` with whichever of its proven variants was the fastest when it was timed, of those that
+    can run here. `verify` checks every digest first. Without it the files are opened as they are; TorchScript, whose loader trusts
     its file, never is. Raises DigestError, InputError, and UnavailableError if no backend can run it here.
     """
+    if device not in DEVICES:
+        raise InputError(f"there is no device {device!r}", hint=f"choose from {', '.join(DEVICES)}")
     release = bundle.find(Path(path))
     problems = check(release) if verify else standalone.check_manifest(release)
     if problems:
@@ -55,14 +68,14 @@ def load_release(path: str | os.PathLike[str], *, backend: str | None = None, ve
         )
     manifest = standalone.read_manifest(release)
     files = {model["format"]: release / model["path"] for model in manifest["models"]}
-    variant = manifest.get("backends", {}).get(backend, {"backend": backend, "options": {}})
-    chosen = backends()[_choose(variant["backend"], files)]
+    candidates = [backend] if backend else _by_speed(release, manifest, device, any_format=verify)
+    chosen, options = _choose(candidates, manifest["backends"], files)
     if not verify and chosen.artifact == "torchscript":
         raise InputError("a TorchScript file is only opened once its digest is checked", hint="leave verify=True")
     interface = bundle.interface_from(manifest)
     inputs = tuple(spec.name for spec in interface.inputs)
     source = Source(inputs, interface.outputs, files[chosen.artifact or ""])
-    session = chosen.open(source, chosen.options(**variant["options"]))
+    session = chosen.open(source, chosen.options.model_validate(options))
     return Model(manifest["name"], manifest["version"], chosen.name, interface, session.run)
 
 
@@ -126,18 +139,53 @@ def _text(shape: tuple[int | str, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _choose(backend: str | None, files: Mapping[str, Path]) -> str:
-    if backend is not None and backend not in backends():
-        raise InputError(f"there is no backend {backend!r}", hint=f"choose from {', '.join(backends())}")
+def _by_speed(release: Path, manifest: Mapping[str, Any], device: str, *, any_format: bool) -> list[str]:
+    """Return the names to try on a device: what was proven, the fastest first, then what usually runs there."""
+    usual = PREFERENCE if device == "cpu" else tuple(f"{name.removesuffix('-cpu')}-{device}" for name in PREFERENCE)
+    proven = manifest["backends"]
+    medians = _medians_ms(release)
+    timed = sorted((name for name in proven if name in medians), key=lambda name: medians[name])
+    names = [name for name in timed if proven[name]["format"] and _device(proven[name]["backend"]) == device]
+    # A TorchScript file is only opened once its digest is checked.
+    return [name for name in dict.fromkeys((*names, *usual)) if any_format or "torchscript" not in name]
+
+
+def _device(backend: str) -> str | None:
+    known = backends().get(backend)
+    return known and known.device
+
+
+def _medians_ms(release: Path) -> dict[str, float]:
+    """Return how fast each variant was when the release was timed: the mean of the logarithms over all sizes.
+
+    A report is of the machine that built the release, and may hold no timings: then nothing is returned.
+    """
+    try:
+        report = json.loads((release / standalone.REPORT / "benchmark.json").read_bytes())
+        rows = [row for each in report["sizes"] for row in each["rows"] if row["median_ms"]]
+        logs: dict[str, list[float]] = {}
+        for row in rows:
+            logs.setdefault(row["name"], []).append(math.log(row["median_ms"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {name: sum(each) / len(each) for name, each in logs.items() if len(each) == len(report["sizes"])}
+
+
+def _choose(
+    names: Sequence[str], proven: Mapping[str, Any], files: Mapping[str, Path]
+) -> tuple[Backend, Mapping[str, Any]]:
+    """Return the first backend of these that can run the release here, with its options."""
     reasons = []
-    for name in PREFERENCE if backend is None else (backend,):
-        if backends()[name].artifact not in files:
-            reasons.append(
-                f"{name} runs {backends()[name].artifact or 'the network itself'}, which is not in the release"
-            )
+    for name in names:
+        variant = proven.get(name, {"backend": name, "options": {}})
+        backend = backends().get(variant["backend"])
+        if backend is None:
+            raise InputError(f"there is no backend {name!r}", hint=f"choose from {', '.join(backends())}")
+        if backend.artifact not in files:
+            reasons.append(f"{name} runs {backend.artifact or 'the network itself'}, which is not in the release")
             continue
-        reason = backends()[name].probe()
+        reason = backend.probe()
         if reason is None:
-            return name
-        reasons.append(f"{name}: {reason}; install {backends()[name].install}")
+            return backend, variant["options"]
+        reasons.append(f"{name}: {reason}; install {backend.install}")
     raise UnavailableError(f"no backend can run this release (it holds {', '.join(files)})", hint=" · ".join(reasons))

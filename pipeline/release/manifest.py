@@ -109,7 +109,9 @@ class Manifest(_Section):
     schema_version: Literal[1] = Field(description="Version of this schema")
     name: str
     version: str = Field(description="release.version, or the first 12 hex digits of `digest`")
-    digest: Sha256 = Field(description="Of the files' digests and this manifest without `version`, `digest` and `files`")
+    digest: Sha256 = Field(
+        description="Of the files' digests and this manifest without `version`, `digest` and `files`"
+    )
     signed_by: Sha256 | None = Field(
         description="SHA-256 of the raw Ed25519 public key that manifest.json.sig was made with; null: unsigned"
     )
@@ -123,7 +125,9 @@ class Manifest(_Section):
     parity: dict[str, Budget] = Field(description="By output")
     weights: Weights
     architecture: Architecture
-    config: dict[str, Any] = Field(description="The config with its defaults filled in, and file names in place of paths")
+    config: dict[str, Any] = Field(
+        description="The config with its defaults filled in, and file names in place of paths"
+    )
     tools: dict[str, str] = Field(description="Versions of what the bytes and numbers depend on")
 
 

@@ -250,6 +250,43 @@ def _agree(joined: Array, whole: Array) -> bool:
     )
 
 
+def predict_file(model: Model, inputs: Sequence[str], output: Path | None) -> list[str]:
+    """Run inputs from files (see `read_inputs`) and write the outputs (see `write_outputs`); return their names."""
+    outputs = run(model, read_inputs(inputs, model.interface.inputs))
+    write_outputs(outputs, output)
+    return list(outputs)
+
+
+def predict_folder(
+    model: Model, folder: Path, output: Path | None, progress: Callable[[int, int, str], None] = lambda *_: None
+) -> int:
+    """Run every file of a folder, by name, one at a time, so that memory does not grow with them; return how many.
+
+    Outputs go to `<output>/<stem>.npz`, or to stdout as a JSON line for each file. `progress(done, total, name)` is
+    called after each. Raises InputError for a folder without inputs, and for a file that cannot be read or run, named.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _READERS and path.is_file())
+    if not files:
+        raise InputError(f"{folder} holds no inputs", hint=f"put {', '.join(_READERS)} files there")
+    stems = [path.stem for path in files]
+    if output and len(set(stems)) != len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise InputError(
+            f"{folder} holds several files {twice}.*, whose outputs would have one name", hint="rename one"
+        )
+    for done, path in enumerate(files, 1):
+        try:
+            outputs = run(model, read_inputs([str(path)], model.interface.inputs))
+        except InputError as error:
+            raise InputError(f"{path.name}: {error.message}", hint=error.hint) from error
+        if output:
+            write_outputs(outputs, output / f"{path.stem}.npz")
+        else:
+            sys.stdout.write(f'{{"file":{json.dumps(path.name)},"outputs":{_json_bytes(outputs).decode()}}}\n')
+        progress(done, len(files), path.name)
+    return len(files)
+
+
 # Writing
 
 

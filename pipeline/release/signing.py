@@ -11,7 +11,6 @@ import hashlib
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, UnavailableError
@@ -19,6 +18,8 @@ from pipeline.release import standalone
 from pipeline.store import canonical_json, disk_errors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _RELEASE_PREDICATE = "https://in-toto.io/attestation/release/v0.1"
@@ -53,9 +54,7 @@ def generate(stem: Path) -> tuple[Path, Path]:
         with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secret)
         public.write_bytes(
-            key.public_key().public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         )
     return private, public
 
@@ -74,7 +73,9 @@ def read_signer(path: Path) -> Signer:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise InputError(f"{path} is no private key to sign with: {reason}", hint="make one: weighbridge keygen NAME") from error
+        raise InputError(
+            f"{path} is no private key to sign with: {reason}", hint="make one: weighbridge keygen NAME"
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(
             f"{path} holds another kind of key, and releases are signed with Ed25519",
@@ -112,7 +113,9 @@ def check(release: Path, public_key: Path) -> list[str]:
         return standalone.check_signature(release, public_key.read_bytes())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise InputError(f"{public_key} is no public key: {reason}", hint="give the .pub.pem that `weighbridge keygen` wrote") from error
+        raise InputError(
+            f"{public_key} is no public key: {reason}", hint="give the .pub.pem that `weighbridge keygen` wrote"
+        ) from error
 
 
 def _require_cryptography() -> None:

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.backends.table import backends as table
 from pipeline.errors import InputError, UnavailableError, WeighbridgeError
-from pipeline.release import bundle, standalone
+from pipeline.release import bundle, signing, standalone
+from pipeline.release.manifest import Manifest
 from pipeline.store import canonical_json
 
 if TYPE_CHECKING:
     from pipeline.types import Array, Arrays
 
-Run = Callable[[str, Path, "Arrays"], Mapping[str, "Array"]]
-"""`run(backend, file, inputs)` returns the outputs by name, wherever it runs them."""
+Run = Callable[[str, Path | None, "Arrays"], Mapping[str, "Array"]]
+"""`run(backend, file, inputs)` returns the outputs by name, wherever it runs them; no file means the network itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose release it must be: signed with the private half of `key`, and of a version no older than `at_least`."""
+
+    key: Path | None = None
+    at_least: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a config says that a release must be made of: the config, filled in, and two digests."""
+
+    config: Mapping[str, Any]
+    weights_sha256: str
+    architecture_sha256: str
+
+
+ANYBODY = Origin()
+NETWORK = "eager"
+"""The backend that runs the network itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +60,16 @@ class Verdict:
         return not self.problems
 
 
-def verify(path: Path, *, backends: Sequence[str] | None = None, run: Run | None = None) -> Verdict:
-    """Check a release's digests and manifest, then its golden cases on the backends named, or on all that can run.
+def verify(
+    path: Path, *, backends: Sequence[str] | None = None, origin: Origin = ANYBODY, run: Run | None = None
+) -> Verdict:
+    """Check a release's digests, manifest and origin, then its golden cases on the backends named, or on all that can run.
 
     `run` executes a file on a backend; without it onnxruntime runs in this process, and nothing else does.
-    Raises InputError if there is no release or no such backend, UnavailableError if a named backend cannot run here.
+    Raises InputError if there is no release or no such backend or key, UnavailableError if a named backend cannot run.
     """
     release = bundle.find(path)
-    problems = check(release)
+    problems = check(release) or check_origin(release, origin)
     if problems:
         return Verdict(release, release.parent.name, release.name, (), 0, tuple(problems))
     manifest = standalone.read_manifest(release)
@@ -62,6 +88,43 @@ def verify(path: Path, *, backends: Sequence[str] | None = None, run: Run | None
     return Verdict(release, manifest["name"], manifest["version"], tuple(ran), len(golden.cases), tuple(problems))
 
 
+def against(verdict: Verdict, stated: Stated, run: Run) -> Verdict:
+    """Return a verdict with what a config says added: is the release made of it, and does its network agree with it."""
+    manifest = standalone.read_manifest(verdict.release)
+    told = [
+        ("config", manifest["config"], json.loads(canonical_json(stated.config))),
+        ("weights", manifest["weights"]["sha256"], stated.weights_sha256),
+        ("architecture", manifest["architecture"]["sha256"], stated.architecture_sha256),
+    ]
+    problems = [
+        f"{where}: the release has {json.dumps(released)}, the config gives {json.dumps(wanted)}"
+        for what, one, other in told
+        for where, released, wanted in _differences(what, one, other)
+    ]
+    golden = standalone.read_golden(verdict.release / standalone.GOLDEN)
+    problems += _run_problems(NETWORK, None, golden, run)
+    return replace(verdict, problems=tuple(problems), backends=(*verdict.backends, NETWORK))
+
+
+def check_origin(release: Path, origin: Origin) -> list[str]:
+    """Return why a release is not by whom, or as new as, it must be."""
+    problems = signing.check(release, origin.key) if origin.key else []
+    if origin.at_least is None:
+        return problems
+    try:
+        return problems + standalone.check_at_least(standalone.read_manifest(release)["version"], origin.at_least)
+    except ValueError as error:
+        raise InputError(f"--at-least: {error}", hint="give a version such as 1.2.0") from error
+
+
+def _differences(where: str, one: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in sorted(one.keys() | other.keys()):
+            yield from _differences(f"{where}.{name}", one.get(name), other.get(name))
+    elif one != other:
+        yield where, one, other
+
+
 def check(release: Path) -> list[str]:
     """Return what is wrong with a release's files and manifest, running nothing."""
     return standalone.check_files(release) or standalone.check_manifest(release) or _check_content(release)
@@ -76,7 +139,7 @@ def _check_content(release: Path) -> list[str]:
         digest = bundle.content_digest(manifest)
         if manifest["digest"] != digest:
             return [f"{standalone.MANIFEST}: states the digest {manifest['digest']}, its content has {digest}"]
-        bundle.interface_from(manifest)
+        Manifest.model_validate_json((release / standalone.MANIFEST).read_bytes())
         standalone.read_golden(release / standalone.GOLDEN)
         models = {model["path"] for model in manifest["models"]}
         listed = {entry["path"] for entry in manifest["files"] if entry["role"] == "model"}
@@ -113,6 +176,10 @@ def _golden_problems(
         if backend not in standalone.PROVIDERS:
             return None
         return standalone.check_golden(release, file.name, backend)
+    return _run_problems(backend, file, golden, run)
+
+
+def _run_problems(backend: str, file: Path | None, golden: standalone.Golden, run: Run) -> list[str]:
     problems = []
     for case in golden.cases:
         try:

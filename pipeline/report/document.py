@@ -50,6 +50,9 @@ def benchmark(timings: Timings | None) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "machine": timings.machine,
         "pressure": timings.pressure,
+        "budget_s": timings.budget_s,
+        "elapsed_s": timings.elapsed_s,
+        "figures": timings.figures,
         "sizes": [
             {
                 "sizes": dict(each.sizes),

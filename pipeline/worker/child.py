@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.errors import WeighbridgeError
 from pipeline.worker import wire
+from pipeline.worker.confine import leave_network
 
 _F_SETSIG = 10  # fcntl(2); Python's fcntl module does not name it
 
@@ -21,6 +22,8 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     _die_with_parent(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it stops its workers
+
+    leave_network()
 
     from pipeline.worker.jobs import Jobs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
 
     from pipeline.backends.backend import Session
 
+_MEMORY = {"resident": "VmRSS", "peak": "VmHWM"}
+
 
 class Jobs:
     """The jobs by name, and the session that `open` leaves for `run`, `bind` and `block`."""
 
     def __init__(self) -> None:
         self._session: Session | None = None
+        self._inputs: dict[str, dict[str, Any]] = {}
         self._calls: dict[str, Callable[[], object]] = {}
         self._jobs: dict[str, Callable[..., Any]] = {
             "load": load,
@@ -33,6 +37,8 @@ class Jobs:
             "run": self._run,
             "bind": self._bind,
             "block": self._block,
+            "together": self._together,
+            "memory": memory,
         }
 
     def run(self, job: str, arguments: dict[str, Any]) -> Any:
@@ -43,7 +49,7 @@ class Jobs:
         return self._jobs[job](**arguments)
 
     def _open(self, backend: str, source: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Open a model with a backend; return the session's facts and how long it took."""
+        """Open a model with a backend; return the session's facts, how long importing and loading took, and the memory before."""
         from pipeline.backends.backend import Source
         from pipeline.backends.table import backends
 
@@ -55,22 +61,28 @@ class Jobs:
             file=source["file"] and Path(source["file"]),
             network=network or None,
         )
+        baseline_bytes = memory()["resident_bytes"]
         start = time.perf_counter_ns()
+        for module in chosen.modules:
+            import_module(module)
+        imported = time.perf_counter_ns()
         self._session = chosen.open(opened, chosen.options.model_validate(options))
-        return {**self._session.facts, "open_ms": (time.perf_counter_ns() - start) / 1e6}
+        return {
+            **self._session.facts,
+            "import_ms": (imported - start) / 1e6,
+            "load_ms": (time.perf_counter_ns() - imported) / 1e6,
+            "baseline_bytes": baseline_bytes,
+        }
 
     def _run(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the outputs by name."""
         assert self._session is not None  # noqa: S101 - `open` comes first
         return self._session.run(inputs)
 
-    def _bind(self, scenario: str, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Fix the inputs of a timed call and make it once; return how long that first call took, and the peak memory."""
+    def _bind(self, scenario: str, inputs: dict[str, Any]) -> None:
+        """Fix the inputs of a timed call. It is not made yet: the first call is a figure, taken when nobody else runs."""
         assert self._session is not None  # noqa: S101 - `open` comes first
-        call = self._calls[scenario] = self._session.bind(inputs)
-        start = time.perf_counter_ns()
-        call()
-        return {"first_call_ms": (time.perf_counter_ns() - start) / 1e6, **memory()}
+        self._inputs[scenario], self._calls[scenario] = inputs, self._session.bind(inputs)
 
     def _block(self, scenario: str, calls: int) -> list[int]:
         """Time `calls` calls one by one and return their durations in nanoseconds."""
@@ -81,6 +93,25 @@ class Jobs:
             call()
             durations[index] = clock() - start
         return durations
+
+    def _together(self, scenario: str, callers: int, seconds: float) -> dict[str, Any]:
+        """Call from `callers` threads at once for about `seconds`; return the calls that were made and the time they took."""
+        assert self._session is not None  # noqa: S101 - `open` comes first
+        clock = time.perf_counter_ns
+        bound = [self._session.bind(self._inputs[scenario]) for _ in range(callers)]
+        start = clock()
+        end = start + int(seconds * 1e9)
+
+        def work(call: Callable[[], object]) -> int:
+            calls = 0
+            while calls == 0 or clock() < end:
+                call()
+                calls += 1
+            return calls
+
+        with ThreadPoolExecutor(callers) as pool:
+            calls = sum(pool.map(work, bound))
+        return {"calls": calls, "seconds": (clock() - start) / 1e9}
 
 
 def load(network: dict[str, Any]) -> dict[str, Any]:
@@ -147,10 +178,17 @@ def export(
 
 
 def memory() -> dict[str, int]:
-    """Return the peak resident memory of this process."""
-    import resource
+    """Return this process's resident memory now and at its peak.
 
-    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    Linux's getrusage is of no use: a child starts with the peak of the process that started it. Source: proc_pid_status(5).
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        return {f"{name}_bytes": int(lines[key].split()[0]) * 1024 for name, key in _MEMORY.items()}
+    import psutil
+
+    return dict.fromkeys(("resident_bytes", "peak_bytes"), psutil.Process().memory_info().rss)
 
 
 def _network(fields: dict[str, Any]) -> Network:

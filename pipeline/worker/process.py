@@ -97,6 +97,11 @@ class Worker:
             raise _revive(reply["error"], self.label)
         return reply["answer"]
 
+    @property
+    def alive(self) -> bool:
+        """Whether the worker can still be called."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """Let the worker end by itself; kill it if it does not."""
         self._channel.close()

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.checkpoint import fit
+from pipeline.errors import MisfitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -148,16 +149,18 @@ def test_a_value_that_shapes_do_not_tell_is_marked_as_such() -> None:
 
 def test_no_fix_is_claimed_where_none_was_verified() -> None:
     build = builder(SimpleNet)
-    found = {**build({**NET, "hidden_size": 64}), "extra.weight": (3, 3)}
+    # One tensor too many, and one too few: no argument adds or removes them.
+    found = {**build({**NET, "hidden_size": 64}), "extra.weight": (3, 3, 3)}
+    del found["fc2.bias"]
     misfit = fit.explain(
         build(NET), found, arguments=NET, build_shapes=build, owner="SimpleNet", weights_name="my_model.pth"
     )
     assert misfit is not None
     assert misfit.changes is None
-    assert misfit.closest == ({"hidden_size": 64}, 1)
+    assert misfit.closest == ({"hidden_size": 64}, 2)
     message = misfit.message(where)
     assert "no value of model.arguments was found with which it fits" in message
-    assert "closest: hidden_size=64 leaves 1 names that differ" in message
+    assert "closest: hidden_size=64 leaves 2 names that differ" in message
     assert "set model.arguments" not in message
     assert "unexpected (1): extra.weight" in message
 
@@ -182,11 +185,58 @@ def _without_builder(expected: Shapes, found: Shapes) -> fit.Misfit:
     return misfit
 
 
-def test_a_rename_is_shown_as_pairs_of_names() -> None:
+def test_a_rename_is_the_fix_and_its_doubt_is_said() -> None:
     expected = builder(SimpleNet)(NET)
     found = {name.replace("fc1", "net.0").replace("fc2", "net.2"): shape for name, shape in expected.items()}
-    notes = _without_builder(expected, found).notes
-    assert any("net.0 → fc1, net.2 → fc2" in note for note in notes)
+    misfit = fit.explain(expected, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+    assert misfit is not None
+    assert misfit.rename == {"net.0": "fc1", "net.2": "fc2"}
+    assert "set model.rename to {net.0: fc1, net.2: fc2}" in misfit.message(where).splitlines()[0]
+    assert any("do not prove that each weight is where it belongs" in note for note in misfit.notes)
+
+
+def test_a_rename_and_another_argument_are_found_together() -> None:
+    build = builder(SimpleNet)
+    found = {n.replace("fc", "dense"): s for n, s in build({**NET, "hidden_size": 7}).items()}
+    misfit = fit.explain(build(NET), found, arguments=NET, build_shapes=build, owner="SimpleNet", weights_name="w.pth")
+    assert misfit is not None
+    assert misfit.changes == {"hidden_size": 7}
+    assert misfit.rename == {"dense1": "fc1", "dense2": "fc2"}
+
+
+def test_what_the_network_lacks_may_be_left_out_deliberately() -> None:
+    build = builder(SimpleNet)
+    found = {**build({**NET, "hidden_size": 64}), "decoder.a.weight": (3, 3), "decoder.b.weight": (3, 3)}
+    misfit = fit.explain(build(NET), found, arguments=NET, build_shapes=build, owner="SimpleNet", weights_name="w.pth")
+    assert misfit is not None
+    assert misfit.changes == {"hidden_size": 64}
+    assert misfit.ignore == ("decoder",)
+    assert "if the network does without 2 tensors of the file, set model.ignore to [decoder]" in misfit.message(where)
+
+
+def test_the_exceptions_of_a_config_are_applied_and_said() -> None:
+    tensors = _tensors(["net.0.weight", "net.0.bias", "net.1.weight", "decoder.weight"])
+    found, notes = fit.fitted(tensors, ["fc.weight", "fc.bias", "net.1.weight"], {"net.0": "fc"}, ["decoder"], "w.pth")
+    assert {name: float(tensor) for name, tensor in found.items()} == {
+        "fc.weight": 0.0, "fc.bias": 1.0, "net.1.weight": 2.0,
+    }  # fmt: skip
+    assert notes == (
+        "model.ignore: left out 1 tensors of 'decoder'",
+        "model.rename: 2 tensors of 'net.0' became 'fc'",
+    )
+
+
+@pytest.mark.parametrize(
+    ("rename", "ignore", "told"),
+    [
+        ({"absent": "fc"}, [], "model.rename 'absent' stands for no tensor of w.pth"),
+        ({}, ["net.0.w"], "model.ignore 'net.0.w' stands for no tensor of w.pth"),
+        ({"net.0": "net.1"}, [], "two tensors of w.pth the name 'net.1.weight'"),
+    ],
+)
+def test_an_exception_that_is_wrong_is_an_error(rename: dict[str, str], ignore: list[str], told: str) -> None:
+    with pytest.raises(MisfitError, match=told):
+        fit.fitted(_tensors(["net.0.weight", "net.1.weight"]), ["x"], rename, ignore, "w.pth")
 
 
 def test_the_same_shapes_in_another_order_are_no_rename() -> None:

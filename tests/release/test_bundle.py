@@ -23,14 +23,17 @@ def _names(root):
 
 def test_a_release_has_the_documented_layout(pristine):
     assert _names(pristine) == [
+        "README.md",
         "SHA256SUMS",
         "golden.safetensors",
         "manifest.json",
         "model.onnx",
         "model.torchscript",
+        "provenance.json",
         "report/SHA256SUMS",
         "report/parity.json",
         "report/scripts/rerun.py",
+        "sbom.cdx.json",
         "verify.py",
     ]
     assert (pristine.parent / "latest").read_text() == f"{pristine.name}\n"
@@ -46,9 +49,12 @@ def test_the_manifest_states_every_file_and_the_digest_that_names_the_version(pr
     assert manifest["digest"] == bundle.content_digest(manifest)
     roles = {entry["path"]: entry["role"] for entry in manifest["files"]}
     assert roles == {
+        "README.md": "card",
         "golden.safetensors": "golden",
         "model.onnx": "model",
         "model.torchscript": "model",
+        "provenance.json": "provenance",
+        "sbom.cdx.json": "sbom",
         "verify.py": "verifier",
     }
     for entry in manifest["files"]:
@@ -59,13 +65,17 @@ def test_the_manifest_states_every_file_and_the_digest_that_names_the_version(pr
 
 def test_sha256sum_accepts_both_lists(pristine):
     for folder in (pristine, pristine / "report"):
-        subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)  # noqa: S607 - coreutils
+        subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
 
 
 def test_the_interface_survives_the_manifest(pristine):
     manifest = json.loads((pristine / "manifest.json").read_bytes())
     interface = bundle.interface_from(manifest)
-    assert bundle.interface_facts(interface) == {name: manifest[name] for name in ("dimensions", "inputs", "outputs")}
+    assert bundle.interface_facts(interface) == {
+        "dimensions": manifest["dimensions"],
+        "inputs": manifest["inputs"],
+        "outputs": [{"name": each["name"]} for each in manifest["outputs"]],
+    }
     with pytest.raises(InputError, match="states no inputs"):
         bundle.interface_from({})
 
@@ -84,7 +94,7 @@ def test_the_same_content_is_the_same_bytes_elsewhere_and_stays_untouched_here(c
 
 def test_a_changed_content_is_another_version_and_becomes_the_latest(content, changed, tmp_path):
     first = write(content, tmp_path)
-    second = write(changed(manifest={**content.manifest, "note": "another"}), tmp_path)
+    second = write(changed(manifest={**content.manifest, "tools": {"weighbridge": "0.2.0"}}), tmp_path)
     assert first != second
     assert find(tmp_path / "tiny") == second
     write(content, tmp_path)
@@ -97,7 +107,7 @@ def test_a_given_version_is_not_overwritten_by_another_content(changed, content,
     assert write(changed(version="1.0"), tmp_path) == release
     before = {name: (release / name).read_bytes() for name in _names(release)}
     with pytest.raises(InputError, match="differs from what was built") as caught:
-        write(changed(version="1.0", manifest={**content.manifest, "note": "another"}), tmp_path)
+        write(changed(version="1.0", manifest={**content.manifest, "tools": {"weighbridge": "0.2.0"}}), tmp_path)
     assert caught.value.hint
     assert {name: (release / name).read_bytes() for name in _names(release)} == before
 

@@ -45,10 +45,15 @@ def test_torchscript_gives_the_same_on_request_but_never_unchecked(model, pristi
 
 
 def test_a_proven_variant_brings_its_options(changed, content, tmp_path):
-    variant = {"backend": "onnxruntime-cpu", "options": {"graph_optimization_level": "disable"}}
+    variant = {
+        "backend": "onnxruntime-cpu",
+        "format": "onnx",
+        "options": {"graph_optimization_level": "disable"},
+        "verdict": "pass",
+    }
     release = bundle.write(changed(manifest={**content.manifest, "backends": {"plain": variant}}), tmp_path)
     assert load_release(release, backend="plain").backend == "onnxruntime-cpu"
-    wrong = {"backend": "onnxruntime-cpu", "options": {"graph_optimization_level": "no such"}}
+    wrong = {**variant, "options": {"graph_optimization_level": "no such"}}
     release = bundle.write(changed(manifest={**content.manifest, "backends": {"plain": wrong}}), tmp_path)
     with pytest.raises(ValueError, match="graph_optimization_level"):
         load_release(release, backend="plain")

@@ -263,6 +263,8 @@ def test_without_a_backend_that_runs_nothing_is_proven(content, changed, tmp_pat
     assert not verify(release).passed
 
 
-def test_a_release_without_its_report_still_passes(release):
+def test_a_release_without_its_report_is_not_whole(release):
     shutil.rmtree(release / "report")
-    assert verify(release).passed
+    verdict = verify(release)
+    assert any("report/" in problem for problem in verdict.problems)
+    assert _shipped(release, release).returncode == 1

@@ -1,0 +1,72 @@
+"""What a run tells about each backend besides its latency: how it starts, what it holds, what it gets out of the machine."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.benchmark.samples import ArmSamples, Samples
+    from pipeline.benchmark.statistics import Analysis
+
+_STARTING = ("start_ms", "import_ms", "load_ms")
+_MEMORY = ("baseline_bytes", "resident_bytes", "peak_bytes")
+
+
+def backend(name: str, samples: Mapping[str, Samples], file_bytes: int | None) -> dict[str, Any]:
+    """Return a backend's figures: medians over launches; of the memory, every launch's value too.
+
+    `steady_bytes` and `peak_bytes` are over the worker's own memory before it imported anything for this backend.
+    """
+    arms = [launch.arms[name] for launch in next(iter(samples.values())).launches if name in launch.arms]
+    facts = [arm.facts for arm in arms if arm.facts]
+    peaks = [each["peak_bytes"] - each["baseline_bytes"] for each in facts if "peak_bytes" in each]
+    middle = {key: _median([each[key] for each in facts if key in each]) for key in (*_STARTING, *_MEMORY)}
+    base = middle["baseline_bytes"]
+    return {
+        "name": name,
+        **{key: middle[key] for key in _STARTING},
+        "first_call_ms": {scenario: _first_call_ms(name, each) for scenario, each in samples.items()},
+        "baseline_bytes": base,
+        "steady_bytes": None if base is None or middle["resident_bytes"] is None else middle["resident_bytes"] - base,
+        "peak_bytes": _median(peaks),
+        "peak_bytes_by_launch": peaks,
+        "file_bytes": file_bytes,
+    }
+
+
+def achieved(
+    analysis: Analysis, flops: int | None, moved_bytes: int | None, roofline: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Return what each backend reaches of the machine's plain matrix product and copy, from its median time."""
+    found = []
+    for row in analysis.rows:
+        if row.median_ms is None or row.name == analysis.control:
+            continue
+        seconds = row.median_ms / 1e3
+        rates = {
+            "flops_per_s": None if flops is None else flops / seconds,
+            "bytes_per_s": None if moved_bytes is None else moved_bytes / seconds,
+        }
+        shares = {
+            f"{key}_share": None if rate is None or not roofline.get(key) else rate / roofline[key]
+            for key, rate in rates.items()
+        }
+        found.append({"name": row.name, **rates, **shares})
+    return found
+
+
+def _first_call_ms(name: str, samples: Samples) -> float | None:
+    arms = [launch.arms[name] for launch in samples.launches if name in launch.arms]
+    return _median([_first_ns(arm) / 1e6 for arm in arms if arm.warm_up])
+
+
+def _first_ns(arm: ArmSamples) -> float:
+    assert arm.warm_up is not None  # noqa: S101 - the caller looked
+    return arm.warm_up.medians_ns[0]
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
