@@ -354,7 +354,8 @@ def _settled(trial: _Trial, guess: dict[str, _Guess], given: Mapping[str, InputS
             dimensions.append(Dimension("batch", 1, 64))
             continue
         low, high = _range(trial, guess, name)
-        inner = [size for size in (low + 1, (low + high) // 2, high - 1) if low < size < high]
+        last = high - 1 if high < _LONGEST else low + 3
+        inner = [size for size in (low + 1, low + 2, last) if low < size < high]
         is_window = low > 1 and high < _LONGEST
         is_free = not is_window and all(trial.accepts(guess, **{name: size}) for size in inner)
         if not is_free and not any(name in spec.shape for spec in given.values()):

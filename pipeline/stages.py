@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.release.verify import Origin, Verdict
     from pipeline.types import Arrays, Case
 
-AT_ONCE = 2
+AT_ONCE = 3
 VERIFY_TIMEOUT_S = 600.0
 
 

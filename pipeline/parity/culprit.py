@@ -7,7 +7,7 @@ culprit is the first node whose output leaves its error budget although none of 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,22 +102,24 @@ def truths(module: nn.Module, interface: Interface, examples: Arrays, inputs: Ar
 def find(graph: Graph, inputs: Arrays, known: Truths, *, level: str) -> Culprit | None:
     """Return the first node of `graph` whose error its inputs do not explain, None if no value is off."""
     values = exposed(graph.model, inputs, level=level)
+    # A single case says little about the noise of a single channel: judge by whole tensors first.
+    return _first(graph, values, inputs, known, whole=True) or _first(graph, values, inputs, known, whole=False)
+
+
+def _first(graph: Graph, values: Mapping[str, Any], inputs: Arrays, known: Truths, *, whole: bool) -> Culprit | None:
     factors: dict[str, float] = dict.fromkeys(inputs, 0.0)
-    suspects: list[Culprit] = []
+    found: Culprit | None = None
     explored = 0
     for node in graph.nodes:
         arriving = max((factors.get(name, 0.0) for name in node.inputs), default=0.0)
         for output in node.outputs:
-            judged = _judge(output, values.get(output), known) if output in values else None
+            judged = _judge(output, values.get(output), known, whole=whole)
             explored += judged is not None
             # A value nothing is known of is as good as what it was made from.
             factors[output] = judged[0] if judged else arriving
-            if judged and judged[0] > LIMIT and arriving <= LIMIT:
-                suspects.append(_culprit(graph, node, output, judged, arriving, known))
-    if not suspects:
-        return None
-    first = suspects[0]
-    return Culprit(**{**{name: getattr(first, name) for name in first.__slots__}, "explored": explored})
+            if found is None and judged and judged[0] > LIMIT and arriving <= LIMIT:
+                found = _culprit(graph, node, output, judged, arriving, known)
+    return found and replace(found, explored=explored, certain=whole and found.certain)
 
 
 def exposed(model: Any, inputs: Arrays, *, level: str) -> dict[str, Any]:
@@ -220,7 +222,7 @@ def _with_outputs(model: Any) -> bytes:
     return bytes(copied.SerializeToString())
 
 
-def _judge(name: str, value: Any, known: Truths) -> tuple[float, tuple[int, ...], float, float] | None:
+def _judge(name: str, value: Any, known: Truths, *, whole: bool) -> tuple[float, tuple[int, ...], float, float] | None:
     """Return a value's factor with its worst element, expected and got there; None if nothing is known of it."""
     if value is None or value.dtype.kind != "f":
         return None
@@ -232,7 +234,9 @@ def _judge(name: str, value: Any, known: Truths) -> tuple[float, tuple[int, ...]
     expected, noise = truth
     if not value.size:
         return 0.0, (), 0.0, 0.0
-    (floor,) = budget.floors([expected], [noise])
+    (floor,) = budget.floors(
+        [expected], [np.full_like(noise, noise[np.isfinite(noise)].max(initial=0.0)) if whole else noise]
+    )
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(value.astype(np.float64) - expected)
         equal = (value == expected) | (np.isnan(value) & np.isnan(expected))

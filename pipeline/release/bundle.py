@@ -213,15 +213,15 @@ def _fill(directory: Path, content: ReleaseContent) -> str:
 
 def _with_documents(directory: Path, manifest: Mapping[str, Any], files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write what a release says of itself; return the facts of all files. The provenance is about all the others."""
-    documents = (
-        (identity.SBOM, "sbom", lambda: identity.sbom(manifest, files)),
-        (identity.CARD, "card", lambda: identity.card(manifest)),
-        (identity.PROVENANCE, "provenance", lambda: identity.provenance(manifest, facts)),
-    )
     facts = list(files)
-    for name, role, make in documents:
-        (directory / name).write_bytes(make())
+
+    def add(name: str, role: str, content: bytes) -> None:
+        (directory / name).write_bytes(content)
         facts.append(_file_facts(directory, name, role))
+
+    add(identity.SBOM, "sbom", identity.sbom(manifest, files))
+    add(identity.CARD, "card", identity.card(manifest))
+    add(identity.PROVENANCE, "provenance", identity.provenance(manifest, facts))
     return sorted(facts, key=lambda entry: str(entry["path"]))
 
 

@@ -182,8 +182,10 @@ def _card_text(manifest: Facts) -> list[str]:
         f"# {manifest['name']}",
         "",
         *([release["description"], ""] if release.get("description") else []),
-        (f"`{manifest['architecture']['name']}` with the {weights['parameters']:,} parameters of `{weights['file']}`"
-        f" (SHA-256 `{weights['sha256']}`), as {formats}."),
+        (
+            f"`{manifest['architecture']['name']}` with the {weights['parameters']:,} parameters of `{weights['file']}`"
+            f" (SHA-256 `{weights['sha256']}`), as {formats}."
+        ),
         "Every file was held against the same network in float64 before it was released.",
         "",
         "## Inputs and outputs",

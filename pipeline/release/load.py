@@ -151,8 +151,7 @@ def _by_speed(release: Path, manifest: Mapping[str, Any], device: str, *, any_fo
 
 
 def _device(backend: str) -> str | None:
-    known = backends().get(backend)
-    return known and known.device
+    return backends()[backend].device if backend in backends() else None
 
 
 def _medians_ms(release: Path) -> dict[str, float]:

@@ -84,14 +84,18 @@ class Jobs:
         assert self._session is not None  # noqa: S101 - `open` comes first
         self._inputs[scenario], self._calls[scenario] = inputs, self._session.bind(inputs)
 
-    def _block(self, scenario: str, calls: int) -> list[int]:
-        """Time `calls` calls one by one and return their durations in nanoseconds."""
+    def _block(self, scenario: str, calls: int, longest_s: float) -> list[int]:
+        """Time up to `calls` calls one by one, ending early after `longest_s`; return their durations in nanoseconds."""
         call, clock = self._calls[scenario], time.perf_counter_ns
-        durations = [0] * calls
-        for index in range(calls):
+        durations = []
+        end = clock() + int(longest_s * 1e9)
+        for _ in range(calls):
             start = clock()
             call()
-            durations[index] = clock() - start
+            stop = clock()
+            durations.append(stop - start)
+            if stop > end:
+                break
         return durations
 
     def _together(self, scenario: str, callers: int, seconds: float) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""A release laid out for the servers and registries that others run: a file a kind, one table, no server of our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import DigestError, InputError
+from pipeline.release import bundle
+from pipeline.release.packages import content, huggingface, mlflow, oci, triton, zipped
+from pipeline.release.verify import check
+from pipeline.store import private_directory, publish
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipeline.release.packages.content import Content
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """What was written, and the command that uses it."""
+
+    path: Path
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A way to lay a release out: `write(content, path)` makes `path`, a folder, or a file with that `suffix`."""
+
+    write: Callable[[Content, Path], None]
+    next_step: str
+    suffix: str = ""
+
+
+KINDS: Mapping[str, Kind] = {
+    "triton": Kind(triton.write, "tritonserver --model-repository={path}"),
+    "mlflow": Kind(mlflow.write, "mlflow models serve --model-uri {path} --env-manager local"),
+    "huggingface": Kind(huggingface.write, "hf upload OWNER/NAME {path}"),
+    "oci": Kind(oci.write, "oras copy --from-oci-layout {path}:{version} REGISTRY/NAME:{version}"),
+    "zip": Kind(zipped.write, "unzip {path}, and then: python {name}-{version}/verify.py", ".zip"),
+}
+
+
+def package(release: Path, kind: str, out: Path | None = None) -> Packaged:
+    """Lay a release out as `kind` at `out` (default: NAME-VERSION-KIND in the working directory).
+
+    The same release gives the same bytes. What is there already stays if it is the same; otherwise it is an InputError.
+    Raises InputError for an unknown kind or a release that the kind cannot hold, DigestError for a damaged release.
+    """
+    if kind not in KINDS:
+        raise InputError(f"there is no package {kind!r}", hint=f"choose from {', '.join(KINDS)}")
+    found = bundle.find(release)
+    if problems := check(found):
+        raise DigestError(
+            f"{found} is not what was released: {'; '.join(problems[:3])}", hint="fetch the release again"
+        )
+    released = content.read(found)
+    chosen = KINDS[kind]
+    name = f"{released.name}-{released.version}"
+    path = out or Path(f"{name}{chosen.suffix}" if chosen.suffix else f"{name}-{kind}")
+    with private_directory(path.absolute().parent) as temporary:
+        built = temporary / "built"
+        if not chosen.suffix:
+            built.mkdir()
+        chosen.write(released, built)
+        _place(built, path)
+    return Packaged(path, chosen.next_step.format(path=path, name=released.name, version=released.version))
+
+
+def _place(built: Path, path: Path) -> None:
+    if built.is_dir():
+        publish(built, path)
+    elif path.exists() and (not path.is_file() or path.read_bytes() != built.read_bytes()):
+        raise InputError(f"{path} exists and holds something else", hint="remove it, or choose another name")
+    else:
+        built.replace(path)

@@ -1,0 +1,48 @@
+"""A folder to upload to the Hugging Face Hub: the card with what was measured, and the release, which verifies as it is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pipeline.release import identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from pipeline.release.packages.content import Content
+
+RELEASE = "release"
+
+
+def write(content: Content, path: Path) -> None:
+    """Write README.md, the Hub's card, and `release/`, the release itself."""
+    content.copy(content.files(), path / RELEASE)
+    documents = {
+        name: json.loads((content.release / "report" / f"{name}.json").read_bytes())
+        for name in ("parity", "benchmark")
+        if (content.release / "report" / f"{name}.json").is_file()
+    }
+    (path / identity.CARD).write_bytes(identity.card(content.manifest, _measured(documents)))
+
+
+def _measured(documents: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the card's lines about figures: errors in multiples of the noise floor, and latencies with their machine."""
+    yield from ("", f"The release lies in `{RELEASE}/`.", "", "## Measured")
+    backends = [each for each in documents.get("parity", {}).get("backends", []) if each["worst"]]
+    if backends:
+        yield from ("", "| backend | largest error ÷ noise floor | limit |", "| --- | --- | --- |")
+        for each in backends:
+            worst = each["worst"]
+            yield f"| {each['name']} | {_number(worst['factor'])} (`{worst['output']}`) | {_number(worst['limit'])} |"
+    for size in documents.get("benchmark", {}).get("sizes", []):
+        named = ", ".join(f"{name}={value}" for name, value in size["sizes"].items()) or "fixed sizes"
+        yield from ("", f"Latency at {named}:", "", "| backend | median ms | verdict |", "| --- | --- | --- |")
+        for row in size["rows"]:
+            if row["name"] != size["control"] and row["median_ms"] is not None:
+                yield f"| {row['name']} | {row['median_ms']:.3g} | {row['verdict']} |"
+
+
+def _number(value: float | str) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else str(value)

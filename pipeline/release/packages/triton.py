@@ -1,0 +1,78 @@
+"""A model repository for the Triton Inference Server: a model for each format, config.pbtxt in protobuf's text format.
+
+Fields are those of model_config.proto (https://github.com/triton-inference-server/common/blob/main/protobuf). Triton
+batches requests where the first axis of every input and output is one dimension whose every size from 1 is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.release.packages.content import Content
+
+_PLATFORMS = {"onnx": ("onnxruntime_onnx", "model.onnx"), "torchscript": ("pytorch_libtorch", "model.pt")}
+_TYPES = {
+    "bool": "BOOL", "uint8": "UINT8", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
+    "float16": "FP16", "float32": "FP32", "float64": "FP64", "bfloat16": "BF16",
+}  # fmt: skip
+
+
+def write(content: Content, path: Path) -> None:
+    """Write NAME/ for ONNX and NAME-torchscript/ for TorchScript, each with config.pbtxt and version 1."""
+    for model in content.manifest["models"]:
+        if model["format"] not in _PLATFORMS:
+            continue
+        name = content.name if model["format"] == "onnx" else f"{content.name}-{model['format']}"
+        folder = path / name / "1"
+        content.copy(model["files"], folder)
+        (folder / model["path"]).rename(folder / _PLATFORMS[model["format"]][1])
+        (path / name / "config.pbtxt").write_text(_config(name, model, content.manifest), encoding="utf-8")
+    if not any(path.iterdir()):
+        raise InputError("triton runs ONNX and TorchScript, and this release has neither", hint="add one to `exports`")
+
+
+def _config(name: str, model: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    batch = _batch(manifest)
+    inputs, outputs = manifest["inputs"], manifest["outputs"]
+    if model["format"] == "torchscript":
+        inputs, outputs = _by_position(inputs, model["facts"].get("inputs")), _by_position(outputs)
+    lines = [
+        f"name: {json.dumps(name)}",
+        f"platform: {json.dumps(_PLATFORMS[model['format']][0])}",
+        f"max_batch_size: {manifest['dimensions'][batch]['max'] if batch else 0}",
+        *(_tensor("input", each, batched=bool(batch)) for each in inputs),
+        *(_tensor("output", each, batched=bool(batch)) for each in outputs),
+        *(["dynamic_batching { }"] if batch else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _batch(manifest: Mapping[str, Any]) -> str | None:
+    """Return the dimension Triton may batch over, None if there is none."""
+    tensors = [*manifest["inputs"], *manifest["outputs"]]
+    first = {each["shape"][0] if each["shape"] else None for each in tensors}
+    name = next(iter(first)) if len(first) == 1 else None
+    if not isinstance(name, str) or any(each["shape"].count(name) > 1 for each in tensors):
+        return None
+    dimension = manifest["dimensions"][name]
+    return name if dimension["min"] == 1 and dimension["multiple_of"] == 1 and dimension["max"] > 1 else None
+
+
+def _by_position(tensors: Sequence[Mapping[str, Any]], order: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Name tensors `<name>__<index>`, as the PyTorch backend finds arguments and results by position."""
+    ordered = sorted(tensors, key=lambda each: order.index(each["name"])) if order else tensors
+    return [{**each, "name": f"{each['name']}__{index}"} for index, each in enumerate(ordered)]
+
+
+def _tensor(kind: str, tensor: Mapping[str, Any], *, batched: bool) -> str:
+    sizes = [size if isinstance(size, int) else -1 for size in tensor["shape"][1 if batched else 0 :]]
+    # Triton wants one axis at least: a row that is one number is a tensor [1], reshaped to [].
+    shape = f"dims: [ {', '.join(map(str, sizes))} ]" if sizes else "dims: [ 1 ] reshape { shape: [ ] }"
+    return f"{kind} [ {{ name: {json.dumps(tensor['name'])} data_type: TYPE_{_TYPES[tensor['dtype']]} {shape} }} ]"

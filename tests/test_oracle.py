@@ -1,0 +1,109 @@
+"""The oracle: exact, undisturbed, and a noise that is neither zero nor generous."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline import oracle
+from pipeline.types import Dimension, InputSpec, Interface
+
+INTERFACE = Interface((InputSpec("x", "float32", ("batch", 8)),), (Dimension("batch", 1, 8),), ("y",))
+
+
+def made(network):
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    return network.eval().requires_grad_(False)
+
+
+def evaluate(network, *inputs):
+    return oracle.evaluate(made(network), INTERFACE, [{"x": each} for each in inputs], seed=0)
+
+
+def values(shape=(5, 8), seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_the_reference_is_the_network_in_float64():
+    x = values()
+    (reference,), fallback = evaluate(nn.Linear(8, 3), x)
+    network = made(nn.Linear(8, 3))
+    exact = x.astype(np.float64) @ network.weight.double().numpy().T + network.bias.double().numpy()
+    np.testing.assert_allclose(reference.values["y"], exact, rtol=1e-14)
+    assert reference.values["y"].dtype == np.float64
+    assert reference.dtypes["y"] == "float32"
+    assert fallback is None
+
+
+def test_the_noise_is_of_the_size_of_float32_rounding():
+    (reference,), _ = evaluate(nn.Linear(8, 3), values((200, 8)))
+    relative = reference.noise["y"].max() / np.abs(reference.values["y"]).max()
+    assert 2**-26 < relative < 2**-19
+
+
+def test_an_ill_conditioned_network_has_more_noise():
+    class Cancelling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return (self.fc(x) + 10_000) - 10_000
+
+    (plain,), _ = evaluate(nn.Linear(8, 3), values())
+    (cancelling,), _ = evaluate(Cancelling(), values())
+    assert cancelling.noise["y"].max() > 100 * plain.noise["y"].max()
+
+
+def test_the_same_seed_gives_the_same_reference_to_the_bit():
+    (first,), _ = evaluate(nn.Linear(8, 3), values())
+    (again,), _ = evaluate(nn.Linear(8, 3), values())
+    assert first.values["y"].tobytes() == again.values["y"].tobytes()
+    assert first.noise["y"].tobytes() == again.noise["y"].tobytes()
+
+
+def test_cases_do_not_influence_each_other():
+    both, _ = evaluate(nn.Linear(8, 3), values(seed=1), values(seed=2))
+    (alone,), _ = evaluate(nn.Linear(8, 3), values(seed=2))
+    np.testing.assert_array_equal(both[1].values["y"], alone.values["y"])
+
+
+def test_an_argmax_is_exact_and_its_ties_are_known():
+    class Largest(nn.Module):
+        def forward(self, x):
+            return (x[:, :2] * 3).argmax(1)
+
+    x = values()
+    x[0, :2] = [1.0, np.nextafter(np.float32(1), np.float32(2))]  # one ulp apart: any rounding may decide
+    (reference,), _ = evaluate(Largest(), x)
+    assert reference.values["y"].dtype == np.int64
+    assert reference.noise["y"][1:].max() == 0
+
+
+def test_without_float64_the_rule_is_stated_and_the_noise_is_not_zero():
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 3)
+
+        def forward(self, x):
+            if x.dtype == torch.float64:
+                raise NotImplementedError("no float64 kernel")
+            return self.fc(x)
+
+    (reference,), fallback = evaluate(Single(), values())
+    assert fallback == "no float64 kernel"
+    assert reference.noise["y"].max() > 0
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_what_is_not_finite_in_the_network_is_no_noise(value):
+    class Broken(nn.Module):
+        def forward(self, x):
+            return torch.where(x > 0, x, torch.tensor(value, dtype=x.dtype))
+
+    (reference,), _ = evaluate(Broken(), values())
+    assert np.isfinite(reference.noise["y"]).all()
+    assert not np.isfinite(reference.values["y"]).all()
