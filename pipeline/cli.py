@@ -186,6 +186,48 @@ def init(
 
 
 @app.command()
+def parity(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The network to compare with.")],
+    candidate: Annotated[
+        Path | None,
+        typer.Option("--candidate", metavar="FILE", help="An ONNX or TorchScript file; default: our exports."),
+    ] = None,
+    trust_candidate: Annotated[
+        bool, typer.Option("--trust-candidate", help="Load a TorchScript candidate, which runs its author's code.")
+    ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Shrink a failing case and name the node or module where the error begins."),
+    ] = False,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write the results as JUnit XML.")
+    ] = None,
+    out: Out = ARTIFACTS,
+    trust: Trust = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Compare exports, or a file that somebody else made, with the network in float64."""
+    from pipeline import stages
+    from pipeline.report.console import progress
+    from pipeline.report.findings import print_parity
+    from pipeline.report.junit import render
+
+    request = stages.ParityRequest(candidate, trust_candidate=trust_candidate, explain=explain)
+    with progress(config.stem) as show:
+        document = stages.parity(config, replace(_settings(out, trust, set_), report=show), request)
+    if junit:
+        junit.write_bytes(render(document["name"], document))
+    if as_json:
+        _print_json(document)
+    else:
+        print_parity(document)
+        if not document["passed"] and not explain:
+            typer.echo("next: run it again with --explain, which names the node where the error begins")
+    _exit_with(0 if document["passed"] else 1)
+
+
+@app.command()
 def verify(
     release: Release,
     backend: Annotated[list[str] | None, typer.Option("--backend", help="Only this backend; may be repeated.")] = None,
@@ -264,22 +306,77 @@ def predict(
 
 
 @app.command()
-def report(
-    release: Release,
+def benchmark(
+    target: Annotated[Path, typer.Argument(metavar="CONFIG|RELEASE", help="A config, or a release without its code.")],
+    out: Out = ARTIFACTS,
+    trust: Trust = None,
+    set_: Set = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0.1, help="Budget of the run; default: benchmark.seconds.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the report of a release again: the table, or everything as JSON."""
+    """Time the backends of a config or of a release. Writes no release."""
+    from pipeline import stages
+    from pipeline.report.console import print_figures, print_run, progress
+
+    chosen = [*(set_ or ()), *([f"benchmark.seconds={seconds}"] if seconds else ())]
+    with progress(target.stem) as show:
+        documents = stages.benchmark(target, replace(_settings(out, trust, chosen), report=show))
+    if as_json:
+        _print_json(documents["benchmark"])
+        return
+    print_run(target.stem, documents["parity"], documents["benchmark"])
+    print_figures(documents["benchmark"])
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="The older release.")],
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The newer one.")],
+    margin: Annotated[
+        float, typer.Option("--margin", min=0.001, help="Relative change that counts as a regression.")
+    ] = 0.05,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on what cannot be decided, too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compare although the machines differ.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hold a release against an older one: latency, memory, size, parity. Exit 1 on a proven regression."""
+    from pipeline import stages
+    from pipeline.report.console import print_comparison
+
+    found = stages.compare(base, candidate, margin=margin, force=force)
+    is_failed = bool(found.regressions or (strict and found.undecided))
+    if as_json:
+        _print_json({"passed": not is_failed, **found.to_json()})
+    else:
+        print_comparison(found)
+    _exit_with(1 if is_failed else 0)
+
+
+@app.command()
+def report(
+    release: Release,
+    open_: Annotated[bool, typer.Option("--open", help="Show the HTML report in a browser.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a release's report again, HTML and Markdown, and print its table, or everything as JSON."""
+    from pipeline import stages
     from pipeline.release.bundle import find
-    from pipeline.report.console import print_run
+    from pipeline.report.console import print_figures, print_run
     from pipeline.report.document import read
 
     found = find(release)
     documents = read(found)
+    page = stages.report(found)
     if as_json:
         _print_json(documents)
     else:
         print_run(found.parent.name, documents["parity"], documents["benchmark"])
-        typer.echo(f"\n{found / 'report' / 'report.md'}")
+        print_figures(documents["benchmark"])
+        typer.echo(f"\n{page}")
+    if open_:
+        typer.launch(str(page))
 
 
 @app.command()

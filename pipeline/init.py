@@ -66,7 +66,7 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
     target = output or Path(f"{_slug(request.weights.stem)}.yaml")
     if target.exists() and not force:
         raise InputError(f"{target} is there already", hint="name another with --output, or replace it with --force")
-    read.require_state_dict(request.weights, max_bytes=request.max_bytes)
+    header = read.require_state_dict(request.weights, max_bytes=request.max_bytes)
     prefixes = trust.trusted_prefixes(Path.cwd(), request.trust)
     trust.locate(request.architecture, prefixes)
     values = _values(request.overrides)
@@ -80,7 +80,7 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
             raise _missing_error(missing, given, found["inputs"]["reason"])
         for name in missing:
             given[name] = parse_input(f"{name}={ask(f'{name}: its type and shape, as in float32[batch,10]')}")
-    text = _text(request, target, found)
+    text = _text(request, target, found, read.weights_digest(request.weights, header))
     atomic_write(target, text.encode())
     arguments = found["arguments"]
     return Draft(target, text, (*arguments["unsure"], *found["inputs"]["comments"]))
@@ -185,7 +185,7 @@ def _missing_error(missing: Sequence[str], given: Mapping[str, InputSpec], reaso
 # The config's text
 
 
-def _text(request: Request, target: Path, found: Mapping[str, Any]) -> str:
+def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str) -> str:
     arguments, inferred = found["arguments"], found["inputs"]
     interface = TypeAdapter(Interface).validate_python(inferred["interface"])
     comments: Mapping[str, str] = inferred["comments"]
@@ -201,7 +201,7 @@ def _text(request: Request, target: Path, found: Mapping[str, Any]) -> str:
         *([f"  # CHECK {names}: other values fit these shapes too."] if names else []),
         f"  arguments: {_flow(arguments['values'])}",
         f"  weights: {json.dumps(weights, ensure_ascii=False)}",
-        f"  sha256: {read.digest(request.weights)}",
+        f"  sha256: {sha256}",
         "",
         "# The arguments of the network's forward. In a shape, a number is a fixed size and a name a dynamic one.",
         "inputs:",

@@ -6,6 +6,7 @@ the architecture's name and arguments, the weights file, and that every required
 
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,18 +16,28 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import cases, oracle, trust
 from pipeline.backends.table import backends
+from pipeline.benchmark import compare as comparing
 from pipeline.benchmark import timing
 from pipeline.checkpoint import read, remote
 from pipeline.checkpoint.files import digest
-from pipeline.config import Vocabulary, load, resolved
-from pipeline.errors import ConfigError, DigestError, ExportError, GateError, UnavailableError, WeighbridgeError
+from pipeline.config import BenchmarkConfig, Vocabulary, load, resolved
+from pipeline.errors import (
+    ConfigError,
+    DigestError,
+    ExportError,
+    GateError,
+    InputError,
+    UnavailableError,
+    WeighbridgeError,
+)
 from pipeline.exporters.table import exporters
-from pipeline.parity import prove
+from pipeline.parity import candidate, explain, prove
 from pipeline.parity.budget import Rule
+from pipeline.parity.jobs import SIGNATURE
 from pipeline.release import bundle, compose, recall, signing, standalone
 from pipeline.release import verify as verifying
-from pipeline.report import document, markdown
-from pipeline.store import private_directory, sweep
+from pipeline.report import document, html, markdown
+from pipeline.store import atomic_write, disk_errors, private_directory, sweep
 from pipeline.types import Artifact, Dimension, Event, InputSpec, Interface, Network, Variant
 from pipeline.worker.process import Worker
 from pipeline.worker.session import opened
@@ -34,13 +45,17 @@ from pipeline.worker.session import opened
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pipeline.benchmark.compare import Comparison
     from pipeline.benchmark.timing import Timings
     from pipeline.config import Config
+    from pipeline.parity.candidate import Names
     from pipeline.parity.prove import Proof, Truth
     from pipeline.release.verify import Origin, Verdict
     from pipeline.types import Arrays, Case
 
 AT_ONCE = 3
+CANDIDATE = "candidate"
+CULPRITS = "culprits"
 VERIFY_TIMEOUT_S = 600.0
 
 
@@ -57,6 +72,15 @@ class Settings:
     max_bytes: int | None = None
     report: Callable[[Event], None] = lambda _: None
     threads: int = field(default_factory=lambda: _cores())  # noqa: PLW0108 - defined below
+
+
+@dataclass(frozen=True, slots=True)
+class ParityRequest:
+    """What is held against the network: a file somebody else made, or our own exports; and whether to say why."""
+
+    candidate: Path | None = None
+    trust_candidate: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +120,7 @@ class State:
     truth: Truth | None = None
     proofs: tuple[Proof, ...] = ()
     audits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    names: Mapping[str, Names] = field(default_factory=dict)
     timings: Timings | None = None
     release: Path | None = None
 
@@ -189,6 +214,186 @@ def export(path: Path, settings: Settings) -> Outcome:
     return Outcome(state.release, up_to_date=False, why=recalled.why)
 
 
+def parity(path: Path, settings: Settings, request: ParityRequest) -> dict[str, Any]:
+    """Export, or take a candidate, and hold it against the network; return parity.json with what was explained.
+
+    Raises:
+        WeighbridgeError: what the user gave is wrong, or a worker crashed. A failed comparison is in the document.
+    """
+    planned = plan(path, settings)
+    theirs = request.candidate and candidate.format_of(request.candidate, trusted=request.trust_candidate)
+    with private_directory(settings.out / planned.config.name) as work:
+        state = _sample(State(planned, settings, work))
+        state = _taken(state, request.candidate, theirs) if request.candidate and theirs else _export(state)
+        state = _held(state)
+        culprits = settings.out / planned.config.name / CULPRITS
+        explanations = _explained(state, culprits, all_of_them=request.explain) if request.explain else []
+    found = _parity_document(state) | {"name": planned.config.name, "explanations": explanations}
+    if request.candidate:
+        names = state.names[CANDIDATE]
+        found["candidate"] = {"file": request.candidate.name, "format": theirs, "matched": names.how}
+    audited = all(each["passed"] for each in state.audits.values())
+    return found | {
+        "passed": audited and all(proof.status == "pass" for proof in state.proofs if proof.variant.required)
+    }
+
+
+def _taken(state: State, file: Path, theirs: str) -> State:
+    """Return the state with a candidate in place of what exporters would have made, and the oracle's answer."""
+    planned = state.plan
+    with Worker(f"a look at {file.name}", threads=1) as worker:
+        described = worker.call(SIGNATURE, timeout_s=planned.config.limits.run_seconds, format=theirs, file=str(file))
+    signature = candidate.Signature(
+        *(
+            tuple((name, dtype, shape and tuple(shape)) for name, dtype, shape in described[key])
+            for key in ("inputs", "outputs")
+        )
+    )
+    names = candidate.match(signature, planned.interface, ordered=theirs == "torchscript")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answering, capturing = pool.submit(_reference, state), pool.submit(_program, state)
+        known, program = answering.result(), capturing.result()
+    variant = Variant(CANDIDATE, candidate.BACKENDS[theirs], theirs, required=True, file=file)
+    return replace(
+        state,
+        plan=replace(planned, variants=(variant,)),
+        artifacts=(Artifact(theirs, (file, *candidate.external(file)), program=program),),
+        names={CANDIDATE: names},
+        truth=prove.truth(state.cases, known, _rules(planned)),
+        network_facts={"notes": known["notes"]},
+    )
+
+
+def _program(state: State) -> Mapping[str, Any]:
+    """Return the program that our own export of the network states; empty where there is none."""
+    try:
+        return _export_one(state, "onnx", {}).program
+    except ExportError:
+        return {}
+
+
+def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
+    """Time a config's backends, or those of a release without the network's code; return its report's documents.
+
+    A config is exported and proven first, unless its release is there; no release is written.
+
+    Raises:
+        WeighbridgeError: what the user gave is wrong, a gate closed, or nothing can be timed here.
+    """
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        return _benchmark_release(bundle.find(path), settings)
+    planned = plan(path, settings)
+    recalled = recall.recall(settings.out, planned.config.name, _built_from(planned, settings))
+    if recalled.release and not settings.rebuild:
+        variants = _present(planned.variants, recalled.release)
+        return document.read(recalled.release) | {
+            "benchmark": document.benchmark(_measured(planned, variants, settings))
+        }
+    with private_directory(settings.out / planned.config.name) as work:
+        state = State(planned, settings, work)
+        for stage in STAGES[: [stage.name for stage in STAGES].index("benchmark") + 1]:
+            settings.report(Event(stage.name, planned.config.name, "started"))
+            state = stage.run(state)
+        return {"parity": _parity_document(state), "benchmark": document.benchmark(state.timings)}
+
+
+def compare(base: Path, candidate_: Path, *, margin: float, force: bool) -> Comparison:
+    """Hold a release against an older one by what both recorded.
+
+    Raises:
+        WeighbridgeError: one is no release, they were timed on different machines, or have nothing in common.
+    """
+    documents = [
+        document.read(release) | {"manifest": standalone.read_manifest(release)}
+        for release in (bundle.find(base), bundle.find(candidate_))
+    ]
+    return comparing.compare(*documents, margin=margin, force=force)
+
+
+def report(release: Path) -> Path:
+    """Write the pages of a release's report again, from its documents; return the HTML page, or the Markdown one."""
+    documents = document.read(release)
+    pages = _pages(release.parent.name, documents["parity"], documents["benchmark"])
+    folder = release / standalone.REPORT
+    with disk_errors(folder):
+        for name, text in pages.items():
+            atomic_write(folder / name, text.encode())
+        sums = {name: digest(folder / name) for name in standalone.list_files(folder) if name != standalone.SUMS}
+        atomic_write(folder / standalone.SUMS, standalone.format_sums(sums).encode())
+    return folder / ("report.html" if "report.html" in pages else "report.md")
+
+
+def _benchmark_release(release: Path, settings: Settings) -> dict[str, Any]:
+    if problems := verifying.check(release):
+        raise DigestError(f"{release} is not what was released: {problems[0]}", hint="fetch the release again")
+    manifest = standalone.read_manifest(release)
+    configured = manifest.get("config", {})
+    chosen = BenchmarkConfig.model_validate(configured.get("benchmark", {}) | _benchmark_overrides(settings.overrides))
+    variants = _present(
+        [
+            Variant(
+                name,
+                each["backend"],
+                each["format"],
+                required=False,
+                options=each["options"],
+                unavailable=backends()[each["backend"]].probe(),
+            )
+            for name, each in manifest.get("backends", {}).items()
+            if each["format"] and each["backend"] in backends()
+        ],
+        release,
+    )
+    names = [variant.name for variant in variants]
+    if not names:
+        raise UnavailableError(f"none of the backends of {release.name} can run here", hint="see weighbridge backends")
+    if chosen.reference not in names:
+        chosen = chosen.model_copy(update={"reference": "torchscript" if "torchscript" in names else names[0]})
+    stated = bundle.interface_from(manifest)
+    kinds = configured.get("inputs", {})
+    inputs = tuple(
+        replace(spec, values=kind.get("values") or _usual(spec.dtype), scale=kind.get("scale", 1.0))
+        for spec in stated.inputs
+        for kind in [kinds.get(spec.name, {})]
+    )
+    timings = timing.measure(
+        variants,
+        replace(stated, inputs=inputs),
+        None,
+        chosen,
+        seed=configured.get("parity", {}).get("seed", 0),
+        threads=chosen.threads or settings.threads,
+        timeout_s=VERIFY_TIMEOUT_S,
+        report=settings.report,
+    )
+    return document.read(release) | {"benchmark": document.benchmark(timings)}
+
+
+def _benchmark_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what `--set benchmark.KEY=VALUE` asks for; a release has no other keys to override."""
+    found = {}
+    for each in overrides:
+        key, _, value = each.partition("=")
+        section, _, name = key.partition(".")
+        if section != "benchmark" or name not in {"seconds", "margin", "threads", "reference"}:
+            raise InputError(
+                f"--set {each}: a release is timed as it was configured",
+                hint="of a release, benchmark.seconds, .margin, .threads and .reference can be set",
+            )
+        found[name] = value if name == "reference" else json.loads(value)
+    return found
+
+
+def _present(variants: Sequence[Variant], release: Path) -> list[Variant]:
+    """Return the variants that can run here, with their files in a release."""
+    files = {model["format"]: release / model["path"] for model in standalone.read_manifest(release)["models"]}
+    return [
+        replace(variant, file=files.get(variant.format or ""))
+        for variant in variants
+        if variant.unavailable is None and (variant.format is None or variant.format in files)
+    ]
+
+
 def check(path: Path, settings: Settings) -> dict[str, Any]:
     """Check a config, build its network and load its weights; return the plan of an export as JSON values.
 
@@ -278,8 +483,8 @@ def _weights(config: Config, settings: Settings) -> tuple[Path, str]:
         return path, config.model.sha256
     path = Path(config.model.weights)
     # From its headers and before any worker starts: a hostile file is refused here.
-    read.require_state_dict(path, max_bytes=settings.max_bytes)
-    found = digest(path)
+    header = read.require_state_dict(path, max_bytes=settings.max_bytes)
+    found = read.weights_digest(path, header)
     if config.model.sha256 not in {None, found}:
         raise DigestError(
             f"{path.name} has sha256 {found}, and {config.place('model.sha256')} says {config.model.sha256}",
@@ -397,12 +602,19 @@ def _export_one(state: State, name: str, options: Mapping[str, Any]) -> Artifact
             format=name,
             options=dict(options),
             folder=str(folder),
-            identity={"name": planned.config.name, "weights_sha256": planned.weights_sha256},
+            identity=_identity(planned),
         )
     answer["files"], answer["notes"] = tuple(map(Path, answer["files"])), tuple(answer["notes"])
     artifact = Artifact(**answer)
     report(Event("export", name, "ended", "; ".join(artifact.notes)))
     return artifact
+
+
+def _identity(planned: Plan) -> dict[str, str]:
+    """Return what a model file says of itself. A version that is the content's digest cannot stand in the content."""
+    version = planned.config.release.version
+    identity = {"name": planned.config.name, "weights_sha256": planned.weights_sha256}
+    return identity | ({"version": version} if version else {})
 
 
 def _reference(state: State) -> Any:
@@ -433,6 +645,22 @@ def _rules(planned: Plan) -> dict[str, Rule]:
 
 def _prove(state: State) -> State:
     """Hold every backend against the oracle."""
+    proven = _held(state)
+    try:
+        prove.gate(proven.proofs, proven.audits)
+    except WeighbridgeError as error:
+        folder = state.work / CULPRITS
+        culprits = [_beside_report(each) for each in _explained(proven, folder)]
+        report = _report(proven, culprits) | _files_below(folder, state.work)
+        folder = bundle.write_failed(state.plan.config.name, state.settings.out, report)
+        where = "".join(f"\n  {explain.sentence(each)}" for each in culprits)
+        hint = f"no release was written; the report is in {folder}"
+        raise type(error)(error.message + where, hint=hint) from None
+    return proven
+
+
+def _held(state: State) -> State:
+    """Return the state with every backend's proof and every file's audit, passed or not."""
     assert state.truth is not None  # noqa: S101 - the stage before made it
     files = {artifact.format: artifact.files[0] for artifact in state.artifacts}
     variants = tuple(
@@ -445,15 +673,45 @@ def _prove(state: State) -> State:
     )
     with ThreadPoolExecutor(1) as pool:
         auditing = pool.submit(_audit, state)
-        proofs = prove.prove(variants, _setup(state), state.truth)
+        proofs = prove.prove(variants, _setup(state), state.truth, state.names)
         audits = auditing.result()
-    proven = replace(state, proofs=proofs, audits=audits)
-    try:
-        prove.gate(proofs, audits)
-    except WeighbridgeError as error:
-        folder = bundle.write_failed(state.plan.config.name, state.settings.out, _report(proven))
-        raise type(error)(error.message, hint=f"no release was written; the report is in {folder}") from None
-    return proven
+    return replace(state, proofs=proofs, audits=audits)
+
+
+def _explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[dict[str, Any]]:
+    """Explain each required proof that failed (or each that ran), with reproductions in `folder`."""
+    assert state.truth is not None  # noqa: S101 - there are proofs, so there is a truth
+    found = []
+    for proof in state.proofs:
+        wanted = proof.variant.format is not None and (
+            proof.status == "fail" or (all_of_them and proof.status == "pass")
+        )
+        if wanted:
+            explanation = explain.explain(
+                proof,
+                _setup(state),
+                state.truth,
+                names=state.names.get(proof.variant.name),
+                examples=_examples(state.plan).inputs,
+                seed=state.plan.config.parity.seed,
+                folder=folder / proof.variant.name,
+            )
+            script = folder / proof.variant.name / "culprit.py"
+            found.append(explanation | {"reproduction": str(script) if script.exists() else None})
+    return found
+
+
+def _beside_report(explanation: dict[str, Any]) -> dict[str, Any]:
+    """Return an explanation whose reproduction is named as it lies in a report."""
+    if explanation["reproduction"] is None:
+        return explanation
+    return explanation | {"reproduction": f"{CULPRITS}/{explanation['backend']}/culprit.py"}
+
+
+def _files_below(folder: Path, root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def _audit(state: State) -> dict[str, dict[str, Any]]:
@@ -481,17 +739,21 @@ def _benchmark(state: State) -> State:
     """Time every backend that passed, unless the user does not want to wait for it."""
     if not state.settings.benchmark:
         return state
-    timings = timing.measure(
-        [proof.variant for proof in state.proofs if proof.status == "pass"],
-        state.plan.interface,
-        state.plan.network,
-        state.plan.config.benchmark,
-        seed=state.plan.config.parity.seed,
-        threads=state.plan.config.benchmark.threads or state.settings.threads,
-        timeout_s=state.plan.config.limits.run_seconds,
-        report=state.settings.report,
+    passed = [proof.variant for proof in state.proofs if proof.status == "pass"]
+    return replace(state, timings=_measured(state.plan, passed, state.settings))
+
+
+def _measured(planned: Plan, variants: Sequence[Variant], settings: Settings) -> Timings | None:
+    return timing.measure(
+        variants,
+        planned.interface,
+        planned.network,
+        planned.config.benchmark,
+        seed=planned.config.parity.seed,
+        threads=planned.config.benchmark.threads or settings.threads,
+        timeout_s=planned.config.limits.run_seconds,
+        report=settings.report,
     )
-    return replace(state, timings=timings)
 
 
 def _release(state: State) -> State:
@@ -512,23 +774,28 @@ def _release(state: State) -> State:
     return replace(state, release=compose.write(evidence, state.settings.out))
 
 
-def _report(state: State) -> dict[str, bytes]:
-    """Return the report's files for what is known so far."""
+def _parity_document(state: State) -> dict[str, Any]:
     assert state.truth is not None  # noqa: S101 - there is nothing to report before the oracle
+    notes = tuple(state.network_facts["notes"])
+    return document.parity(state.truth, state.proofs, state.artifacts, state.audits, state.refusals, notes)
+
+
+def _report(state: State, explanations: Sequence[Mapping[str, Any]] = ()) -> dict[str, bytes]:
+    """Return the report's files for what is known so far."""
     documents = {
-        "parity.json": document.parity(
-            state.truth,
-            state.proofs,
-            state.artifacts,
-            state.audits,
-            state.refusals,
-            tuple(state.network_facts["notes"]),
-        ),
+        "parity.json": _parity_document(state) | ({"explanations": list(explanations)} if explanations else {}),
         "benchmark.json": document.benchmark(state.timings),
         **{f"{each.format}-nodes.json": each.explanations for each in state.artifacts if each.explanations},
     }
-    text = markdown.render(state.plan.config.name, documents["parity.json"], documents["benchmark.json"])
-    return compose.report_files(documents, {"report.md": text})
+    texts = _pages(state.plan.config.name, documents["parity.json"], documents["benchmark.json"])
+    markdown.summarise(texts["report.md"])
+    return compose.report_files(documents, texts)
+
+
+def _pages(name: str, parity_: Mapping[str, Any], benchmark_: Mapping[str, Any]) -> dict[str, str]:
+    """Return the report as Markdown, and as HTML where the packages for it are installed."""
+    pages = {"report.md": markdown.render(name, parity_, benchmark_)}
+    return pages if html.unavailable() else pages | {"report.html": html.render(name, parity_, benchmark_)}
 
 
 @dataclass(frozen=True, slots=True)

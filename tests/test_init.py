@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,7 @@ class Sequence(nn.Module):
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "nets_of_init.py").write_text(NETWORK)
     monkeypatch.chdir(tmp_path)
+    sys.modules.pop("nets_of_init", None)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
 

@@ -52,7 +52,8 @@ def count(file: str, inputs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[
 def _bytes(tensor: onnx.TensorProto) -> int:
     from onnx import helper
 
-    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    itemsize: int = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims)) * itemsize
 
 
 def _drop_values(model: onnx.ModelProto) -> None:
@@ -77,13 +78,36 @@ def _shapes(model: onnx.ModelProto, inputs: Mapping[str, Sequence[int]]) -> dict
             axis.dim_value = size
     for value in fixed.graph.output:
         value.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
-    known = {each.name: tuple(each.dims) for each in inferred.initializer}
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
+    known = _inferred(fixed)
+    while _fold_shapes(fixed, known):
+        known = _inferred(fixed)
+    return known
+
+
+def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    known = {each.name: tuple(each.dims) for each in graph.initializer}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
         kind = value.type.tensor_type
         if kind.HasField("shape") and all(axis.HasField("dim_value") for axis in kind.shape.dim):
             known[value.name] = tuple(axis.dim_value for axis in kind.shape.dim)
     return known
+
+
+def _fold_shapes(model: onnx.ModelProto, known: Mapping[str, Shape]) -> bool:
+    """Replace `Shape` of a known shape by a constant, because inference only sees the ends of a `Slice` in constants."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    folded = [node for node in model.graph.node if node.op_type == "Shape" and node.input[0] in known]
+    for node in folded:
+        ends = {each.name: each.i for each in node.attribute}
+        shape = known[node.input[0]][ends.get("start", 0) : ends.get("end")]
+        model.graph.initializer.append(numpy_helper.from_array(np.array(shape, dtype=np.int64), node.output[0]))
+        model.graph.node.remove(node)
+    return bool(folded)
 
 
 def _flops(node: onnx.NodeProto, known: Mapping[str, Shape]) -> int | None:

@@ -29,6 +29,7 @@ __all__ = ["Arm", "Phase", "Plan", "Progress", "Samples", "Timed", "run"]
 
 _WARM_UP_SHARE = 1 / 3
 _OVERRUN = 1.1
+_LATEST = 1.05
 
 Phase = Literal["starting", "warming up", "measuring", "measuring throughput", "done"]
 
@@ -74,7 +75,7 @@ class Progress:
     seconds: float
 
 
-def run(
+def run(  # noqa: PLR0913 - what a run is made of; all but the arms are named by the caller
     arms: Sequence[Arm],
     *,
     reference: str,
@@ -177,12 +178,12 @@ class _Contest:
             cost_s = statistics.fmean(_fixed_s(launch) for launch in self._spent())
             notes.append(
                 f"{made} of {wanted} launches: one takes {cost_s:.1f} s to start, warm up and stop its workers, "
-                f"and the budget is {self.plan.seconds:g} s"
+                f"and the budget is {self.plan.seconds:.3g} s"
             )
         if self.elapsed_s() > _OVERRUN * self.plan.seconds:
             notes.append(
-                f"took {self.elapsed_s():.1f} s of a budget of {self.plan.seconds:g} s: "
-                f"{self.plan.min_launches} launches of {self.plan.min_rounds} rounds are the least that can be compared"
+                f"took {self.elapsed_s():.1f} s of a budget of {self.plan.seconds:.3g} s: "
+                f"{self.plan.min_launches} launches are the least that can be compared"
             )
         return tuple(notes)
 
@@ -215,7 +216,7 @@ class _Contest:
             if self.finale and len(self.launches) + 1 == self.planned:
                 self._tell("measuring throughput", 0)
                 present = {name: worker for name, worker in timed.items() if name not in self.failures}
-                self.finale(present, self.plan.seconds - self.elapsed_s() - self._stop_s())
+                self.finale(present, _LATEST * self.plan.seconds - self.elapsed_s() - self._stop_s())
         times.append(self.clock())
         start_s, warm_up_s, measure_s, stop_s = (later - earlier for earlier, later in pairwise(times))
         return {
@@ -267,7 +268,7 @@ class _Contest:
         stop_s = self._stop_s()
         turns: dict[str, list[dict[str, Block]]] = {scenario: [] for scenario in self.scenarios}
         began_s, index = self.clock(), 0
-        while index < self.plan.min_rounds or self._fits(began_s, index, deadline_s - stop_s):
+        while index == 0 or self._fits(began_s, index, deadline_s - stop_s):
             for scenario in self.scenarios:
                 turns[scenario].append(self._round(timed, scenario, calls, index))
             index += 1

@@ -18,7 +18,7 @@ class Plan:
     """How long to measure and in what portions, fixed before the first measurement.
 
     `seconds` is the budget of the whole run, starting and stopping workers included. `launches` are wanted and
-    `min_launches` are made even if the budget is too small for them; likewise `min_rounds` in each launch. A block of
+    `min_launches` are made even if the budget is too small for them; of `min_rounds` in each launch only the first is, then. A block of
     one backend lasts about `block_ms`, but at least one call and at most `max_calls`. Warm-up ends when the medians
     of `agreeing` consecutive windows of `window_ms` (of two, where one call fills a block) lie within `tolerance` of one
     another, or after `warm_up_s`. `reserve_s` of the budget is left to what is measured after the last round.

@@ -22,8 +22,8 @@ from pipeline.worker.session import opened
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pipeline.config import BenchmarkConfig
     from pipeline.benchmark.energy import Meter
+    from pipeline.config import BenchmarkConfig
     from pipeline.types import Arrays, Case, Interface, Network, Variant
 
 RESERVED_SHARE = 0.1
@@ -98,7 +98,7 @@ class WorkerScenarios:
         return found
 
 
-def measure(
+def measure(  # noqa: PLR0913 - what a run is made of
     variants: Sequence[Variant],
     interface: Interface,
     network: Network | None,
@@ -222,7 +222,9 @@ def _energy(variants: Sequence[Variant], samples: Mapping[str, Samples]) -> dict
     for scenario, each in samples.items():
         for variant in variants:
             arms = [launch.arms[variant.name].facts for launch in each.launches if variant.name in launch.arms]
-            used = [facts["joules_per_call"][scenario] for facts in arms if scenario in facts.get("joules_per_call", {})]
+            used = [
+                facts["joules_per_call"][scenario] for facts in arms if scenario in facts.get("joules_per_call", {})
+            ]
             if used:
                 found.setdefault(scenario, {})[variant.name] = math.fsum(used) / len(used)
     reason = None if found else "not measurable: no RAPL or NVML counter can be read here"

@@ -46,7 +46,7 @@ class Entry:
     crc: int
 
 
-def directory(data: mmap) -> tuple[Entry, ...]:
+def directory(data: mmap | bytes) -> tuple[Entry, ...]:
     """Return the entries of the directory at the end of `data`; raises BrokenArchiveError where there is none."""
     try:
         return tuple(_entries(data))
@@ -54,7 +54,7 @@ def directory(data: mmap) -> tuple[Entry, ...]:
         raise BrokenArchiveError(f"its directory is damaged: {error}") from error
 
 
-def _entries(data: mmap) -> Iterator[Entry]:
+def _entries(data: mmap | bytes) -> Iterator[Entry]:
     start, size, count = _end(data)
     if start + size > len(data) or count * _DIRECTORY.size > size:
         raise BrokenArchiveError("its directory lies outside the file")
@@ -76,7 +76,7 @@ def _entries(data: mmap) -> Iterator[Entry]:
         raise BrokenArchiveError("its directory is longer than its entries")
 
 
-def _end(data: mmap) -> tuple[int, int, int]:
+def _end(data: mmap | bytes) -> tuple[int, int, int]:
     """Return the directory's start, size in bytes and number of entries."""
     found = data.rfind(b"PK\x05\x06", max(0, len(data) - _END.size - _FULL16))
     if found < 0:
@@ -107,8 +107,10 @@ def _zip64(extra: bytes, values: tuple[int, int, int]) -> tuple[int, int, int]:
     return values
 
 
-def start_of(data: mmap, entry: Entry) -> int:
-    """Return where the entry's bytes start."""
+def start_of(data: mmap | bytes, entry: Entry) -> int:
+    """Return where the entry's bytes start; raises BrokenArchiveError where the directory points outside the file."""
+    if entry.header + _LOCAL.size > len(data):
+        raise BrokenArchiveError(f"entry {entry.name!r:.80} lies outside the file")
     name_size, extra_size = struct.unpack_from("<2H", data, entry.header + _LOCAL.size - 4)
     return entry.header + _LOCAL.size + int(name_size) + int(extra_size)
 

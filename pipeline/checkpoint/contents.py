@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import itertools
 import lzma
 import zlib
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ MAX_NAMES = 1_000
 _BLOCK = 512
 _MAX_BLOCKS = 100_000
 _HEAD_BYTES = 1 << 20
+_MEMBER_BYTES = 16 << 20
 _TEXT_ENTRIES = b"LKxg"
 
 
@@ -33,16 +35,16 @@ def names(data: mmap, kind: Kind) -> tuple[str, ...]:
         except (archive.BrokenArchiveError, UnsafeError):
             return ()
     if kind is Kind.TAR:
-        return tuple(_in_tar(data))[:MAX_NAMES]
+        return tuple(itertools.islice(_in_tar(data), MAX_NAMES))
     if kind is Kind.GZIP:
-        head = _unpacked(data)
-        return tuple(_in_tar(head))[:MAX_NAMES] if head[257:262] == b"ustar" else ()
+        head = unpacked(data)
+        return tuple(itertools.islice(_in_tar(head), MAX_NAMES)) if head[257:262] == b"ustar" else ()
     return ()
 
 
-def _unpacked(data: mmap) -> bytes:
+def unpacked(data: mmap | bytes) -> bytes:
     """Return the first bytes of what a compressed file holds; the limit keeps a bomb from unfolding."""
-    packed = data[:_HEAD_BYTES]
+    packed = bytes(data[:_HEAD_BYTES])
     try:
         if packed[:2] == b"\x1f\x8b":
             return zlib.decompressobj(wbits=31).decompress(packed, _HEAD_BYTES)
@@ -56,7 +58,16 @@ def _unpacked(data: mmap) -> bytes:
 
 
 def _in_tar(data: mmap | bytes) -> Iterator[str]:
-    """Yield the names of regular files."""
+    return (name for name, _, _ in _files(data))
+
+
+def members(data: mmap | bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of the regular files of a tar archive, each up to 16 MiB."""
+    return ((name, bytes(data[start : start + min(size, _MEMBER_BYTES)])) for name, start, size in _files(data))
+
+
+def _files(data: mmap | bytes) -> Iterator[tuple[str, int, int]]:
+    """Yield name, first byte and size of regular files."""
     position, long_name = 0, ""
     for _ in range(_MAX_BLOCKS):
         header = data[position : position + _BLOCK]
@@ -68,7 +79,7 @@ def _in_tar(data: mmap | bytes) -> Iterator[str]:
             long_name = _text(data[body : body + min(size, 4096)])
         elif kind in (b"0", b"\x00"):
             prefix = _text(header[345:500]) if header[257:263] == b"ustar\x00" else ""
-            yield long_name or (f"{prefix}/" if prefix else "") + _text(header[:100])
+            yield long_name or (f"{prefix}/" if prefix else "") + _text(header[:100]), body, size
         if kind not in _TEXT_ENTRIES:
             long_name = ""
         position = body + -(-size // _BLOCK) * _BLOCK

@@ -21,6 +21,7 @@ _WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel and torch.compile add: never a part of the network itself."""
 
 _LISTED = 12
+_EXTRA_SECONDS = 3.0
 
 
 # Prefixes
@@ -208,6 +209,9 @@ def explain(
     difference = difference_of(expected, found)
     if difference.names == 0:
         return None
+    if not difference.missing and not difference.misshaped:
+        # Names too many are seldom an argument's doing.
+        seconds = min(seconds, _EXTRA_SECONDS)
     fix = _fix(expected, found, difference, lambda names: _search(names, arguments, build_shapes, seconds))
     notes = [*symptoms(difference, expected, found)]
     if fix.rename:
@@ -254,20 +258,25 @@ def _fix(
     difference: Difference,
     search_for: Callable[[Mapping[str, Shape]], Search | None],
 ) -> _Fix:
-    """Look for the smallest change, in the order: names only, arguments only, both, arguments and names left out."""
+    """Look for the smallest change, in the order: names, arguments, both, arguments and names left out."""
     rename = suggested(difference.missing, difference.unexpected)
     moved = {renamed(name, rename): shape for name, shape in found.items()}
     after = difference_of(expected, moved)
-    if rename and len(moved) == len(found) and after.names == 0:
-        return _Fix({}, rename)
+    if rename and not after.missing and not after.unexpected:
+        # Names are not what arguments change then: only shapes are left to explain.
+        second = search_for(moved) if after.names else None
+        changes = second.run(expected, after) if second else None
+        if after.names == 0 or changes is not None:
+            return _Fix(changes or {}, rename, search=second)
     search = search_for(found)
     changes = search.run(expected, difference) if search else None
-    if changes is not None:
-        return _Fix(changes, search=search)
-    if rename and len(moved) == len(found) and (second := search_for(moved)):
-        changes = second.run(expected, after)
-        if changes is not None:
-            return _Fix(changes, rename, search=second)
+    if changes is not None or search is None or search.best is None or search.best.difference is None:
+        return _Fix(changes, search=search) if changes is not None else _with_ignored(expected, found, search)
+    closest = search.best
+    rename = suggested(search.best.difference.missing, search.best.difference.unexpected)
+    moved = {renamed(name, rename): shape for name, shape in found.items()}
+    if rename and difference_of(closest.expected, moved).names == 0:
+        return _Fix(closest.changes, rename, search=search)
     return _with_ignored(expected, found, search)
 
 

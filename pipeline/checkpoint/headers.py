@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint import archive, danger, files, kinds, pickles, wrappers
+from pipeline.checkpoint import archive, danger, files, kinds, nested, pickles, wrappers
 from pipeline.checkpoint.kinds import Kind
 from pipeline.errors import UnsafeError, WeightsError
 
@@ -33,6 +33,7 @@ SAFETENSORS_DTYPES = {
 }  # fmt: skip
 """safetensors' name of a dtype → torch's."""
 
+_CONTAINERS = {Kind.TORCHSCRIPT, Kind.EXPORTED_PROGRAM, Kind.NUMPY, Kind.ZIP, Kind.TAR, Kind.GZIP, Kind.HDF5}
 _SHARD_NAME = re.compile(r"[^/\\\x00-\x1f]+")
 _DAMAGED = "it was cut off or altered on its way: copy or download it again"
 _ALTERED = "no saving function writes such a file: it was altered, so do not load it; get it again from its maker"
@@ -114,6 +115,8 @@ def _single(data: mmap, kind: Kind, name: str) -> Header:
         return _plain_pickle(data, name)
     if kind is Kind.SAFETENSORS:
         return _safetensors(data, name)
+    if kind in _CONTAINERS:
+        nested.require_no_hostile_pickle(data, name)
     return Header(kind, len(data))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -157,7 +158,9 @@ def parse(stream: IO[bytes] | mmap) -> Parsed:
     """
     machine = _Machine()
     try:
-        value = machine.run(stream)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about unknown escapes in a text, which the file chose
+            value = machine.run(stream)
     except TooLargeError:
         raise
     except MalformedError as error:

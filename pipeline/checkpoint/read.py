@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pickle
 import warnings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.checkpoint.headers import Header
 
-__all__ = ["Checkpoint", "digest", "load", "require_state_dict"]
+__all__ = ["Checkpoint", "digest", "load", "require_state_dict", "weights_digest"]
 
 _OWN_WARNINGS = (
     "Detected pickle protocol",
@@ -46,7 +47,7 @@ class Checkpoint:
 def load(path: Path, *, max_bytes: int | None = None) -> Checkpoint:
     """Return the state dict in `path`, unwrapped, on the CPU; zip files and safetensors are mapped, not copied.
 
-    The digest of a sharded checkpoint is that of its index. Raises UnsafeError for what could run code or exhaust memory
+    `sha256` is that of `weights_digest`. Raises UnsafeError for what could run code or exhaust memory
     (also above `max_bytes`), and WeightsError, with the fix, for everything else that is no state dict.
     """
     header = require_state_dict(path, max_bytes=max_bytes)
@@ -54,7 +55,19 @@ def load(path: Path, *, max_bytes: int | None = None) -> Checkpoint:
     with guarded(sum(tensor.nbytes for tensor in header.tensors) + header.size_bytes, path.name):
         found = _tensors(path, header)
     notes = [*(header.wrapped.notes() if header.wrapped else ()), *_doubts(found)]
-    return Checkpoint(found, header.kind, tuple(notes), digest(path))
+    return Checkpoint(found, header.kind, tuple(notes), weights_digest(path, header))
+
+
+def weights_digest(path: Path, header: Header) -> str:
+    """Return the sha256 of a weights file; of a sharded checkpoint, that of its files' list as `sha256sum` writes it.
+
+    The list names the index first and then its shards by name, so that no shard can change unnoticed.
+    """
+    if header.kind is not Kind.SHARDED:
+        return digest(path)
+    names = [path.name, *header.facts["files"]]
+    listed = "".join(f"{digest(path.parent / name)}  {name}\n" for name in names)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def _warm_up(header: Header) -> None:

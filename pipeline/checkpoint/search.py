@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _FAMILIES = ((11, 13, 16, 19), (18, 34, 50, 101, 152), (121, 161, 169, 201))
 SEARCH_SECONDS = 8.0
 _MAX_CHANGES = 4
+_SMALL = 6
 _MAX_LEAPS = 4
 _MAX_BUILDS = 400
 
@@ -155,7 +156,10 @@ def _values(
         yield not value
     elif isinstance(value, int):
         suggested = [*_from_dimensions(value, difference), *_from_counts(value, expected, found), *_from_family(value)]
-        yield from (other for other in dict.fromkeys(suggested) if other > 0 and other != value)
+        # A small number may be the name of a variant, which shapes do not tell.
+        near = range(_SMALL + 1) if value <= _SMALL else ()
+        likely = [other for other in suggested if other > 0]
+        yield from (other for other in dict.fromkeys([*likely, *near]) if other != value)
     elif isinstance(value, list | tuple) and value and all(type(item) is int for item in value):
         yield from _list_values(value, difference, expected, found)
 

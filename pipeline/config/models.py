@@ -72,7 +72,8 @@ class ModelConfig(_Section):
         description="State dict (.pth, .pt, .safetensors): a path relative to this file, or a URL (https://, hf://, s3://) with a digest"
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$"), AfterValidator(str.lower)] | None = Field(
-        default=None, description="SHA-256 of the weights file in hex; required where weights is a URL"
+        default=None,
+        description="SHA-256 of the weights file in hex (sharded: of the list of its files' digests); required for a URL",
     )
     rename: dict[str, str] = Field(
         default={}, description="Names in the weights file → in the network; each stands for all names below it too"

@@ -39,12 +39,12 @@ def as_random(finding: Finding) -> Finding:
 
 
 def _sizes(failed: set[str], known: Truth) -> Iterator[str]:
-    """A dimension was specialised if exactly the cases of one size pass, and there are cases of others."""
-    passed = {case.name for case in known.cases} - failed
+    """A dimension was specialised if every case of one size passes, and of every other size some fail."""
     for dimension in sorted({name for case in known.cases for name in case.sizes}):
-        right = {case.sizes[dimension] for case in known.cases if case.name in passed}
+        sizes = {case.sizes[dimension] for case in known.cases}
         wrong = {case.sizes[dimension] for case in known.cases if case.name in failed}
-        if len(right) == 1 and wrong and not right & wrong:
+        right = sizes - wrong
+        if len(right) == 1 and wrong:
             yield f"specialised to the size {dimension}={right.pop()}: it was traced or exported with that size and holds only there"
 
 

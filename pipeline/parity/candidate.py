@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.cases import allowed
 from pipeline.checkpoint import files
+from pipeline.checkpoint.confined import require_confined_onnx
 from pipeline.checkpoint.kinds import Kind, identify
 from pipeline.errors import InputError, UnsafeError
 
@@ -65,7 +66,8 @@ def format_of(path: Path, *, trusted: bool) -> str:
 
     Raises:
         InputError: it is neither ONNX nor TorchScript.
-        UnsafeError: it is TorchScript, which runs code of its author when it is loaded, and nobody vouched for it.
+        UnsafeError: it is TorchScript, which runs code of its author when it is loaded, and nobody vouched for it; or ONNX
+            whose external data lies outside its folder.
     """
     files.require_file(path)
     kind = identify(path)
@@ -76,11 +78,23 @@ def format_of(path: Path, *, trusted: bool) -> str:
             f"{path.name} is TorchScript: loading it runs code that came with it",
             hint="if you trust whoever made it, add --trust-candidate; an ONNX file needs no trust",
         )
+    external(path)
     return FORMATS[kind]
 
 
-def match(signature: Signature, interface: Interface) -> Names:
+def external(path: Path) -> tuple[Path, ...]:
+    """Return the files that an ONNX model keeps weights in.
+
+    Raises:
+        UnsafeError: one of them is not a plain file beside the model.
+    """
+    return require_confined_onnx(path) if identify(path) is Kind.ONNX else ()
+
+
+def match(signature: Signature, interface: Interface, *, ordered: bool = False) -> Names:
     """Match a file's inputs and outputs with the config's: by name where all names are there, else by order and shape.
+
+    `ordered`: the file's outputs have no names (TorchScript); they are taken in the config's order.
 
     Raises:
         InputError: inputs are missing or of another dtype or rank.
@@ -101,7 +115,9 @@ def match(signature: Signature, interface: Interface) -> Names:
         for problem in _conflicts(wanted[ours], other, *theirs[other], interface)
     ]
     found = [name for name, _, _ in signature.outputs]
-    outputs_by_name = set(interface.outputs) <= set(found)
+    outputs_by_name = not ordered and set(interface.outputs) <= set(found)
+    if ordered:
+        found = list(interface.outputs)
     outputs = (
         {name: name if name in interface.outputs else "" for name in found}
         if outputs_by_name

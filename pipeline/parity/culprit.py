@@ -59,6 +59,12 @@ class Truths:
     places: Mapping[str, tuple[str, str, str]]
     program_outputs: Mapping[str, Any]
 
+    def renamed(self, outputs: Mapping[str, str]) -> Truths:
+        """Return the truths with the outputs under a file's own names (file's name → config's)."""
+        values = {theirs: self.values[ours] for theirs, ours in outputs.items() if ours in self.values}
+        places = {theirs: self.places[ours] for theirs, ours in outputs.items() if ours in self.places}
+        return replace(self, values={**self.values, **values}, places={**self.places, **places})
+
 
 def truths(module: nn.Module, interface: Interface, examples: Arrays, inputs: Arrays, opset: int) -> Truths:
     """Return the value of every step of the network on `inputs`, and of what the exporter makes of them in between.
@@ -90,7 +96,7 @@ def truths(module: nn.Module, interface: Interface, examples: Arrays, inputs: Ar
     fresh = exposed(exported.model_proto, inputs, level="disable")
     for name, value in fresh.items():
         if name not in known and value.dtype.kind == "f":
-            scale = np.abs(value[np.isfinite(value)]).max(initial=0.0)
+            scale = float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
             exact = value.astype(np.float64)
             known[name] = (exact, np.full(exact.shape, scale * _HEALTHY_ROUNDINGS * budget.UNIT_ROUNDOFF / LIMIT))
     places = {step.name: (step.module, step.source, step.operator) for step in program.steps(captured)}

@@ -133,8 +133,8 @@ def culprit(
 ) -> dict[str, Any]:
     """Find the node of an ONNX file where its error begins, and write its reproduction into `folder`.
 
-    `candidate` holds the `file`, the optimisation `level` to run it at, and `names`: what it calls each of the config's
-    inputs. Returns `culprit` (None if every value is within its
+    `candidate` holds the `file`, the optimisation `level` to run it at, and the names of its inputs and outputs (see
+    `pipeline.parity.candidate.Names`). Returns `culprit` (None if every value is within its
     budget at this optimisation level) and `program`, the outputs of the float32 program.
 
     Raises:
@@ -146,7 +146,8 @@ def culprit(
     module = model.load(TypeAdapter(Network).validate_python(network)).module
     known = searching.truths(module, TypeAdapter(Interface).validate_python(interface), examples, inputs, _OPSET)
     graph, level = read_onnx(Path(candidate["file"])), candidate["level"]
-    fed = {candidate["names"][name]: array for name, array in inputs.items()}
+    fed = {candidate["inputs"][name]: array for name, array in inputs.items()}
+    known = known.renamed(candidate["outputs"])
     found = searching.find(graph, fed, known, level=level)
     if found is not None and found.output in known.values:
         searching.write_reproduction(graph, found, fed, known, Path(folder), level=level)

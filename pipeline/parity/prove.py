@@ -216,15 +216,17 @@ def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> No
         GateError: a required backend left its error budget, or a file it runs holds what the network does not.
         UnavailableError: a required backend could not run, or crashed.
     """
-    required = {proof.variant.format for proof in proofs if proof.variant.required}
-    forged = {name: each for name, each in audits.items() if name in required and not each["passed"]}
-    if forged:
-        found = "".join(f"\n  {name}: {describe_audit(each)}" for name, each in forged.items())
-        raise GateError(f"{len(forged)} required file{'s' * (len(forged) > 1)} failed the audit:{found}")
     bad = [proof for proof in proofs if proof.variant.required and proof.status != "pass"]
-    left = [proof for proof in bad if proof.status == "fail"]
-    lines = "".join(f"\n  {proof.variant.name}: {proof.reason}" for proof in bad)
-    if left:
-        raise GateError(f"{len(left)} required backend{'s' * (len(left) > 1)} left the error budget:{lines}")
+    left = [f"{proof.variant.name}: {proof.reason}" for proof in bad if proof.status == "fail"]
+    required = {proof.variant.format for proof in proofs if proof.variant.required}
+    forged = [
+        f"{name}, audited: {describe_audit(each)}"
+        for name, each in audits.items()
+        if name in required and not each["passed"]
+    ]
+    if left or forged:
+        what = "a required backend left its error budget" if left else "a required file holds what the network does not"
+        raise GateError("\n  ".join([f"{what}:", *left, *forged]))
     if bad:
-        raise UnavailableError(f"{len(bad)} required backend{'s' * (len(bad) > 1)} did not run:{lines}")
+        lines = [f"{proof.variant.name}: {proof.reason}" for proof in bad]
+        raise UnavailableError("\n  ".join(["a required backend did not run:", *lines]))

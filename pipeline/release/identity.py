@@ -8,7 +8,6 @@ of the manifest alone and hold no time and nothing measured, so that the same bu
 from __future__ import annotations
 
 import json
-import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ PROVENANCE = "provenance.json"
 CARD = "README.md"
 
 _NAMESPACE = uuid.UUID("6a0ee3b6-62f7-5b4e-9d2e-0a4f6d0c7b5d")
-_SPDX = re.compile(r"[A-Za-z0-9.+-]+")
 # Where Hugging Face's name of a licence is not SPDX's in lower case, the card says "other" and names it.
 _HUB_LICENSES = frozenset(
     [
@@ -253,12 +251,8 @@ def _release(manifest: Facts) -> Facts:
 
 
 def _licenses(license_id: str | None) -> dict[str, Any]:
-    """Return CycloneDX's licences: SPDX's grammar is the user's to keep, so one name is a name, and more an expression."""
-    if license_id is None:
-        return {}
-    if _SPDX.fullmatch(license_id):
-        return {"licenses": [{"license": {"name": license_id}}]}
-    return {"licenses": [{"expression": license_id}]}
+    """Return CycloneDX's licences: the config's SPDX expression, of which a single licence is one."""
+    return {"licenses": [{"expression": license_id}]} if license_id else {}
 
 
 def _hash(sha256: str) -> dict[str, str]:

@@ -13,11 +13,13 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.report.content import figures
 from pipeline.report.rows import HEADINGS, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from pipeline.benchmark.compare import Change, Comparison
     from pipeline.types import Event
 
 _TONES = {"good": "green", "bad": "bold red", "neutral": ""}
@@ -42,6 +44,46 @@ def print_run(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]
         cells[2].stylize(_TONES[row.tone])
         table.add_row(*cells)
     # A pipe has no width: do not fold what is written to it.
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def print_figures(benchmark: Mapping[str, Any]) -> None:
+    """Print what was measured besides latencies: starting, memory, throughput, and what of the machine is reached."""
+    for section in figures(benchmark):
+        print()
+        _print_table(section.title, section.headings, section.body)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print what changed from one release to another, the worst first, and what follows from it."""
+    order = ("regression", "undecided", "improvement", "same")
+    changes = sorted(comparison.changes, key=lambda each: (order.index(each.outcome), each.what, each.where))
+    body = [
+        (each.what, each.where, f"{each.base:.6g}", f"{each.candidate:.6g}", _change(each), each.outcome, each.reason)
+        for each in changes
+    ]
+    headings = ("figure", "of", "base", "candidate", "change", "outcome", "how sure")
+    _print_table(f"candidate against base, margin {comparison.margin:.1%}", headings, body)
+    for note in comparison.notes:
+        print(f"note: {note}")
+    print(
+        f"{len(comparison.regressions)} regressions, {len(comparison.undecided)} undecided, of {len(changes)} figures"
+    )
+
+
+def _change(change: Change) -> str:
+    shown = f"{change.ratio - 1:+.1%}"
+    return (
+        shown if change.interval is None else f"{shown} [{change.interval[0] - 1:+.1%}, {change.interval[1] - 1:+.1%}]"
+    )
+
+
+def _print_table(title: str, headings: Iterable[str], body: Iterable[Iterable[str]]) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for heading in headings:
+        table.add_column(heading)
+    for row in body:
+        table.add_row(*(Text(cell) for cell in row))
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
 
 

@@ -45,7 +45,9 @@ def in_units(size_bytes: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Return a duration in ms with three digits, in µs below 0.1 ms."""
+    """Return a duration in ms with three digits, in µs below 0.1 ms, in s from a second on."""
+    if value >= 1000:
+        return f"{value / 1e3:.3g} s"
     return f"{value * 1e3:.3g} µs" if value < 0.1 else f"{value:.3g} ms"
 
 

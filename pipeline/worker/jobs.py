@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -190,9 +191,10 @@ def memory() -> dict[str, int]:
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
         return {f"{name}_bytes": int(lines[key].split()[0]) * 1024 for name, key in _MEMORY.items()}
-    import psutil
+    import resource
 
-    return dict.fromkeys(("resident_bytes", "peak_bytes"), psutil.Process().memory_info().rss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return dict.fromkeys(("resident_bytes", "peak_bytes"), peak)
 
 
 def _network(fields: dict[str, Any]) -> Network:

@@ -39,8 +39,12 @@ class World:
         start_s: float = 0.25,
         stop_s: float = 0.0,
         lives_for: int | None = None,
+        longest: int = 1 << 30,
     ) -> Arm:
-        """A backend whose n-th call (from 0) takes `call_ms`, and whose worker dies at its `lives_for`-th block."""
+        """A backend whose n-th call (from 0) takes `call_ms`, and whose worker dies at its `lives_for`-th block.
+
+        It ends a block after `longest` calls.
+        """
 
         @contextmanager
         def launch() -> Iterator[Simulated]:
@@ -48,7 +52,7 @@ class World:
             with self.lock:
                 self.launched.append(name)
                 self.alive += 1
-            yield Simulated(self, name, call_ms if callable(call_ms) else lambda _: call_ms, lives_for)
+            yield Simulated(self, name, call_ms if callable(call_ms) else lambda _: call_ms, lives_for, longest)
             self.pass_s(stop_s)
             self.alive -= 1
 
@@ -61,6 +65,7 @@ class Simulated:
     name: str
     call_ms: Callable[[int], float]
     lives_for: int | None
+    longest: int
     blocks: int = 0
     calls: int = 0
 
@@ -71,6 +76,7 @@ class Simulated:
     def block(self, scenario: str, calls: int) -> list[int]:
         if self.blocks == self.lives_for:
             raise WorkerError(f"{self.name} was ended by SIGSEGV")
+        calls = min(calls, self.longest)
         durations_ns = [round(self.call_ms(self.calls + index) * 1e6) for index in range(calls)]
         self.blocks += 1
         self.calls += calls

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.benchmark.simulated import World
 
 from pipeline.benchmark import rounds
 from pipeline.benchmark.rounds import Arm, Progress
 from pipeline.benchmark.samples import Plan, Samples
 from pipeline.errors import InputError, WorkerError
+from tests.benchmark.simulated import World
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def run_all(
@@ -98,7 +101,7 @@ def test_dear_launches_are_fewer_and_the_notes_say_so() -> None:
 def test_a_budget_too_small_for_the_fewest_launches_is_overrun_and_the_notes_say_so() -> None:
     world = World()
     samples = run(world, [world.arm("eager", start_s=5), world.arm("onnx", start_s=5)], Plan(seconds=10))
-    assert [len(launch.round_orders) for launch in samples.launches] == [3, 3, 3]
+    assert [len(launch.round_orders) for launch in samples.launches] == [1, 1, 1]
     assert len(samples.notes) == 2
     assert samples.notes[1].startswith(f"took {samples.elapsed_s:.1f} s of a budget of 10 s")
 
@@ -208,6 +211,38 @@ def test_scenarios_share_launches_and_the_budget() -> None:
         assert small.round_orders != large.round_orders
     made = [scenario for name, scenario, _ in world.blocks if name == "onnx"]
     assert made.count("small") == made.count("large")
+
+
+def test_what_else_is_measured_gets_the_last_launchs_workers_and_what_is_left_of_the_budget() -> None:
+    world, got = World(), list[tuple[list[str], float, int]]()
+
+    def finale(workers: Mapping[str, Any], seconds: float) -> None:
+        got.append((sorted(workers), seconds, world.alive))
+        world.pass_s(seconds)
+
+    plan = Plan(seconds=20, reserve_s=2)
+    samples = run(world, [world.arm("eager"), world.arm("onnx", stop_s=0.02)], plan, finale=finale)
+    ((names, seconds, alive),) = got
+    assert names == ["eager", "eager (A/A)", "onnx"]
+    assert alive == 3
+    assert seconds == pytest.approx(3, abs=0.5)
+    assert samples.elapsed_s == pytest.approx(20, rel=0.1)
+
+
+def test_calls_that_fill_a_block_warm_up_in_two_that_agree() -> None:
+    world = World()
+    slow = world.arm("onnx", call_ms=lambda index: 200.0 if index == 0 else 90.0)
+    samples = run(world, [world.arm("eager"), slow], Plan(seconds=20))
+    warm_up = samples.launches[0].arms["onnx"].warm_up
+    assert warm_up is not None
+    assert (warm_up.settled, warm_up.medians_ns) == (True, (200e6, 90e6, 90e6))
+
+
+def test_a_block_that_ended_early_counts_the_calls_it_made() -> None:
+    world = World()
+    samples = run(world, [world.arm("eager"), world.arm("onnx", longest=7)], Plan(seconds=20))
+    blocks = [block for launch in samples.launches for block in launch.arms["onnx"].blocks]
+    assert {(block.calls, block.total_ns) for block in blocks} == {(7, 7_000_000)}
 
 
 def test_progress_says_where_the_run_stands() -> None:

@@ -5,11 +5,11 @@ import random
 from itertools import pairwise
 
 import pytest
-from tests.benchmark.simulated import World
 
 from pipeline.benchmark import rounds
 from pipeline.benchmark.samples import Plan, Samples, thin
 from pipeline.errors import InputError
+from tests.benchmark.simulated import World
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import struct
 import time
 import tracemalloc
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,82 +15,12 @@ import torch
 from pipeline.checkpoint import danger, inspect, kinds, read
 from pipeline.errors import UnsafeError, WeightsError
 from tests.checkpoint import assembler as asm
+from tests.checkpoint.corpus import BOMBS, CONTAINERS, CRASHES, DATA, GOOD, hostile, payloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-GOOD = asm.tensor((3,), (1,), asm.storage("0", 3))
-DATA = {"data/0": bytes(12)}
-
-
-def _payloads(marker: Path) -> dict[str, bytes]:
-    """Values that run something when they are unpickled, each another way; all would create the marker."""
-    touch = asm.text(f"__import__('pathlib').Path({str(marker)!r}).touch()")
-    command = asm.text(f"touch {marker}")
-    return {
-        "os.system": asm.shell(marker),
-        "posix.system": asm.call("posix", "system", command),
-        "subprocess": asm.call("subprocess", "getoutput", command),
-        "builtins.eval": asm.call("builtins", "eval", touch),
-        "eval of Python 2": asm.call("__builtin__", "eval", touch),
-        "builtins.exec": asm.call("builtins", "exec", touch),
-        "open": asm.call("io", "open", asm.text(str(marker)), asm.text("w")),
-        "stack global": asm.stack_glob("os", "system") + asm.tuple_of(command) + asm.REDUCE,
-        "global in two memo slots": asm.text("os") + b"q\x05" + asm.text("system") + b"\x93" + asm.tuple_of(command) + b"R",
-        "INST": asm.MARK + command + b"ios\nsystem\n",
-        "OBJ": asm.MARK + asm.glob("os", "system") + command + b"o",
-        "getattr": asm.call("builtins", "getattr", asm.glob("os", "path"), asm.text("os")),
-        "attribute of an allowed module": asm.call("torch._utils", "_import_dotted_name", asm.text("os.system")),
-        "dunder of an allowed class": asm.call("torch", "Tensor.__init__.__globals__"),
-        "runpy": asm.call("runpy", "run_path", command),
-        "pickle in pickle": asm.call("pickle", "loads", asm.text("x")),
-        "torch.load": asm.call("torch.serialization", "load", asm.text("x")),
-        "torch.hub": asm.call("torch.hub", "load", asm.text("x/y")),
-        "operator": asm.call("operator", "methodcaller", asm.text("system")),
-        "functools": asm.call("functools", "partial", asm.glob("os", "system"), command),
-        "numpy runstring": asm.call("numpy.testing._private.utils", "runstring", touch, asm.EMPTY_DICT),
-        "cpp_extension": asm.call("torch.utils.cpp_extension", "load_inline", touch),
-        "unknown function": asm.call("innocent.helpers", "prepare", touch),
-        "unknown class with state": asm.glob("innocent", "Thing") + b")" + asm.NEWOBJ + asm.EMPTY_DICT + asm.BUILD,
-        "popped before the end": asm.shell(marker) + b"0" + asm.EMPTY_DICT,
-        "as a key's value": asm.dict_of({"fc.weight": GOOD, "epoch": asm.shell(marker)}),
-        "beside a state dict": asm.dict_of({"state_dict": asm.dict_of({"a": GOOD}), "callback": asm.shell(marker)}),
-        "inside a tensor's hooks": asm.call("torch._utils", "_rebuild_parameter", GOOD, b"\x88", asm.shell(marker)),
-        "inside a pickled model": asm.glob("torch.nn.modules.linear", "Linear")
-        + b")"
-        + asm.NEWOBJ
-        + asm.dict_of({"_parameters": asm.EMPTY_DICT, "_modules": asm.EMPTY_DICT, "x": asm.shell(marker)})
-        + asm.BUILD,
-        "named only": asm.dict_of({"a": GOOD, "f": asm.glob("os", "system")}),
-        "persistent module": asm.tuple_of(asm.text("module"), asm.glob("os", "system"), b"N", b"N")
-        + b"Q"
-        + asm.tuple_of(command)
-        + asm.REDUCE,
-        "extension registry": b"\x82\x01" + asm.tuple_of(command) + asm.REDUCE,
-        "reconstructor": asm.call("copyreg", "_reconstructor", asm.glob("os", "system"), command, b"N"),
-        "storage allocated by a call": asm.call("torch.storage", "UntypedStorage", asm.number(2**40)),
-        "tensor that evades the checks": asm.glob("torch", "Tensor")
-        + b")"
-        + asm.NEWOBJ
-        + asm.tuple_of(asm.storage("0", 3), asm.number(0), asm.tuple_of(asm.number(9)), asm.tuple_of(asm.number(1)))
-        + asm.BUILD,
-        "subclass": asm.call(
-            "torch._tensor", "_rebuild_from_type_v2", asm.glob("os", "system"), asm.glob("torch", "Tensor"),
-            asm.tuple_of(command), b"N",
-        ),
-    }  # fmt: skip
-
-
-NAMES = sorted(_payloads(__import__("pathlib").Path("marker")))
-CONTAINERS: dict[str, Callable[[Path, bytes], object]] = {
-    "zip": lambda path, body: asm.archive(path, asm.pickle(body), DATA),
-    "legacy": lambda path, body: path.write_bytes(
-        asm.legacy(body, b"]" + asm.text("0") + b"a", struct.pack("<q", 3) + bytes(12))
-    ),
-    "plain pickle": lambda path, body: path.write_bytes(asm.pickle(body, 4)),
-    "without protocol": lambda path, body: path.write_bytes(body + asm.STOP),
-}
+NAMES = sorted(payloads(Path("marker")))
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -97,7 +28,7 @@ CONTAINERS: dict[str, Callable[[Path, bytes], object]] = {
 def test_a_hostile_pickle_is_refused_and_never_run(name: str, container: str, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     path = tmp_path / "model.pth"
-    CONTAINERS[container](path, _payloads(marker)[name])
+    CONTAINERS[container](path, payloads(marker)[name])
     for refuse in (read.load, inspect.describe):
         with pytest.raises(UnsafeError) as caught:
             refuse(path)
@@ -107,11 +38,28 @@ def test_a_hostile_pickle_is_refused_and_never_run(name: str, container: str, tm
     assert not marker.exists()
 
 
+def refusal(act: Callable[[Path], object], path: Path) -> int | None:
+    try:
+        act(path)
+    except (UnsafeError, WeightsError) as error:
+        return error.exit_code
+    return None
+
+
+def test_every_file_of_the_corpus_is_refused_from_its_headers(tmp_path: Path) -> None:
+    files = hostile(tmp_path, tmp_path / "marker")
+    assert len(files) >= 150
+    for name, path in files.items():
+        for refuse in (read.require_state_dict, inspect.describe):
+            assert refusal(refuse, path) == 3, name
+    assert not (tmp_path / "marker").exists()
+
+
 def test_the_payloads_would_run_if_they_were_unpickled(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    payloads = _payloads(marker)
+    made = payloads(marker)
     for name in ("os.system", "INST", "OBJ", "popped before the end", "builtins.eval", "stack global"):
-        pickle.loads(asm.pickle(payloads[name]))  # noqa: S301 - shows that the payload is real
+        pickle.loads(asm.pickle(made[name]))  # noqa: S301 - shows that the payload is real
         assert marker.exists(), name
         marker.unlink()
 
@@ -216,51 +164,6 @@ def test_bytes_before_the_archive_are_refused(tmp_path: Path) -> None:
         read.load(path)
 
 
-def _sparse() -> bytes:
-    indices = asm.tensor((2, 1), (1, 1), asm.storage("1", 2, "LongStorage"))
-    values = asm.tensor((1,), (1,), asm.storage("0", 3))
-    layout = asm.call("torch.serialization", "_get_layout", asm.text("torch.sparse_coo"))
-    size = asm.call("torch", "Size", asm.tuple_of(asm.number(2**18), asm.number(2**18)))
-    return asm.call("torch._utils", "_rebuild_sparse_tensor", layout, asm.tuple_of(indices, values, size))
-
-
-def _copies() -> bytes:
-    large = asm.EMPTY_DICT + b"(" + b"".join(asm.number(index) + b"N" for index in range(5000)) + b"uq\x07"
-    return large + (asm.glob("collections", "OrderedDict") + b"h\x07\x85R0") * 5000
-
-
-def _many_views() -> bytes:
-    view = asm.tensor((2**19,), (0,), asm.storage("0", 3))
-    return asm.dict_of({f"t{index}": view for index in range(40)})
-
-
-THREE = asm.storage("0", 3)
-BOMBS = {
-    "stride 0": asm.tensor((2**19, 2**19), (0, 0), THREE),
-    "stride 0 in many tensors": _many_views(),
-    "past its storage": asm.tensor((4,), (1,), THREE),
-    "offset past its storage": asm.tensor((1,), (1,), THREE, offset=2**62),
-    "storage larger than its record": asm.tensor((2**30,), (1,), asm.storage("0", 2**30)),
-    "zero dimension overflow": asm.tensor((0, 2**62, 2**62), (1, 1, 1), THREE),
-    "deep tuple": b")" + b"\x85" * 200_000,
-    "deep list": b"](" * 100_000 + b"e" * 100_000,
-    "dict copied again and again": _copies(),
-    "sparse": _sparse(),
-}
-CRASHES = {
-    "nested key": asm.EMPTY_DICT + b")q\x01" + b"h\x01\x86" * 60 + b"Ns",
-    "doubled tuples as a key": asm.EMPTY_DICT + b")" + b"2\x86" * 100 + b"Ns",
-    "set of nested tuples": asm.call("builtins", "set", b"])" + b"\x85\x85a"),
-    "memo index": b"Nr\xff\xff\xff\x7f",
-    "string longer than the file": b"\x8d" + b"\xff" * 7 + b"\x7f",
-    "deep list item by item": b"]" * 100_000 + b"a" * 99_999,
-    "storage as a shape": asm.call("torch", "Size", THREE),
-    "bytes of a size": asm.call("builtins", "bytearray", asm.number(2**40)),
-    "another codec": asm.call("_codecs", "encode", asm.text("x" * 1000), asm.text("idna")),
-    "shape of a million": asm.call("torch", "Size", b"](" + b"K\x01" * 1_000_000 + b"e"),
-}
-
-
 def _bomb(tmp_path: Path, value: bytes) -> Path:
     records = {**DATA, "data/1": bytes(16)}
     return asm.archive(tmp_path / "bomb.pth", asm.pickle(asm.dict_of({"a": value})), records)
@@ -269,10 +172,10 @@ def _bomb(tmp_path: Path, value: bytes) -> Path:
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_from_its_headers_within_two_seconds(name: str, tmp_path: Path) -> None:
     path = _bomb(tmp_path, BOMBS[name])
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UnsafeError) as caught:
         read.load(path)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert caught.value.message.startswith("bomb.pth")
 
 
@@ -300,10 +203,10 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", CRASHES)
 def test_what_would_hang_or_crash_a_pickle_reader_is_an_error_of_ours(name: str, tmp_path: Path) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises((UnsafeError, WeightsError)):
         read.load(_bomb(tmp_path, CRASHES[name]))
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 def _safetensors(path: Path, header: bytes, data: bytes = b"") -> Path:
@@ -343,10 +246,10 @@ def test_700_000_tensors_in_a_header_are_refused_before_they_are_parsed(tmp_path
     entry = '"t%06d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
     header = "{" + ",".join(entry % index for index in range(700_000)) + "}"
     path = _safetensors(tmp_path / "a.safetensors", header.encode())
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UnsafeError, match="more than 100,000 tensors"):
         read.load(path)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(
@@ -400,6 +303,22 @@ def test_a_flipped_bit_in_the_data_is_found_by_its_checksum(tmp_path: Path) -> N
     path.write_bytes(data)
     with pytest.raises(WeightsError, match="data/0 does not match its checksum"):
         read.load(path)
+
+
+def test_an_entry_that_starts_outside_the_file_is_damage_and_no_crash(tmp_path: Path) -> None:
+    path = _archive_with(tmp_path / "model.pth", [("archive/data/0", bytes(12))])
+    data = bytearray(path.read_bytes())
+    # The last field of a directory entry's fixed part: where its local header starts.
+    struct.pack_into("<L", data, data.find(b"PK\x01\x02") + 42, 2**21)
+    path.write_bytes(data)
+    assert kinds.identify(path) is kinds.Kind.TRUNCATED
+    with pytest.raises((UnsafeError, WeightsError)):
+        read.load(path)
+
+
+def test_an_unknown_escape_in_a_text_is_no_warning(tmp_path: Path) -> None:
+    path = asm.archive(tmp_path / "a.pth", asm.pickle(b"}S'\\e'\n" + GOOD + b"s"), DATA)
+    assert inspect.describe(path).tensors[0].name == "\\e"
 
 
 def test_bit_flips_and_cuts_of_real_files_give_only_errors_of_ours(tmp_path: Path) -> None:

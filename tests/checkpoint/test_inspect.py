@@ -72,9 +72,9 @@ def test_20_gigabytes_are_described_from_the_header_within_a_second(tmp_path: Pa
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)  # a sparse file
-    start = time.monotonic()
+    start = time.process_time()
     assert inspect.describe(path).tensor_bytes == size
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

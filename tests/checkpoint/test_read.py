@@ -100,6 +100,23 @@ def _dense(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.to_dense() if tensor.is_sparse else tensor).to(torch.complex128)
 
 
+WRAPPERS = (None, "state_dict", "model_state_dict", "model_state", "model", "net", "ema", "params", "weights")
+PREFIXES = ("", "module.", "_orig_mod.", "encoder.")
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_every_wrapper_prefix_and_kind_of_tensor_together_is_harmless(
+    wrapper: str | None, prefix: str, tmp_path: Path
+) -> None:
+    for name in ("parameters", "bfloat16", "sparse"):
+        state = {prefix + key: tensor for key, tensor in HARMLESS[name].items()}
+        saved = {wrapper: state, "epoch": 1, "optimizer": {"state": {0: torch.ones(2)}}} if wrapper else state
+        torch.save(saved, tmp_path / "a.pth")
+        assert list(read.load(tmp_path / "a.pth").tensors) == list(state)
+        assert len(inspect.describe(tmp_path / "a.pth").tensors) == len(state)
+
+
 def test_tied_weights_stay_tied_and_are_counted_once(tmp_path: Path) -> None:
     shared = torch.ones(4, 2)
     torch.save({"embed.weight": shared, "head.weight": shared, "bias": torch.ones(4)}, tmp_path / "a.pth")
@@ -219,7 +236,10 @@ def test_a_sharded_checkpoint_is_put_together(tmp_path: Path) -> None:
     save_file({"fc.weight": STATE["fc.weight"]}, tmp_path / "1.safetensors")
     torch.save({"fc.bias": STATE["fc.bias"]}, tmp_path / "2.bin")
     index.write_text(json.dumps({"weight_map": {"fc.weight": "1.safetensors", "fc.bias": "2.bin"}}))
-    assert read.load(index).tensors.keys() == STATE.keys()
+    before = read.load(index)
+    assert before.tensors.keys() == STATE.keys()
+    torch.save({"fc.bias": STATE["fc.bias"] + 1}, tmp_path / "2.bin")
+    assert read.load(index).sha256 != before.sha256
     (tmp_path / "2.bin").unlink()
     with pytest.raises(WeightsError, match=r"1 of 2 files .* are missing: 2\.bin"):
         read.load(index)

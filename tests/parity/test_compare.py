@@ -150,7 +150,7 @@ def test_integers_and_booleans_are_exact_except_for_ties():
 @pytest.mark.parametrize(("atol", "rtol"), [(0, 1e-3), (1e-3, 0), (1e-5, 1e-3)])
 def test_explicit_tolerances_mean_what_assert_allclose_means(error, atol, rtol):
     exact = np.array([[-2.0, 0.25, 1.0]])
-    got = (exact + [[0, error, 0]]).astype(np.float32)
+    got = (exact + np.array([[0, error, 0]])).astype(np.float32)
     (finding,) = judge(reference({"y": exact}), {"y": got}, Rule(atol=atol, rtol=rtol))
     assert finding.passed == np.allclose(got.astype(np.float64), exact, atol=atol, rtol=rtol)
     assert finding.limit == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import onnxruntime
 import pytest
 
 import pipeline
+from pipeline.backends.table import backends
 from pipeline.errors import DigestError, InputError, UnavailableError
 from pipeline.release import bundle
 from pipeline.release.load import check_inputs, load_release
@@ -57,6 +59,44 @@ def test_a_proven_variant_brings_its_options(changed, content, tmp_path):
     release = bundle.write(changed(manifest={**content.manifest, "backends": {"plain": wrong}}), tmp_path)
     with pytest.raises(ValueError, match="graph_optimization_level"):
         load_release(release, backend="plain")
+
+
+def _timed(**medians):
+    """A benchmark report with these medians, in ms, at one size."""
+    rows = [{"name": name, "median_ms": median} for name, median in medians.items()]
+    return {"benchmark.json": json.dumps({"sizes": [{"sizes": {}, "rows": rows}]}).encode()}
+
+
+def test_the_fastest_proven_backend_runs_it_when_none_is_named(changed, tmp_path):
+    slow = {"onnxruntime-cpu": 3.0, "torchscript": 2.0, "eager": 1.0}  # eager has no file in a release
+    assert load_release(bundle.write(changed(report=_timed(**slow)), tmp_path / "a")).backend == "torchscript"
+    fast = {"onnxruntime-cpu": 1.0, "torchscript": 2.0}
+    release = bundle.write(changed(report=_timed(**fast)), tmp_path / "b")
+    assert load_release(release).backend == "onnxruntime-cpu"
+    assert load_release(release, backend="torchscript").backend == "torchscript"
+
+
+@pytest.mark.parametrize(
+    "report", [{}, {"benchmark.json": b"{}"}, {"benchmark.json": b"\xff"}], ids=["none", "empty", "bad"]
+)
+def test_without_timings_onnxruntime_runs_it(changed, tmp_path, report):
+    assert load_release(bundle.write(changed(report=report), tmp_path)).backend == "onnxruntime-cpu"
+
+
+def test_unchecked_files_are_not_opened_by_torchscript_even_where_it_is_fastest(changed, tmp_path):
+    release = bundle.write(changed(report=_timed(**{"torchscript": 1.0, "onnxruntime-cpu": 2.0})), tmp_path)
+    assert load_release(release, verify=False).backend == "onnxruntime-cpu"
+
+
+def test_a_device_is_never_replaced_by_another(pristine):
+    with pytest.raises(InputError, match="no device 'tpu'"):
+        load_release(pristine, device="tpu")
+    if backends()["onnxruntime-cuda"].probe() is None:
+        pytest.skip("a GPU is here")
+    with pytest.raises(UnavailableError, match="no backend can run") as caught:
+        load_release(pristine, device="cuda")
+    assert "onnxruntime-cuda" in str(caught.value.hint)
+    assert "onnxruntime-cpu:" not in str(caught.value.hint)
 
 
 def test_the_package_offers_it_and_imports_no_torch_for_onnx(pristine):

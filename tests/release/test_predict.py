@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from pipeline.errors import InputError
 from pipeline.release.load import Model, load_release
-from pipeline.release.predict import read_inputs, run, write_outputs
+from pipeline.release.predict import predict_folder, read_inputs, run, write_outputs
 from pipeline.types import Dimension, InputSpec, Interface
 
 ONE = (InputSpec("x", "float32", ("batch", 4)),)
@@ -236,3 +236,55 @@ def test_what_a_format_cannot_hold_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(InputError, match="no kind of file this writes"):
         write_outputs(OUTPUTS, tmp_path / "out.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+# Folders
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    for index in range(5):
+        np.save(folder / f"{index}.npy", LARGE[index : index + 2])
+    (folder / "notes.txt").write_text("not an input")
+    return folder
+
+
+def test_a_folder_is_run_file_by_file_with_progress(pristine, inputs, tmp_path):
+    model, seen = load_release(pristine), []
+    assert predict_folder(model, inputs, tmp_path / "out", lambda *each: seen.append(each)) == 5
+    assert seen == [(index + 1, 5, f"{index}.npy") for index in range(5)]
+    for index in range(5):
+        with np.load(tmp_path / "out" / f"{index}.npz", allow_pickle=False) as loaded:
+            np.testing.assert_array_equal(loaded["logits"], model(x=LARGE[index : index + 2])["logits"])
+
+
+def test_without_an_output_a_folder_gives_a_json_line_for_each_file(pristine, inputs, capsys):
+    predict_folder(load_release(pristine), inputs, None)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == [f"{index}.npy" for index in range(5)]
+    assert all(set(line["outputs"]) == {"logits", "best"} for line in lines)
+
+
+def test_files_are_written_as_they_are_done_and_a_bad_one_is_named(pristine, inputs, tmp_path):
+    np.save(inputs / "3.npy", np.zeros((2, 5), np.float32))
+    with pytest.raises(InputError, match=r"3\.npy: x has shape \[2, 5\]"):
+        predict_folder(load_release(pristine), inputs, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.npz", "1.npz", "2.npz"]
+
+
+def test_a_folder_that_cannot_be_told_apart_or_is_empty_is_refused(pristine, inputs, tmp_path):
+    (inputs / "0.json").write_text(json.dumps(LARGE[:1].tolist()))
+    with pytest.raises(InputError, match=r"several files 0\.\*"):
+        predict_folder(load_release(pristine), inputs, tmp_path / "out")
+    with pytest.raises(InputError, match="holds no inputs"):
+        predict_folder(load_release(pristine), tmp_path, None)
+
+
+def test_the_command_takes_a_file_or_a_folder(pristine, inputs, tmp_path, weighbridge):
+    done = weighbridge("predict", pristine, "--input", inputs, "--output", tmp_path / "out", "--json")
+    assert json.loads(done.out) == {"output": str(tmp_path / "out"), "wrote": "5 files", "backend": "onnxruntime-cpu"}
+    done = weighbridge("predict", pristine, "--input", inputs / "0.npy")
+    assert set(json.loads(done.out)) == {"logits", "best"}
+    assert weighbridge("predict", pristine, "--input", inputs / "0.npy", "--device", "tpu").failed_with(2, "no device")

@@ -1,0 +1,216 @@
+"""Explain a failure: the smallest case that fails, the first rung of the ladder that breaks, and the node or module."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline import cases
+from pipeline.errors import WeighbridgeError
+from pipeline.parity import jobs, prove
+from pipeline.parity.candidate import Names
+from pipeline.parity.compare import compare, worst
+from pipeline.types import Event, Variant
+from pipeline.worker.process import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.parity.prove import Proof, Setup, Truth
+    from pipeline.types import Arrays, Case
+
+LEVELS = ("disable", "basic", "extended", "all")
+_SHRINK_STEPS = 6
+
+
+def explain(
+    proof: Proof, setup: Setup, known: Truth, *, names: Names | None, examples: Arrays, seed: int, folder: Path
+) -> dict[str, Any]:
+    """Return what is known of a failed proof as JSON values; write the reproduction into `folder`.
+
+    `case`: the smallest case that fails; `ladder`: each rung with its factor on it; `broke`: the first that fails;
+    `culprit`: the node or module there; `problem`: why there is none.
+    """
+    own = names or Names.same(setup.interface)
+    setup.report(Event("explain", proof.variant.name, "shrinking the case"))
+    smallest = shrink(proof, setup, known, own, seed=seed)
+    case = smallest.cases[0]
+    setup.report(Event("explain", proof.variant.name, "walking the ladder"))
+    found = _onnx(proof, setup, smallest, own, examples, folder) if proof.variant.format == "onnx" else None
+    if found is None:
+        found = _torchscript(proof, setup, smallest, own)
+    shown = {"name": case.name, "sizes": dict(case.sizes), "elements": _elements(case)}
+    return {"backend": proof.variant.name, "case": shown, **found}
+
+
+def shrink(proof: Proof, setup: Setup, known: Truth, names: Names, *, seed: int) -> Truth:
+    """Return a truth of one case: the smallest that still fails, sizes halved as far as they go.
+
+    Every size between is tried at once, because one answer of the oracle costs about as much as several.
+    """
+    failed = {finding.case for finding in proof.findings if not finding.passed}
+    there = [index for index, case in enumerate(known.cases) if case.name in failed] or [0]
+    start = min(there, key=lambda index: _elements(known.cases[index]))
+    smaller = _smaller(known.cases[start], setup, seed)
+    if not smaller:
+        return _only(known, start)
+    try:
+        tried = _truth(smaller, setup, known, seed)
+        (again,) = prove.prove([proof.variant], setup, tried, {proof.variant.name: names})
+    except WeighbridgeError:
+        return _only(known, start)
+    failing = {finding.case for finding in again.findings if not finding.passed}
+    indices = [index for index, case in enumerate(tried.cases) if case.name in failing]
+    if not indices:
+        return _only(known, start)
+    return _only(tried, min(indices, key=lambda index: _elements(tried.cases[index])))
+
+
+def _smaller(case: Case, setup: Setup, seed: int) -> list[Case]:
+    """Return the same kind of case at smaller sizes: each dimension halved several times, alone and all together."""
+    values = case.name if case.name in cases.VALUES else "normal"
+    allowed = {each.name: cases.allowed(each) for each in setup.interface.dimensions}
+    steps: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
+    for divisor in (2**step for step in range(1, _SHRINK_STEPS)):
+        smaller = {name: _at_most(allowed[name], size // divisor) for name, size in case.sizes.items()}
+        for sizes in (smaller, *({**case.sizes, name: size} for name, size in smaller.items())):
+            steps[tuple(sorted(sizes.items()))] = sizes
+    steps.pop(tuple(sorted(case.sizes.items())), None)
+    return [
+        cases.make(setup.interface, sizes, seed=seed, name=f"{case.name}, smaller ({index})", values=values)
+        for index, sizes in enumerate(steps.values(), 1)
+    ]
+
+
+def _at_most(sizes: range, wanted: int) -> int:
+    return max((size for size in sizes if size <= wanted), default=sizes[0])
+
+
+def _truth(sampled: Sequence[Case], setup: Setup, known: Truth, seed: int) -> Truth:
+    with Worker("the oracle", threads=1) as worker:
+        answer = worker.call(
+            "reference",
+            timeout_s=setup.timeout_s,
+            network=asdict(setup.network),
+            interface=asdict(setup.interface),
+            cases=[dict(case.inputs) for case in sampled],
+            seed=seed,
+        )
+    return prove.truth(sampled, answer, known.rules)
+
+
+def _only(known: Truth, index: int) -> Truth:
+    return replace(
+        known, cases=(known.cases[index],), references=(known.references[index],), floors=(known.floors[index],)
+    )
+
+
+def _onnx(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path) -> dict[str, Any]:
+    """Climb from the network to the optimised graph, then look for the node at the first rung that breaks."""
+    quiet = replace(setup, report=lambda _: None)
+    eager = Variant("float32 eager", "eager", None, required=False)
+    rungs = [_rung(eager, quiet, smallest, None)]
+    levels = [
+        replace(proof.variant, name=f"onnxruntime, optimisation {level}", options={**proof.variant.options, "graph_optimization_level": level})
+        for level in LEVELS
+    ]  # fmt: skip
+    rungs += [_rung(variant, quiet, smallest, names) for variant in levels]
+    broken = next((level for level, rung in zip(LEVELS, rungs[1:], strict=True) if not rung["passed"]), None)
+    try:
+        answer = _search(proof, setup, smallest, names, examples, folder, broken or "disable")
+    except WeighbridgeError as error:
+        return _summary(rungs, None, f"no step of the network to compare with: {error.message}")
+    (reference,), (floors,) = smallest.references, smallest.floors
+    outputs = {name: value.astype(reference.dtypes[name]) for name, value in answer["program"].items()}
+    program = compare(smallest.cases[0].name, reference, floors, outputs, smallest.rules)
+    deciding = worst(program)
+    passed = all(each.passed for each in program)
+    rungs.insert(1, {"rung": "exported program", "passed": passed, "factor": _finite(deciding.factor), "reason": None})
+    problem = None if answer["culprit"] else "with every value exposed, each is within its budget"
+    return _summary(rungs, answer["culprit"], problem)
+
+
+def _search(
+    proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path, level: str
+) -> dict[str, Any]:
+    with Worker("the search for the culprit", threads=1) as worker:
+        found: dict[str, Any] = worker.call(
+            jobs.CULPRIT,
+            timeout_s=setup.timeout_s,
+            network=asdict(setup.network),
+            interface=asdict(setup.interface),
+            examples=dict(examples),
+            inputs=dict(smallest.cases[0].inputs),
+            candidate={
+                "file": str(proof.variant.file),
+                "inputs": dict(names.inputs),
+                "outputs": dict(names.outputs),
+                "level": level,
+            },
+            folder=str(folder),
+        )
+    return found
+
+
+def _torchscript(proof: Proof, setup: Setup, smallest: Truth, names: Names) -> dict[str, Any]:
+    quiet = replace(setup, report=lambda _: None)
+    eager = Variant("float32 eager", "eager", None, required=False)
+    rungs = [_rung(eager, quiet, smallest, None), _rung(proof.variant, quiet, smallest, names)]
+    if proof.variant.format != "torchscript":
+        return _summary(
+            rungs, None, f"a culprit is looked for in ONNX and TorchScript files, not in {proof.variant.format}"
+        )
+    try:
+        with Worker("the search for the culprit", threads=1) as worker:
+            culprit = worker.call(
+                jobs.CULPRIT_MODULE,
+                timeout_s=setup.timeout_s,
+                network=asdict(setup.network),
+                interface=asdict(setup.interface),
+                inputs=dict(smallest.cases[0].inputs),
+                file=str(proof.variant.file),
+            )
+    except WeighbridgeError as error:
+        return _summary(rungs, None, error.message)
+    return _summary(rungs, culprit, None if culprit else "each module that can be called by itself agrees")
+
+
+def _rung(variant: Variant, setup: Setup, smallest: Truth, names: Names | None) -> dict[str, Any]:
+    (proof,) = prove.prove([variant], setup, smallest, {variant.name: names} if names else None)
+    deciding = proof.worst
+    factor = _finite(deciding.factor) if deciding else None
+    return {"rung": variant.name, "passed": proof.status == "pass", "factor": factor, "reason": proof.reason}
+
+
+def _summary(rungs: list[dict[str, Any]], culprit: Mapping[str, Any] | None, problem: str | None) -> dict[str, Any]:
+    ladder = [{"rung": "float64 eager", "passed": True, "factor": 0.0, "reason": None}, *rungs]
+    broke = next((each["rung"] for each in ladder if not each["passed"]), None)
+    return {"ladder": ladder, "broke": broke, "culprit": culprit, "problem": problem}
+
+
+def _elements(case: Case) -> int:
+    return sum(int(array.size) for array in case.inputs.values())
+
+
+def _finite(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def sentence(explanation: Mapping[str, Any]) -> str:
+    """Say in a line or two where the error begins."""
+    place = f"{explanation['backend']}: the first rung that breaks is '{explanation['broke']}'" if explanation["broke"] else (
+        f"{explanation['backend']}: every rung of the ladder passes on its smallest case"
+    )  # fmt: skip
+    sizes = ", ".join(f"{name}={size}" for name, size in explanation["case"]["sizes"].items()) or "fixed sizes"
+    culprit = explanation["culprit"]
+    if not culprit:
+        return f"{place} (case {sizes}); {explanation['problem']}"
+    if "node" not in culprit:
+        return f"{place} (case {sizes}); the error begins in module {culprit['module'] or 'of the whole network'}"
+    module = culprit["module"] or "the network itself"
+    return (
+        f"{place} (case {sizes}); the error begins in {culprit['operator']} {culprit['node']}, of {module}, "
+        f"{culprit['source']}: {culprit['got']} instead of {culprit['expected']} at {list(culprit['worst_index'])}"
+    )

@@ -1,0 +1,62 @@
+"""The report as one HTML file that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UnavailableError
+from pipeline.report.charts import charts
+from pipeline.report.content import content
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PACKAGES = ("altair", "jinja2", "vl_convert")
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
+_TEMPLATE = Path(__file__).with_name("page.html.template")
+
+
+def unavailable() -> str | None:
+    """Return why no HTML can be written here, or None if it can."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    return f"{', '.join(missing)} not installed" if missing else None
+
+
+def render(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
+    """Return the report of a run from its two documents, the plots' library (Vega) included: about 1 MB.
+
+    Raises:
+        UnavailableError: the packages that draw are not installed.
+    """
+    if reason := unavailable():
+        raise UnavailableError(f"the HTML report cannot be written: {reason}", hint="install weighbridge[report]")
+    import vl_convert
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    plots = charts(parity, benchmark)
+    found = content(name, parity, benchmark)
+    shown = {chart for section in found.sections for chart in section.charts}
+    specifications = {key: spec for key, (_, spec) in plots.items() if key in shown}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return page.render(
+        found=found,
+        plots=plots,
+        library=Markup(_in_script(vl_convert.javascript_bundle(_SNIPPET, _version(specifications)))),  # noqa: S704 - a library
+        specifications=Markup(json.dumps(specifications, ensure_ascii=False).replace("<", "\\u003c")),  # noqa: S704 - escaped
+    )
+
+
+def _version(specifications: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return the version of Vega-Lite that the plots are written for, as vl-convert names it."""
+    schema = next((each["$schema"] for each in specifications.values()), None)
+    return None if schema is None else ".".join(schema.rsplit("/v", 1)[1].removesuffix(".json").split(".")[:2])
+
+
+def _in_script(library: str) -> str:
+    """Let nothing in the library's strings end the script element it stands in."""
+    return library.replace("</script", "<\\/script").replace("<!--", "<\\!--")

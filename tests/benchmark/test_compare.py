@@ -1,0 +1,146 @@
+"""A release against an older one: only what is proven counts, in either direction."""
+
+import copy
+import math
+
+import pytest
+
+from pipeline.benchmark import machine
+from pipeline.benchmark.compare import compare
+from pipeline.errors import InputError
+
+HERE = machine.describe().to_json()
+
+
+def row(name, median_ms, spread=0.01, launches=4):
+    interval = (median_ms * math.exp(-spread), median_ms * math.exp(spread))
+    return {"name": name, "median_ms": median_ms, "median_interval_ms": interval, "launches": launches}
+
+
+@pytest.fixture
+def base():
+    return {
+        "manifest": {
+            "weights": {"sha256": "a"},
+            "tools": {"torch": "2"},
+            "models": [{"format": "onnx", "files": ["model.onnx", "model.onnx.data"]}],
+            "files": [{"path": "model.onnx", "size_bytes": 100}, {"path": "model.onnx.data", "size_bytes": 900}],
+        },
+        "parity": {"backends": [{"name": "onnxruntime-cpu", "worst": {"factor": 1.5}}, {"name": "x", "worst": None}]},
+        "benchmark": {
+            "machine": HERE,
+            "figures": {"backends": [{"name": "onnxruntime-cpu", "peak_bytes_by_launch": [1000, 1010, 1005]}]},
+            "sizes": [
+                {
+                    "sizes": {"batch": 1}, "reference": "eager", "control": "eager (A/A)", "can_tell": True, "reason": "",
+                    "rows": [row("eager", 2.0), row("eager (A/A)", 2.0), row("onnxruntime-cpu", 1.0)],
+                }
+            ],
+        },
+    }  # fmt: skip
+
+
+@pytest.fixture
+def changed(base):
+    return copy.deepcopy(base)
+
+
+def held(base, candidate, **more):
+    return compare(base, candidate, **({"margin": 0.05, "force": False} | more))
+
+
+def outcomes(found, outcome):
+    return [(each.what.split()[0], each.where) for each in found.changes if each.outcome == outcome]
+
+
+def test_a_release_is_the_same_as_itself(base, changed):
+    found = held(base, changed)
+    assert {each.outcome for each in found.changes} == {"same"}
+    assert found.regressions == []
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.2, "regression"), (0.8, "improvement"), (1.04, "same")])
+def test_a_latency_that_changed_beyond_the_margin_is_called_so(base, changed, factor, said):
+    changed["benchmark"]["sizes"][0]["rows"][2] = row("onnxruntime-cpu", factor, spread=0.004)
+    assert ("latency", "onnxruntime-cpu, batch=1") in outcomes(held(base, changed), said)
+
+
+def test_a_latency_whose_interval_reaches_into_the_margin_is_undecided(base, changed):
+    changed["benchmark"]["sizes"][0]["rows"][2] = row("onnxruntime-cpu", 1.2, spread=0.3)
+    found = held(base, changed)
+    assert found.regressions == []
+    assert outcomes(found, "undecided") == [("latency", "onnxruntime-cpu, batch=1")]
+
+
+def test_latencies_are_not_compared_where_the_same_program_took_longer_too(base, changed):
+    changed["benchmark"]["sizes"][0]["rows"] = [row("eager", 2.4), row("eager (A/A)", 2.4), row("onnxruntime-cpu", 1.2)]
+    found = held(base, changed)
+    assert outcomes(found, "regression") == []
+    assert all("the machine has changed" in each.reason for each in found.undecided)
+
+
+def test_another_networks_reference_may_take_longer(base, changed):
+    changed["manifest"]["weights"] = {"sha256": "b"}
+    changed["benchmark"]["sizes"][0]["rows"][0] = row("eager", 2.4)
+    assert outcomes(held(base, changed), "regression") == [("latency", "eager, batch=1")]
+
+
+def test_a_run_that_could_not_tell_proves_nothing(base, changed):
+    changed["benchmark"]["sizes"][0] |= {"can_tell": False, "reason": "copies differ"}
+    changed["benchmark"]["sizes"][0]["rows"][2] = row("onnxruntime-cpu", 2.0)
+    found = held(base, changed)
+    assert found.regressions == []
+    assert "copies differ" in found.undecided[0].reason
+
+
+def test_a_larger_file_with_its_external_data_is_a_regression(base, changed):
+    changed["manifest"]["files"][1]["size_bytes"] = 1000
+    assert outcomes(held(base, changed), "regression") == [("size", "onnx")]
+    assert outcomes(held(base, changed, margin=0.2), "regression") == []
+
+
+def test_memory_is_a_regression_only_if_no_launch_overlaps(base, changed):
+    peaks = changed["benchmark"]["figures"]["backends"][0]
+    peaks["peak_bytes_by_launch"] = [1200, 1210, 1220]
+    assert outcomes(held(base, changed), "regression") == [("peak", "onnxruntime-cpu")]
+    peaks["peak_bytes_by_launch"] = [1000, 1210, 1220]
+    assert outcomes(held(base, changed), "undecided") == [("peak", "onnxruntime-cpu")]
+
+
+def test_a_larger_error_is_a_regression_but_not_within_the_noise(base, changed):
+    changed["parity"]["backends"][0]["worst"]["factor"] = 3.0
+    assert outcomes(held(base, changed), "regression") == [("parity", "onnxruntime-cpu")]
+    base["parity"]["backends"][0]["worst"]["factor"] = 0.3
+    changed["parity"]["backends"][0]["worst"]["factor"] = 0.9
+    assert outcomes(held(base, changed), "regression") == []
+    changed["parity"]["backends"][0]["worst"]["factor"] = "inf"
+    assert outcomes(held(base, changed), "regression") == [("parity", "onnxruntime-cpu")]
+
+
+def test_releases_from_different_machines_are_refused_without_force(base, changed):
+    changed["benchmark"]["machine"] = HERE | {"cpu_model": "another"}
+    with pytest.raises(InputError, match=r"different machines: CPU: .* and another") as caught:
+        held(base, changed)
+    assert "--force" in (caught.value.hint or "")
+    assert any("different machines" in note for note in held(base, changed, force=True).notes)
+
+
+def test_a_release_that_was_not_timed_is_compared_in_what_it_has(base, changed):
+    changed["benchmark"] = {"sizes": [], "machine": None}
+    found = held(base, changed)
+    assert {each.what.split()[0] for each in found.changes} == {"size", "parity"}
+    assert any("candidate was not timed" in note for note in found.notes)
+
+
+def test_of_many_latencies_chance_alone_makes_no_regression(base, changed):
+    """A change whose own p-value is 0.013 counts alone, and not as one of ten."""
+    one = row("onnxruntime-cpu", 1.0, spread=0.03)
+    other = row("onnxruntime-cpu", 1.10, spread=0.03)
+    alone = [copy.deepcopy(base), copy.deepcopy(changed)]
+    for document, timed in zip(alone, (one, other), strict=True):
+        document["benchmark"]["sizes"][0]["rows"] = [timed]
+    assert outcomes(held(*alone), "regression") == [("latency", "onnxruntime-cpu, batch=1")]
+    for document, timed in zip(alone, (one, other), strict=True):
+        wide = [row(f"v{index}", 1.0, spread=0.5) for index in range(9)]
+        document["benchmark"]["sizes"][0]["rows"] = [timed, *wide]
+    assert outcomes(held(*alone), "regression") == []

@@ -1,0 +1,116 @@
+"""Energy, roofline, throughput and what is derived from the samples."""
+
+import random
+
+import pytest
+
+from pipeline.benchmark import energy, figures, roofline, rounds, throughput
+from pipeline.benchmark.samples import Plan
+from pipeline.benchmark.statistics import analyse
+from pipeline.errors import WorkerError
+from pipeline.types import Dimension, InputSpec, Interface
+from tests.benchmark.simulated import World
+
+INTERFACE = Interface((InputSpec("x", "float32", ("batch", 3)),), (Dimension("batch", 1, 64),), ("y",))
+
+
+def rapl(root, package, used_uj, most_uj=1000):
+    folder = root / f"sys/class/powercap/intel-rapl:{package}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "energy_uj").write_text(f"{used_uj}\n")
+    (folder / "max_energy_range_uj").write_text(f"{most_uj}\n")
+
+
+def test_energy_is_summed_over_packages_and_survives_a_counter_that_wraps(tmp_path):
+    rapl(tmp_path, 0, 900)
+    rapl(tmp_path, 1, 100)
+    rapl(tmp_path, "0:0", 5)  # a part of package 0, counted there already
+    meter = energy.cpu_meter(tmp_path)
+    assert meter is not None
+    rapl(tmp_path, 0, 50)
+    rapl(tmp_path, 1, 300)
+    assert meter() == pytest.approx((151 + 200) / 1e6)
+
+
+def test_without_a_counter_there_is_no_meter(tmp_path):
+    assert energy.cpu_meter(tmp_path) is None
+
+
+def test_the_roofline_measures_both_roofs(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = roofline.measure(0.02)
+    assert set(found) == {"flops_per_s", "bytes_per_s"}
+    assert min(found.values()) > 1e6
+
+
+def test_first_call_is_the_first_of_the_warm_up_and_memory_is_over_the_baseline():
+    world = World()
+    arms = [world.arm("eager"), world.arm("onnx", call_ms=lambda index: 50.0 if index == 0 else 1.0)]
+    samples = rounds.run(
+        arms, reference="eager", scenarios=["one"], plan=Plan(seconds=20), clock=world.clock, rng=random.Random(1),
+        progress=lambda _: None,
+    )  # fmt: skip
+    for launch in samples["one"].launches:
+        launch.arms["onnx"].facts.update(baseline_bytes=100, resident_bytes=250, peak_bytes=400)
+    found = figures.backend("onnx", samples, 7)
+    assert found["first_call_ms"] == {"one": 50.0}
+    assert found["import_ms"] == 12.5
+    assert (found["steady_bytes"], found["peak_bytes"], found["file_bytes"]) == (150, 300, 7)
+    assert found["peak_bytes_by_launch"] == [300] * 6
+    (row,) = [
+        each
+        for each in figures.achieved(analyse(samples["one"], margin=0.03), 10**6, None, {"flops_per_s": 4e9})
+        if each["name"] == "onnx"
+    ]
+    assert row["flops_per_s"] == pytest.approx(1e9)  # 1e6 operations in 1 ms
+    assert row["flops_per_s_share"] == pytest.approx(0.25)
+    assert row["bytes_per_s"] is None
+
+
+class Machine:
+    """A worker that gets through `per_second` items a second, by a clock of its own."""
+
+    def __init__(self, per_second, breaks_at=None):
+        self.now, self.per_second, self.breaks_at, self.items = 0.0, per_second, breaks_at, 0
+        self.seen = []
+
+    def clock(self):
+        return self.now
+
+    def bind(self, _scenario, inputs):
+        self.items = len(inputs["x"])
+
+    def together(self, _scenario, callers, seconds):
+        if self.items == self.breaks_at:
+            raise WorkerError("no memory")
+        self.seen.append((self.items, callers))
+        each_s = self.items / self.per_second
+        rounds_ = max(1, round(seconds / (each_s * callers)))
+        self.now += rounds_ * callers * each_s
+        return {"calls": rounds_ * callers, "seconds": rounds_ * callers * each_s}
+
+
+def test_throughput_sweeps_the_batch_and_then_the_callers():
+    machine = Machine(1e5)
+    wanted = throughput.points(INTERFACE, {"batch": 1}, threads=2, seed=0)
+    rates, notes = throughput.measure({"onnx": machine}, wanted, 4.0, machine.clock)
+    assert [(each.sizes["batch"], each.callers) for each in rates] == [(1, 1), (4, 1), (16, 1), (64, 1), (1, 2), (1, 4)]
+    assert notes == []
+    assert [each.per_second for each in rates] == pytest.approx([1e5] * 6)
+
+
+def test_throughput_keeps_its_time_and_says_what_it_left_out():
+    machine = Machine(20.0)
+    wanted = throughput.points(INTERFACE, {"batch": 1}, threads=2, seed=0)
+    rates, notes = throughput.measure({"onnx": machine}, wanted, 3.0, machine.clock)
+    assert machine.now <= 3.0 + 1e-6
+    assert rates
+    assert any("batch=64: no time left" in note for note in notes)
+
+
+def test_a_point_that_fails_is_noted_and_the_others_go_on():
+    machine = Machine(1e5, breaks_at=16)
+    wanted = throughput.points(INTERFACE, {"batch": 1}, threads=2, seed=0)
+    rates, notes = throughput.measure({"onnx": machine}, wanted, 4.0, machine.clock)
+    assert notes == ["onnx, batch=16: no memory"]
+    assert len(rates) == 5

@@ -1,0 +1,149 @@
+"""Generated misfits over the shipped networks: what a file holds, what the config says, and where each tensor belongs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.architectures.bert import BertEncoder
+from pipeline.architectures.efficientnet import EfficientNetLite
+from pipeline.architectures.facenet import PNet
+from pipeline.architectures.resnet import ResNet
+from pipeline.architectures.silero_vad import SileroVAD
+from pipeline.architectures.simplenet import SimpleNet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import nn
+
+SIMPLE = {"input_size": 10, "hidden_size": 20, "output_size": 2}
+BERT = {
+    "vocab_size": 300, "hidden_size": 48, "layers": 3, "heads": 4, "intermediate_size": 96, "max_positions": 64,
+    "type_vocab_size": 2,
+}  # fmt: skip
+RESNET = {"depth": 18, "num_classes": 1000, "groups": 1, "width_per_group": 64}
+LITE = {"variant": 0, "num_classes": 1000}
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """`real` made the file, `configured` is what the config says; `rename` (ours → theirs), `prefix` and `extra` are
+    what else was done to the file's names."""
+
+    make: Callable[..., nn.Module]
+    configured: Mapping[str, Any]
+    real: Mapping[str, Any]
+    rename: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    extra: tuple[str, ...] = ()
+
+    @property
+    def causes(self) -> int:
+        arguments = sum(self.configured.get(name) != value for name, value in self.real.items())
+        return arguments + bool(self.rename) + bool(self.prefix) + bool(self.extra)
+
+    @property
+    def name(self) -> str:
+        changed = [f"{name}={value}" for name, value in self.real.items() if self.configured.get(name) != value]
+        return "-".join([self.make.__name__, *changed, *self.rename.values(), self.prefix, *self.extra]).strip("-")
+
+    def file(self) -> dict[str, torch.Tensor]:
+        """Return the state dict under the file's names."""
+        with torch.device("meta"):
+            state = self.make(**self.real).state_dict()
+        named = {self.prefix + self._theirs(name): tensor for name, tensor in state.items()}
+        return named | {f"{name}.weight": torch.empty(3, 5, device="meta") for name in self.extra}
+
+    def belongs(self, name: str) -> str:
+        """Return the network's name of a tensor of the file."""
+        bare = name.removeprefix(self.prefix)
+        for ours, theirs in self.rename.items():
+            if bare.startswith(f"{theirs}."):
+                return ours + bare[len(theirs) :]
+        return bare
+
+    def _theirs(self, name: str) -> str:
+        for ours, theirs in self.rename.items():
+            if name.startswith(f"{ours}."):
+                return theirs + name[len(ours) :]
+        return name
+
+
+def _argument_misfits() -> Iterator[Misfit]:
+    families: list[tuple[Callable[..., nn.Module], dict[str, Any], list[dict[str, Any]]]] = [
+        (SimpleNet, SIMPLE, [
+            {"hidden_size": 30}, {"input_size": 7}, {"output_size": 5}, {"hidden_size": 64, "output_size": 10},
+            {"input_size": 784, "hidden_size": 128}, {"input_size": 2, "output_size": 10}, {"hidden_size": 1},
+            {"input_size": 20, "hidden_size": 10},
+        ]),
+        (BertEncoder, BERT, [
+            {"vocab_size": 500}, {"layers": 6}, {"layers": 1}, {"intermediate_size": 192}, {"max_positions": 512},
+            {"type_vocab_size": 1}, {"hidden_size": 64}, {"hidden_size": 96}, {"vocab_size": 301, "layers": 2},
+            {"hidden_size": 64, "intermediate_size": 256}, {"layers": 12, "max_positions": 128},
+            {"vocab_size": 120, "type_vocab_size": 4}, {"hidden_size": 24, "layers": 4},
+        ]),
+        (ResNet, RESNET, [
+            {"depth": 34}, {"depth": 50}, {"depth": 101}, {"num_classes": 10}, {"num_classes": 1},
+            {"depth": 34, "num_classes": 10}, {"depth": 50, "num_classes": 7}, {"depth": 152, "num_classes": 365},
+            {"depth": 50, "width_per_group": 128},
+        ]),
+        (EfficientNetLite, LITE, [
+            {"variant": 1}, {"variant": 2}, {"variant": 3}, {"variant": 4}, {"num_classes": 10},
+            {"variant": 1, "num_classes": 10}, {"variant": 4, "num_classes": 37}, {"variant": 2, "num_classes": 100},
+        ]),
+    ]  # fmt: skip
+    for make, configured, changes in families:
+        yield from (Misfit(make, configured, {**configured, **change}) for change in changes)
+
+
+def _name_misfits() -> Iterator[Misfit]:
+    dense = {"fc1": "dense1", "fc2": "dense2"}
+    blocks = {"encoder.layer": "encoder.blocks", "embeddings": "embed", "pooler": "pool"}
+    stem = {"conv1": "stem.conv", "bn1": "stem.norm"}
+    pnet = {"conv1": "features.conv1", "prelu1": "features.prelu1"}
+    yield Misfit(SimpleNet, SIMPLE, SIMPLE, dense)
+    yield Misfit(SimpleNet, SIMPLE, SIMPLE, {"fc2": "head"})
+    yield Misfit(SimpleNet, SIMPLE, SIMPLE, {"fc1": "net.0", "fc2": "net.2"})
+    yield Misfit(BertEncoder, BERT, BERT, {"encoder.layer": "encoder.blocks"})
+    yield Misfit(BertEncoder, BERT, BERT, blocks)
+    yield Misfit(BertEncoder, BERT, BERT, {"pooler.dense": "pooler.linear"})
+    yield Misfit(ResNet, RESNET, RESNET, stem)
+    yield Misfit(ResNet, RESNET, RESNET, {"fc": "classifier"})
+    yield Misfit(ResNet, RESNET, RESNET, {f"layer{index}": f"stages.{index - 1}" for index in (1, 2, 3, 4)})
+    yield Misfit(EfficientNetLite, LITE, LITE, {"_fc": "classifier"})
+    yield Misfit(EfficientNetLite, LITE, LITE, {"_blocks": "blocks"})
+    yield Misfit(PNet, {}, {}, pnet)
+    yield Misfit(SileroVAD, {}, {}, {"lstm_cell": "rnn"})
+    yield Misfit(SileroVAD, {}, {}, {"final_conv": "head.0"})
+    for make, configured in ((SimpleNet, SIMPLE), (BertEncoder, BERT), (ResNet, RESNET), (PNet, {}), (SileroVAD, {})):
+        yield Misfit(make, configured, configured, extra=("ema.decay", "criterion"))
+
+
+def _mixed_misfits() -> Iterator[Misfit]:
+    """Two causes at once, of different kinds."""
+    wide = {**SIMPLE, "hidden_size": 30}
+    yield Misfit(SimpleNet, SIMPLE, wide, {"fc1": "dense1", "fc2": "dense2"})
+    yield Misfit(SimpleNet, SIMPLE, wide, {"fc2": "head"})
+    yield Misfit(SimpleNet, SIMPLE, wide, prefix="module.")
+    yield Misfit(SimpleNet, SIMPLE, wide, extra=("criterion",))
+    yield Misfit(SimpleNet, SIMPLE, {**SIMPLE, "output_size": 9}, {"fc1": "net.0", "fc2": "net.2"})
+    yield Misfit(BertEncoder, BERT, {**BERT, "layers": 5}, {"encoder.layer": "encoder.blocks"})
+    yield Misfit(BertEncoder, BERT, {**BERT, "vocab_size": 77}, {"pooler": "pool"})
+    yield Misfit(BertEncoder, BERT, {**BERT, "layers": 6}, prefix="module.")
+    yield Misfit(BertEncoder, BERT, {**BERT, "hidden_size": 64}, prefix="bert.")
+    yield Misfit(BertEncoder, BERT, {**BERT, "max_positions": 128}, extra=("cls.predictions",))
+    yield Misfit(ResNet, RESNET, {**RESNET, "num_classes": 10}, prefix="_orig_mod.")
+    yield Misfit(ResNet, RESNET, {**RESNET, "depth": 34}, {"fc": "classifier"})
+    yield Misfit(ResNet, RESNET, {**RESNET, "num_classes": 7}, {"fc": "head"})
+    yield Misfit(ResNet, RESNET, {**RESNET, "depth": 50}, extra=("projector",))
+    yield Misfit(EfficientNetLite, LITE, {**LITE, "num_classes": 12}, {"_fc": "classifier"})
+    yield Misfit(EfficientNetLite, LITE, {**LITE, "variant": 3}, prefix="model.")
+    yield Misfit(EfficientNetLite, LITE, {**LITE, "variant": 2}, {"_fc": "head"})
+    yield Misfit(PNet, {}, {}, {"conv1": "features.conv1", "prelu1": "features.prelu1"}, extra=("ema",))
+    yield Misfit(SileroVAD, {}, {}, {"lstm_cell": "rnn"}, prefix="module.")
+
+
+MISFITS = (*_argument_misfits(), *_name_misfits(), *_mixed_misfits())

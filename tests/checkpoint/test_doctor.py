@@ -1,0 +1,110 @@
+"""The doctor's bar: of generated misfits, the printed change loads strictly in nine of ten, and is never a wrong one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from pipeline.checkpoint import fit
+from tests.checkpoint.misfits import (
+    BERT,
+    MISFITS,
+    RESNET,
+    SIMPLE,
+    BertEncoder,
+    Misfit,
+    ResNet,
+    SimpleNet,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+# A search ends after 8 s of a user's time; here a busy machine must not decide.
+AMPLE = 120.0
+
+
+def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: float = AMPLE) -> fit.Misfit | None:
+    def shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in case.make(**arguments).state_dict().items()}
+
+    expected = shapes(case.configured)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return fit.explain(
+        expected,
+        found,
+        arguments=case.configured,
+        build_shapes=shapes,
+        owner=case.make.__name__,
+        weights_name="w.pth",
+        seconds=seconds,
+    )
+
+
+def loads_strictly(case: Misfit, misfit: fit.Misfit) -> bool:
+    """Apply the printed change as a config would, load strictly, and see that every tensor is where it belongs."""
+    with torch.device("meta"):
+        module = case.make(**{**case.configured, **(misfit.changes or {})})
+    original = case.file()
+    tensors, _ = fit.fitted(original, list(module.state_dict()), misfit.rename, misfit.ignore, "w.pth")
+    module.load_state_dict(tensors, strict=True, assign=True)
+    home = {id(tensor): case.belongs(name) for name, tensor in original.items()}
+    return all(home.get(id(tensor), name) == name for name, tensor in tensors.items())
+
+
+def test_there_are_misfits_enough_and_a_third_has_two_causes() -> None:
+    assert len(MISFITS) >= 60
+    assert sum(case.causes >= 2 for case in MISFITS) * 3 >= len(MISFITS)
+    assert len({case.name for case in MISFITS}) == len(MISFITS)
+
+
+@pytest.mark.parametrize("case", MISFITS, ids=lambda case: case.name)
+def test_the_printed_change_loads_strictly_or_none_is_printed(case: Misfit) -> None:
+    with torch.device("meta"):
+        expected = list(case.make(**case.configured).state_dict())
+    tensors, _ = fit.align(case.file(), expected)
+    misfit = explained(case, tensors)
+    if misfit is None:  # the prefix that was removed and said was all
+        with torch.device("meta"):
+            case.make(**case.configured).load_state_dict(tensors, strict=True, assign=True)
+        return
+    assert misfit.changes is not None, misfit.message(lambda key: key)
+    assert loads_strictly(case, misfit)
+    for value in misfit.changes.values():
+        assert repr(value) in misfit.message(lambda key: key).splitlines()[0]
+
+
+def _unfit() -> dict[str, tuple[Misfit, dict[str, torch.Tensor]]]:
+    """Return files that no change of the config makes fit."""
+    simple = Misfit(SimpleNet, SIMPLE, SIMPLE)
+    bert = Misfit(BertEncoder, BERT, BERT)
+    resnet = Misfit(ResNet, RESNET, RESNET)
+    turned = {name: t.t() if t.ndim == 2 else t for name, t in simple.file().items()}
+    halves = dict(list(bert.file().items())[::2])
+    fused = {name: t for name, t in bert.file().items() if ".self.key." not in name and ".self.value." not in name}
+    normed = {n.replace("fc1.weight", "fc1.weight_g"): t for n, t in simple.file().items()}
+    other = {f"other.{name}": t for name, t in resnet.file().items()}
+    return {
+        "transposed": (simple, turned),
+        "half the shards missing": (bert, halves),
+        "fused query, key and value": (bert, fused),
+        "weight normalisation": (simple, normed | {"fc1.weight_v": torch.empty(20, 10, device="meta")}),
+        "another architecture": (simple, other),
+        "a tensor of another rank": (simple, simple.file() | {"fc1.weight": torch.empty(20, 10, 1, device="meta")}),
+        "one name too few": (simple, {n: t for n, t in simple.file().items() if n != "fc2.bias"}),
+    }
+
+
+@pytest.mark.parametrize("name", list(_unfit()))
+def test_where_nothing_fits_no_change_is_presented(name: str) -> None:
+    case, tensors = _unfit()[name]
+    misfit = explained(case, tensors, seconds=3.0)
+    assert misfit is not None
+    assert misfit.changes is None
+    first = misfit.message(lambda key: key).splitlines()[0]
+    assert "was found with which it fits" in first
+    assert "set model." not in first

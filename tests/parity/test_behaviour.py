@@ -1,0 +1,85 @@
+"""What was baked into a file is recognised from where it is right, and said in words."""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pipeline import cases, oracle
+from pipeline.exporters.exporter import Job
+from pipeline.exporters.torchscript import TORCHSCRIPT, TorchScriptOptions
+from pipeline.parity import behaviour, budget
+from pipeline.parity.budget import Rule
+from pipeline.parity.compare import compare
+from pipeline.types import Dimension, InputSpec, Interface
+
+INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 9),), ("y",))
+CASES = cases.sample(INTERFACE, seed=0, cap_elements=1000)
+
+
+@dataclass
+class Known:
+    cases: tuple
+
+
+class MeanOfBatch(nn.Module):
+    """Bakes the batch size in when traced: a Python number divides."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum(0, keepdim=True).expand_as(x) / int(x.shape[0])
+
+
+class Branch(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if float(x.abs().max()) < 20 else x
+
+
+def traced(module, tmp_path):
+    examples = cases.make(INTERFACE, cases.example_sizes(INTERFACE), seed=0, name="exporter").inputs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        work = Job(module, INTERFACE, examples, tmp_path, {})
+        file = TORCHSCRIPT.export(work, TorchScriptOptions(method="trace")).files[0]
+    return torch.jit.load(str(file))
+
+
+def judged(module, run):
+    references, _ = oracle.evaluate(module, INTERFACE, [case.inputs for case in CASES], seed=0)
+    floors = budget.floors([each.values["y"] for each in references], [each.noise["y"] for each in references])
+    return [
+        finding
+        for case, reference, floor in zip(CASES, references, floors, strict=True)
+        for finding in compare(case.name, reference, {"y": floor}, run(case), {"y": Rule()})
+    ]
+
+
+def outputs_of(loaded):
+    return lambda case: {"y": loaded(torch.from_numpy(case.inputs["x"])).numpy()}
+
+
+def test_a_trace_that_fixed_a_size_is_said_to_have_specialised_it(tmp_path):
+    findings = judged(MeanOfBatch().eval(), outputs_of(traced(MeanOfBatch().eval(), tmp_path)))
+    (said,) = behaviour.recognise(findings, Known(CASES))
+    assert said.startswith("specialised to the size batch=2")
+
+
+def test_a_trace_that_fixed_a_branch_is_said_to_have_specialised_it(tmp_path):
+    findings = judged(Branch().eval(), outputs_of(traced(Branch().eval(), tmp_path)))
+    (said,) = behaviour.recognise(findings, Known(CASES))
+    assert "specialised to a branch" in said
+    assert "'large'" in said
+
+
+def test_dropout_in_training_mode_comes_out_differently_twice():
+    module = nn.Dropout(0.5)
+    findings = judged(nn.Dropout(0.5).eval(), lambda case: {"y": module(torch.from_numpy(case.inputs["x"])).numpy()})
+    again = judged(nn.Dropout(0.5).eval(), lambda case: {"y": module(torch.from_numpy(case.inputs["x"])).numpy()})
+    changed = [new for new, old in zip(again, findings, strict=True) if behaviour.differs(new, old)]
+    assert changed
+    assert behaviour.recognise([behaviour.as_random(each) for each in changed], Known(CASES)) == [behaviour.RANDOM]
+
+
+def test_a_file_that_is_wrong_everywhere_specialised_nothing():
+    findings = judged(nn.Identity().eval(), lambda case: {"y": case.inputs["x"] + 1})
+    assert behaviour.recognise(findings, Known(CASES)) == []

@@ -1,0 +1,121 @@
+"""A stranger's file is matched by name, else by order and shape, and never loaded where that runs its code."""
+
+import json
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from typer.testing import CliRunner
+
+from pipeline import cli, stages
+from pipeline.errors import InputError, UnsafeError
+from pipeline.exporters import onnx as exporter
+from pipeline.exporters.exporter import Job
+from pipeline.parity.candidate import Signature, format_of, match
+from pipeline.types import Dimension, InputSpec, Interface
+
+INTERFACE = Interface(
+    (InputSpec("image", "float32", ("batch", 3)), InputSpec("ids", "int64", ("batch", 3), 0, 5)),
+    (Dimension("batch", 1, 8),),
+    ("boxes", "scores"),
+)
+BATCH = ("n", 3)
+
+
+def declared(*inputs, outputs=("boxes", "scores")):
+    return Signature(inputs, tuple((name, "float32", ("n", 4)) for name in outputs))
+
+
+def test_names_that_agree_decide_whatever_the_order():
+    found = match(
+        declared(("ids", "int64", BATCH), ("image", "float32", BATCH), outputs=("scores", "boxes")), INTERFACE
+    )
+    assert found.inputs == {"image": "image", "ids": "ids"}
+    assert found.how == "inputs matched by name, outputs by name"
+
+
+def test_other_names_are_matched_by_dtype_and_order_and_it_is_said():
+    found = match(declared(("a", "int64", BATCH), ("b", "float32", BATCH), outputs=("p", "q", "r")), INTERFACE)
+    assert found.inputs == {"image": "b", "ids": "a"}
+    assert found.outputs == {"p": "boxes", "q": "scores", "r": ""}
+    assert found.how == "inputs matched by order and shape, outputs by order"
+
+
+def test_a_size_that_the_file_fixes_is_said_in_words():
+    found = match(declared(("image", "float32", (2, 3)), ("ids", "int64", BATCH)), INTERFACE)
+    assert found.problems == ("batch is fixed to 2 in input image; the config declares 1 to 8",)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ((("image", "float32", BATCH),), "takes 1 inputs"),
+        ((("image", "float16", BATCH), ("ids", "int64", BATCH)), "image is float16 in the candidate"),
+        ((("image", "float32", ("n", 3, 3)), ("ids", "int64", BATCH)), r"\['n', 3, 3\] in the candidate"),
+        ((("image", "float32", ("n", 4)), ("ids", "int64", BATCH)), "a size of 4 where image has 3"),
+    ],
+)
+def test_what_cannot_be_the_same_network_is_refused_with_both_sides(inputs, words):
+    with pytest.raises(InputError, match=words):
+        match(declared(*inputs), INTERFACE)
+
+
+@pytest.fixture
+def archive(tmp_path):
+    path = tmp_path / "theirs.pt"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is", category=DeprecationWarning)
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+    return path
+
+
+def test_torchscript_is_refused_unless_somebody_vouches_for_it(archive):
+    with pytest.raises(UnsafeError, match="runs code") as caught:
+        format_of(archive, trusted=False)
+    assert "--trust-candidate" in caught.value.hint
+    assert format_of(archive, trusted=True) == "torchscript"
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    path = tmp_path / "weights.npy"
+    np.save(path, np.ones(3))
+    with pytest.raises(InputError, match="a candidate is an ONNX model or a TorchScript archive"):
+        format_of(path, trusted=True)
+
+
+@pytest.fixture
+def simplenet(tmp_path):
+    """Return simplenet as somebody else may have exported it: other names, and one element of a weight changed."""
+    from pathlib import Path
+
+    from pipeline import model
+
+    planned = stages.plan(Path("configs/simplenet.yaml"), stages.Settings(out=tmp_path))
+    module = model.load(planned.network).module
+    work = Job(module, planned.interface, {"x": np.ones((2, 10), np.float32)}, tmp_path, {})
+    proto = onnx.load(str(exporter.ONNX.export(work, exporter.OnnxOptions()).files[0]))
+    proto.graph.input[0].name = proto.graph.node[0].input[0] = "theirs"
+    tensor = next(each for each in proto.graph.initializer if each.name == "fc2.weight")
+    value = numpy_helper.to_array(tensor).copy()
+    value[1, 7] *= 1.02
+    tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
+    onnx.save(proto, tmp_path / "theirs.onnx")
+    return tmp_path / "theirs.onnx"
+
+
+def test_the_command_fails_names_the_layer_and_writes_junit(simplenet, tmp_path):
+    command = ["parity", "configs/simplenet.yaml", "--candidate", str(simplenet), "--out", str(tmp_path / "out")]
+    ran = CliRunner().invoke(cli.app, [*command, "--explain", "--json", "--junit", str(tmp_path / "junit.xml")])
+    document = json.loads(ran.stdout)
+    assert ran.exit_code == 1
+    assert document["candidate"]["matched"] == "inputs matched by order and shape, outputs by name"
+    (explanation,) = document["explanations"]
+    assert explanation["broke"] == "onnxruntime, optimisation disable"
+    assert explanation["culprit"]["module"] == "fc2"
+    assert explanation["case"]["sizes"] == {"batch": 1}
+    (problem,) = document["exports"][0]["audit"]["problems"]
+    assert problem["differing"] == 1
+    assert b"<failure" in (tmp_path / "junit.xml").read_bytes()

@@ -1,0 +1,128 @@
+"""What a release says of itself is read by programs that know nothing of weighbridge."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import onnx
+import pytest
+import torch
+from cyclonedx.model.bom import Bom
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from huggingface_hub import ModelCard
+
+from pipeline.release import identity
+from pipeline.release.manifest import schema
+from pipeline.release.verify import check
+from pipeline.store import canonical_json, digest_file
+
+
+def read(release, name):
+    return json.loads((release / name).read_bytes())
+
+
+@pytest.fixture(params=["tiny", "simplenet"])
+def any_release(request, pristine):
+    return pristine if request.param == "tiny" else request.getfixturevalue("built")
+
+
+def test_the_manifest_fits_its_published_schema(any_release):
+    published = json.loads(Path("schema/manifest.schema.json").read_bytes())
+    assert published == schema()
+    jsonschema.Draft202012Validator.check_schema(published)
+    jsonschema.Draft202012Validator(published).validate(read(any_release, "manifest.json"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.pop("weights"),
+        lambda manifest: manifest.update(more=1),
+        lambda manifest: manifest["files"][0].update(path="../outside"),
+        lambda manifest: manifest["inputs"][0].update(shape="any"),
+        lambda manifest: manifest["backends"].update(eager={"verdict": "fail"}),
+    ],
+)
+def test_a_manifest_of_another_form_fits_neither_the_schema_nor_the_check(release, change):
+    manifest = read(release, "manifest.json")
+    change(manifest)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema()).validate(manifest)
+    (release / "manifest.json").write_bytes(canonical_json(manifest))
+    assert check(release)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the validator's own schema library
+def test_the_bill_of_materials_is_valid_cyclonedx_and_names_what_the_release_is_made_of(any_release):
+    text = (any_release / "sbom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bom = Bom.from_json(json.loads(text))
+    assert bom.metadata.component.type.value == "machine-learning-model"
+    manifest = read(any_release, "manifest.json")
+    named = {component.name for component in bom.components}
+    assert {"model.onnx", "model.torchscript", "golden.safetensors", "verify.py", manifest["weights"]["file"]} <= named
+    assert manifest["tools"].keys() - {"weighbridge"} <= named
+    hashes = {each.name: next(iter(each.hashes)).content for each in bom.components if each.hashes}
+    assert hashes["model.onnx"] == digest_file(any_release / "model.onnx")
+
+
+def test_the_bill_of_materials_states_licence_and_datasets_of_the_config(pristine):
+    component = read(pristine, "sbom.cdx.json")["metadata"]["component"]
+    assert component["licenses"] == [{"expression": "MIT"}]
+    assert component["modelCard"]["modelParameters"]["datasets"] == [{"type": "dataset", "name": "seeded noise"}]
+    assert component["description"] == "Tells three classes apart"
+
+
+def test_the_provenance_is_an_in_toto_statement_about_every_other_file(any_release):
+    statement = read(any_release, "provenance.json")
+    manifest = read(any_release, "manifest.json")
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
+    subjects = {each["name"]: each["digest"]["sha256"] for each in statement["subject"]}
+    assert subjects == {
+        entry["path"]: entry["sha256"] for entry in manifest["files"] if entry["path"] != "provenance.json"
+    }
+    definition = statement["predicate"]["buildDefinition"]
+    assert definition["externalParameters"]["config"] == manifest["config"]
+    inputs = {each["name"]: each.get("digest", {}).get("sha256") for each in definition["resolvedDependencies"]}
+    assert inputs[manifest["weights"]["file"]] == manifest["weights"]["sha256"]
+    assert inputs[manifest["architecture"]["name"]] == manifest["architecture"]["sha256"]
+
+
+def test_the_card_is_read_by_the_hub(any_release):
+    card = ModelCard.load(any_release / "README.md")
+    assert card.data.library_name == "onnx"
+    assert {"onnx", "torchscript"} <= set(card.data.tags)
+    assert card.data.license in {"mit", "apache-2.0"}
+    assert "| `x` | input | float32 | [batch, " in card.text
+    assert "| onnxruntime-cpu | pass |" in card.text
+
+
+def test_a_licence_the_hub_does_not_know_is_named(content, tmp_path):
+    release = {"license": "LicenseRef-Ours", "datasets": ["a: b"], "description": None}
+    manifest = {**content.manifest, "config": {"release": release}, "name": "tiny", "models": []}
+    (tmp_path / "README.md").write_bytes(identity.card(manifest))
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.license, card.data.license_name, card.data.datasets) == ("other", "LicenseRef-Ours", ["a: b"])
+
+
+def test_nothing_outside_the_report_holds_a_time(any_release):
+    for name in ("manifest.json", "provenance.json", "sbom.cdx.json", "README.md"):
+        text = (any_release / name).read_text()
+        assert not re.search(r"20\d\d-\d\d-\d\d", text), name
+
+
+def test_the_model_files_are_opened_by_who_knows_nothing_of_us_and_say_what_they_are(built):
+    weights = read(built, "manifest.json")["weights"]["sha256"]
+    onnx.checker.check_model(built / "model.onnx", full_check=True)
+    stated = {each.key: each.value for each in onnx.load(built / "model.onnx").metadata_props}
+    assert stated["weighbridge.name"] == "simplenet"
+    assert stated["weighbridge.weights_sha256"] == weights
+    extra = {"weighbridge.json": ""}
+    module = torch.jit.load(built / "model.torchscript", _extra_files=extra)
+    assert module(torch.zeros(3, 10)).shape == (3, 2)
+    assert json.loads(extra["weighbridge.json"]) == {"name": "simplenet", "weights_sha256": weights}

@@ -1,0 +1,131 @@
+"""The report as Markdown and as HTML: the same content, and a page that works in a real browser."""
+
+import json
+import re
+
+import pytest
+
+from pipeline.report import html, markdown
+from pipeline.report.content import content
+from tests.report import chromium
+
+
+@pytest.fixture(scope="module")
+def page_file(parity, benchmark, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    file.write_text(html.render("simplenet", parity, benchmark), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def page(page_file):
+    if reason := chromium.missing():
+        pytest.skip(reason)
+    with chromium.opened(page_file) as opened:
+        yield opened
+
+
+def test_the_verdict_comes_first_and_names_the_fastest(parity, benchmark):
+    found = content("simplenet", parity, benchmark)
+    assert (found.passed, found.headline) == (True, "verified")
+    assert found.verdict[0].startswith("Every output of")
+    assert found.verdict[1].startswith("At batch=1 onnxruntime-cpu takes 0.33 of the time of eager")
+
+
+def test_a_failed_backend_is_the_verdict_and_there_is_nothing_to_run(parity, benchmark):
+    failed = json.loads(json.dumps(parity))
+    failed["backends"][1] |= {"status": "fail", "required": True, "reason": "output 'logits' is 40 × the noise floor"}
+    found = content("simplenet", failed, benchmark)
+    assert (found.passed, found.headline) == (False, "no release")
+    assert "40 × the noise floor" in found.verdict[0]
+    assert "How to run it" not in {section.title for section in found.sections}
+
+
+def test_what_a_run_cannot_tell_is_said_in_the_verdict(parity, benchmark):
+    unsure = json.loads(json.dumps(benchmark))
+    unsure["sizes"][0] |= {"can_tell": False, "reason": "two copies of eager differ"}
+    assert any("cannot be told: two copies of eager differ" in each for each in content("s", parity, unsure).verdict)
+
+
+def test_markdown_and_html_say_the_same(parity, benchmark, page_file):
+    text, page = markdown.render("simplenet", parity, benchmark), page_file.read_text(encoding="utf-8")
+    for section in content("simplenet", parity, benchmark).sections:
+        assert f"## {section.title}\n" in text
+        assert f">{section.title}</h2>" in page
+    for title in ("Latency, batch=1", "Throughput", "Cold start and memory", "Roofline", "Machine and versions"):
+        assert f"## {title}\n" in text
+
+
+def test_a_release_that_was_not_timed_has_a_report_too(parity):
+    untimed = {"sizes": [], "machine": None}
+    assert "Parity, every output of every case" in markdown.render("simplenet", parity, untimed)
+    assert "plot-parity" in html.render("simplenet", parity, untimed)
+
+
+def test_the_page_is_one_file_under_2_mb_that_asks_for_nothing(page_file):
+    text = re.sub(r"<script>.*?</script>", "", page_file.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert page_file.stat().st_size < 2_000_000
+    assert not re.search(r"<(?:script|img|iframe)[^>]*\ssrc=|<link[^>]*href=\"(?!data:)|@import|url\(http", text)
+
+
+def test_names_cannot_write_into_the_page(parity, benchmark):
+    hostile = "</script><script>alert(1)</script><b>"
+    evil = json.loads(json.dumps(parity).replace("logits", hostile.replace('"', "")))
+    text = html.render(hostile, evil, benchmark)
+    assert "<script>alert" not in text
+    assert text.count("</script>") == 2
+
+
+def test_the_summary_of_a_ci_job_is_appended_to(tmp_path, monkeypatch):
+    file = tmp_path / "summary.md"
+    file.write_text("before\n")
+    monkeypatch.setenv(markdown.SUMMARY_VARIABLE, str(file))
+    markdown.summarise("# after\n")
+    assert file.read_text() == "before\n# after\n"
+
+
+def test_every_plot_is_drawn_in_a_browser_without_an_error(page):
+    page.resize(1440)
+    count = page.script("return document.querySelectorAll('.plot').length")
+    assert count == 10
+    assert page.wait(f"return document.querySelectorAll('.plot svg').length === {count}")
+    assert page.errors() == []
+    assert page.script("return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:'))") == []
+    marks = "return [...document.querySelectorAll('.plot')].filter(e => !e.querySelector('.mark-rect path, .mark-symbol path, .mark-rule line')).map(e => e.id)"
+    assert page.script(marks) == []
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_overflows_and_text_can_be_read(page, width, scheme):
+    page.resize(width)
+    page.prefer(scheme)
+    fits = (
+        "return [...document.querySelectorAll('.plot svg')].every(e => e.getBoundingClientRect().right <= innerWidth)"
+    )
+    assert page.wait(fits)
+    assert page.script("return document.documentElement.scrollWidth <= innerWidth")
+    contrasts = page.script(CONTRAST)
+    assert min(contrasts.values()) >= 4.5, contrasts
+    assert page.errors() == []
+
+
+def test_plots_and_tables_have_accessible_names(page):
+    assert page.script("return [...document.querySelectorAll('.plot, .table')].filter(e => !e.ariaLabel).length") == 0
+    assert page.script("return document.documentElement.lang") == "en"
+    assert page.script("return document.querySelectorAll('h1').length") == 1
+
+
+# Source of the formula: WCAG 2.2, relative luminance and contrast ratio.
+CONTRAST = """
+const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+const luminance = css => css.match(/[\\d.]+/g).slice(0, 3).map(Number).map(channel)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const back = luminance(getComputedStyle(document.body).backgroundColor);
+const found = {};
+for (const name of ["body", "h1 span", "a", "th", "figcaption"]) {
+  const text = luminance(getComputedStyle(document.querySelector(name)).color);
+  found[name] = (Math.max(text, back) + 0.05) / (Math.min(text, back) + 0.05);
+}
+return found;
+"""

@@ -1,0 +1,78 @@
+"""`weighbridge benchmark`, `compare` and `report` on a real release."""
+
+import json
+import shutil
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def release(built, tmp_path_factory):
+    """A copy that may be changed, in a folder of its name."""
+    return shutil.copytree(built, tmp_path_factory.mktemp("artifacts") / "simplenet" / built.name)
+
+
+def test_a_release_is_timed_without_the_networks_code(weighbridge, release):
+    done = weighbridge("benchmark", release, "--seconds", "2", "--set", "benchmark.threads=1", "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert [each["sizes"] for each in document["sizes"]] == [{"batch": 1}, {"batch": 32}]
+    for size in document["sizes"]:
+        assert size["reference"] == "torchscript"  # the network itself is not in a release
+        assert {row["name"] for row in size["rows"]} == {"torchscript", "onnxruntime-cpu", "torchscript (A/A)"}
+        assert all({"name", "ratio", "interval", "verdict"} <= row.keys() for row in size["rows"])
+    figures = document["figures"]
+    assert figures["graph"]["flops"] == {"batch=1": 480, "batch=32": 32 * 480}
+    for each in figures["backends"]:
+        assert each["peak_bytes"] >= each["steady_bytes"] * 0.9 > 1_000_000
+        assert all(value > 0 for value in (each["import_ms"], each["load_ms"], *each["first_call_ms"].values()))
+    ours, theirs = ({each["name"]: each["peak_bytes"] for each in figures["backends"]}[name]
+                    for name in ("onnxruntime-cpu", "torchscript"))  # fmt: skip
+    assert ours < theirs
+
+
+def test_a_release_that_was_changed_is_not_run(weighbridge, release, tmp_path):
+    copy = shutil.copytree(release, tmp_path / "copy")
+    with (copy / "model.torchscript").open("ab") as file:
+        file.write(b"!")
+    assert weighbridge("benchmark", copy, "--seconds", "1").failed_with(1, "model.torchscript", "fetch the release")
+
+
+def test_what_a_release_cannot_override_is_named(weighbridge, release):
+    assert weighbridge("benchmark", release, "--set", "inputs.x=3").failed_with(2, "inputs.x", "benchmark.seconds")
+
+
+def test_a_release_is_no_worse_than_itself(weighbridge, release):
+    done = weighbridge("compare", release, release, "--strict", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["passed"] is True
+
+
+def test_a_proven_regression_exits_with_1_and_names_it(weighbridge, release, tmp_path):
+    worse = shutil.copytree(release, tmp_path / "worse")
+    manifest = json.loads((worse / "manifest.json").read_bytes())
+    next(each for each in manifest["files"] if each["path"] == "model.onnx")["size_bytes"] *= 2
+    (worse / "manifest.json").write_text(json.dumps(manifest))
+    done = weighbridge("compare", release, worse)
+    assert done.code == 1
+    assert "regression" in done.out
+    assert "+100.0%" in done.out
+    assert weighbridge("compare", worse, release).code == 0
+    assert weighbridge("compare", release, worse, "--margin", "1.5").code == 0
+
+
+def test_a_report_is_written_again_and_the_release_still_holds(weighbridge, release):
+    page = release / "report" / "report.html"
+    page.write_text("gone")
+    done = weighbridge("report", release)
+    assert done.code == 0, done.err
+    assert "report.html" in done.out
+    assert page.stat().st_size > 500_000
+    assert weighbridge("verify", release, "--backend", "onnxruntime-cpu").code == 0
+
+
+@pytest.mark.parametrize("command", ["benchmark", "compare", "report"])
+def test_the_commands_are_found_and_a_missing_release_is_one_error(weighbridge, tmp_path, command):
+    assert command in weighbridge("--help").out
+    missing = [tmp_path / "none"] * (2 if command == "compare" else 1)
+    assert weighbridge(command, *missing).failed_with(2, "holds no release")
