@@ -44,7 +44,15 @@ def main() -> None:
         config = Path(folder) / "minilm-onnx.yaml"
         config.write_text(CONFIG.format(config=Path("configs/minilm.yaml").resolve()))
         weighbridge = [sys.executable, "-m", "pipeline.cli", "export", str(config), "--out", folder]
-        optimum = [str(options.optimum), "export", "onnx", "--model", str(options.model), "--task", "feature-extraction"]
+        optimum = [
+            str(options.optimum),
+            "export",
+            "onnx",
+            "--model",
+            str(options.model),
+            "--task",
+            "feature-extraction",
+        ]
         for index in range(options.runs + 1):
             pair = (
                 seconds([*weighbridge, "--no-benchmark", "--rebuild"], environment),
@@ -53,7 +61,9 @@ def main() -> None:
             if index:  # the first pair warms the file cache
                 ours.append(pair[0])
                 theirs.append(pair[1])
-            print(f"{'warm-up' if not index else index}: weighbridge {pair[0]:.1f} s, optimum {pair[1]:.1f} s", flush=True)
+            print(
+                f"{index if index else 'warm-up'}: weighbridge {pair[0]:.1f} s, optimum {pair[1]:.1f} s", flush=True
+            )
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     print(f"median: weighbridge {statistics.median(ours):.1f} s, optimum {statistics.median(theirs):.1f} s")
     print(f"ratio, pair by pair: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")

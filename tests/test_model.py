@@ -106,7 +106,10 @@ def test_no_tensor_is_left_without_values(tmp_path):
 
 
 def test_half_precision_weights_are_loaded_into_the_networks_own_dtype(tmp_path):
-    torch.save({key: value.half() if value.is_floating_point() else value for key, value in Plain().state_dict().items()}, tmp_path / "weights.pth")
+    torch.save(
+        {key: value.half() if value.is_floating_point() else value for key, value in Plain().state_dict().items()},
+        tmp_path / "weights.pth",
+    )
     module = model.load(described("Plain", tmp_path)).module
     assert module.fc.weight.dtype == torch.float32
 

@@ -47,7 +47,8 @@ def test_a_damaged_copy_is_fetched_again(url, tmp_path):
     assert remote.fetch(url, SHA256, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_file_that_is_not_there_is_one_clear_error(url, tmp_path):
+@pytest.mark.usefixtures("url")
+def test_a_file_that_is_not_there_is_one_clear_error(tmp_path):
     with pytest.raises(WeightsError, match=r"memory://store/none\.pth cannot be fetched"):
         remote.fetch("memory://store/none.pth", SHA256, tmp_path)
     assert files(tmp_path) == []
