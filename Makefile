@@ -13,6 +13,7 @@ CONFIG ?= configs/simplenet.yaml configs/silero-vad.yaml
 JOBS ?= 2
 
 BIN := .venv/bin
+WITH_TESTS := '.[cpu,dev]'
 PUBLISHED := silero-vad facenet-pnet efficientnet-lite0 minilm
 NEEDED := $(filter $(PUBLISHED),$(basename $(notdir $(CONFIG))))
 # One thread for each of the test processes: libraries otherwise take every core each.
@@ -34,7 +35,7 @@ setup: .venv/installed  ## create .venv with everything an export needs
 
 .venv/installed-dev: .venv/installed
 	@echo "installing what the tests need" >&2
-	@$(call install,'.[cpu,dev]')
+	@$(call install,$(WITH_TESTS))
 	@touch $@
 
 # Show what is downloaded; keep the rest in a log, and show all of it when pip fails.

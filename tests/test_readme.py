@@ -43,6 +43,7 @@ def test_the_readme_does_what_it_says(tmp_path):
     (checkout / "artifacts").mkdir()
     (checkout / "artifacts" / "weights").symlink_to(ROOT / "artifacts" / "weights")
     environment = os.environ | {"PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200"}
+    wrong = []
     for command, shown in commands():
         if command.startswith(NOT_HERE):
             continue
@@ -51,9 +52,12 @@ def test_the_readme_does_what_it_says(tmp_path):
         )
         output = done.stdout + done.stderr
         should_fail = "error:" in shown or "can't find" in shown
-        assert (done.returncode != 0) == should_fail, f"{command}: exit {done.returncode}\n{output}"
+        if (done.returncode != 0) != should_fail:
+            wrong.append(f"{command}: exit {done.returncode}\n{output}")
         missing = landmarks(shown) - landmarks(output) - VERDICTS
-        assert not missing, f"{command}: the README shows {sorted(missing)}, the output is\n{output}"
+        if missing:
+            wrong.append(f"{command}: the README shows {sorted(missing)}, the output is\n{output}")
+    assert not wrong, "\n\n".join(wrong)
 
 
 # Which verdict a timing comes to depends on the machine.
