@@ -61,9 +61,7 @@ def main() -> None:
             if index:  # the first pair warms the file cache
                 ours.append(pair[0])
                 theirs.append(pair[1])
-            print(
-                f"{index if index else 'warm-up'}: weighbridge {pair[0]:.1f} s, optimum {pair[1]:.1f} s", flush=True
-            )
+            print(f"{index or 'warm-up'}: weighbridge {pair[0]:.1f} s, optimum {pair[1]:.1f} s", flush=True)
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     print(f"median: weighbridge {statistics.median(ours):.1f} s, optimum {statistics.median(theirs):.1f} s")
     print(f"ratio, pair by pair: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
