@@ -20,6 +20,7 @@ from pipeline import trust
 from pipeline.calling import flatten_outputs
 from pipeline.checkpoint import fit, read
 from pipeline.errors import ArchitectureError, MisfitError
+from pipeline.model import shapes_only
 from pipeline.types import Dimension, InputSpec, Interface
 
 if TYPE_CHECKING:
@@ -147,9 +148,7 @@ def _guesses(names: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _build(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    import torch
-
-    with torch.device("meta"):
+    with shapes_only():
         return {name: tuple(tensor.shape) for name, tensor in make(**values).state_dict().items()}
 
 
@@ -205,10 +204,8 @@ def inputs(
     `outputs` are the outputs' names, if known. Nothing is claimed that was not run: an input whose size only some
     values satisfy, without a rule to tell which, counts as missing.
     """
-    import torch
-
     make = trust.import_architecture(located)
-    with torch.device("meta"):
+    with shapes_only():
         module = make(**values).eval()
     names = _required(module)
     unknown = [name for name in given if name not in _accepted(module)]

@@ -204,14 +204,20 @@ def export(path: Path, settings: Settings) -> Outcome:
     folder = settings.out / name
     sweep(folder)
     with private_directory(folder) as work:
-        state = State(planned, settings, work)
-        for stage in STAGES:
-            settings.report(Event(stage.name, name, "started", recalled.why if stage is STAGES[0] else ""))
-            state = stage.run(state)
-            settings.report(Event(stage.name, name, "ended"))
+        state = _run(State(planned, settings, work), STAGES, recalled.why)
     assert state.release is not None  # noqa: S101 - the last stage wrote it
     recall.remember(settings.out, name, built_from, state.release)
     return Outcome(state.release, up_to_date=False, why=recalled.why)
+
+
+def _run(state: State, stages: Sequence[Stage], why: str) -> State:
+    """Run stages in order, the first with the reason why anything is run at all."""
+    name, report = state.plan.config.name, state.settings.report
+    for stage in stages:
+        report(Event(stage.name, name, "started", why if stage is stages[0] else ""))
+        state = stage.run(state)
+        report(Event(stage.name, name, "ended"))
+    return state
 
 
 def parity(path: Path, settings: Settings, request: ParityRequest) -> dict[str, Any]:
@@ -290,10 +296,9 @@ def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
             "benchmark": document.benchmark(_measured(planned, variants, settings))
         }
     with private_directory(settings.out / planned.config.name) as work:
-        state = State(planned, settings, work)
-        for stage in STAGES[: [stage.name for stage in STAGES].index("benchmark") + 1]:
-            settings.report(Event(stage.name, planned.config.name, "started"))
-            state = stage.run(state)
+        state = _run(
+            State(planned, settings, work), [stage for stage in STAGES if stage.name != "release"], recalled.why
+        )
         return {"parity": _parity_document(state), "benchmark": document.benchmark(state.timings)}
 
 
@@ -558,7 +563,7 @@ def _sample(state: State) -> State:
 
 
 def _export(state: State) -> State:
-    """Export every format and evaluate the oracle, each in a worker of its own, two at a time."""
+    """Export every format and evaluate the oracle, each in a worker of its own, a few at a time."""
     wanted = state.plan.config.exports
     with ThreadPoolExecutor(AT_ONCE) as pool:
         exporting = [pool.submit(_export_one, state, each.format, dict(each.options)) for each in wanted]

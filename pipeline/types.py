@@ -20,15 +20,6 @@ Sizes = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """A named tensor: numpy's name of its dtype, and a shape of fixed sizes and dimension names."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Case:
     """One set of inputs: what kind of values, at which sizes, with the arrays themselves by input name."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import mmap
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.errors import WeightsError
+from pipeline.store import digest_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,6 @@ SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".pt2", ".onnx", ".n
 """How names of weights files end; used to list what lies beside a missing one, never to tell what a file is."""
 
 _LISTED = 8
-_CHUNK_BYTES = 1 << 20
 
 
 def require_file(path: Path) -> None:
@@ -76,8 +75,4 @@ def mapped(path: Path) -> Iterator[mmap.mmap]:
 def digest(path: Path) -> str:
     """Return the sha256 of a file in hexadecimal; raises WeightsError if it is missing."""
     require_file(path)
-    made = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            made.update(chunk)
-    return made.hexdigest()
+    return digest_file(path)

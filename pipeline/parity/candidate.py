@@ -78,7 +78,8 @@ def format_of(path: Path, *, trusted: bool) -> str:
             f"{path.name} is TorchScript: loading it runs code that came with it",
             hint="if you trust whoever made it, add --trust-candidate; an ONNX file needs no trust",
         )
-    external(path)
+    if kind is Kind.ONNX:
+        require_confined_onnx(path)
     return FORMATS[kind]
 
 

@@ -174,8 +174,6 @@ def _cold(figures: Document) -> Any:
 
 
 def _memory(figures: Document) -> Any:
-    import altair as alt
-
     rows = [
         {"backend": each["name"], "kind": kind, "MB": each[f"{kind}_bytes"] / 1e6}
         for each in figures["backends"]
@@ -184,19 +182,10 @@ def _memory(figures: Document) -> Any:
     ]
     if not rows:
         return None
-    chart = alt.Chart(_values(rows)).mark_bar()
-    return chart.encode(
-        y=alt.Y("backend:N", title=None),
-        yOffset="kind:N",
-        x=alt.X("MB:Q", title="MB over an idle worker"),
-        color=alt.Color("kind:N", legend=alt.Legend(orient="bottom", title=None)),
-        tooltip=["backend:N", "kind:N", "MB:Q"],
-    ).properties(**_bars(len(rows)))
+    return _grouped(rows, "kind", "MB", "MB over an idle worker")
 
 
 def _roofline(figures: Document) -> Any:
-    import altair as alt
-
     rows = [
         {"backend": f"{each['name']}, {scenario}", "of": title, "share": each[f"{key}_share"] * 100}
         for scenario, found in figures["achieved"].items()
@@ -206,13 +195,20 @@ def _roofline(figures: Document) -> Any:
     ]
     if not rows:
         return None
+    return _grouped(rows, "of", "share", "% of what this machine reaches")
+
+
+def _grouped(rows: list[dict[str, Any]], group: str, value: str, title: str) -> Any:
+    """Return bars of each backend, side by side by `group`."""
+    import altair as alt
+
     chart = alt.Chart(_values(rows)).mark_bar()
     return chart.encode(
         y=alt.Y("backend:N", title=None),
-        yOffset="of:N",
-        x=alt.X("share:Q", title="% of what this machine reaches"),
-        color=alt.Color("of:N", legend=alt.Legend(orient="bottom", title=None)),
-        tooltip=["backend:N", "of:N", "share:Q"],
+        yOffset=f"{group}:N",
+        x=alt.X(f"{value}:Q", title=title),
+        color=alt.Color(f"{group}:N", legend=alt.Legend(orient="bottom", title=None)),
+        tooltip=["backend:N", f"{group}:N", f"{value}:Q"],
     ).properties(**_bars(len(rows)))
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.backends.backend import Session
+    from pipeline.model import Loaded
 
 _MEMORY = {"resident": "VmRSS", "peak": "VmHWM"}
 
@@ -123,14 +124,7 @@ def load(network: dict[str, Any]) -> dict[str, Any]:
     """Build the network and load its weights; return what was noted and its size."""
     from pipeline import model
 
-    loaded = model.load(_network(network))
-    state = loaded.module.state_dict().values()
-    return {
-        "notes": list(loaded.notes),
-        "sha256": loaded.weights_sha256,
-        "parameters": sum(tensor.numel() for tensor in state),
-        "bytes": sum(tensor.nbytes for tensor in state),
-    }
+    return _facts(model.load(_network(network)))
 
 
 def reference(
@@ -140,13 +134,7 @@ def reference(
     from pipeline import model, oracle
 
     loaded = model.load(_network(network))
-    state = list(loaded.module.state_dict().values())
-    facts = {
-        "notes": list(loaded.notes),
-        "sha256": loaded.weights_sha256,
-        "parameters": sum(tensor.numel() for tensor in state),
-        "bytes": sum(tensor.nbytes for tensor in state),
-    }
+    facts = _facts(loaded)  # before the oracle turns the module into float64
     references, fallback = oracle.evaluate(loaded.module, _interface(interface), cases, seed=seed)
     return {**facts, "references": [asdict(each) for each in references], "fallback": fallback}
 
@@ -195,6 +183,17 @@ def memory() -> dict[str, int]:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return dict.fromkeys(("resident_bytes", "peak_bytes"), peak)
+
+
+def _facts(loaded: Loaded) -> dict[str, Any]:
+    """Return what was noted while a network was loaded, and its size."""
+    state = loaded.module.state_dict().values()
+    return {
+        "notes": list(loaded.notes),
+        "sha256": loaded.weights_sha256,
+        "parameters": sum(tensor.numel() for tensor in state),
+        "bytes": sum(tensor.nbytes for tensor in state),
+    }
 
 
 def _network(fields: dict[str, Any]) -> Network:

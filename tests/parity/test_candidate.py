@@ -79,6 +79,26 @@ def test_torchscript_is_refused_unless_somebody_vouches_for_it(archive):
     assert format_of(archive, trusted=True) == "torchscript"
 
 
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_an_onnx_file_whose_weights_lie_elsewhere_is_refused(link, tmp_path):
+    secret = tmp_path / "elsewhere" / "secret.bin"
+    secret.parent.mkdir()
+    secret.write_bytes(bytes(64))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    getattr(folder / "weights.bin", link)(secret)
+    tensor = onnx.TensorProto(name="w", dims=[16], data_type=onnx.TensorProto.FLOAT)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [16])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [16])
+    node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out], [tensor]))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UnsafeError, match=r"weights\.bin"):
+        format_of(folder / "model.onnx", trusted=False)
+
+
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     path = tmp_path / "weights.npy"
     np.save(path, np.ones(3))
