@@ -24,7 +24,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
 
-from pipeline import cases, model, oracle, stages
+from pipeline import cases, model, oracle, planning
 from pipeline.exporters import onnx as exporter
 from pipeline.exporters.exporter import Job
 from pipeline.parity import culprit, jobs, prove
@@ -92,7 +92,7 @@ class Result:
 
 
 def prepare(name: str, folder: Path) -> Subject:
-    planned = stages.plan(Path(f"configs/{name}.yaml"), stages.Settings(out=folder))
+    planned = planning.plan(Path(f"configs/{name}.yaml"), planning.Settings(out=folder))
     interface = planned.interface
     module = model.load(planned.network).module
     examples = cases.make(interface, cases.example_sizes(interface), seed=0, name="exporter").inputs

@@ -16,7 +16,7 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto
 
-from pipeline import cases, model, oracle, stages
+from pipeline import cases, model, oracle, planning
 from pipeline.exporters import onnx as exporter
 from pipeline.exporters.exporter import Job
 from pipeline.parity import prove
@@ -37,7 +37,7 @@ def session(proto: ModelProto, level: str, threads: int) -> ort.InferenceSession
 
 def findings(name: str, seed: int, threads: tuple[int, ...], folder: Path) -> list[tuple[str, Any]]:
     """Return every finding of one model and seed, with what it was run on."""
-    planned = stages.plan(Path(f"configs/{name}.yaml"), stages.Settings(out=folder))
+    planned = planning.plan(Path(f"configs/{name}.yaml"), planning.Settings(out=folder))
     interface, module = planned.interface, model.load(planned.network).module
     examples = cases.make(interface, cases.example_sizes(interface), seed=seed, name="exporter").inputs
     artifact = exporter.ONNX.export(Job(module, interface, examples, folder, {}), exporter.OnnxOptions())

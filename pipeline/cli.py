@@ -19,7 +19,9 @@ from pipeline.errors import InputError, WeighbridgeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pipeline.stages import Settings
+    from pipeline.many import Result
+    from pipeline.planning import Settings
+    from pipeline.stages import Outcome
 
 app = typer.Typer(
     name="weighbridge",
@@ -39,6 +41,7 @@ MaxBytes = Annotated[
     int | None, typer.Option("--max-bytes", min=1, help="Refuse a weights file, or tensors in it, larger than this.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Report progress on stderr as JSON, a line an event.")]
 Release = Annotated[Path, typer.Argument(help="A release, or the folder that holds its versions.")]
 ARTIFACTS = Path("artifacts")
 
@@ -74,15 +77,26 @@ def export(
     check_reproducible: Annotated[
         bool, typer.Option("--check-reproducible", help="Build twice, and fail unless both give the same bytes.")
     ] = False,
+    reuse_timings: Annotated[
+        bool, typer.Option("--reuse-timings", help="Do not time files again that were timed here before.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="How many configs at once, as far as memory allows.")] = 1,
+    log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:
-    """Export, prove and time a network, and write a release of what was proven."""
+    """Export, prove and time a network, and write a release of what was proven.
+
+    What is finished is kept: after an interruption or a change of the config, only the rest is made.
+    """
     settings = replace(_settings(out, trust, set_), max_bytes=max_bytes, rebuild=rebuild, benchmark=benchmark)
-    settings = replace(settings, sign=sign)
-    work = partial(_export_one, settings=settings, as_json=as_json, twice=check_reproducible)
-    outcomes = [_attempt(partial(work, config), as_json) for config in configs]
+    settings = replace(settings, sign=sign, reuse_timings=reuse_timings)
+    work = partial(_export_all, settings=settings, log_json=log_json, twice=check_reproducible)
+    if jobs == 1:
+        outcomes = [each for config in configs for each in work([config], jobs=1, as_json=as_json)]
+    else:
+        outcomes = work(configs, jobs=jobs, as_json=as_json)
     if as_json:
-        _print_json({"runs": [{"config": str(config), **each} for config, each in zip(configs, outcomes, strict=True)]})
+        _print_json({"runs": outcomes})
     elif any(each.get("release") for each in outcomes):
         release = next(each["release"] for each in outcomes if each.get("release"))
         typer.echo(f"\nnext: weighbridge verify {release}")
@@ -99,12 +113,12 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Validate a config with its weights and architecture, and print the plan. Exports nothing."""
-    from pipeline import stages
+    from pipeline import actions
 
     settings = replace(_settings(out, trust, set_), max_bytes=max_bytes)
     outcomes = []
     for config in configs:
-        outcomes.append(_attempt(partial(stages.check, config, settings), as_json))
+        outcomes.append(_attempt(partial(actions.check, config, settings), as_json))
         if not as_json and "plan" in outcomes[-1]:
             _print_plan(outcomes[-1]["plan"])
     if as_json:
@@ -205,17 +219,18 @@ def parity(
     out: Out = ARTIFACTS,
     trust: Trust = None,
     set_: Set = None,
+    log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:
     """Compare exports, or a file that somebody else made, with the network in float64."""
-    from pipeline import stages
+    from pipeline import actions
     from pipeline.report.console import progress
     from pipeline.report.findings import print_parity
     from pipeline.report.junit import render
 
-    request = stages.ParityRequest(candidate, trust_candidate=trust_candidate, explain=explain)
-    with progress(config.stem) as show:
-        document = stages.parity(config, replace(_settings(out, trust, set_), report=show), request)
+    request = actions.ParityRequest(candidate, trust_candidate=trust_candidate, explain=explain)
+    with progress(config.stem, as_lines=log_json) as show:
+        document = actions.parity(config, replace(_settings(out, trust, set_), report=show), request)
     if junit:
         junit.write_bytes(render(document["name"], document))
     if as_json:
@@ -244,10 +259,10 @@ def verify(
     """Check a release: every digest, its signature, then its golden cases on the backends found here."""
     from dataclasses import asdict
 
-    from pipeline import stages
+    from pipeline import actions
     from pipeline.release.verify import Origin
 
-    verdict = stages.verify(release, backend, Origin(key, at_least), against, _settings(ARTIFACTS, trust, None))
+    verdict = actions.verify(release, backend, Origin(key, at_least), against, _settings(ARTIFACTS, trust, None))
     if as_json:
         _print_json({"passed": verdict.passed, **asdict(verdict)})
     else:
@@ -314,15 +329,16 @@ def benchmark(
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=0.1, help="Budget of the run; default: benchmark.seconds.")
     ] = None,
+    log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:
     """Time the backends of a config or of a release. Writes no release."""
-    from pipeline import stages
+    from pipeline import actions
     from pipeline.report.console import print_figures, print_run, progress
 
     chosen = [*(set_ or ()), *([f"benchmark.seconds={seconds}"] if seconds else ())]
-    with progress(target.stem) as show:
-        documents = stages.benchmark(target, replace(_settings(out, trust, chosen), report=show))
+    with progress(target.stem, as_lines=log_json) as show:
+        documents = actions.benchmark(target, replace(_settings(out, trust, chosen), report=show))
     if as_json:
         _print_json(documents["benchmark"])
         return
@@ -342,10 +358,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Hold a release against an older one: latency, memory, size, parity. Exit 1 on a proven regression."""
-    from pipeline import stages
+    from pipeline import actions
     from pipeline.report.console import print_comparison
 
-    found = stages.compare(base, candidate, margin=margin, force=force)
+    found = actions.compare(base, candidate, margin=margin, force=force)
     is_failed = bool(found.regressions or (strict and found.undecided))
     if as_json:
         _print_json({"passed": not is_failed, **found.to_json()})
@@ -361,14 +377,14 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a release's report again, HTML and Markdown, and print its table, or everything as JSON."""
-    from pipeline import stages
+    from pipeline import actions
     from pipeline.release.bundle import find
     from pipeline.report.console import print_figures, print_run
     from pipeline.report.document import read
 
     found = find(release)
     documents = read(found)
-    page = stages.report(found)
+    page = actions.report(found)
     if as_json:
         _print_json(documents)
     else:
@@ -397,6 +413,32 @@ def backends(
     for each in found:
         reason = f"no: {each['unavailable']}; install {each['install']}" if each["unavailable"] else "yes"
         typer.echo(f"{each['name']:<{width}}  {reason}\n{'':<{width}}  {each['summary']}")
+
+
+@app.command()
+def cache(
+    out: Out = ARTIFACTS,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what was used longest ago.")] = False,
+    keep_bytes: Annotated[
+        int, typer.Option("--keep-bytes", min=0, help="How much --prune leaves; default: nothing.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """List what is kept of finished stages, and how large it is; remove it with --prune."""
+    from dataclasses import asdict
+
+    from pipeline.report.console import print_cache
+    from pipeline.stages import results
+
+    kept = results(_settings(out, None, None))
+    removed = kept.prune(keep_bytes) if prune else ()
+    entries = kept.entries()
+    if as_json:
+        _print_json(
+            {"path": str(kept.root), "entries": list(map(asdict, entries)), "removed": list(map(asdict, removed))}
+        )
+    else:
+        print_cache(kept.root, entries, removed)
 
 
 @app.command()
@@ -443,17 +485,17 @@ def schema(
         _print_json(make_manifest())
         return
     from pipeline.config import schema as make
-    from pipeline.stages import vocabulary
+    from pipeline.planning import vocabulary
 
     _print_json(make(vocabulary()))
 
 
 class _Interrupted(BaseException):
-    """The user stopped the run; `code` is what a shell expects for the signal."""
+    """The user stopped the run; `exit_code` is what a shell expects for the signal."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.code = 128 + number
+        super().__init__("interrupted")
+        self.exit_code = 128 + number
 
 
 def main() -> NoReturn:
@@ -468,8 +510,8 @@ def main() -> NoReturn:
         _complain(error)
         sys.exit(error.exit_code)
     except _Interrupted as stopped:
-        typer.echo("interrupted; nothing half-written was left: run the same command again", err=True)
-        sys.exit(stopped.code)
+        typer.echo("interrupted; what was finished is kept: run the same command again to go on from there", err=True)
+        sys.exit(stopped.exit_code)
     except typer.Abort:
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the last resort: a message instead of a traceback
@@ -523,25 +565,51 @@ def _attempt(work: Callable[[], dict[str, Any]], as_json: bool) -> dict[str, Any
         return {"exit_code": error.exit_code, "error": {"message": error.message, "hint": error.hint}}
 
 
-def _export_one(config: Path, *, settings: Settings, as_json: bool, twice: bool) -> dict[str, Any]:
-    from pipeline import stages
-    from pipeline.report.console import print_run, progress
+def _export_all(
+    configs: list[Path], *, settings: Settings, jobs: int, log_json: bool, twice: bool, as_json: bool
+) -> list[dict[str, Any]]:
+    """Export configs, print what came of each, and return that as JSON values."""
+    from pipeline import many
+    from pipeline.report.console import board
+
+    with board(len(configs), as_lines=log_json) as begin:
+        results = many.export(configs, settings, jobs, begin)
+    return [_shown(each, settings, log_json=log_json, twice=twice, as_json=as_json) for each in results]
+
+
+def _shown(result: Result, settings: Settings, *, log_json: bool, twice: bool, as_json: bool) -> dict[str, Any]:
+    def work() -> dict[str, Any]:
+        if result.error:
+            raise result.error
+        assert result.outcome is not None  # noqa: S101 - there is one, or an error
+        return _print_outcome(result.outcome, as_json=as_json) | (
+            _reproduced(result, settings, log_json=log_json, as_json=as_json) if twice else {}
+        )
+
+    return {"config": str(result.config), **_attempt(work, as_json)}
+
+
+def _print_outcome(outcome: Outcome, *, as_json: bool) -> dict[str, Any]:
+    from pipeline.report.console import print_run
     from pipeline.report.document import read
 
-    with progress(config.stem) as show:
-        outcome = stages.export(config, replace(settings, report=show))
     documents = read(outcome.release)
     if not as_json:
         print_run(outcome.release.parent.name, documents["parity"], documents["benchmark"])
         typer.echo(f"{'up to date: ' if outcome.up_to_date else ''}{outcome.release}")
-    done = {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why, **documents}
-    if not twice:
-        return done
-    with progress(f"{config.stem}, once more") as show:
-        same = stages.reproduce(config, replace(settings, report=show), outcome.release)
+    return {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why, **documents}
+
+
+def _reproduced(result: Result, settings: Settings, *, log_json: bool, as_json: bool) -> dict[str, Any]:
+    from pipeline import actions
+    from pipeline.report.console import progress
+
+    assert result.outcome is not None  # noqa: S101 - it was just printed
+    with progress(f"{result.config.stem}, once more", as_lines=log_json) as show:
+        same = actions.reproduce(result.config, replace(settings, report=show), result.outcome.release)
     if not as_json:
         typer.echo(f"reproducible: a second build, elsewhere, gave the same bytes for all {len(same)} files")
-    return {**done, "reproducible": list(same)}
+    return {"reproducible": list(same)}
 
 
 @contextmanager
@@ -571,7 +639,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 
 def _settings(out: Path, trust: list[str] | None, set_: list[str] | None) -> Settings:
-    from pipeline.stages import Settings
+    from pipeline.planning import Settings
 
     return Settings(out=out, trust=tuple(trust or ()), overrides=tuple(set_ or ()))
 

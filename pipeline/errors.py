@@ -6,6 +6,11 @@ these is a defect of weighbridge itself and keeps its traceback.
 
 from __future__ import annotations
 
+import threading
+
+STOPPING = threading.Event()
+"""Set once the user has stopped the run: whoever waits for something raises `InterruptedRunError` then."""
+
 
 class WeighbridgeError(Exception):
     """Base of all errors meant for the user: one message, one hint, one exit code."""

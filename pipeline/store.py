@@ -1,4 +1,4 @@
-"""What is written to disk whole or not at all: atomic directories, locks, canonical JSON, the content-addressed cache."""
+"""What is written to disk whole or not at all: atomic directories, locks, canonical JSON."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import InputError, UnavailableError, WeighbridgeError
+from pipeline.errors import STOPPING, InputError, InterruptedRunError, UnavailableError, WeighbridgeError
 
 _log = logging.getLogger(__name__)
 
 _TEMPORARY = re.compile(r"(\.tmp-\d+-[0-9a-f]{16})(?:\.lock)?")
 _LARGEST_EXACT_INTEGER = 2**53
+_STOP_CHECK_S = 0.5
 
 _DISK_FAULTS: Mapping[int, tuple[type[WeighbridgeError], str, str]] = {
     errno.ENOSPC: (UnavailableError, "no space left on the disk", "free some space, or write elsewhere with --out"),
@@ -146,20 +146,31 @@ def _json_number(value: float) -> str:
 
 
 @contextmanager
-def lock(path: Path, message: str) -> Iterator[None]:
-    """Hold the lock file while the block runs; log `message` if that means waiting. The kernel releases a dead holder's."""
+def lock(path: Path, message: str, say: Callable[[str], None] = _log.warning) -> Iterator[None]:
+    """Hold the lock file while the block runs; `say` the message if that means waiting. The kernel releases a dead holder's.
+
+    Raises InterruptedRunError when the run is stopped while it waits.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(path)
         try:
             held.acquire(timeout=0)
         except Timeout:
-            _log.warning(message)
-            held.acquire()
+            say(message)
+            _wait_for(held)
     try:
         yield
     finally:
         held.release()
+
+
+def _wait_for(held: FileLock) -> None:
+    while not STOPPING.is_set():
+        with suppress(Timeout):
+            held.acquire(timeout=_STOP_CHECK_S)
+            return
+    raise InterruptedRunError("the run was interrupted")
 
 
 @contextmanager
@@ -223,8 +234,10 @@ def sweep(root: Path) -> tuple[Path, ...]:
 
 def same_tree(first: Path, second: Path) -> bool:
     """Say whether two directories hold the same files with the same bytes."""
-    names = _files(first)
-    return names == _files(second) and all(filecmp.cmp(first / name, second / name, shallow=False) for name in names)
+    names = list_files(first)
+    return names == list_files(second) and all(
+        filecmp.cmp(first / name, second / name, shallow=False) for name in names
+    )
 
 
 def _swept(temporary: Path) -> bool:
@@ -264,7 +277,8 @@ def _replace(temporary: Path, final: Path) -> None:
         temporary.rename(final)
 
 
-def _files(root: Path) -> list[str]:
+def list_files(root: Path) -> list[str]:
+    """Return the files below a directory, symbolic links included, as relative names in order."""
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_symlink() or path.is_file())
 
 
@@ -281,111 +295,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# The cache
-
-
-@dataclass(frozen=True, slots=True)
-class CacheEntry:
-    """One cached result: its key, its size, and when it was last used (nanoseconds since the epoch)."""
-
-    key: str
-    size_bytes: int
-    used_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cache:
-    """Directories under the key of everything they depend on; `notice` is told of every damaged entry.
-
-    On disk: `<key>/files/…` is the result, `<key>/record.json` its sizes and digests, `locks/<key>` its builder's lock.
-    """
-
-    root: Path
-    notice: Callable[[str], None] = field(default=_log.warning)
-
-    def get(self, key: str) -> Path | None:
-        """Return the directory stored under the key, its digests checked now; a damaged one is removed and said."""
-        entry = self.root / key
-        if not entry.is_dir():
-            return None
-        damage = _damage(entry)
-        if damage is not None:
-            self.notice(f"cache entry {key[:12]} is damaged ({damage}) and is built again")
-            self._remove(key)
-            return None
-        with suppress(OSError):  # a read-only cache serves hits too
-            os.utime(entry / "record.json")
-        return entry / "files"
-
-    def put(self, key: str, fill: Callable[[Path], None]) -> Path:
-        """Return the directory under the key, built by `fill(directory)` unless another process has just done so."""
-        with lock(self.root / "locks" / key, f"waiting for another process that builds cache entry {key[:12]}"):
-            existing = self.get(key)
-            if existing is not None:
-                return existing
-            with atomic_directory(self.root / key) as temporary:
-                files = temporary / "files"
-                files.mkdir()
-                fill(files)
-                (temporary / "record.json").write_bytes(canonical_json(_record(files)))
-        return self.root / key / "files"
-
-    def entries(self) -> tuple[CacheEntry, ...]:
-        """Return what is cached, the least recently used first."""
-        if not self.root.is_dir():
-            return ()
-        found = (_entry(path) for path in self.root.iterdir())
-        return tuple(sorted((entry for entry in found if entry), key=lambda entry: (entry.used_ns, entry.key)))
-
-    def prune(self, max_bytes: int) -> tuple[CacheEntry, ...]:
-        """Remove the least recently used entries until the rest holds at most `max_bytes`; return the removed ones."""
-        sweep(self.root)
-        entries = self.entries()
-        excess_bytes = sum(entry.size_bytes for entry in entries) - max_bytes
-        removed = []
-        for entry in entries:
-            if excess_bytes <= 0:
-                break
-            self._remove(entry.key)
-            removed.append(entry)
-            excess_bytes -= entry.size_bytes
-        return tuple(removed)
-
-    def _remove(self, key: str) -> None:
-        with private_directory(self.root) as aside, suppress(FileNotFoundError):
-            (self.root / key).rename(aside / "old")
-
-
-def _record(files: Path) -> dict[str, dict[str, Any]]:
-    return {
-        name: {"sha256": digest_file(files / name), "size_bytes": (files / name).stat().st_size}
-        for name in _files(files)
-    }
-
-
-def _damage(entry: Path) -> str | None:
-    try:
-        record = json.loads((entry / "record.json").read_bytes())
-        present = _files(entry / "files")
-        if not isinstance(record, dict) or sorted(record) != present:
-            return "its list of files differs from the recorded one"
-        for name in present:
-            path = entry / "files" / name
-            if path.is_symlink() or path.stat().st_size != record[name]["size_bytes"]:
-                return f"{name} has another size"
-            if digest_file(path) != record[name]["sha256"]:
-                return f"{name} has another digest"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its record cannot be read"
-    return None
-
-
-def _entry(path: Path) -> CacheEntry | None:
-    try:
-        used_ns = (path / "record.json").stat().st_mtime_ns
-        size_bytes = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    except OSError:
-        return None  # not an entry, or gone since we looked
-    return CacheEntry(path.name, size_bytes, used_ns)

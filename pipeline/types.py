@@ -112,10 +112,15 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something a run did, for progress and logs: a stage's job started, ended, or was found done."""
+    """Something a run did, for progress and logs.
+
+    `status`: started, working, ended, failed, reused (found in the cache), or noted (a remark on the whole run).
+    `done`: the share of the work; `peak_bytes`: the most memory its process had resident.
+    """
 
     stage: str
     subject: str
     status: str
     detail: str = ""
     done: float | None = None
+    peak_bytes: int | None = None

@@ -13,8 +13,9 @@ from onnx import numpy_helper
 
 from pipeline import stages
 from pipeline.errors import GateError, UnavailableError
+from pipeline.planning import Settings, plan
 from pipeline.release.standalone import check_files
-from pipeline.stages import STAGES, Settings, State
+from pipeline.stages import STAGES, State
 from pipeline.types import Artifact
 from tests.exporters import networks
 
@@ -38,7 +39,7 @@ def until(stage, config, out, **settings):
     chosen = Settings(out=out, **settings)
     work = out / "work"
     work.mkdir(parents=True)
-    state = State(stages.plan(config, chosen), chosen, work)
+    state = State(plan(config, chosen), chosen, work)
     for each in STAGES:
         state = each.run(state)
         if each.name == stage:

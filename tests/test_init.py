@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import infer, init, stages, trust
+from pipeline import actions, infer, init, trust
 from pipeline.architectures.bert import BertEncoder
 from pipeline.architectures.resnet import ResNet
 from pipeline.architectures.silero_vad import SileroVAD
 from pipeline.architectures.simplenet import SimpleNet
 from pipeline.errors import ArchitectureError, InputError, MisfitError, UnsafeError
 from pipeline.init import Request
+from pipeline.planning import Settings
 from pipeline.types import InputSpec
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def test_a_written_config_passes_check(tmp_path: Path) -> None:
     assert draft.unsure == ()
     assert "arguments: {input_size: 7, hidden_size: 33, output_size: 5}" in draft.text
     assert "../My Weights.pth" in draft.text
-    plan = stages.check(target, stages.Settings(out=tmp_path / "out"))["plan"]
+    plan = actions.check(target, Settings(out=tmp_path / "out"))["plan"]
     assert plan["inputs"] == ["x: float32 ['batch', 7]"]
     with pytest.raises(InputError, match="is there already"):
         init.init(Request(weights, f"{OURS}simplenet:SimpleNet"), target, None)

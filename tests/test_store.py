@@ -18,11 +18,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError, UnavailableError
 from pipeline.store import (
-    Cache,
     atomic_directory,
     atomic_write,
     canonical_json,
-    digest_file,
     key,
     lock,
     private_directory,
@@ -238,114 +236,3 @@ def test_a_lock_is_held_by_one_at_a_time_and_waiting_is_said(tmp_path, caplog):
     thread.join()
     assert order == ["first", "second"]
     assert caplog.messages == ["waiting for the first"]
-
-
-# The cache
-
-
-@pytest.fixture
-def notices():
-    return []
-
-
-@pytest.fixture
-def cache(tmp_path, notices):
-    return Cache(tmp_path / "cache", notices.append)
-
-
-def _fill(directory):
-    (directory / "sub").mkdir()
-    (directory / "sub" / "model.bin").write_bytes(bytes(1000))
-    (directory / "facts.json").write_bytes(b"{}")
-
-
-def _never(_directory):
-    raise AssertionError("built again")
-
-
-def test_what_was_put_is_got_and_not_built_again(cache, notices):
-    name = key("a")
-    assert cache.get(name) is None
-    stored = cache.put(name, _fill)
-    assert cache.get(name) == stored
-    assert cache.put(name, _never) == stored
-    assert (stored / "sub" / "model.bin").read_bytes() == bytes(1000)
-    assert notices == []
-
-
-def test_a_failed_build_leaves_no_entry(cache):
-    with pytest.raises(AssertionError):
-        cache.put(key("a"), _never)
-    assert cache.get(key("a")) is None
-    assert cache.entries() == ()
-
-
-def _flip(entry):
-    path = entry / "files" / "sub" / "model.bin"
-    content = bytearray(path.read_bytes())
-    content[500] ^= 1
-    path.write_bytes(content)
-
-
-_DAMAGES = {
-    "flipped": _flip,
-    "truncated": lambda entry: os.truncate(entry / "files" / "sub" / "model.bin", 10),
-    "removed": lambda entry: (entry / "files" / "facts.json").unlink(),
-    "added": lambda entry: (entry / "files" / "more").write_bytes(b""),
-    "record removed": lambda entry: (entry / "record.json").unlink(),
-    "record garbage": lambda entry: (entry / "record.json").write_bytes(b'{"a'),
-    "record of another type": lambda entry: (entry / "record.json").write_bytes(b"[]"),
-    "linked": lambda entry: (
-        (entry / "files" / "facts.json").rename(entry / "elsewhere"),
-        (entry / "files" / "facts.json").symlink_to(entry / "elsewhere"),
-    ),
-}
-
-
-@pytest.mark.parametrize("damage", _DAMAGES.values(), ids=_DAMAGES)
-def test_a_damaged_entry_is_said_removed_and_built_again(cache, notices, damage):
-    name = key("a")
-    damage(cache.put(name, _fill).parent)
-    assert cache.get(name) is None
-    assert len(notices) == 1
-    assert name[:12] in notices[0]
-    assert not (cache.root / name).exists()
-    stored = cache.put(name, _fill)
-    assert digest_file(stored / "facts.json") == key({})
-    assert cache.get(name) == stored
-
-
-def test_pruning_removes_the_least_recently_used_first(cache):
-    names = [key(index) for index in range(3)]
-    for age, name in enumerate(names):
-        entry = cache.put(name, _fill).parent
-        os.utime(entry / "record.json", (1000 + age, 1000 + age))
-    cache.get(names[0])
-    size_bytes = cache.entries()[0].size_bytes
-    removed = cache.prune(2 * size_bytes)
-    assert [entry.key for entry in removed] == [names[1]]
-    assert {entry.key for entry in cache.entries()} == {names[0], names[2]}
-    assert cache.prune(0)
-    assert cache.entries() == ()
-
-
-_BUILDER = """
-import sys
-from pathlib import Path
-from pipeline.store import Cache
-def fill(directory):
-    print("built", flush=True)
-    (directory / "a").write_bytes(b"1")
-for index in range(20):
-    Cache(Path(sys.argv[1])).put(f"{index:064d}", fill)
-"""
-
-
-def test_several_processes_build_each_entry_exactly_once(tmp_path):
-    command = [sys.executable, "-c", _BUILDER, str(tmp_path)]
-    builders = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(4)
-    ]
-    outputs = [builder.communicate()[0] for builder in builders]
-    assert [builder.returncode for builder in builders] == [0] * 4
-    assert "".join(outputs).count("built") == 20

@@ -7,6 +7,7 @@ Sources: proc(5), Linux's Documentation/accounting/psi.rst, admin-guide/cgroup-v
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import re
@@ -119,6 +120,13 @@ def describe(root: Path = Path("/")) -> Machine:
         packages=_versions(PACKAGES),
         thread_variables={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
     )
+
+
+def available_bytes(root: Path = Path("/")) -> float:
+    """Return the memory that processes started now may use: what is free or can be freed, within the cgroup's limit."""
+    free = re.search(r"^MemAvailable:\s*(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    _, limit_bytes = _limits(root)
+    return min(int(free[1]) * 1024 if free else math.inf, limit_bytes or math.inf)
 
 
 def pressure(root: Path = Path("/")) -> Pressure:

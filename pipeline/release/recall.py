@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
+import re
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.release import bundle, standalone
-from pipeline.store import atomic_write, canonical_json, digest_file, key
+from pipeline.store import atomic_write, canonical_json, digest_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
+
+    Parts = Mapping[str, Any]
 
 RECORD = ".built-from.json"
 
@@ -27,63 +27,48 @@ class Recalled:
     why: str
 
 
-def parts(
-    config: Mapping[str, Any],
-    *,
-    weights_sha256: str,
-    architecture: Path,
-    samples: str | None,
-    unavailable: Mapping[str, Any],
-) -> dict[str, str]:
-    """Return the digests of everything a release depends on, by the words a person would use for it."""
-    from pipeline.release.compose import tools
-
-    return {
-        **{f"config: {section}": key(value) for section, value in config.items()},
-        "weights": weights_sha256,
-        "architecture": _sources(architecture.parent),
-        "samples": digest_file(Path(samples)) if samples else "",
-        "backends found here": key(dict(unavailable)),
-        "tools": key({**tools(), "python": platform.python_version(), "machine": platform.machine()}),
-        "weighbridge": _own_sources(),
-    }
-
-
-def remember(out: Path, name: str, built_from: Mapping[str, str], release: Path) -> None:
+def remember(out: Path, name: str, built_from: Parts, release: Path) -> None:
     """Record what a release was built from."""
     sums = digest_file(release / standalone.SUMS)
     record = {"parts": dict(built_from), "version": release.name, "sums_sha256": sums}
     atomic_write(out / name / RECORD, canonical_json(record))
 
 
-def recall(out: Path, name: str, built_from: Mapping[str, str]) -> Recalled:
+def recall(out: Path, name: str, built_from: Parts) -> Recalled:
     """Return the release that was built from the same parts, after checking every byte of it, or why there is none."""
     try:
         record = json.loads((out / name / RECORD).read_bytes())
         before, version, sums = dict(record["parts"]), str(record["version"]), str(record["sums_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return Recalled(None, "not built before")
-    changed = [part for part in {**built_from, **before} if built_from.get(part) != before.get(part)]
-    if changed:
-        return Recalled(None, f"changed: {', '.join(sorted(changed))}")
+    if changes := describe_changes(before, built_from):
+        return Recalled(None, changes)
     release = out / name / version
     if not (release / standalone.SUMS).is_file() or digest_file(release / standalone.SUMS) != sums:
         return Recalled(None, f"the release {version} is gone or was changed")
     if problems := standalone.check_files(release):
         return Recalled(None, f"the release {version} is damaged: {problems[0]}")
-    if (out / name / bundle.LATEST).read_text(encoding="utf-8").strip() != version:
+    if not _is_latest(out / name / bundle.LATEST, version):
         return Recalled(None, f"`latest` names another release than {version}")
     return Recalled(release, "nothing changed")
 
 
-@cache
-def _own_sources() -> str:
-    return _sources(Path(__file__).parent.parent)
+def describe_changes(before: Parts, now: Parts, most: int = 3) -> str:
+    """Say in one line what is different: "config: parity.limit changed: 16 → 8 (and 2 more)"; "" if nothing is."""
+    changed = [part for part in {**now, **before} if before.get(part) != now.get(part)]
+    said = [f"{part} changed: {_shown(before.get(part))} → {_shown(now.get(part))}" for part in sorted(changed)]
+    return "; ".join(said[:most]) + (f" (and {len(said) - most} more)" if len(said) > most else "")
 
 
-def _sources(folder: Path) -> str:
-    """Return one digest over the Python sources in a folder and below."""
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        total.update(f"{path.relative_to(folder)}\0{digest_file(path)}\n".encode())
-    return total.hexdigest()
+def _shown(value: Any) -> str:
+    text = "none" if value in {None, ""} else str(value)
+    if re.fullmatch(r"[0-9a-f]{64}", text):
+        return text[:12]
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _is_latest(file: Path, version: str) -> bool:
+    try:
+        return file.read_text(encoding="utf-8").strip() == version
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -5,33 +5,56 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rich import filesize
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.report.content import figures
+from pipeline.report.log import print_line
 from pipeline.report.rows import HEADINGS, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from pipeline.benchmark.compare import Change, Comparison
+    from pipeline.cache import Entry
     from pipeline.types import Event
+
+    Begin = Callable[[str], AbstractContextManager[Callable[[Event], None]]]
 
 _TONES = {"good": "green", "bad": "bold red", "neutral": ""}
 _HEARTBEAT_S = 10.0
 
 
 @contextmanager
-def progress(name: str) -> Iterator[Callable[[Event], None]]:
-    """Yield a callback that shows a run's events on stderr: live on a terminal, else a line a stage."""
-    console = Console(stderr=True)
-    with _live(name, console) if console.is_terminal else _plain(name) as show:
+def progress(name: str, *, as_lines: bool = False) -> Iterator[Callable[[Event], None]]:
+    """Yield a callback that shows a run's events on stderr: live on a terminal, else a line a stage, or JSON lines."""
+    with board(as_lines=as_lines) as begin, begin(name) as show:
         yield show
+
+
+@contextmanager
+def board(total: int = 1, *, as_lines: bool = False) -> Iterator[Begin]:
+    """Yield a function that begins to show one of `total` runs, by name, as `progress` does."""
+    console = Console(stderr=True)
+    if as_lines:
+        yield lambda name: nullcontext(partial(print_line, name))
+    elif not console.is_terminal:
+        yield _plain
+    else:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            overall = bar.add_task(f"{total} configs", total=total) if total > 1 else None
+            yield partial(_live, bar, overall)
 
 
 def print_run(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -> None:
@@ -71,6 +94,26 @@ def print_comparison(comparison: Comparison) -> None:
     )
 
 
+def print_cache(root: Path, entries: Sequence[Entry], removed: Sequence[Entry]) -> None:
+    """Print what a cache holds, the least recently used first, its size, and what was removed from it."""
+    if entries:
+        body = [
+            (
+                each.about,
+                filesize.decimal(each.size_bytes),
+                f"{datetime.fromtimestamp(each.used_ns / 1e9, tz=UTC).astimezone():%Y-%m-%d %H:%M}",
+            )
+            for each in entries
+        ]
+        _print_table(str(root), ("result", "size", "last used"), body)
+    total = filesize.decimal(sum(each.size_bytes for each in entries))
+    print(f"{root}: {len(entries)} results, {total}" if entries else f"{root}: nothing is kept")
+    if removed:
+        print(f"removed {len(removed)} results, {filesize.decimal(sum(each.size_bytes for each in removed))}")
+    elif entries:
+        print("next: weighbridge cache --prune [--keep-bytes N]")
+
+
 def _change(change: Change) -> str:
     shown = f"{change.ratio - 1:+.1%}"
     return (
@@ -88,42 +131,66 @@ def _print_table(title: str, headings: Iterable[str], body: Iterable[Iterable[st
 
 
 @contextmanager
-def _live(name: str, console: Console) -> Iterator[Callable[[Event], None]]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(name, total=None)
-        working: dict[str, None] = {}
-        lock = threading.Lock()
+def _live(bar: Progress, overall: TaskID | None, name: str) -> Iterator[Callable[[Event], None]]:
+    task = bar.add_task(name, total=None)
+    working: dict[str, None] = {}
+    lock = threading.Lock()
 
-        def show(event: Event) -> None:
-            with lock:
-                _note(working, event)
-                doing = ", ".join(working) or event.subject
-                text = f"{name} · {event.stage} · {doing}" + (f" · {event.detail}" if event.status == "working" else "")
-                bar.update(
-                    task, description=text, total=1.0 if event.done is not None else None, completed=event.done or 0
-                )
+    def show(event: Event) -> None:
+        if event.status == "noted":
+            bar.console.print(f"{name}: {event.detail}", markup=False, highlight=False)
+            return
+        with lock:
+            _note(working, event)
+            doing = ", ".join(working) or event.subject
+            text = f"{name} · {event.stage} · {doing}" + (f" · {event.detail}" if event.status == "working" else "")
+            bar.update(task, description=text, total=1.0 if event.done is not None else None, completed=event.done or 0)
 
+    try:
         yield show
+    finally:
+        bar.remove_task(task)
+        if overall is not None:
+            bar.advance(overall)
 
 
 @contextmanager
 def _plain(name: str) -> Iterator[Callable[[Event], None]]:
-    began_s = last_s = time.monotonic()
-    stage = ""
+    """Yield a callback that prints a line when a stage begins and, while it works, every few seconds."""
+    began_s = time.monotonic()
+    working: dict[str, None] = {}
+    stage, done = "", None
+    lock, ended = threading.Lock(), threading.Event()
+
+    def say(detail: str) -> None:
+        text = f"{name}: {stage} {detail}".rstrip()
+        print(f"{text} ({time.monotonic() - began_s:.0f} s)", file=sys.stderr, flush=True)
 
     def show(event: Event) -> None:
-        nonlocal last_s, stage
-        now_s = time.monotonic()
-        if event.stage != stage or (event.status == "working" and now_s - last_s > _HEARTBEAT_S):
-            left = f", {event.done:.0%}" if event.done is not None else ""
-            print(
-                f"{name}: {event.stage} {event.detail}{left} ({now_s - began_s:.0f} s)".replace("  ", " "),
-                file=sys.stderr,
-            )
-            stage, last_s = event.stage, now_s
+        nonlocal stage, done
+        with lock:
+            if event.status == "noted":
+                print(f"{name}: {event.detail}", file=sys.stderr, flush=True)
+                return
+            _note(working, event)
+            done = event.done
+            if event.stage != stage:
+                stage = event.stage
+                say(event.detail)
 
-    yield show
+    def beat() -> None:
+        while not ended.wait(_HEARTBEAT_S):
+            with lock:
+                left = [f"{done:.0%}"] if done is not None else []
+                say(", ".join([*(each for each in working if each != name), *left]))
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield show
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _note(working: dict[str, None], event: Event) -> None:

@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
@@ -31,12 +32,11 @@ _SHOWN_LINES = 6
 
 
 _alive: weakref.WeakSet[Worker] = weakref.WeakSet()
-_stopping = threading.Event()
 
 
 def stop_all() -> None:
     """End every worker now and start no more: the run was interrupted. Safe to call from a signal handler."""
-    _stopping.set()
+    errors.STOPPING.set()
     for worker in list(_alive):
         worker.kill()
 
@@ -48,7 +48,7 @@ class Worker:
     """
 
     def __init__(self, label: str, *, threads: int, environment: Mapping[str, str] | None = None) -> None:
-        if _stopping.is_set():
+        if errors.STOPPING.is_set():
             raise errors.InterruptedRunError("the run was interrupted")
         self.label = label
         self._doing = "starting"
@@ -101,6 +101,16 @@ class Worker:
     def alive(self) -> bool:
         """Whether the worker can still be called."""
         return self._process.poll() is None
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most memory it has had resident, in bytes; None where the system does not tell, or it is gone."""
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii", errors="replace")
+            for line in status.splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return None
 
     def close(self) -> None:
         """Let the worker end by itself; kill it if it does not."""

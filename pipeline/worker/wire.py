@@ -8,13 +8,13 @@ unpickled, because a worker has opened files that are not trusted.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from pipeline.errors import WorkerError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -30,14 +30,29 @@ def send(channel: socket.socket, document: Any) -> None:
     Raises:
         OSError: the other side is gone.
     """
-    arrays: list[NDArray[np.generic]] = []
-    body = _extract(document, arrays)
-    described = [[array.dtype.name, list(array.shape), array.nbytes] for array in arrays]
-    header = json.dumps({"body": body, "arrays": described}, separators=(",", ":")).encode()
-    channel.sendall(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
-    for array in arrays:
-        if array.nbytes:
-            channel.sendall(_bytes_of(array))
+    for part in _encoded(document):
+        channel.sendall(part)
+
+
+def dump(file: BinaryIO, document: Any) -> None:
+    """Write one message to a file."""
+    file.writelines(_encoded(document))
+
+
+def load(file: BinaryIO) -> Any:
+    """Read one message from a file.
+
+    Raises:
+        WorkerError: the bytes are not a message, or end too early.
+    """
+
+    def read(count: int) -> bytearray:
+        buffer = bytearray(count)
+        if file.readinto(buffer) != count:  # type: ignore[attr-defined]  # every buffered reader has it
+            raise WorkerError("a kept answer ends too early")
+        return buffer
+
+    return receive(read)
 
 
 def receive(read: Callable[[int], bytearray]) -> Any:
@@ -86,6 +101,17 @@ def read_from(channel: Readable) -> Callable[[int], bytearray]:
         return buffer
 
     return read
+
+
+def _encoded(document: Any) -> Iterator[bytes | memoryview]:
+    arrays: list[NDArray[np.generic]] = []
+    body = _extract(document, arrays)
+    described = [[array.dtype.name, list(array.shape), array.nbytes] for array in arrays]
+    header = json.dumps({"body": body, "arrays": described}, separators=(",", ":")).encode()
+    yield len(header).to_bytes(_LENGTH_BYTES, "little") + header
+    for array in arrays:
+        if array.nbytes:
+            yield _bytes_of(array)
 
 
 def _extract(value: Any, arrays: list[NDArray[np.generic]]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from pipeline import cli, stages
+from pipeline import cli, planning
 from pipeline.errors import InputError, UnsafeError
 from pipeline.exporters import onnx as exporter
 from pipeline.exporters.exporter import Job
@@ -113,7 +113,7 @@ def simplenet(tmp_path):
 
     from pipeline import model
 
-    planned = stages.plan(Path("configs/simplenet.yaml"), stages.Settings(out=tmp_path))
+    planned = planning.plan(Path("configs/simplenet.yaml"), planning.Settings(out=tmp_path))
     module = model.load(planned.network).module
     work = Job(module, planned.interface, {"x": np.ones((2, 10), np.float32)}, tmp_path, {})
     proto = onnx.load(str(exporter.ONNX.export(work, exporter.OnnxOptions()).files[0]))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import stages
+from pipeline import actions, planning
 from pipeline.errors import GateError
 from pipeline.release import bundle
 
@@ -58,5 +58,5 @@ def test_a_second_build_with_other_bytes_closes_the_gate(built, tmp_path):
     other = shutil.copytree(built, tmp_path / "other")
     (other / "model.onnx").write_bytes((other / "model.onnx").read_bytes() + b"\0")
     with pytest.raises(GateError, match=r"other bytes for model\.onnx$") as caught:
-        stages.reproduce(SIMPLENET, stages.Settings(out=tmp_path / "out"), other)
+        actions.reproduce(SIMPLENET, planning.Settings(out=tmp_path / "out"), other)
     assert caught.value.exit_code == 1

@@ -26,7 +26,7 @@ from pipeline.checkpoint import confined, inspect, kinds, read
 from pipeline.config import load
 from pipeline.config.text import parse_value
 from pipeline.errors import WeighbridgeError
-from pipeline.stages import vocabulary
+from pipeline.planning import vocabulary
 from tests.checkpoint import assembler as asm
 from tests.checkpoint.corpus import payloads
 from tests.checkpoint.test_kinds import FILES, Kind

@@ -1,0 +1,307 @@
+"""What the commands besides `export` do: check, compare with a candidate, time, verify, reproduce, report."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import cases, dependencies, stages
+from pipeline.backends.table import backends
+from pipeline.benchmark import compare as comparing
+from pipeline.benchmark import timing
+from pipeline.checkpoint.files import digest
+from pipeline.config import BenchmarkConfig, resolved
+from pipeline.errors import DigestError, ExportError, GateError, InputError, UnavailableError
+from pipeline.parity import candidate, prove
+from pipeline.parity.jobs import SIGNATURE
+from pipeline.planning import cores, plan, usual_values
+from pipeline.release import bundle, recall, standalone
+from pipeline.release import verify as verifying
+from pipeline.report import document
+from pipeline.stages import STAGES, State
+from pipeline.store import atomic_write, disk_errors, private_directory
+from pipeline.types import Artifact, Variant
+from pipeline.worker.process import Worker
+from pipeline.worker.session import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.benchmark.compare import Comparison
+    from pipeline.planning import Plan, Settings
+    from pipeline.release.verify import Origin, Verdict
+    from pipeline.types import Arrays
+
+AT_ONCE = 2
+CANDIDATE = "candidate"
+VERIFY_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ParityRequest:
+    """What is held against the network: a file somebody else made, or our own exports; and whether to say why."""
+
+    candidate: Path | None = None
+    trust_candidate: bool = False
+    explain: bool = False
+
+
+def parity(path: Path, settings: Settings, request: ParityRequest) -> dict[str, Any]:
+    """Export, or take a candidate, and hold it against the network; return parity.json with what was explained.
+
+    Raises:
+        WeighbridgeError: what the user gave is wrong, or a worker crashed. A failed comparison is in the document.
+    """
+    planned = plan(path, settings)
+    theirs = request.candidate and candidate.format_of(request.candidate, trusted=request.trust_candidate)
+    with private_directory(settings.out / planned.config.name) as work:
+        state = stages.sample(State(planned, settings, work))
+        state = _taken(state, request.candidate, theirs) if request.candidate and theirs else stages.export_all(state)
+        state = stages.hold(state)
+        culprits = settings.out / planned.config.name / stages.CULPRITS
+        explanations = stages.explained(state, culprits, all_of_them=request.explain) if request.explain else []
+    found = stages.parity_document(state) | {"name": planned.config.name, "explanations": explanations}
+    if request.candidate:
+        names = state.names[CANDIDATE]
+        found["candidate"] = {"file": request.candidate.name, "format": theirs, "matched": names.how}
+    audited = all(each["passed"] for each in state.audits.values())
+    return found | {
+        "passed": audited and all(proof.status == "pass" for proof in state.proofs if proof.variant.required)
+    }
+
+
+def _taken(state: State, file: Path, theirs: str) -> State:
+    """Return the state with a candidate in place of what exporters would have made, and the oracle's answer."""
+    planned = state.plan
+    with Worker(f"a look at {file.name}", threads=1) as worker:
+        described = worker.call(SIGNATURE, timeout_s=planned.config.limits.run_seconds, format=theirs, file=str(file))
+    signature = candidate.Signature(
+        *(
+            tuple((name, dtype, shape and tuple(shape)) for name, dtype, shape in described[key])
+            for key in ("inputs", "outputs")
+        )
+    )
+    names = candidate.match(signature, planned.interface, ordered=theirs == "torchscript")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answering, capturing = pool.submit(stages.evaluate_oracle, state), pool.submit(_program, state)
+        known, program = answering.result(), capturing.result()
+    variant = Variant(CANDIDATE, candidate.BACKENDS[theirs], theirs, required=True, file=file)
+    return replace(
+        state,
+        plan=replace(planned, variants=(variant,)),
+        artifacts=(Artifact(theirs, (file, *candidate.external(file)), program=program),),
+        names={CANDIDATE: names},
+        truth=prove.truth(state.cases, known, stages.rules_of(planned)),
+        network_facts={"notes": known["notes"]},
+    )
+
+
+def _program(state: State) -> Mapping[str, Any]:
+    """Return the program that our own export of the network states; empty where there is none."""
+    try:
+        return stages.export_one(state, "onnx", {}).program
+    except ExportError:
+        return {}
+
+
+def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
+    """Time a config's backends, or those of a release without the network's code; return its report's documents.
+
+    A config is exported and proven first, unless its release is there; no release is written.
+
+    Raises:
+        WeighbridgeError: what the user gave is wrong, a gate closed, or nothing can be timed here.
+    """
+    if path.suffix.lower() not in {".yaml", ".yml"}:
+        return _benchmark_release(bundle.find(path), settings)
+    planned = plan(path, settings)
+    recalled = recall.recall(settings.out, planned.config.name, dependencies.of_release(planned, settings))
+    if recalled.release and not settings.rebuild:
+        variants = _present(planned.variants, recalled.release)
+        return document.read(recalled.release) | {"benchmark": stages.measured(planned, variants, settings)}
+    with private_directory(settings.out / planned.config.name) as work:
+        state = stages.run(
+            State(planned, settings, work), [stage for stage in STAGES if stage.name != "release"], recalled.why
+        )
+        return {"parity": stages.parity_document(state), "benchmark": dict(state.benchmark)}
+
+
+def compare(base: Path, candidate_: Path, *, margin: float, force: bool) -> Comparison:
+    """Hold a release against an older one by what both recorded.
+
+    Raises:
+        WeighbridgeError: one is no release, they were timed on different machines, or have nothing in common.
+    """
+    documents = [
+        document.read(release) | {"manifest": standalone.read_manifest(release)}
+        for release in (bundle.find(base), bundle.find(candidate_))
+    ]
+    return comparing.compare(*documents, margin=margin, force=force)
+
+
+def report(release: Path) -> Path:
+    """Write the pages of a release's report again, from its documents; return the HTML page, or the Markdown one."""
+    documents = document.read(release)
+    pages = stages.pages(release.parent.name, documents["parity"], documents["benchmark"])
+    folder = release / standalone.REPORT
+    with disk_errors(folder):
+        for name, text in pages.items():
+            atomic_write(folder / name, text.encode())
+        sums = {name: digest(folder / name) for name in standalone.list_files(folder) if name != standalone.SUMS}
+        atomic_write(folder / standalone.SUMS, standalone.format_sums(sums).encode())
+    return folder / ("report.html" if "report.html" in pages else "report.md")
+
+
+def _benchmark_release(release: Path, settings: Settings) -> dict[str, Any]:
+    if problems := verifying.check(release):
+        raise DigestError(f"{release} is not what was released: {problems[0]}", hint="fetch the release again")
+    manifest = standalone.read_manifest(release)
+    configured = manifest.get("config", {})
+    chosen = BenchmarkConfig.model_validate(configured.get("benchmark", {}) | _benchmark_overrides(settings.overrides))
+    variants = _present(
+        [
+            Variant(
+                name,
+                each["backend"],
+                each["format"],
+                required=False,
+                options=each["options"],
+                unavailable=backends()[each["backend"]].probe(),
+            )
+            for name, each in manifest.get("backends", {}).items()
+            if each["format"] and each["backend"] in backends()
+        ],
+        release,
+    )
+    names = [variant.name for variant in variants]
+    if not names:
+        raise UnavailableError(f"none of the backends of {release.name} can run here", hint="see weighbridge backends")
+    if chosen.reference not in names:
+        chosen = chosen.model_copy(update={"reference": "torchscript" if "torchscript" in names else names[0]})
+    stated = bundle.interface_from(manifest)
+    kinds = configured.get("inputs", {})
+    inputs = tuple(
+        replace(spec, values=kind.get("values") or usual_values(spec.dtype), scale=kind.get("scale", 1.0))
+        for spec in stated.inputs
+        for kind in [kinds.get(spec.name, {})]
+    )
+    timings = timing.measure(
+        variants,
+        replace(stated, inputs=inputs),
+        None,
+        chosen,
+        seed=configured.get("parity", {}).get("seed", 0),
+        threads=chosen.threads or settings.threads,
+        timeout_s=VERIFY_TIMEOUT_S,
+        report=settings.report,
+    )
+    return document.read(release) | {"benchmark": document.benchmark(timings)}
+
+
+def _benchmark_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what `--set benchmark.KEY=VALUE` asks for; a release has no other keys to override."""
+    found = {}
+    for each in overrides:
+        key, _, value = each.partition("=")
+        section, _, name = key.partition(".")
+        if section != "benchmark" or name not in {"seconds", "margin", "threads", "reference"}:
+            raise InputError(
+                f"--set {each}: a release is timed as it was configured",
+                hint="of a release, benchmark.seconds, .margin, .threads and .reference can be set",
+            )
+        found[name] = value if name == "reference" else json.loads(value)
+    return found
+
+
+def _present(variants: Sequence[Variant], release: Path) -> list[Variant]:
+    """Return the variants that can run here, with their files in a release."""
+    files = {model["format"]: release / model["path"] for model in standalone.read_manifest(release)["models"]}
+    return [
+        replace(variant, file=files.get(variant.format or ""))
+        for variant in variants
+        if variant.unavailable is None and (variant.format is None or variant.format in files)
+    ]
+
+
+def check(path: Path, settings: Settings) -> dict[str, Any]:
+    """Check a config, build its network and load its weights; return the plan of an export as JSON values.
+
+    Raises:
+        WeighbridgeError: what the user gave is wrong, or a required backend cannot run here.
+    """
+    planned = plan(path, settings)
+    with Worker("the network", threads=1) as worker:
+        facts = worker.call("load", timeout_s=planned.config.limits.run_seconds, network=asdict(planned.network))
+    return {"plan": _described(planned, facts)}
+
+
+def _described(planned: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
+    config = planned.config
+    sampled = cases.sample(planned.interface, seed=config.parity.seed, cap_elements=config.parity.cap_elements)
+    return {
+        "network": f"{config.model.architecture}, {facts['parameters']:,} parameters, {facts['bytes']:,} bytes",
+        "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts["notes"]],
+        "inputs": [f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in planned.interface.inputs],
+        "dimensions": [f"{each.name}: {each.min} to {each.max}" for each in planned.interface.dimensions] or ["none"],
+        "outputs": list(planned.interface.outputs),
+        "exports": [f"{each.format} {each.options or ''}".strip() for each in config.exports],
+        "backends": [
+            f"{variant.name}: {'required' if variant.required else 'optional'}"
+            + (f", cannot run here: {variant.unavailable}" if variant.unavailable else "")
+            for variant in planned.variants
+        ],
+        "parity cases": [
+            f"{case.name}: " + (", ".join(f"{name}={size}" for name, size in case.sizes.items()) or "fixed sizes")
+            for case in sampled
+        ],
+        "benchmark": f"{config.benchmark.seconds:g} s, against {config.benchmark.reference}",
+    }
+
+
+def reproduce(path: Path, settings: Settings, release: Path) -> tuple[str, ...]:
+    """Build a config again, in another directory and without timing it; return the files that came out the same.
+
+    Raises:
+        GateError: a file outside `report/` came out with other bytes; it is named.
+    """
+    with private_directory(settings.out) as elsewhere:
+        again = stages.export(path, replace(settings, out=elsewhere, rebuild=True, benchmark=False)).release
+        first, second = bundle.file_digests(release), bundle.file_digests(again)
+    if differing := sorted(name for name in first | second if first.get(name) != second.get(name)):
+        raise GateError(
+            f"{path} is not reproducible: a second build gave other bytes for {', '.join(differing)}",
+            hint="look for what depends on time, order or chance in the network's code, or in an exporter of another package",
+        )
+    return tuple(sorted(first))
+
+
+def verify(
+    path: Path, names: Sequence[str] | None, origin: Origin, against: Path | None, settings: Settings
+) -> Verdict:
+    """Check a release's digests and origin, then its golden cases on `names`, or on every backend that can run here.
+
+    `against` is a config: the release must be what it describes, and its network must give the golden outputs as well.
+    """
+    release = bundle.find(path)
+    planned = plan(against, settings) if against else None
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+
+        def run(backend: str, file: Path | None, inputs: Arrays) -> Any:
+            if backend not in workers:
+                declared = planned.interface if planned else bundle.interface_from(standalone.read_manifest(release))
+                variant = Variant(backend, backend, backends()[backend].artifact, required=True, file=file)
+                network = planned.network if planned else None
+                session = opened(variant, declared, network, threads=cores(), timeout_s=VERIFY_TIMEOUT_S)
+                workers[backend], _ = stack.enter_context(session)
+            return workers[backend].call("run", timeout_s=VERIFY_TIMEOUT_S, inputs=dict(inputs))
+
+        verdict = verifying.verify(release, backends=names, origin=origin, run=run)
+        if planned is None or not verdict.passed:
+            return verdict
+        stated = verifying.Stated(resolved(planned.config), planned.weights_sha256, digest(planned.located.path))
+        return verifying.against(verdict, stated, run)

@@ -1,0 +1,197 @@
+"""What a run needs, checked before any work starts and without torch: config, architecture, weights file, backends."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import trust
+from pipeline.backends.table import backends
+from pipeline.checkpoint import read, remote
+from pipeline.config import Vocabulary, load
+from pipeline.errors import ConfigError, DigestError, UnavailableError
+from pipeline.exporters.table import exporters
+from pipeline.release import signing
+from pipeline.turns import Turns
+from pipeline.types import Dimension, Event, InputSpec, Interface, Network, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from pipeline.checkpoint.headers import Header
+    from pipeline.config import Config
+    from pipeline.trust import Located
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for a whole run, whichever config it runs.
+
+    `rebuild`: make everything again, from nothing kept. `reuse_timings`: take what was timed before, if the same files were.
+    `turns` are shared by all that export at once; `alone` gives the context to time in.
+    """
+
+    out: Path
+    trust: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    rebuild: bool = False
+    benchmark: bool = True
+    reuse_timings: bool = False
+    sign: Path | None = None
+    max_bytes: int | None = None
+    report: Callable[[Event], None] = lambda _: None
+    turns: Turns = field(default_factory=Turns)
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    threads: int = field(default_factory=lambda: cores())  # noqa: PLW0108 - defined below
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A config that was checked, as far as that needs no torch."""
+
+    config: Config
+    network: Network
+    interface: Interface
+    variants: tuple[Variant, ...]
+    weights_sha256: str
+    weights_bytes: int
+    located: Located
+    sign: Path | None = None
+    signed_by: str = ""
+
+
+def vocabulary() -> Vocabulary:
+    """Return the names a config may use, with the models of their options."""
+    return Vocabulary(
+        exporters={name: exporter.options for name, exporter in exporters().items()},
+        backends={name: backend.options for name, backend in backends().items()},
+    )
+
+
+def plan(path: Path, settings: Settings) -> Plan:
+    """Check a config, its architecture's name and arguments and its weights file, and return the plan. Imports no torch.
+
+    Raises:
+        ConfigError, WeightsError, ArchitectureError, UnsafeError: what the user gave is wrong.
+        UnavailableError: a required backend cannot run here.
+    """
+    config = load(path, overrides=settings.overrides, vocabulary=vocabulary())
+    prefixes = trust.trusted_prefixes(Path.cwd(), settings.trust)
+    located = trust.locate(config.model.architecture, prefixes)
+    if problems := trust.check_arguments(located, config.model.arguments):
+        lines = [f"{config.place(f'model.arguments.{name}')}: {message}" for name, message in problems]
+        raise ConfigError("\n".join(lines))
+    weights, header, weights_sha256 = _weights(config, settings)
+    arguments = dict(config.model.arguments)
+    places = {key: config.place(key) for key in ["model.arguments", *(f"model.arguments.{name}" for name in arguments)]}
+    sign = settings.sign or (path.parent / config.release.sign if config.release.sign else None)
+    planned = Plan(
+        config=config,
+        network=Network(
+            config.model.architecture,
+            arguments,
+            str(weights),
+            prefixes,
+            places,
+            config.model.rename,
+            tuple(config.model.ignore),
+            settings.max_bytes,
+        ),
+        interface=interface(config),
+        variants=_variants(config),
+        weights_sha256=weights_sha256,
+        weights_bytes=sum(
+            (weights.parent / name).stat().st_size for name in [weights.name, *header.facts.get("files", ())]
+        ),
+        located=located,
+        sign=sign,
+        signed_by=signing.read_signer(sign).key_id if sign else "",
+    )
+    _require_available(planned)
+    return planned
+
+
+def interface(config: Config) -> Interface:
+    """Return what goes in and out of the configured network."""
+    return Interface(
+        inputs=tuple(
+            InputSpec(
+                name,
+                each.dtype,
+                tuple(each.shape),
+                each.low,
+                each.high,
+                each.values or usual_values(each.dtype),
+                each.scale,
+            )
+            for name, each in config.inputs.items()
+        ),
+        dimensions=tuple(
+            Dimension(name, each.min, each.max, each.multiple_of) for name, each in config.dimensions.items()
+        ),
+        outputs=tuple(config.outputs),
+    )
+
+
+def _weights(config: Config, settings: Settings) -> tuple[Path, Header, str]:
+    """Return the weights file, fetched if it is remote, its header, and its digest: the configured one if there is one."""
+    if "://" in config.model.weights:
+        assert config.model.sha256 is not None  # noqa: S101 - the config requires it for a URL
+        path = remote.fetch(config.model.weights, config.model.sha256, settings.out / ".cache")
+        header = read.require_state_dict(path, max_bytes=settings.max_bytes)
+        return path, header, config.model.sha256
+    path = Path(config.model.weights)
+    # From its headers and before any worker starts: a hostile file is refused here.
+    header = read.require_state_dict(path, max_bytes=settings.max_bytes)
+    found = read.weights_digest(path, header)
+    if config.model.sha256 not in {None, found}:
+        raise DigestError(
+            f"{path.name} has sha256 {found}, and {config.place('model.sha256')} says {config.model.sha256}",
+            hint="this is another file than the config was written for: fetch it again, or correct model.sha256",
+        )
+    return path, header, found
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def usual_values(dtype: str) -> str:
+    """Return the kind of values an input of this dtype has unless its config says otherwise."""
+    return "normal" if "float" in dtype else "uniform"
+
+
+def _variants(config: Config) -> tuple[Variant, ...]:
+    table = backends()
+    return tuple(
+        Variant(
+            name=each.name,
+            backend=each.backend,
+            format=table[each.backend].artifact,
+            required=each.name in config.require,
+            options=dict(each.options),
+            unavailable=table[each.backend].probe(),
+        )
+        for each in config.backends
+    )
+
+
+def _require_available(planned: Plan) -> None:
+    exported = {each.format for each in planned.config.exports}
+    for variant in planned.variants:
+        backend = backends()[variant.backend]
+        if variant.required and variant.unavailable:
+            raise UnavailableError(
+                f"required backend {variant.name} cannot run here: {variant.unavailable}",
+                hint=f"install {backend.install}, or take it out of `require` ({planned.config.place('require')})",
+            )
+        if variant.format and variant.format not in exported:
+            raise ConfigError(
+                f"{planned.config.place('backends')}: {variant.name} runs {variant.format} files, "
+                f"and `exports` has none: add `{variant.format}` to it"
+            )
