@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import cases, dependencies, stages
+from pipeline import cases, dependencies, driver, stages
 from pipeline.backends.table import backends
 from pipeline.benchmark import compare as comparing
 from pipeline.benchmark import timing
@@ -269,7 +269,7 @@ def reproduce(path: Path, settings: Settings, release: Path) -> tuple[str, ...]:
         GateError: a file outside `report/` came out with other bytes; it is named.
     """
     with private_directory(settings.out) as elsewhere:
-        again = stages.export(path, replace(settings, out=elsewhere, rebuild=True, benchmark=False)).release
+        again = driver.export(path, replace(settings, out=elsewhere, rebuild=True, benchmark=False)).release
         first, second = bundle.file_digests(release), bundle.file_digests(again)
     if differing := sorted(name for name in first | second if first.get(name) != second.get(name)):
         raise GateError(

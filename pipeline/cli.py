@@ -19,9 +19,9 @@ from pipeline.errors import InputError, WeighbridgeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pipeline.driver import Outcome
     from pipeline.many import Result
     from pipeline.planning import Settings
-    from pipeline.stages import Outcome
 
 app = typer.Typer(
     name="weighbridge",
@@ -427,8 +427,8 @@ def cache(
     """List what is kept of finished stages, and how large it is; remove it with --prune."""
     from dataclasses import asdict
 
+    from pipeline.planning import results
     from pipeline.report.console import print_cache
-    from pipeline.stages import results
 
     kept = results(_settings(out, None, None))
     removed = kept.prune(keep_bytes) if prune else ()

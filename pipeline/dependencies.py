@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import resolved
-from pipeline.release.compose import tools
+from pipeline.release.tools import tools
 from pipeline.store import digest_file, key
 
 if TYPE_CHECKING:

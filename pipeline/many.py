@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline import stages
+from pipeline import driver
 from pipeline.benchmark import machine
 from pipeline.errors import WeighbridgeError
 from pipeline.turns import Turns
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from pipeline.driver import Outcome
     from pipeline.planning import Settings
-    from pipeline.stages import Outcome
     from pipeline.types import Event
 
     Begin = Callable[[str], AbstractContextManager[Callable[[Event], None]]]
@@ -45,7 +45,7 @@ def export(configs: Sequence[Path], settings: Settings, jobs: int, begin: Begin)
     def one(config: Path) -> Result:
         try:
             with begin(config.stem) as show:
-                return Result(config, stages.export(config, replace(shared, report=show)))
+                return Result(config, driver.export(config, replace(shared, report=show)))
         except WeighbridgeError as error:
             return Result(config, error=error)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import trust
 from pipeline.backends.table import backends
+from pipeline.cache import Cache
 from pipeline.checkpoint import read, remote
 from pipeline.config import Vocabulary, load
 from pipeline.errors import ConfigError, DigestError, UnavailableError
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from pipeline.checkpoint.headers import Header
     from pipeline.config import Config
     from pipeline.trust import Located
+
+
+RESULTS = Path(".cache", "results")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,16 @@ class Plan:
     located: Located
     sign: Path | None = None
     signed_by: str = ""
+
+
+def results(settings: Settings) -> Cache:
+    """Return the cache that runs writing to the same folder share."""
+    return Cache(settings.out / RESULTS, noting(settings))
+
+
+def noting(settings: Settings) -> Callable[[str], None]:
+    """Return a function that makes a remark on the whole run."""
+    return lambda text: settings.report(Event("cache", "", "noted", text))
 
 
 def vocabulary() -> Vocabulary:

@@ -1,4 +1,4 @@
-"""The stages of an export, in order, and the driver that runs them: the one place where the rooms below meet.
+"""The stages of an export, in order: the one place where the rooms below meet.
 
 A stage is a function from one frozen state to the next. What takes long is kept in the cache under everything it depends
 on, so that a run that was stopped goes on where it was, and one with a changed config makes only what the change touches.
@@ -7,28 +7,27 @@ on, so that a run that was stopped goes on where it was, and one with a changed 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import __version__, cache, cases, dependencies, oracle
+from pipeline import cases, dependencies, oracle
 from pipeline.benchmark import timing
+from pipeline.cache import Cache
 from pipeline.checkpoint.files import digest
-from pipeline.errors import ExportError, InputError, WeighbridgeError
+from pipeline.errors import ExportError, WeighbridgeError
 from pipeline.parity import explain, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import Finding
-from pipeline.planning import plan
-from pipeline.release import bundle, compose, recall
-from pipeline.report import document, html, log, markdown
-from pipeline.store import atomic_write, canonical_json, lock, private_directory, sweep
+from pipeline.planning import results
+from pipeline.release import bundle, compose
+from pipeline.report import document, html, markdown
 from pipeline.types import Artifact, Event
 from pipeline.worker import kept
 from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.parity.candidate import Names
     from pipeline.parity.prove import Proof, Truth
@@ -36,19 +35,7 @@ if TYPE_CHECKING:
     from pipeline.types import Case, Variant
 
 AT_ONCE = 3
-TORCH_BYTES = 500 << 20
-WEIGHTS_TIMES = 3
 CULPRITS = "culprits"
-RESULTS = Path(".cache", "results")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What an export came to: the release, whether it was there already, and why or why not."""
-
-    release: Path
-    up_to_date: bool
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,88 +57,6 @@ class State:
     release: Path | None = None
 
 
-def export(path: Path, settings: Settings) -> Outcome:
-    """Run every stage for one config, unless its release is there and nothing it depends on has changed.
-
-    How it went is written to `<name>/run.json`, whether it succeeds or not.
-
-    Raises:
-        WeighbridgeError: whatever stopped it; what was found until then is under `failed/` if a gate closed.
-    """
-    planned = plan(path, settings)
-    recorder = log.Recorder(settings.report)
-    with _recorded(recorder, planned.config.name, settings.out) as facts:
-        outcome = _exported(planned, replace(settings, report=recorder))
-        facts |= {"release": outcome.release.name, "up_to_date": outcome.up_to_date, "why": outcome.why}
-    return outcome
-
-
-@contextmanager
-def _recorded(recorder: log.Recorder, name: str, out: Path) -> Iterator[dict[str, Any]]:
-    """Write run.json when the block ends, however it does, with the facts that it adds to the yielded dictionary."""
-    facts: dict[str, Any] = {"weighbridge": __version__}
-    code = 0
-    try:
-        yield facts
-    except BaseException as error:
-        code = getattr(error, "exit_code", 4)
-        facts["error"] = str(error) or type(error).__name__
-        raise
-    finally:
-        with suppress(WeighbridgeError, OSError):  # a log that cannot be written must not hide what it is about
-            atomic_write(out / name / log.RUN, canonical_json(recorder.summary(name, exit_code=code, **facts)))
-
-
-def _exported(planned: Plan, settings: Settings) -> Outcome:
-    name, folder = planned.config.name, settings.out / planned.config.name
-    built_from = dependencies.of_release(planned, settings)
-    recalled = recall.recall(settings.out, name, built_from)
-    if recalled.release and not settings.rebuild:
-        return Outcome(recalled.release, up_to_date=True, why=recalled.why)
-    with _one_at_a_time(name, settings), settings.turns.take(_memory_bytes(planned)) as alone:
-        recalled = recall.recall(settings.out, name, built_from)  # somebody else may just have built it
-        if recalled.release and not settings.rebuild:
-            return Outcome(recalled.release, up_to_date=True, why=recalled.why)
-        sweep(folder)
-        why = "asked for" if recalled.release else recalled.why
-        with private_directory(folder) as work:
-            state = run(State(planned, replace(settings, alone=alone), work), STAGES, why)
-        assert state.release is not None  # noqa: S101 - the last stage wrote it
-        recall.remember(settings.out, name, built_from, state.release)
-    with suppress(InputError):  # another run uses the cache: that one will see to it
-        results(settings).prune(cache.LIMIT_BYTES)
-    return Outcome(state.release, up_to_date=False, why=why)
-
-
-@contextmanager
-def _one_at_a_time(name: str, settings: Settings) -> Iterator[None]:
-    """Let nobody else build this name here while the block runs, and nobody remove what is kept."""
-    message = f"waiting for another process that exports {name} to {settings.out}"
-    with lock(settings.out / name / ".run.lock", message, _noting(settings)), results(settings).in_use():
-        sweep(results(settings).root)
-        yield
-
-
-def _memory_bytes(planned: Plan) -> int:
-    """Return how much memory a build is expected to need: a few processes at once, each with torch and the weights."""
-    return AT_ONCE * (TORCH_BYTES + WEIGHTS_TIMES * planned.weights_bytes)
-
-
-def results(settings: Settings) -> cache.Cache:
-    """Return the cache that runs writing to the same folder share."""
-    return cache.Cache(settings.out / RESULTS, _noting(settings))
-
-
-def _noting(settings: Settings) -> Callable[[str], None]:
-    return lambda text: settings.report(Event("cache", "", "noted", text))
-
-
-def _cache(state: State) -> cache.Cache:
-    """Return where a run keeps its results; one that is to make everything again has a cache of its own."""
-    shared = results(state.settings)
-    return cache.Cache(state.work / "results", shared.notice) if state.settings.rebuild else shared
-
-
 def run(state: State, stages: Sequence[Stage], why: str) -> State:
     """Run stages in order, the first with the reason why anything is run at all."""
     name, report = state.plan.config.name, state.settings.report
@@ -160,6 +65,11 @@ def run(state: State, stages: Sequence[Stage], why: str) -> State:
         state = stage.run(state)
         report(Event(stage.name, name, "ended"))
     return state
+
+
+def _cache(state: State) -> Cache:
+    """Return where a run keeps its results; one that is to make everything again has a cache of its own."""
+    return Cache(state.work / "results") if state.settings.rebuild else results(state.settings)
 
 
 def sample(state: State) -> State:

@@ -182,7 +182,7 @@ def weighbridge(capsys, monkeypatch):
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """A release of configs/simplenet.yaml, built for real but not timed."""
-    from pipeline import planning, stages
+    from pipeline import driver, planning
 
     out = tmp_path_factory.mktemp("artifacts")
-    return stages.export(Path("configs/simplenet.yaml"), planning.Settings(out=out, benchmark=False)).release
+    return driver.export(Path("configs/simplenet.yaml"), planning.Settings(out=out, benchmark=False)).release

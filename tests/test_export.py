@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from pipeline import stages
+from pipeline import driver
 from pipeline.errors import GateError, UnavailableError
 from pipeline.planning import Settings, plan
 from pipeline.release.standalone import check_files
@@ -247,7 +247,7 @@ def test_a_required_backend_that_cannot_run_here_stops_before_any_work(tmp_path)
         pytest.skip("CUDA works here")
     settings = Settings(out=tmp_path, overrides=("require=[onnxruntime-cuda]",))
     with pytest.raises(UnavailableError, match="onnxruntime-cuda cannot run here") as caught:
-        stages.export(SIMPLENET, settings)
+        driver.export(SIMPLENET, settings)
     assert caught.value.exit_code == 4
     assert "install" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
@@ -265,7 +265,7 @@ def test_resnet18_is_exported_from_ones_own_weights(tmp_path):
         "model.arguments={depth: 18, num_classes: 7}",
         "parity.cap_elements=160000",
     )
-    outcome = stages.export(
+    outcome = driver.export(
         Path("configs/resnet18.yaml"), Settings(out=tmp_path / "out", overrides=overrides, benchmark=False)
     )
     parity = json.loads((outcome.release / "report" / "parity.json").read_bytes())

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import __version__
 from pipeline.config import resolved
 from pipeline.release import bundle, golden
 from pipeline.release.bundle import ModelFile, ReleaseContent
 from pipeline.release.standalone import Golden, GoldenCase
+from pipeline.release.tools import tools
 from pipeline.store import canonical_json
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.parity.prove import Proof, Truth
     from pipeline.types import Artifact, Interface
-
-TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +56,6 @@ def write(evidence: Evidence, out: Path) -> Path:
         sign=evidence.sign,
     )
     return bundle.write(content, out)
-
-
-def tools() -> dict[str, str]:
-    """Return the versions of what a release's bytes and numbers depend on, and our own."""
-    found = {"weighbridge": __version__}
-    for name in TOOLS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _is_proven(artifact: Artifact, proofs: tuple[Proof, ...]) -> bool:
