@@ -14,6 +14,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_public_key
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import SSlibKey
 
 from pipeline.errors import InputError
 from pipeline.release import bundle, signing, standalone
@@ -87,6 +90,19 @@ def test_the_signature_is_what_dsse_and_ed25519_say_it_is(signed, keys):
     assert statement["subject"] == [
         {"name": "manifest.json", "digest": {"sha256": digest_file(signed["1.10.0"] / "manifest.json")}}
     ]
+
+
+def test_the_envelope_is_accepted_by_securesystemslib_for_its_key_alone(signed, keys):
+    text = (signed["1.10.0"] / SIGNATURE).read_bytes()
+    for name, passes in (("ours", True), ("theirs", False)):
+        public = load_pem_public_key(keys[name][1].read_bytes())
+        key = SSlibKey.from_crypto(public, keyid=standalone.key_id(public.public_bytes_raw()))
+        envelope = Envelope.from_dict(json.loads(text))
+        if passes:
+            assert envelope.verify([key], 1) == {key.keyid: key}
+        else:
+            with pytest.raises(VerificationError):
+                envelope.verify([key], 1)
 
 
 def test_signing_twice_gives_the_same_bytes(content, keys, signed, tmp_path):
