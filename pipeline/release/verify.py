@@ -103,6 +103,8 @@ def against(verdict: Verdict, stated: Stated, run: Run) -> Verdict:
         for what, one, other in told
         for where, released, wanted in _differences(what, one, other)
     ]
+    if any(manifest["config"][part] != wanted_config[part] for part in ("inputs", "outputs")):
+        return replace(verdict, problems=tuple(problems))  # a network that takes or gives something else
     golden = standalone.read_golden(verdict.release / standalone.GOLDEN)
     problems += _run_problems(NETWORK, None, golden, run)
     return replace(verdict, problems=tuple(problems), backends=(*verdict.backends, NETWORK))

@@ -52,6 +52,18 @@ def test_the_same_release_gives_the_same_package_and_another_is_not_overwritten(
         packaged(other, kind, tmp_path / "a")
 
 
+@pytest.mark.parametrize("kind", ["oci", "zip"])
+def test_what_is_in_the_way_stays_as_it_is(pristine, tmp_path, kind):
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("mine")
+    (folder / "mine").mkdir(parents=True)
+    for path in (file, folder):
+        with pytest.raises(InputError, match=f"{path} exists and holds something else"):
+            package(pristine, kind, path)
+    assert file.read_text() == "mine"
+    assert sorted(tmp_path.rglob("*")) == [file, folder, folder / "mine"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_release_is_not_packaged(release, tmp_path, kind):
     (release / "model.onnx").write_bytes(b"")

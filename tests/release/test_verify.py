@@ -297,3 +297,12 @@ def test_another_config_or_other_weights_are_named(built, tmp_path, weighbridge)
     assert done.failed_with(
         1, "config.dimensions.batch.max: the release has 64, the config gives 32", "weights: ", "eager: "
     )
+
+
+def test_a_network_with_other_outputs_is_told_from_what_its_config_states_and_not_run(built, tmp_path, weighbridge):
+    config = tmp_path / "other.yaml"
+    text = Path("configs/simplenet.yaml").read_text().replace("outputs: [logits]", "outputs: [scores]")
+    config.write_text(text.replace("weights/simplenet.pth", str(Path("configs/weights/simplenet.pth").resolve())))
+    done = weighbridge("verify", built, "--against", config)
+    assert done.failed_with(1, 'config.outputs: the release has ["logits"], the config gives ["scores"]')
+    assert len(done.err.splitlines()) == 1
