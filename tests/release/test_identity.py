@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from cyclonedx.model.bom import Bom
@@ -143,7 +145,10 @@ def test_the_model_files_are_opened_by_who_knows_nothing_of_us_and_say_what_they
     stated = {each.key: each.value for each in onnx.load(built / "model.onnx").metadata_props}
     assert stated["weighbridge.name"] == "simplenet"
     assert stated["weighbridge.weights_sha256"] == weights
+    x = np.random.default_rng(0).normal(size=(3, 10)).astype(np.float32)
+    session = onnxruntime.InferenceSession(built / "model.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"x": x})
     extra = {"weighbridge.json": ""}
     module = torch.jit.load(built / "model.torchscript", _extra_files=extra)
-    assert module(torch.zeros(3, 10)).shape == (3, 2)
+    np.testing.assert_allclose(module(torch.from_numpy(x)).detach(), logits, rtol=0, atol=1e-5)
     assert json.loads(extra["weighbridge.json"]) == {"name": "simplenet", "weights_sha256": weights}

@@ -175,6 +175,7 @@ def test_no_tampering_passes(release, tamper):
     verdict = verify(release)
     assert not verdict.passed
     assert verdict.backends == ()  # nothing of a tampered release is run
+    assert standalone.main([str(release)]) == 1  # verify.py, which need not be the tampered release's own
 
 
 @pytest.mark.parametrize(
