@@ -32,12 +32,17 @@ def keys(tmp_path_factory):
     return {name: signing.generate(folder / name) for name in ("ours", "theirs")}
 
 
+def named(content, version, private):
+    """The content under a version that its config names as well, to be signed."""
+    release = {**content.manifest["config"]["release"], "version": version}
+    manifest = {**content.manifest, "config": {**content.manifest["config"], "release": release}}
+    return replace(content, version=version, manifest=manifest, sign=private)
+
+
 @pytest.fixture(scope="session")
 def signed(content, keys, tmp_path_factory):
     return {
-        version: bundle.write(
-            replace(content, version=version, sign=keys["ours"][0]), tmp_path_factory.mktemp("signed")
-        )
+        version: bundle.write(named(content, version, keys["ours"][0]), tmp_path_factory.mktemp("signed"))
         for version in ("1.2.0", "1.10.0")
     }
 
@@ -106,7 +111,7 @@ def test_the_envelope_is_accepted_by_securesystemslib_for_its_key_alone(signed, 
 
 
 def test_signing_twice_gives_the_same_bytes(content, keys, signed, tmp_path):
-    again = bundle.write(replace(content, version="1.10.0", sign=keys["ours"][0]), tmp_path)
+    again = bundle.write(named(content, "1.10.0", keys["ours"][0]), tmp_path)
     assert bundle.file_digests(again) == bundle.file_digests(signed["1.10.0"])
 
 
