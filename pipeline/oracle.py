@@ -58,6 +58,7 @@ def evaluate(
     Without float64 the reference is float32 eager, and the noise is twice its response to one-ulp changes.
     The module's parameters are changed on the way: do not use it afterwards.
     """
+    _own_tensors(module)
     run = _runner(module, interface)
     progress("float32")
     plain = [run(case, double=False) for case in cases]
@@ -97,12 +98,13 @@ def _perturbed_runs(
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    originals = [(tensor, tensor.clone()) for tensor in _floating(module)]
+    originals = [(tensor, tensor.data) for tensor in _floating(module)]
     results: list[list[dict[str, torch.Tensor]]] = [[] for _ in cases]
-    with torch.inference_mode():
+    with torch.no_grad():
         for _ in range(PERTURBATIONS):
             for tensor, original in originals:
-                tensor.copy_(_one_ulp_away(original, generator))
+                tensor.data = original  # the one before goes first: never three copies of the weights at once
+                tensor.data = _one_ulp_away(original, generator)
             for case, result in zip(cases, results, strict=True):
                 tensors = calling.tensors_from(case)
                 shifted = {
@@ -111,8 +113,14 @@ def _perturbed_runs(
                 }
                 result.append(run(shifted, double=False))
         for tensor, original in originals:
-            tensor.copy_(original)
+            tensor.data = original
     return results
+
+
+def _own_tensors(module: nn.Module) -> None:
+    """Let each tensor own its memory: what is mapped from one file is not given back until the last of it goes."""
+    for tensor in {id(each): each for each in [*module.parameters(), *module.buffers()]}.values():
+        tensor.data = tensor.data.clone()
 
 
 def _floating(module: nn.Module) -> list[torch.Tensor]:
@@ -126,8 +134,9 @@ def _one_ulp_away(tensor: torch.Tensor, generator: torch.Generator) -> torch.Ten
     import torch
 
     towards = torch.empty(tensor.shape, dtype=torch.float32).uniform_(-1, 1, generator=generator)
-    infinite = torch.copysign(torch.tensor(float("inf")), towards).to(tensor.dtype)
-    return torch.where(tensor == 0, tensor, torch.nextafter(tensor, infinite))
+    infinite = torch.copysign(torch.tensor(float("inf")), towards, out=towards).to(tensor.dtype)
+    moved = torch.nextafter(tensor, infinite, out=infinite)
+    return torch.where(tensor == 0, tensor, moved, out=moved)
 
 
 def _reference(truth: dict[str, torch.Tensor], samples: list[dict[str, torch.Tensor]], *, fallback: bool) -> Reference:
