@@ -5,8 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.backends import placement
 from pipeline.errors import GateError, UnavailableError, WeighbridgeError
 from pipeline.oracle import Reference
 from pipeline.parity import behaviour, budget, jobs
@@ -18,6 +21,7 @@ from pipeline.worker.session import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from pipeline.parity.budget import Rule
     from pipeline.types import Arrays, Artifact, Case, Interface, Network, Variant
@@ -52,7 +56,10 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What became of one variant: its status, the reason where it is not a pass, and every finding."""
+    """What became of one variant: its status, the reason where it is not a pass, and every finding.
+
+    `facts` are the session's, with the `placement` of its nodes where the backend can tell.
+    """
 
     variant: Variant
     status: Status
@@ -105,15 +112,35 @@ def prove(
 
 
 def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Proof:
+    # The folder is ours, so that it goes even if the worker crashes.
+    with TemporaryDirectory(prefix="weighbridge-profile-") as profile:
+        session = opened(
+            variant,
+            names.renamed(setup.interface),
+            setup.network,
+            threads=setup.threads,
+            timeout_s=setup.timeout_s,
+            profile=Path(profile),
+        )
+        return _judged(variant, session, setup, known, names)
+
+
+def _judged(
+    variant: Variant,
+    session: AbstractContextManager[tuple[Worker, dict[str, Any]]],
+    setup: Setup,
+    known: Truth,
+    names: Names,
+) -> Proof:
+    """Run every case in a session and judge the outputs, and where its nodes ran."""
     findings: list[Finding] = []
-    session = opened(
-        variant, names.renamed(setup.interface), setup.network, threads=setup.threads, timeout_s=setup.timeout_s
-    )
     try:
         with session as (worker, facts):
             call = partial(worker.call, "run", timeout_s=setup.timeout_s)
             for index in range(len(known.cases)):
                 findings.extend(_run(worker, call, index, known, names))
+            if placed := worker.call("placement", timeout_s=setup.timeout_s):
+                facts["placement"] = placed
             if not all(finding.passed for finding in findings):
                 findings = _explain_chance(worker, call, findings, known, names)
     except UnavailableError as error:
@@ -121,10 +148,12 @@ def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Pr
     except WeighbridgeError as error:
         return Proof(variant, "crashed", error.message, tuple(findings), {})
     failed = [finding for finding in findings if not finding.passed]
-    if not failed and not names.problems:
+    misplaced = placement.problems(facts.get("placement"))
+    if not failed and not names.problems and not misplaced:
         return Proof(variant, "pass", None, tuple(findings), facts)
     said = [
         *names.problems,
+        *misplaced,
         *([describe(worst(failed), known)] if failed else []),
         *behaviour.recognise(findings, known),
     ]
@@ -213,11 +242,12 @@ def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> No
     """Close the gate on any required variant that did not pass, or whose file failed its audit.
 
     Raises:
-        GateError: a required backend left its error budget, or a file it runs holds what the network does not.
+        GateError: a required backend left its error budget or its device, or a file it runs holds what the network does not.
         UnavailableError: a required backend could not run, or crashed.
     """
     bad = [proof for proof in proofs if proof.variant.required and proof.status != "pass"]
-    left = [f"{proof.variant.name}: {proof.reason}" for proof in bad if proof.status == "fail"]
+    failed = [proof for proof in bad if proof.status == "fail"]
+    left = [f"{proof.variant.name}: {proof.reason}" for proof in failed]
     required = {proof.variant.format for proof in proofs if proof.variant.required}
     forged = [
         f"{name}, audited: {describe_audit(each)}"
@@ -225,7 +255,14 @@ def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> No
         if name in required and not each["passed"]
     ]
     if left or forged:
-        what = "a required backend left its error budget" if left else "a required file holds what the network does not"
+        what = "a required file holds what the network does not"
+        if failed:
+            elsewhere = all(each.passed for proof in failed for each in proof.findings)
+            what = (
+                "a required backend is not what was asked for"
+                if elsewhere
+                else "a required backend left its error budget"
+            )
         raise GateError("\n  ".join([f"{what}:", *left, *forged]))
     if bad:
         lines = [f"{proof.variant.name}: {proof.reason}" for proof in bad]

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.backends.placement import problems
 from pipeline.report.rows import HEADINGS, factor, in_units, milliseconds, rows
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def content(name: str, parity: Document, benchmark: Document) -> Content:
         *_throughput(benchmark),
         *_cold(benchmark),
         _parity(parity),
+        *_placement(parity),
         *_explanations(parity),
         *_roofline(benchmark),
         *_operators(benchmark),
@@ -193,6 +195,29 @@ def _parity(parity: Document) -> Section:
     )
     headings = ("backend", "output", "case", "sizes", "verdict", "factor", "largest error", "at", "problem")
     return Section("Parity, every output of every case", (text,), headings, body, ("parity",) if body else ())
+
+
+def _placement(parity: Document) -> Iterator[Section]:
+    found = [
+        (each["name"], each["facts"]["placement"]) for each in parity["backends"] if each["facts"].get("placement")
+    ]
+    body = tuple(
+        (
+            name,
+            provider,
+            f"{each['nodes']:,} ({each['node_share']:.0%})",
+            f"{milliseconds(each['ms'])} ({each['time_share']:.0%})",
+        )
+        for name, placement in found
+        for provider, each in placement["providers"].items()
+    )
+    text = ["From onnxruntime's own profile of every case; of a GPU's nodes, the time that starting them took."]
+    text += [f"{name}: {said}." for name, placement in found for said in problems(placement)]
+    text += [
+        f"{name}: {placement['copies']} copies between devices." for name, placement in found if placement["copies"]
+    ]
+    if body:
+        yield Section("Where nodes ran", tuple(text), ("backend", "provider", "nodes", "time"), body)
 
 
 def _explanations(parity: Document) -> Iterator[Section]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.backends import placement
 from pipeline.parity import explain, prove
 from pipeline.report.rows import factor
 
@@ -45,7 +46,7 @@ def print_parity(document: Mapping[str, Any]) -> None:
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
-    """Return what the table cannot say: how a candidate was matched, the audits, reasons and culprits."""
+    """Return what the table cannot say: how a candidate was matched, the audits, reasons, where nodes ran, and culprits."""
     said = []
     if candidate := document.get("candidate"):
         said.append(f"candidate {candidate['file']}: {candidate['format']}, {candidate['matched']}")
@@ -56,6 +57,11 @@ def lines(document: Mapping[str, Any]) -> list[str]:
             )
             said += [f"  {each['where']} {each['problem']}" for each in audit["problems"][1:]]
     said += [f"{each['name']}: {each['status']}: {each['reason']}" for each in document["backends"] if each["reason"]]
+    said += [
+        f"{each['name']} ran on {placement.describe(each['facts']['placement'])}"
+        for each in document["backends"]
+        if each["facts"].get("placement")
+    ]
     for each in document.get("explanations", []):
         said.append(explain.sentence(each))
         said += [
