@@ -192,25 +192,28 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
         WeighbridgeError: a file cannot be read, or its audit crashed.
     """
 
-    def one(artifact: Artifact) -> dict[str, Any]:
-        setup.report(Event("parity", f"{artifact.format} audit", "started"))
-        with Worker(f"the audit of {artifact.format}", threads=1) as worker:
-            found: dict[str, Any] = worker.call(
-                jobs.AUDIT,
-                timeout_s=setup.timeout_s,
-                network=asdict(setup.network),
-                interface=asdict(setup.interface),
-                examples=dict(examples),
-                format=artifact.format,
-                file=str(artifact.files[0]),
-                program=dict(artifact.program) or None,
-            )
-        setup.report(Event("parity", f"{artifact.format} audit", "ended" if found["passed"] else "failed"))
-        return found
-
     known = [each for each in artifacts if each.format in AUDITED]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip([each.format for each in known], pool.map(one, known), strict=True))
+    if not known:
+        return {}
+    for each in known:
+        setup.report(Event("parity", f"{each.format} audit", "started"))
+    # One process for all: starting torch and loading the network takes longer than most audits.
+    with Worker("the audit", threads=1) as worker:
+        answers = worker.call(
+            jobs.AUDIT,
+            timeout_s=setup.timeout_s,
+            network=asdict(setup.network),
+            interface=asdict(setup.interface),
+            examples=dict(examples),
+            files=[
+                {"format": each.format, "file": str(each.files[0]), "program": dict(each.program) or None}
+                for each in known
+            ],
+        )
+    found = {each.format: answer for each, answer in zip(known, answers, strict=True)}
+    for name, answer in found.items():
+        setup.report(Event("parity", f"{name} audit", "ended" if answer["passed"] else "failed"))
+    return found
 
 
 def describe_audit(audit: Mapping[str, Any]) -> str:
