@@ -189,7 +189,9 @@ def rules_of(planned: Plan) -> dict[str, Rule]:
 
 def _prove(state: State) -> State:
     """Hold every backend against the oracle."""
-    proven = hold(state)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(html.prepare)  # the workers leave a processor idle, and the report is wanted next
+        proven = hold(state)
     try:
         prove.gate(proven.proofs, proven.audits)
     except WeighbridgeError as error:

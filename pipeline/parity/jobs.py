@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,7 @@ def culprit(
     from pipeline import model
     from pipeline.parity import culprit as searching
 
+    gc.disable()  # as in an export, and for the same reason: see `pipeline.worker.jobs.export`
     module = model.load(TypeAdapter(Network).validate_python(network)).module
     known = searching.truths(module, TypeAdapter(Interface).validate_python(interface), examples, inputs, _OPSET)
     graph, level = read_onnx(Path(candidate["file"])), candidate["level"]

@@ -191,7 +191,6 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
     Raises:
         WeighbridgeError: a file cannot be read, or its audit crashed.
     """
-
     known = [each for each in artifacts if each.format in AUDITED]
     if not known:
         return {}
