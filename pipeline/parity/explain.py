@@ -209,14 +209,17 @@ def sentence(explanation: Mapping[str, Any]) -> str:
         f"{explanation['backend']}: every rung of the ladder passes on its smallest case"
     )  # fmt: skip
     sizes = ", ".join(f"{name}={size}" for name, size in explanation["case"]["sizes"].items()) or "fixed sizes"
+    case = f"smallest case '{explanation['case']['name']}': {sizes}"
     culprit = explanation["culprit"]
     if not culprit:
-        return f"{place} (case {sizes}); {explanation['problem']}"
+        return f"{place} ({case}); {explanation['problem']}"
     if "node" not in culprit:
-        return f"{place} (case {sizes}); the error begins in module {culprit['module'] or 'of the whole network'}"
+        where = f"module {culprit['module']}" if culprit["module"] else "the network itself, in no module of it"
+        what = culprit.get("problem") or f"{culprit['got']} instead of {culprit['expected']}"
+        return f"{place} ({case}); the error begins in {where}: {what}"
     module = culprit["module"] or "the network itself"
     begins = "the error begins in" if culprit["certain"] else "the error probably begins in"
     return (
-        f"{place} (case {sizes}); {begins} {culprit['operator']} {culprit['node']}, of {module}, "
+        f"{place} ({case}); {begins} {culprit['operator']} {culprit['node']}, of {module}, "
         f"{culprit['source']}: {culprit['got']} instead of {culprit['expected']} at {list(culprit['worst_index'])}"
     )

@@ -151,12 +151,9 @@ def _judged(
     misplaced = placement.problems(facts.get("placement"))
     if not failed and not names.problems and not misplaced:
         return Proof(variant, "pass", None, tuple(findings), facts)
-    said = [
-        *names.problems,
-        *misplaced,
-        *([describe(worst(failed), known)] if failed else []),
-        *behaviour.recognise(findings, known),
-    ]
+    described = describe(worst(failed), known) if failed else ""
+    recognised = [each for each in behaviour.recognise(findings, known) if each not in described]
+    said = [*names.problems, *misplaced, *([described] if failed else []), *recognised]
     return Proof(variant, "fail", "; ".join(said), tuple(findings), facts)
 
 
@@ -234,10 +231,13 @@ def describe(finding: Finding, known: Truth) -> str:
     if finding.problem:
         return f"{place}: {finding.problem}"
     index = f"[{', '.join(map(str, finding.worst_index))}]"
-    return (
-        f"{place}: {finding.got:.9g} instead of {finding.expected:.9g} at {index}, "
-        f"{finding.factor:.3g} × the noise floor (limit {finding.limit:g})"
+    rule = known.rules[finding.output]
+    allowed = (
+        f"what atol {rule.atol:g} and rtol {rule.rtol:g} allow"
+        if rule.explicit
+        else f"the noise floor (limit {finding.limit:g})"
     )
+    return f"{place}: {finding.got:.9g} instead of {finding.expected:.9g} at {index}, {finding.factor:.3g} × {allowed}"
 
 
 def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.backends.placement import problems
-from pipeline.report.rows import HEADINGS, factor, in_units, milliseconds, rows
+from pipeline.report.rows import HEADINGS, factor, in_units, milliseconds, rows, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -178,10 +178,11 @@ def _parity(parity: Document) -> Section:
             each["output"],
             each["case"],
             sizes.get(each["case"], ""),
-            "pass" if each["passed"] else "FAIL",
+            verdict(each),
             f"{factor(each['factor'])} of {each['limit']:g}",
-            each["max_error"] if isinstance(each["max_error"], str) else f"{each['max_error']:.2e}",
+            *(value if isinstance(value, str) else f"{value:.2e}" for value in (each["max_error"], each["rms_error"])),
             str(each["worst_index"]),
+            "none" if each["would_pass"] is None else f"{each['would_pass']:.2e}",
             each["problem"] or "",
         )
         for backend in parity["backends"]
@@ -193,7 +194,19 @@ def _parity(parity: Document) -> Section:
         if fallback
         else "The reference is the network itself in float64; a factor is the largest error ÷ the noise floor of float32."
     )
-    headings = ("backend", "output", "case", "sizes", "verdict", "factor", "largest error", "at", "problem")
+    headings = (
+        "backend",
+        "output",
+        "case",
+        "sizes",
+        "verdict",
+        "factor",
+        "largest error",
+        "rms error",
+        "at",
+        "passes at atol",
+        "problem",
+    )
     return Section("Parity, every output of every case", (text,), headings, body, ("parity",) if body else ())
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pipeline.backends import placement
 from pipeline.parity import explain, prove
-from pipeline.report.rows import factor
+from pipeline.report.rows import factor, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +33,7 @@ def print_parity(document: Mapping[str, Any]) -> None:
                 backend["name"],
                 Text(each["output"]),
                 Text(f"{each['case']}: {shown}" if shown else each["case"]),
-                Text("pass", "green") if each["passed"] else Text("FAIL", "bold red"),
+                Text(verdict(each), "green" if each["passed"] else "bold red"),
                 f"{factor(each['factor'])} of {each['limit']:g}",
                 _scientific(each["max_error"]),
                 _scientific(each["rms_error"]),
@@ -48,6 +48,8 @@ def print_parity(document: Mapping[str, Any]) -> None:
 def lines(document: Mapping[str, Any]) -> list[str]:
     """Return what the table cannot say: how a candidate was matched, the audits, reasons, where nodes ran, and culprits."""
     said = []
+    if reason := document["oracle"]["fallback"]:
+        said.append(f"the reference is float32 eager, because float64 is not possible here: {reason}")
     if candidate := document.get("candidate"):
         said.append(f"candidate {candidate['file']}: {candidate['format']}, {candidate['matched']}")
     for export in document["exports"]:

@@ -10,9 +10,11 @@ from pipeline import cases, oracle
 from pipeline.errors import GateError
 from pipeline.exporters.exporter import Job
 from pipeline.exporters.onnx import ONNX, OnnxOptions
-from pipeline.parity import prove
+from pipeline.parity import explain, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.candidate import Names
+from pipeline.parity.compare import Finding
+from pipeline.report import findings
 from pipeline.types import Dimension, InputSpec, Interface, Network, Variant
 from pipeline.worker.jobs import Jobs
 
@@ -73,3 +75,28 @@ def test_an_optional_one_fails_too_but_closes_no_gate(tmp_path):
     proof = proof_of(torch.nn.Linear(4, 2), tmp_path, required=False, left=[LEFT])
     assert (proof.status, proof.reason) == ("fail", "1 of its nodes computed on the CPU: node_linear (Gemm)")
     prove.gate([proof], {})
+
+
+def test_an_explicit_tolerance_is_named_as_what_was_exceeded_and_not_the_noise_floor():
+    finding = Finding("odd", "y", passed=False, factor=3.0, limit=1.0, worst_index=(0, 1), expected=1.0, got=1.3)
+    known = prove.Truth((), (), (), {"y": Rule(atol=0.1, rtol=0.0)}, None)
+    said = prove.describe(finding, known)
+    assert said == "output 'y' in case 'odd': 1.3 instead of 1 at [0, 1], 3 × what atol 0.1 and rtol 0 allow"
+
+
+def test_where_float64_is_impossible_the_console_says_what_the_reference_is():
+    document = {"oracle": {"fallback": "no float64 kernel"}, "exports": [], "backends": []}
+    assert findings.lines(document) == [
+        "the reference is float32 eager, because float64 is not possible here: no float64 kernel"
+    ]
+
+
+def test_an_explanation_names_the_smallest_case_with_its_sizes_and_says_when_it_is_not_certain():
+    culprit = {"node": "n", "operator": "Gemm", "module": "fc", "source": "net.py:3", "got": 1, "expected": 2}
+    culprit |= {"worst_index": (0,), "certain": False}
+    found = {"backend": "ort", "broke": "all", "case": {"name": "large, smaller (1)", "sizes": {"batch": 1}}}
+    said = explain.sentence(found | {"culprit": culprit, "problem": None})
+    assert "(smallest case 'large, smaller (1)': batch=1); the error probably begins in Gemm n, of fc, net.py:3" in said
+    module = {"module": "", "operator": "Branch", "got": 1.0, "expected": 2.0}
+    said = explain.sentence(found | {"culprit": module, "problem": None})
+    assert said.endswith("the error begins in the network itself, in no module of it: 1.0 instead of 2.0")
