@@ -112,7 +112,7 @@ def audit_onnx(graph: Graph, state: Mapping[str, Any], program: Mapping[str, Any
     if steps:
         _check_attributes(graph, steps, known, found)
         _check_use(steps, known, used, found)
-    found.problems += _of_chance(graph, steps)
+    found.problems[:0] = _of_chance(graph, steps)  # what explains the others comes first
     return found.to_json()
 
 
@@ -282,7 +282,7 @@ def _near(constant: Constant, step: Step | None, known: _Known) -> Problem | Non
     if (
         constant.name in known.state
     ):  # a version of that one, or of what follows from it, whatever else it may be nearer to
-        candidates = [each for each in candidates if each[0] == constant.name or each[0] not in known.state]
+        candidates = [each for each in candidates if constant.name in (each[0], *each[0].replace(":", ",").split(", "))]
     best = min(candidates, key=lambda each: each[1], default=None)
     named = constant.name in known.state
     if best is None:

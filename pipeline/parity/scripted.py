@@ -52,7 +52,7 @@ def audit(module: Any, state: Mapping[str, Any], program: Mapping[str, Any] | No
     graph = module.inlined_graph
     tensors = {**dict(module.named_buffers()), **module.state_dict(), **_tensor_constants(graph)}
     found = audit_tensors({name: calling.array_from(each) for name, each in tensors.items()}, state, program)
-    found.problems += _training(graph, program)
+    found.problems[:0] = _training(graph, program)  # what explains the others comes first
     if program is not None:
         wanted = [_of_step(Step(**each)) for each in program["steps"]]
         found.problems += _check([each for each in wanted if each], graph, found)
