@@ -19,7 +19,7 @@ NEEDED := $(filter $(PUBLISHED),$(basename $(notdir $(CONFIG))))
 # One thread for each of the test processes: libraries otherwise take every core each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-reproducible sweep-verify sweep-mlflow sweep-fuzz sweep-hostile clean
+.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs bench-parity-cost sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-reproducible sweep-verify sweep-mlflow sweep-fuzz sweep-hostile clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -102,6 +102,10 @@ bench-power: .venv/installed  ## how often a slowed variant is called slower, qu
 
 bench-configs: .venv/installed weights  ## time `weighbridge benchmark` of every shipped config
 	@$(BIN)/python benchmarks/configs.py
+
+bench-parity-cost: .venv/installed  ## what parity of MiniLM costs, in multiples of the forward passes it has to make (two minutes)
+	@$(BIN)/python scripts/fetch_weights.py minilm
+	@$(BIN)/python benchmarks/parity_cost.py
 
 bench-export: .venv/installed  ## time export and parity of MiniLM against optimum's export, in the same run
 	@$(BIN)/python scripts/fetch_weights.py minilm

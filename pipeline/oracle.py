@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import calling
+from pipeline.errors import ArchitectureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,9 +58,13 @@ def evaluate(
 
     Without float64 the reference is float32 eager, and the noise is twice its response to one-ulp changes.
     The module's parameters are changed on the way: do not use it afterwards.
+
+    Raises:
+        ArchitectureError: the network draws random numbers, so that it has no output to hold anything against.
     """
     _own_tensors(module)
     run = _runner(module, interface)
+    _require_same_twice(run, min(cases, key=_elements))
     progress("float32")
     plain = [run(case, double=False) for case in cases]
     progress("float32, one ulp away")
@@ -89,6 +94,41 @@ def _runner(module: nn.Module, interface: Interface) -> Callable[..., dict[str, 
         return {name: tensor.clone() for name, tensor in named.items()}
 
     return run
+
+
+def _require_same_twice(run: Callable[..., dict[str, torch.Tensor]], case: Arrays) -> None:
+    """Raise if a call draws random numbers that its outputs show. Its own chance would pass for noise, and hide any defect."""
+    before = _random_states()
+    first = run(case, double=False)
+    if _random_states() == before:
+        return
+    again = run(case, double=False)
+    changed = [name for name in first if not _same(first[name], again[name])]
+    if changed:
+        raise ArchitectureError(
+            f"the network draws random numbers when it is called: {', '.join(changed)} came out differently twice on the same input",
+            hint="make them an input, or leave them out in eval() mode: nothing can be held against outputs of chance",
+        )
+
+
+def _same(first: torch.Tensor, again: torch.Tensor) -> bool:
+    """Whether two tensors hold the same numbers, NaN where the other has NaN."""
+    return bool(((first == again) | ((first != first) & (again != again))).all())  # noqa: PLR0124 - NaN is what differs from itself
+
+
+def _random_states() -> tuple[Any, ...]:
+    """Return where the generators stand that a network may draw from: torch's, Python's and numpy's."""
+    import random
+
+    import numpy as np
+    import torch
+
+    _, keys, position, *_ = np.random.get_state()  # noqa: NPY002 - the one that networks draw from
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), np.asarray(keys).tobytes(), position
+
+
+def _elements(case: Arrays) -> int:
+    return sum(int(array.size) for array in case.values())
 
 
 def _perturbed_runs(

@@ -6,6 +6,7 @@ on, so that a run that was stopped goes on where it was, and one with a changed 
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -189,7 +190,9 @@ def rules_of(planned: Plan) -> dict[str, Rule]:
 
 def _prove(state: State) -> State:
     """Hold every backend against the oracle."""
-    proven = hold(state)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(html.prepare)  # the workers leave a processor idle, and the report is wanted next
+        proven = hold(state)
     try:
         prove.gate(proven.proofs, proven.audits)
     except WeighbridgeError as error:
@@ -270,6 +273,7 @@ def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[
             proof.status == "fail" or (all_of_them and proof.status == "pass")
         )
         if wanted:
+            shutil.rmtree(folder / proof.variant.name, ignore_errors=True)  # what an earlier run reproduced
             explanation = explain.explain(
                 proof,
                 _setup(state),

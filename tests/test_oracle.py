@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pipeline import oracle
+from pipeline.errors import ArchitectureError
 from pipeline.types import Dimension, InputSpec, Interface
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 8)),), (Dimension("batch", 1, 8),), ("y",))
@@ -107,3 +108,24 @@ def test_what_is_not_finite_in_the_network_is_no_noise(value):
     (reference,), _ = evaluate(Broken(), values())
     assert np.isfinite(reference.noise["y"]).all()
     assert not np.isfinite(reference.values["y"]).all()
+
+
+class Chance(nn.Module):
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        self.spread = spread
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.spread * torch.randn(x.shape)
+
+
+def test_a_network_that_draws_random_numbers_is_refused_and_not_taken_for_noisy():
+    case = {"x": np.ones((2, 8), np.float32)}
+    with pytest.raises(ArchitectureError, match="draws random numbers when it is called: y came out differently"):
+        oracle.evaluate(Chance(1.0), INTERFACE, [case], seed=0)
+
+
+def test_random_numbers_that_no_output_shows_are_nobodys_business():
+    case = {"x": np.ones((2, 8), np.float32)}
+    (reference,), _ = oracle.evaluate(Chance(0.0), INTERFACE, [case], seed=0)
+    assert reference.noise["y"].max() < 1e-6
