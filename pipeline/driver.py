@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from pipeline import __version__, dependencies
 from pipeline.cache import LIMIT_BYTES
 from pipeline.errors import InputError, WeighbridgeError
 from pipeline.planning import noting, plan, results
-from pipeline.release import recall
+from pipeline.release import bundle, recall
 from pipeline.report import log
 from pipeline.store import atomic_write, canonical_json, lock, private_directory, sweep
 
@@ -78,6 +79,7 @@ def _exported(planned: Plan, settings: Settings) -> Outcome:
         if recalled.release and not settings.rebuild:
             return Outcome(recalled.release, up_to_date=True, why=recalled.why)
         sweep(folder)
+        shutil.rmtree(folder / bundle.CRASHES, ignore_errors=True)
         why = "asked for" if recalled.release else recalled.why
         with private_directory(folder) as work:
             from pipeline import stages  # what a run with nothing to do can do without

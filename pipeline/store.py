@@ -170,7 +170,7 @@ def _wait_for(held: FileLock) -> None:
         with suppress(Timeout):
             held.acquire(timeout=_STOP_CHECK_S)
             return
-    raise InterruptedRunError("the run was interrupted")
+    raise InterruptedRunError
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import GateError, UnavailableError, WeighbridgeError
+from pipeline.errors import GateError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.oracle import Reference
 from pipeline.parity import behaviour, budget, jobs
 from pipeline.parity.candidate import Names
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.parity.budget import Rule
     from pipeline.types import Arrays, Artifact, Case, Interface, Network, Variant
+    from pipeline.worker.process import Terms
 
 AT_ONCE = 2
 AUDITED = frozenset({"onnx", "torchscript"})
@@ -30,13 +31,14 @@ Status = Literal["pass", "fail", "unavailable", "crashed"]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every run of a proof needs: the network with its interface, the threads of a backend, and how long to wait."""
+    """What every run of a proof needs: the network with its interface, a backend's threads, how long to wait, its worker's terms."""
 
     interface: Interface
     network: Network
     threads: int
     timeout_s: float
     report: Callable[[Event], None] = lambda _: None
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,12 @@ def prove(
 def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Proof:
     findings: list[Finding] = []
     session = opened(
-        variant, names.renamed(setup.interface), setup.network, threads=setup.threads, timeout_s=setup.timeout_s
+        variant,
+        names.renamed(setup.interface),
+        setup.network,
+        threads=setup.threads,
+        timeout_s=setup.timeout_s,
+        terms=setup.terms,
     )
     try:
         with session as (worker, facts):
@@ -159,23 +166,29 @@ def _explain_chance(
 def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict[str, dict[str, Any]]:
     """Return each file's audit by format: where its constants and numbers come from (see `pipeline.parity.audit`).
 
+    An audit that crashed is one that was not passed, and does not stop the others.
+
     Raises:
-        WeighbridgeError: a file cannot be read, or its audit crashed.
+        WeighbridgeError: a file cannot be read.
     """
 
     def one(artifact: Artifact) -> dict[str, Any]:
         setup.report(Event("parity", f"{artifact.format} audit", "started"))
-        with Worker(f"the audit of {artifact.format}", threads=1) as worker:
-            found: dict[str, Any] = worker.call(
-                jobs.AUDIT,
-                timeout_s=setup.timeout_s,
-                network=asdict(setup.network),
-                interface=asdict(setup.interface),
-                examples=dict(examples),
-                format=artifact.format,
-                file=str(artifact.files[0]),
-                program=dict(artifact.program) or None,
-            )
+        try:
+            with Worker(f"the audit of {artifact.format}", threads=1, terms=setup.terms) as worker:
+                found: dict[str, Any] = worker.call(
+                    jobs.AUDIT,
+                    timeout_s=setup.timeout_s,
+                    network=asdict(setup.network),
+                    interface=asdict(setup.interface),
+                    examples=dict(examples),
+                    format=artifact.format,
+                    file=str(artifact.files[0]),
+                    program=dict(artifact.program) or None,
+                )
+        except WorkerError as error:
+            problem = {"where": "", "module": None, "problem": error.message}
+            found = {"passed": False, "crashed": True, "problem_count": 1, "problems": [problem]}
         setup.report(Event("parity", f"{artifact.format} audit", "ended" if found["passed"] else "failed"))
         return found
 
@@ -189,7 +202,7 @@ def describe_audit(audit: Mapping[str, Any]) -> str:
     if not audit["passed"]:
         first, more = audit["problems"][0], audit["problem_count"] - 1
         place = f" in {first['module']}" if first["module"] else ""
-        return f"{first['where']}{place} {first['problem']}" + (f" (and {more} more)" if more else "")
+        return f"{first['where']}{place} {first['problem']}".lstrip() + (f" (and {more} more)" if more else "")
     if audit["unaccounted_count"]:
         return f"{audit['unaccounted_count']} constants or attributes ({audit['share']:.2%} of the elements) not accounted for"
     return f"{audit['elements']:,} elements of {audit['constants']} constants and {audit['attributes']} attributes"
@@ -214,19 +227,17 @@ def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> No
 
     Raises:
         GateError: a required backend left its error budget, or a file it runs holds what the network does not.
-        UnavailableError: a required backend could not run, or crashed.
+        UnavailableError: a required backend could not run, or it or its file's audit crashed.
     """
     bad = [proof for proof in proofs if proof.variant.required and proof.status != "pass"]
     left = [f"{proof.variant.name}: {proof.reason}" for proof in bad if proof.status == "fail"]
     required = {proof.variant.format for proof in proofs if proof.variant.required}
-    forged = [
-        f"{name}, audited: {describe_audit(each)}"
-        for name, each in audits.items()
-        if name in required and not each["passed"]
-    ]
+    unsound = {name: each for name, each in audits.items() if name in required and not each["passed"]}
+    forged = [f"{name}, audited: {describe_audit(each)}" for name, each in unsound.items() if "crashed" not in each]
+    unaudited = [describe_audit(each) for each in unsound.values() if "crashed" in each]
     if left or forged:
         what = "a required backend left its error budget" if left else "a required file holds what the network does not"
         raise GateError("\n  ".join([f"{what}:", *left, *forged]))
-    if bad:
-        lines = [f"{proof.variant.name}: {proof.reason}" for proof in bad]
+    if bad or unaudited:
+        lines = [*(f"{proof.variant.name}: {proof.reason}" for proof in bad), *unaudited]
         raise UnavailableError("\n  ".join(["a required backend did not run:", *lines]))

@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.types import Interface, Network, Variant
+    from pipeline.worker.process import Terms
 
 
 @contextmanager
 def opened(
-    variant: Variant, interface: Interface, network: Network | None, *, threads: int, timeout_s: float
+    variant: Variant,
+    interface: Interface,
+    network: Network | None,
+    *,
+    threads: int,
+    timeout_s: float,
+    terms: Terms | None = None,
 ) -> Iterator[tuple[Worker, dict[str, Any]]]:
     """Start a worker, open `variant` in it, and yield it with the session's facts.
 
@@ -29,7 +36,7 @@ def opened(
         "file": variant.file and str(variant.file),
         "network": network and variant.format is None and asdict(network),
     }
-    with Worker(variant.name, threads=threads) as worker:
+    with Worker(variant.name, threads=threads, terms=terms) as worker:
         facts = worker.call(
             "open", timeout_s=timeout_s, backend=variant.backend, source=source, options=dict(variant.options)
         )
