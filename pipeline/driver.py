@@ -70,6 +70,8 @@ def _recorded(recorder: log.Recorder, name: str, out: Path) -> Iterator[dict[str
 
 def _exported(planned: Plan, settings: Settings) -> Outcome:
     name, folder = planned.config.name, settings.out / planned.config.name
+    for place in (settings.out, folder, results(settings).root):
+        sweep(place)
     built_from = dependencies.of_release(planned, settings)
     recalled = recall.recall(settings.out, name, built_from)
     if recalled.release and not settings.rebuild:
@@ -78,7 +80,6 @@ def _exported(planned: Plan, settings: Settings) -> Outcome:
         recalled = recall.recall(settings.out, name, built_from)  # somebody else may just have built it
         if recalled.release and not settings.rebuild:
             return Outcome(recalled.release, up_to_date=True, why=recalled.why)
-        sweep(folder)
         shutil.rmtree(folder / bundle.CRASHES, ignore_errors=True)
         why = "asked for" if recalled.release else recalled.why
         with private_directory(folder) as work:
@@ -97,7 +98,6 @@ def _one_at_a_time(name: str, settings: Settings) -> Iterator[None]:
     """Let nobody else build this name here while the block runs, and nobody remove what is kept."""
     message = f"waiting for another process that exports {name} to {settings.out}"
     with lock(settings.out / name / ".run.lock", message, noting(settings)), results(settings).in_use():
-        sweep(results(settings).root)
         yield
 
 

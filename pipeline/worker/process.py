@@ -68,6 +68,7 @@ class Worker:
         self._terms = terms or Terms()
         self._setup: dict[str, Any] = {"threads": threads, "environment": dict(environment or {})}
         self._kept: list[crash.Call] = []
+        self._failure: errors.WorkerError | None = None
         ours, theirs = socket.socketpair()
         alive_read, self._alive_write = os.pipe()
         with theirs:
@@ -98,9 +99,12 @@ class Worker:
 
         Raises:
             WeighbridgeError: what the job raised, with its own class, message and hint.
-            WorkerError: it crashed, hung past `timeout_s` or answered garbage; the worker is gone then.
+            WorkerError: it crashed, hung past `timeout_s` or answered garbage; the worker is gone then, and every later
+                call raises the same.
         """
         with self._lock:
+            if self._failure:
+                raise self._failure
             request = crash.Call(job, arguments, timeout_s)
             channel = _Deadline(self._channel, self._process, time.monotonic() + timeout_s)
             try:
@@ -188,7 +192,8 @@ class Worker:
             ):  # what failed matters more than how to repeat it
                 script = crash.write(self._terms.crashes, message, setup, [*self._kept, request])
                 message += f"\n  again, by itself: python {script}"
-        return errors.WorkerError(message, hint=hint)
+        self._failure = errors.WorkerError(message, hint=hint)
+        return self._failure
 
 
 class _Deadline:
