@@ -33,7 +33,7 @@ _MARK = "WEIGHBRIDGE_TEST_RUN"
 _CONFIG = """
 extends: {simplenet}
 exports: [onnx{export}]
-backends: [onnxruntime-cpu{backend}]
+backends: [onnxruntime-cpu{backends}]
 require: [onnxruntime-cpu{require}]
 benchmark: {{reference: onnxruntime-cpu, sizes: [], seconds: 2, threads: 1}}
 limits: {{export_seconds: {limit_s}, run_seconds: {limit_s}{memory}}}
@@ -85,29 +85,31 @@ def _marked(mark):
     return tuple(found)
 
 
-def config(folder, fault=None, place=None, *, required=False, limit_s=60):
-    """Write a config whose network is simplenet, with one fault in one place, in an optional or a required backend."""
-    export, backend = "", ""
-    if place == "export":
-        export, backend = f", {{format: faulty, fault: {fault}}}", ", {name: broken, backend: unreached}"
-    elif place:
-        during = "run" if place == "parity" else place
-        backend = f", {{name: broken, backend: faulty, options: {{fault: {fault}, during: {during}}}}}"
+def config(folder, broken, *, required=False, limit_s=60):
+    """Write a config of simplenet with a fault in each place of `broken`, each in a backend named after its place."""
+    export, backends = "", ""
+    for place, fault in broken.items():
+        if place == "export":
+            export = f", {{format: faulty, fault: {fault}}}"
+            backends += ", {name: broken-export, backend: unreached}"
+        else:
+            options = f"{{fault: {fault}, during: {'run' if place == 'parity' else place}}}"
+            backends += f", {{name: broken-{place}, backend: faulty, options: {options}}}"
     path = folder / "faulty.yaml"
     path.write_text(
         _CONFIG.format(
             simplenet=Path("configs/simplenet.yaml").resolve(),
             export=export,
-            backend=backend,
-            require=", broken" if required else "",
+            backends=backends,
+            require="".join(f", broken-{place}" for place in broken) if required else "",
             limit_s=limit_s,
-            memory=f", memory_bytes: {MEMORY_BYTES}" if fault == "memory" else "",
+            memory=f", memory_bytes: {MEMORY_BYTES}" if "memory" in broken.values() else "",
         )
     )
     return path
 
 
-def export(folder, out, fault=None, place=None, **options):
-    """Export such a config; timed only where that is where the fault is."""
-    timing = [] if place == "benchmark" else ["--no-benchmark"]
-    return weighbridge("export", config(folder, fault, place, **options), "--out", out, *timing)
+def export(folder, out, broken, **options):
+    """Export such a config; timed only if something is to fail there."""
+    timing = [] if "benchmark" in broken else ["--no-benchmark"]
+    return weighbridge("export", config(folder, broken, **options), "--out", out, *timing)

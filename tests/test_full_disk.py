@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests import strace, tiny
+from tests.forking import forked
 
 needs_strace = pytest.mark.skipif(strace.unavailable() is not None, reason=str(strace.unavailable()))
 SEED = 8
@@ -79,25 +80,25 @@ def mounted(place, options):
 def test_a_disk_that_is_really_full_is_one_error_and_leaves_nothing(tmp_path, free_bytes):
     with mounted(tmp_path / "disk", "size=8m") as disk:
         (disk / "filler").write_bytes(bytes((8 << 20) - free_bytes))
-        ended = strace.forked(lambda: tiny.export(disk / "out", 1))
+        ended = forked(lambda: tiny.export(disk / "out", 1))
         require_one_error(ended, 4, "no space left on the disk")
         assert tiny.versions(disk / "out") == {}
         assert tiny.temporaries(disk / "out") == []
         (disk / "filler").unlink()
-        assert strace.forked(lambda: tiny.export(disk / "out", 1)).code == 0
+        assert forked(lambda: tiny.export(disk / "out", 1)).code == 0
         assert len(tiny.versions(disk / "out")) == 1
 
 
 def test_a_read_only_target_is_an_input_error(tmp_path):
     with mounted(tmp_path / "disk", "size=8m") as disk:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        require_one_error(strace.forked(lambda: tiny.export(disk / "out", 1)), 2, "read-only")
+        require_one_error(forked(lambda: tiny.export(disk / "out", 1)), 2, "read-only")
 
 
 @pytest.mark.parametrize("deep", [["n" * 300], ["n" * 200] * 25], ids=["name", "path"])
 def test_a_path_too_long_is_an_input_error(tmp_path, deep):
     out = tmp_path.joinpath(*deep)
-    require_one_error(strace.forked(lambda: tiny.export(out, 1)), 2, "too long")
+    require_one_error(forked(lambda: tiny.export(out, 1)), 2, "too long")
     assert list(tmp_path.iterdir()) == []
 
 

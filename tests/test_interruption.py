@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
+import time
 
 import pytest
 
-from tests import strace, tiny
+from tests import faults, strace, tiny
 
-pytestmark = pytest.mark.skipif(strace.unavailable() is not None, reason=str(strace.unavailable()))
+needs_strace = pytest.mark.skipif(strace.unavailable() is not None, reason=str(strace.unavailable()))
 SEED = 8
 SAMPLE = 6
 
@@ -24,6 +27,7 @@ def survive_a_kill(scene, point, out):
     tiny.require_next_run_succeeds(scene, out)
 
 
+@needs_strace
 @pytest.mark.parametrize("has_old", [False, True], ids=["first release", "next release"])
 def test_a_run_that_is_killed_at_a_call_that_changes_the_disk_leaves_no_part_of_a_release(tmp_path, has_old):
     scene = tiny.scene(tmp_path, has_old=has_old)
@@ -31,3 +35,48 @@ def test_a_run_that_is_killed_at_a_call_that_changes_the_disk_leaves_no_part_of_
     renames = [each for each in scene.points if each.call in strace.RENAMING]
     for point in [*renames[:2], *random.Random(SEED).sample(scene.points, SAMPLE)]:
         survive_a_kill(scene, point, tmp_path / "out")
+
+
+def stop_a_run(out, *, number, when, options=("--no-benchmark",), times=1):
+    """Send a signal to a real export as soon as `when(process)` returns; hold what follows against the claim.
+
+    Returns how long the run took to end, in seconds.
+    """
+    line, environment = faults.command("export", "configs/simplenet.yaml", "--out", out, *options)
+    with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        when(run)
+        began_s = time.monotonic()
+        for _ in range(times):
+            run.send_signal(number)
+            time.sleep(0.05 if times > 1 else 0.0)
+        err = run.communicate(timeout=60)[1]
+        took_s = time.monotonic() - began_s
+    left = faults.orphans(environment)
+    assert left == ()
+    if run.returncode != 0:  # 0: it was done before the signal came
+        assert run.returncode in {128 + number, -number}, err
+    if run.returncode == 128 + number and times == 1:
+        assert "run the same command again to go on" in err
+        assert tiny.temporaries(out) == []
+    assert "Traceback" not in err or run.returncode == -number  # before there is anything to stop
+    tiny.versions(out)
+    return took_s
+
+
+def reading_until(words):
+    """Return what waits until a run says some words."""
+
+    def wait(run):
+        while words not in run.stderr.readline():
+            assert run.poll() is None
+
+    return wait
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_a_signal_ends_a_run_with_its_exit_code_leaves_nothing_and_says_how_to_go_on(tmp_path, number):
+    stop_a_run(tmp_path, number=number, when=reading_until("export"))
+
+
+def test_a_second_signal_ends_a_run_at_once_and_its_workers_with_it(tmp_path):
+    stop_a_run(tmp_path, number=signal.SIGINT, when=reading_until("export"), times=2)

@@ -20,6 +20,7 @@ from pipeline.types import Event
 from pipeline.worker import kept
 from tests import strace
 from tests.conftest import MANIFEST
+from tests.forking import forked
 
 NAME = "simplenet"
 _CONFIG = Path("configs/simplenet.yaml").resolve()
@@ -31,7 +32,7 @@ def _export(state):
     seed = state.plan.config.parity.seed
 
     def work(folder):
-        state.settings.report(Event("export", "stub", "building"))
+        state.settings.report(Event("export", "stub", "working"))
         values = np.random.default_rng(seed).normal(size=_ELEMENTS)
         (folder / "model.onnx").write_bytes(values.tobytes())
         return {"seed": seed, "values": values[:3]}
@@ -95,7 +96,7 @@ def scene(folder, *, has_old):
     before.mkdir()
     export(folder / "warm", 1)  # what a process caches would otherwise be read again in each child
     if has_old:
-        assert strace.forked(lambda: export(before, 0)).code == 0
+        assert forked(lambda: export(before, 0)).code == 0
     old = versions(before)
     shutil.copytree(before, out)
     traced = strace.run(lambda: export(out, 1))
@@ -114,7 +115,7 @@ def require_old_or_new(scene, out):
 
 def require_next_run_succeeds(scene, out):
     """Fail unless the next export succeeds without any cleaning, gives the same bytes, and leaves nothing lying about."""
-    again = strace.forked(lambda: export(out, 1))
+    again = forked(lambda: export(out, 1))
     assert again.code == 0, again.err
     assert versions(out) == scene.old | scene.new
     assert latest_of(out) in scene.new
