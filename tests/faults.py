@@ -57,7 +57,7 @@ def command(*arguments):
     return [sys.executable, "-m", "pipeline.cli", *map(str, arguments)], environment
 
 
-def weighbridge(*arguments, limit_s=120):
+def weighbridge(*arguments, limit_s=600):
     """Run a command to its end."""
     line, environment = command(*arguments)
     began_s = time.monotonic()

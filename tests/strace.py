@@ -38,9 +38,6 @@ class Point:
     nth: int
     text: str
 
-    def __str__(self) -> str:
-        return f"{self.call}-{self.nth}"
-
 
 @dataclass(frozen=True)
 class Traced(Ended):

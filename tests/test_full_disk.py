@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 from contextlib import contextmanager
 
@@ -23,8 +22,8 @@ def faults(scene):
     """Return every fault to inject into a scene: (point, error's name, whether it lasts)."""
     return [
         (point, error, lasts)
-        for error, calls in (("ENOSPC", TAKING_SPACE), ("EIO", FAILING))
         for point in scene.points
+        for error, calls in (("ENOSPC", TAKING_SPACE), ("EIO", FAILING))
         if point.call in calls
         for lasts in (False, True)
         if not (lasts and point.call == "openat")  # a full disk still opens what is there
@@ -57,7 +56,7 @@ def require_one_error(ended, code, words):
 @pytest.mark.parametrize("has_old", [False, True], ids=["first release", "next release"])
 def test_a_full_or_failing_disk_is_one_error_and_leaves_nothing(tmp_path, has_old):
     scene = tiny.scene(tmp_path, has_old=has_old)
-    for fault in random.Random(SEED).sample(faults(scene), SAMPLE):
+    for fault in tiny.spread(faults(scene), SAMPLE, SEED):
         survive_a_fault(scene, fault, tmp_path / "out")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import subprocess
 import time
@@ -32,8 +31,7 @@ def survive_a_kill(scene, point, out):
 def test_a_run_that_is_killed_at_a_call_that_changes_the_disk_leaves_no_part_of_a_release(tmp_path, has_old):
     scene = tiny.scene(tmp_path, has_old=has_old)
     assert len(scene.points) > 100
-    renames = [each for each in scene.points if each.call in strace.RENAMING]
-    for point in [*renames[:2], *random.Random(SEED).sample(scene.points, SAMPLE)]:
+    for point in tiny.spread(scene.points, SAMPLE, SEED):
         survive_a_kill(scene, point, tmp_path / "out")
 
 

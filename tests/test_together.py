@@ -15,16 +15,17 @@ ROUNDS = 4
 
 
 def export_together(out, processes, rounds):
-    """Let processes export the same versions at the same time; hold what comes of it against the claim."""
+    """Let processes export the same versions, half of them under another name; hold what comes of it against the claim."""
     builds = out.parent / "builds"
 
-    def rounds_of_one():
-        return max(tiny.export(out, seed, partial(_note, builds, seed)) for seed in range(rounds))
+    def rounds_of_one(name):
+        return max(tiny.export(out, seed, partial(_note, builds, seed), name) for seed in range(rounds))
 
-    ended = together([rounds_of_one] * processes)
+    names = [tiny.NAME, "another"]
+    ended = together([partial(rounds_of_one, names[index % 2]) for index in range(processes)])
     assert [each.code for each in ended] == [0] * processes, [each.err for each in ended]
     assert Counter(builds.read_text().split()) == {str(seed): 1 for seed in range(rounds)}
-    assert len(tiny.versions(out)) == rounds
+    assert [len(tiny.versions(out, name)) for name in names] == [rounds, rounds]
     assert tiny.temporaries(out) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import sys
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def _release(state):
     facts, (model,) = state.network_facts, state.artifacts
     case = GoldenCase("one", {"x": np.ones(4, np.float32)}, {"y": facts["values"]}, {"y": np.ones(3)})
     content = bundle.ReleaseContent(
-        name=NAME,
+        name=state.plan.config.name,
         version=None,
         models=(bundle.ModelFile("onnx", "model.onnx", model),),
         golden=Golden((case,), 16, {}),
@@ -58,9 +59,11 @@ def _release(state):
 STAGES = (stages.Stage("export", "a stub", _export), stages.Stage("release", "the real one", _release))
 
 
-def export(out, seed, report=lambda _: None):
+def export(out, seed, report=lambda _: None, name=NAME):
     """Export in this process with stubs for stages; return the exit code, with an error's message on stderr."""
-    settings = Settings(out=out, benchmark=False, overrides=(f"parity.seed={seed}",), report=report, threads=1)
+    settings = Settings(
+        out=out, benchmark=False, overrides=(f"parity.seed={seed}", f"name={name}"), report=report, threads=1
+    )
     real, stages.STAGES = stages.STAGES, STAGES
     try:
         driver.export(_CONFIG, settings)
@@ -105,6 +108,13 @@ def scene(folder, *, has_old):
     return Scene(before, old, new, strace.below(traced.points, out))
 
 
+def spread(cases, count, seed):
+    """Return a few of many cases in their order: at equal distances from a random start, and all that are about `latest`."""
+    step = len(cases) // count
+    chosen = range(random.Random(seed).randrange(step), len(cases), step)
+    return [case for index, case in enumerate(cases) if index in chosen or f"/{bundle.LATEST}" in str(case)]
+
+
 def require_old_or_new(scene, out):
     """Fail unless a folder holds whole releases only, those that may be there, and `latest` names one of them."""
     found, latest = versions(out), latest_of(out)
@@ -122,9 +132,9 @@ def require_next_run_succeeds(scene, out):
     assert temporaries(out) == []
 
 
-def versions(out):
+def versions(out, name=NAME):
     """Return the digests of every release in a folder by version; raise AssertionError where one is not whole."""
-    folder = out / NAME
+    folder = out / name
     found = {}
     if not folder.is_dir():
         return found

@@ -34,7 +34,7 @@ def tiny_release(folder: Path, *, has_old: bool) -> int:
 def real_release(folder: Path, count: int) -> int:
     before, out = folder / "before", folder / "out"
     export = partial(faults.weighbridge, "export", "configs/simplenet.yaml", "--no-benchmark", "--out")
-    assert export(before, "--set", "parity.seed=1", limit_s=300).code == 0
+    assert export(before, "--set", "parity.seed=1").code == 0
     old = tiny.versions(before)
     shutil.copytree(before, out)
     points = strace.below(_traced(out)[1], out)
@@ -51,7 +51,7 @@ def real_release(folder: Path, count: int) -> int:
         assert code in {-9, 4}, code
         killed["the run itself" if code == -9 else "a worker"] += 1
         tiny.require_old_or_new(scene, out)
-        again = export(out, limit_s=300)
+        again = export(out)
         assert again.code == 0, again.err
         assert tiny.versions(out) == old | new
         assert tiny.temporaries(out) == []
