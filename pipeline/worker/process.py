@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,14 +34,14 @@ _PREPARING = frozenset({"open", "bind"})
 """Jobs whose effect lasts: a crash in a later one can only be repeated after them."""
 
 
-_alive: weakref.WeakSet[Worker] = weakref.WeakSet()
+_alive: set[Worker] = set()
 
 
 def stop_all() -> None:
-    """End every worker now and start no more: the run was interrupted. Safe to call from a signal handler."""
+    """End every worker now and start no more: the run was interrupted. Safe to call from a signal handler: takes no lock."""
     errors.STOPPING.set()
     for worker in list(_alive):
-        worker.kill()
+        worker.send_kill()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +88,14 @@ class Worker:
                 start_new_session=True,
             )
         os.close(alive_read)
-        _alive.add(self)
         self._channel = ours
         self._tail = _Tail(self._process)
         self._lock = threading.Lock()
+        _alive.add(self)
+        if errors.STOPPING.is_set():  # it was not among those that were ended
+            self.kill()
+            self.close()
+            raise errors.InterruptedRunError
 
     def call(self, job: str, *, timeout_s: float, **arguments: Any) -> Any:
         """Run a job in the worker and return its answer (JSON values and arrays).
@@ -150,12 +153,17 @@ class Worker:
         self.kill()
         with contextlib.suppress(OSError):
             os.close(self._alive_write)
+        _alive.discard(self)
 
     def kill(self) -> None:
         """End the worker and everything it started, now."""
+        self.send_kill()
+        self._process.wait()
+
+    def send_kill(self) -> None:
+        """Have the kernel end the worker and everything it started; do not wait for that."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
     def __enter__(self) -> Worker:
         return self
