@@ -43,7 +43,7 @@ def main() -> int:
             shutil.rmtree(out, ignore_errors=True)
 
             took_s.append(stop_a_run(out, number=number, when=lambda _: time.sleep(moment_s), options=TIMED))
-            again = faults.weighbridge("export", "configs/simplenet.yaml", "--out", out, "--no-benchmark")
+            again = faults.weighbridge("export", "configs/simplenet.yaml", "--out", out, *TIMED, "--no-benchmark")
             assert again.code == 0, again.err
             assert tiny.versions(out) == expected
             assert tiny.temporaries(out) == []

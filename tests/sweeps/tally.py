@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ def tally(claim: str, cases: Iterable[Any], check: Callable[[Any], Any]) -> int:
             check(case)
         except AssertionError as error:
             failures += 1
-            print(f"FAILED {claim}: {case}: {error}", flush=True)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"FAILED {claim}: {case}: {where.name}: {where.line}: {error}", flush=True)
         if count % 50 == 0:
             print(f"  {claim}: {count} done, {failures} failed", flush=True)
     print(f"{claim}: {count} cases, {failures} failed ({time.monotonic() - began_s:.0f} s)", flush=True)
