@@ -1,6 +1,6 @@
 """Every fault of a worker in an export, in parity and in a benchmark, through the whole pipeline.
 
-    python -m tests.sweeps.faults
+    python -m tests.sweeps.faults [FAULT…]
 
 Each is reported by the backend's name while the others finish, leaves no process and no temporary, and is repeated by the
 script that it leaves; a required one ends with exit code 4. Prints by how much time limits were overrun.
@@ -17,11 +17,12 @@ from tests import faults
 from tests.sweeps.tally import tally
 from tests.test_faults import survive_faults
 
-LIMIT_S = 6.0
+LIMIT_S = 10.0
 PATIENCE_S = 60.0
 
 
 def main() -> int:
+    chosen = sys.argv[1:] or [*faults.SAID]
     overruns_s: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
@@ -34,8 +35,9 @@ def main() -> int:
             over_s = survive_faults(folder, folder / "out", {place: fault}, required=required, limit_s=limit_s)
             overruns_s.extend([over_s] if fault in faults.TIMED else [])
 
-        failures = tally("worker faults", product(faults.PLACES, faults.SAID, (False, True)), check)
-    print(f"time limits of {LIMIT_S:g} s were overrun by at most {max(overruns_s):.2f} s")
+        failures = tally("worker faults", product(faults.PLACES, chosen, (False, True)), check)
+    if overruns_s:
+        print(f"time limits of {LIMIT_S:g} s were overrun by at most {max(overruns_s):.2f} s")
     return int(failures > 0)
 
 
