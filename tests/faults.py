@@ -85,7 +85,7 @@ def _marked(mark):
     return tuple(found)
 
 
-def config(folder, broken, *, required=False, limit_s=60):
+def config(folder, broken, *, required=False, limit_s=600):
     """Write a config of simplenet with a fault in each place of `broken`, each in a backend named after its place."""
     export, backends = "", ""
     for place, fault in broken.items():

@@ -18,7 +18,7 @@ from tests.sweeps.tally import tally
 from tests.test_faults import survive_faults
 
 LIMIT_S = 10.0
-PATIENCE_S = 60.0
+PATIENCE_S = 600.0
 
 
 def main() -> int:
