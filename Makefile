@@ -19,7 +19,7 @@ NEEDED := $(filter $(PUBLISHED),$(basename $(notdir $(CONFIG))))
 # One thread for each of the test processes: libraries otherwise take every core each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs bench-parity-cost sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-reproducible sweep-verify sweep-mlflow sweep-fuzz sweep-hostile clean
+.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs bench-parity-cost sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-reproducible sweep-verify sweep-mlflow sweep-fuzz sweep-hostile sweep-kill sweep-disk sweep-signals sweep-faults sweep-many clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -139,6 +139,23 @@ sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 14,000 examples, 
 
 sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds predict and verify
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.hostile_commands $(RELEASE)
+
+# Last run on 2026-11-24: see docs/robustness.md. The first two need strace, the second also the right to mount.
+sweep-kill: .venv/installed-dev  ## kill -9 at every system call of an export that changes the disk
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.kill
+
+sweep-disk: .venv/installed-dev  ## no space, and input/output errors, at each write, sync and rename
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.disk
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n 0 tests/test_full_disk.py
+
+sweep-signals: .venv/installed-dev  ## interrupt and terminate a real export at 20 random moments each
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.signals
+
+sweep-faults: .venv/installed-dev  ## every fault of a worker in an export, in parity and in a benchmark
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.faults
+
+sweep-many: .venv/installed-dev  ## 8 processes export 50 versions each to one folder at once
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.many
 
 clean:  ## remove .venv and what was built; releases stay
 	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare .venv-mlflow build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
