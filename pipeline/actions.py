@@ -293,7 +293,11 @@ def verify(
 
         def run(backend: str, file: Path | None, inputs: Arrays) -> Any:
             if backend not in workers:
-                declared = planned.interface if planned else bundle.interface_from(standalone.read_manifest(release))
+                declared = (
+                    planned.interface
+                    if planned and backend == verifying.NETWORK
+                    else bundle.interface_from(standalone.read_manifest(release))
+                )
                 variant = Variant(backend, backend, backends()[backend].artifact, required=True, file=file)
                 network = planned.network if planned else None
                 session = opened(variant, declared, network, threads=cores(), timeout_s=VERIFY_TIMEOUT_S)

@@ -46,7 +46,6 @@ _RESERVED = {
     identity.PROVENANCE,
     identity.CARD,
 }
-_DIGEST_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +197,7 @@ def _fill(directory: Path, content: ReleaseContent) -> str:
         directory, manifest, [_file_facts(directory, name, role) for name, role in sorted(roles.items())]
     )
     digest = content_digest(manifest)
-    version = content.version or digest[:_DIGEST_DIGITS]
+    version = content.version or digest[: standalone.DIGEST_DIGITS]
     _write_report(directory, content.report)
     text = canonical_json({**manifest, "digest": digest, "version": version})
     written = {standalone.MANIFEST: text}
