@@ -210,7 +210,8 @@ def sentence(explanation: Mapping[str, Any]) -> str:
     if "node" not in culprit:
         return f"{place} (case {sizes}); the error begins in module {culprit['module'] or 'of the whole network'}"
     module = culprit["module"] or "the network itself"
+    numbers = f"{culprit['got']} instead of {culprit['expected']} at {list(culprit['worst_index'])}"
     return (
         f"{place} (case {sizes}); the error begins in {culprit['operator']} {culprit['node']}, of {module}, "
-        f"{culprit['source']}: {culprit['got']} instead of {culprit['expected']} at {list(culprit['worst_index'])}"
+        f"{culprit['source']}: {culprit['problem'] or numbers}"
     )
