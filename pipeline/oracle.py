@@ -62,7 +62,7 @@ def evaluate(
     progress("float32")
     plain = [run(case, double=False) for case in cases]
     progress("float32, one ulp away")
-    moved = _perturbed_runs(module, run, cases, seed)
+    moved = _perturbed_runs(module, run, interface, cases, seed)
     progress("float64")
     try:
         module.double()
@@ -91,12 +91,20 @@ def _runner(module: nn.Module, interface: Interface) -> Callable[..., dict[str, 
 
 
 def _perturbed_runs(
-    module: nn.Module, run: Callable[..., dict[str, torch.Tensor]], cases: Sequence[Arrays], seed: int
+    module: nn.Module,
+    run: Callable[..., dict[str, torch.Tensor]],
+    interface: Interface,
+    cases: Sequence[Arrays],
+    seed: int,
 ) -> list[list[dict[str, torch.Tensor]]]:
-    """Run every case with inputs and weights moved by one ulp, several times; the weights are put back at the end."""
+    """Run every case with inputs and weights moved by one ulp, several times; the weights are put back at the end.
+
+    Inputs stay within what they are declared to hold: a network may refuse a probability above 1.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
+    bounds = {spec.name: (spec.low, spec.high) for spec in interface.inputs}
     originals = [(tensor, tensor.clone()) for tensor in _floating(module)]
     results: list[list[dict[str, torch.Tensor]]] = [[] for _ in cases]
     with torch.inference_mode():
@@ -106,10 +114,10 @@ def _perturbed_runs(
             for case, result in zip(cases, results, strict=True):
                 tensors = calling.tensors_from(case)
                 shifted = {
-                    name: calling.array_from(_one_ulp_away(tensor, generator) if tensor.is_floating_point() else tensor)
+                    name: _neighbour(tensor, *bounds[name], generator) if tensor.is_floating_point() else tensor
                     for name, tensor in tensors.items()
                 }
-                result.append(run(shifted, double=False))
+                result.append(run({name: calling.array_from(each) for name, each in shifted.items()}, double=False))
         for tensor, original in originals:
             tensor.copy_(original)
     return results
@@ -128,6 +136,15 @@ def _one_ulp_away(tensor: torch.Tensor, generator: torch.Generator) -> torch.Ten
     towards = torch.empty(tensor.shape, dtype=torch.float32).uniform_(-1, 1, generator=generator)
     infinite = torch.copysign(torch.tensor(float("inf")), towards).to(tensor.dtype)
     return torch.where(tensor == 0, tensor, torch.nextafter(tensor, infinite))
+
+
+def _neighbour(tensor: torch.Tensor, low: float | None, high: float | None, generator: torch.Generator) -> torch.Tensor:
+    """Move each element by one unit in the last place, except where that leaves the bounds."""
+    import torch
+
+    moved = _one_ulp_away(tensor, generator)
+    lowest, highest = (-float("inf") if low is None else low), (float("inf") if high is None else high)
+    return torch.where((moved < lowest) | (moved > highest), tensor, moved)
 
 
 def _reference(truth: dict[str, torch.Tensor], samples: list[dict[str, torch.Tensor]], *, fallback: bool) -> Reference:
