@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -42,6 +42,7 @@ from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare
 from pipeline.parity.graph import Graph
 from pipeline.release.tools import tools
+from pipeline.types import Case
 
 FIGURES = Path("benchmarks/parity_defects.json")
 MUTATIONS_BAR, CAUGHT_BAR = 300, 0.99
@@ -66,6 +67,7 @@ class Subject:
     def __init__(self, exported: shipped.Shipped) -> None:
         self.exported = exported
         self.truth = exported.truth(seed=0)
+        self._steps: dict[str, culprit.Truths] = {}
         self.state = {key: value.copy() for key, value in jobs.arrays_of(exported.module()).items()}
 
     @cached_property
@@ -74,18 +76,19 @@ class Subject:
         return run(self.exported.proto, self.judged_equal_on, optimised=False) or []
 
     @cached_property
-    def judged_equal_on(self) -> list[cases.Case]:
+    def judged_equal_on(self) -> list[Case]:
         """Parity's cases, and as many of another seed."""
         cap = max(array.size for case in self.truth.cases for array in case.inputs.values())
         return [*self.truth.cases, *cases.sample(self.exported.interface, seed=1, cap_elements=cap)]
 
-    @cached_property
-    def steps(self) -> tuple[cases.Case, culprit.Truths]:
-        """A small case with the values of every step on it, the same for every mutation."""
-        pool = self.truth.cases[1:] or self.truth.cases
-        case = min(pool, key=lambda each: sum(array.size for array in each.inputs.values()))
-        exported = self.exported
-        return case, culprit.truths(exported.module(), exported.interface, exported.examples, case.inputs, _OPSET)
+    def steps(self, case: Case) -> culprit.Truths:
+        """Return the values of every step on a case, the same for every mutation."""
+        if case.name not in self._steps:
+            exported = self.exported
+            self._steps[case.name] = culprit.truths(
+                exported.module(), exported.interface, exported.examples, case.inputs, _OPSET
+            )
+        return self._steps[case.name]
 
 
 @dataclass(frozen=True)
@@ -382,41 +385,54 @@ def mutations(name: str, healthy: onnx.ModelProto, per_kind: int, seed: int) -> 
 # --- judging -----------------------------------------------------------------------------------------------------------
 
 
-def judge(subject: Subject, kind: str, mutated: Mutated) -> Result:
-    """Hold a mutated file against the network: outputs by every rule, the audit, and whether it is equivalent."""
-    known = subject.truth
-    outputs = run(mutated.proto, known.cases)
-    factor, rules = (None, tuple(TOLERANCES)) if outputs is None else _compare(subject, outputs)
-    return Result(
+def judge(subject: Subject, kind: str, mutated: Mutated) -> tuple[Result, Case | None]:
+    """Hold a mutated file against the network: outputs by every rule, the audit, and whether it is equivalent.
+
+    Beside the result: the smallest of the cases that show it, None if none does or onnxruntime refuses.
+    """
+    outputs = run(mutated.proto, subject.truth.cases)
+    found = Compared(None, tuple(TOLERANCES), None) if outputs is None else _compare(subject, outputs)
+    result = Result(
         model=subject.exported.name,
         kind=kind,
         target=mutated.target,
         equivalent=outputs is not None and _is_equivalent(subject, kind, mutated),
         by_audit=not audit_onnx(Graph(mutated.proto), subject.state, subject.exported.program)["passed"],
-        by_rules=rules,
-        factor=factor,
+        by_rules=found.failed,
+        factor=found.factor,
     )
+    return result, found.smallest
 
 
 def require_healthy(subject: Subject) -> None:
     """Raise ValueError if the unchanged file is objected to: catching its mutations would prove nothing then."""
-    found = judge(subject, "healthy", Mutated("nothing", (), subject.exported.proto))
+    found, _ = judge(subject, "healthy", Mutated("nothing", (), subject.exported.proto))
     if found.caught:
         raise ValueError(f"the healthy export of {subject.exported.name} does not pass: {found}")
 
 
-def _compare(subject: Subject, outputs: list[list[Any]]) -> tuple[float, tuple[str, ...]]:
-    """Return the largest factor and the rules that fail."""
+class Compared(NamedTuple):
+    """The largest factor over all cases, the rules that fail, and the smallest of the cases where ours does."""
+
+    factor: float | None
+    failed: tuple[str, ...]
+    smallest: Case | None
+
+
+def _compare(subject: Subject, outputs: list[list[Any]]) -> Compared:
     known = subject.truth
-    factor, failed = 0.0, set()
+    factor, failed, shown = 0.0, set(), []
     for case, reference, floors, values in zip(known.cases, known.references, known.floors, outputs, strict=True):
         named = dict(zip(reference.values, values, strict=True))
-        for rule_name, rule in TOLERANCES.items():
-            for each in compare(case.name, reference, floors, named, dict.fromkeys(named, rule)):
-                factor = max(factor, each.factor) if rule_name == OURS else factor
-                if not each.passed:
-                    failed.add(rule_name)
-    return factor, tuple(name for name in TOLERANCES if name in failed)
+        for name, rule in TOLERANCES.items():
+            found = compare(case.name, reference, floors, named, dict.fromkeys(named, rule))
+            if not all(each.passed for each in found):
+                failed.add(name)
+            if name == OURS:
+                factor = max(factor, *(each.factor for each in found))
+                shown += [] if all(each.passed for each in found) else [case]
+    smallest = min(shown, key=lambda each: sum(array.size for array in each.inputs.values()), default=None)
+    return Compared(factor, tuple(name for name in TOLERANCES if name in failed), smallest)
 
 
 def _is_equivalent(subject: Subject, kind: str, mutated: Mutated) -> bool:
@@ -440,7 +456,7 @@ def _same_numbers(mutated: onnx.GraphProto, healthy: onnx.GraphProto) -> bool:
     )
 
 
-def run(proto: onnx.ModelProto, given: Sequence[cases.Case], *, optimised: bool = True) -> list[list[Any]] | None:
+def run(proto: onnx.ModelProto, given: Sequence[Case], *, optimised: bool = True) -> list[list[Any]] | None:
     """Return each case's outputs in the file's order, None if onnxruntime refuses the file or a case."""
     options = ort.SessionOptions()
     if not optimised:
@@ -453,11 +469,10 @@ def run(proto: onnx.ModelProto, given: Sequence[cases.Case], *, optimised: bool 
         return None
 
 
-def with_culprit(subject: Subject, result: Result, mutated: Mutated) -> Result:
-    """Search for the culprit of a mutation as the command does; it is right if a mutation touched it, or what it takes."""
-    case, known = subject.steps
+def with_culprit(subject: Subject, result: Result, mutated: Mutated, case: Case) -> Result:
+    """Search for the culprit of a mutation as the command does; it is right if it was touched, or takes what a touched one gives."""
     graph = Graph(mutated.proto)
-    found = culprit.find(graph, case.inputs, known, level="disable")
+    found = culprit.find(graph, case.inputs, subject.steps(case), level="disable")
     touched = [node for node in graph.nodes if node.name in mutated.nodes]
     consumers = {user.name for node in touched for each in node.outputs for user in graph.users.get(each, ())}
     return replace(
@@ -474,21 +489,22 @@ def sweep(name: str, arguments: argparse.Namespace, rows: Rows) -> Iterator[Resu
     """Yield what became of each mutation of one model."""
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(shipped.export(name, Path(folder)))
-    require_healthy(subject)
-    searched: Counter[str] = Counter()
-    for key, kind, mutated in mutations(name, subject.exported.proto, arguments.per_kind, arguments.seed):
+        require_healthy(subject)
+        searched: Counter[str] = Counter()
+        for key, kind, mutated in mutations(name, subject.exported.proto, arguments.per_kind, arguments.seed):
 
-        def made(kind: str = kind, mutated: Mutated = mutated) -> dict[str, Any]:
-            result = judge(subject, kind, mutated)
-            visible = mutated.nodes and result.by_output and result.factor is not None and np.isfinite(result.factor)
-            if visible and searched[kind] < arguments.culprits:
-                result = with_culprit(subject, result, mutated)
-            return _plain(result)
+            def made(kind: str = kind, mutated: Mutated = mutated) -> dict[str, Any]:
+                result, case = judge(subject, kind, mutated)
+                if mutated.nodes and case is not None and searched[kind] < arguments.culprits:
+                    result = with_culprit(subject, result, mutated, case)
+                return _plain(result)
 
-        row = rows.get(key, made)
-        result = Result(**row | {"by_rules": tuple(row["by_rules"]), "factor": row["factor"] and float(row["factor"])})
-        searched[kind] += result.named is not None
-        yield result
+            row = rows.get(key, made)
+            result = Result(
+                **row | {"by_rules": tuple(row["by_rules"]), "factor": row["factor"] and float(row["factor"])}
+            )
+            searched[kind] += result.named is not None
+            yield result
 
 
 def summarise(results: Sequence[Result]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,10 @@ FOLDER = Path("benchmarks/results")
 
 
 class Rows:
-    """The rows of one sweep by key. `asked` is what it was asked for: its answers to anything else are not taken up."""
+    """The rows of one sweep by key. `asked` is what it was asked for: answers to anything else, and of other code, do not count."""
 
     def __init__(self, name: str, asked: dict[str, Any], total: int) -> None:
-        self.path = FOLDER / f"{name}.jsonl"
+        self.path = FOLDER / f"{name}-{zlib.crc32(json.dumps(asked).encode()):08x}.jsonl"
         self._header = {"asked": asked, "tools": tools(), "code": _code_digest(name)}
         self._total, self._began_s = total, time.monotonic()
         self.rows = self._read()
