@@ -19,11 +19,8 @@ NEEDED := $(filter $(PUBLISHED),$(basename $(notdir $(CONFIG))))
 # One thread for each of the test processes: libraries otherwise take every core each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-<<<<<<< HEAD
-.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs bench-parity-cost sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-reproducible sweep-verify sweep-mlflow sweep-fuzz sweep-hostile sweep-kill sweep-disk sweep-signals sweep-faults sweep-many clean
-=======
-.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-golden sweep-reproducible sweep-verify sweep-fuzz sweep-hostile clean
->>>>>>> wt-d
+# Every target with a description is a command, not a file.
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -77,17 +74,18 @@ check-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (dow
 	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnxruntime-gpu onnx -e .
 	@.venv-cuda/bin/python scripts/check_cuda_fallback.py
 
-sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names (docs/parity.md; half an hour)
-	@$(ONE_THREAD) $(BIN)/python benchmarks/parity_defects.py
+# When these last ran and what they showed: docs/parity.md. One that was interrupted goes on where it stopped.
+sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.parity_defects
 
-sweep-health: .venv/installed weights  ## that parity raises no false alarm on healthy exports (docs/parity.md)
-	@$(BIN)/python benchmarks/parity_health.py
+sweep-health: .venv/installed weights  ## that parity raises no false alarm on healthy exports
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.parity_health
 
 sweep-node-cases: .venv/installed  ## that explicit tolerances agree with onnx's own runner on its node cases
 	@$(ONE_THREAD) $(BIN)/python benchmarks/onnx_node_agreement.py
 
 sweep-ledger: .venv/installed-dev  ## every entry of torch's module_db through both exporters, against the committed ledger
-	@$(ONE_THREAD) $(BIN)/python benchmarks/module_ledger.py --check
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.module_ledger --check
 
 # When these last ran and what they showed: benchmarks/README.md
 bench-false-alarms: .venv/installed  ## two identical sessions under load: how often are they called different (25 minutes)

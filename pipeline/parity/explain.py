@@ -219,7 +219,8 @@ def sentence(explanation: Mapping[str, Any]) -> str:
         return f"{place} ({case}); the error begins in {where}: {what}"
     module = culprit["module"] or "the network itself"
     begins = "the error begins in" if culprit["certain"] else "the error probably begins in"
+    numbers = f"{culprit['got']} instead of {culprit['expected']} at {list(culprit['worst_index'])}"
     return (
         f"{place} ({case}); {begins} {culprit['operator']} {culprit['node']}, of {module}, "
-        f"{culprit['source']}: {culprit['got']} instead of {culprit['expected']} at {list(culprit['worst_index'])}"
+        f"{culprit['source']}: {culprit['problem'] or numbers}"
     )
