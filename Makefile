@@ -19,7 +19,8 @@ NEEDED := $(filter $(PUBLISHED),$(basename $(notdir $(CONFIG))))
 # One thread for each of the test processes: libraries otherwise take every core each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-golden sweep-reproducible sweep-verify sweep-fuzz sweep-hostile clean
+# Every target with a description is a command, not a file.
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -73,17 +74,18 @@ check-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (dow
 	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnxruntime-gpu onnx -e .
 	@.venv-cuda/bin/python scripts/check_cuda_fallback.py
 
-sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names (docs/parity.md; half an hour)
-	@$(ONE_THREAD) $(BIN)/python benchmarks/parity_defects.py
+# When these last ran and what they showed: docs/parity.md. One that was interrupted goes on where it stopped.
+sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.parity_defects
 
-sweep-health: .venv/installed weights  ## that parity raises no false alarm on healthy exports (docs/parity.md)
-	@$(BIN)/python benchmarks/parity_health.py
+sweep-health: .venv/installed weights  ## that parity raises no false alarm on healthy exports
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.parity_health
 
 sweep-node-cases: .venv/installed  ## that explicit tolerances agree with onnx's own runner on its node cases
 	@$(ONE_THREAD) $(BIN)/python benchmarks/onnx_node_agreement.py
 
 sweep-ledger: .venv/installed-dev  ## every entry of torch's module_db through both exporters, against the committed ledger
-	@$(ONE_THREAD) $(BIN)/python benchmarks/module_ledger.py --check
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.module_ledger --check
 
 # When these last ran and what they showed: benchmarks/README.md
 bench-false-alarms: .venv/installed  ## two identical sessions under load: how often are they called different (25 minutes)
@@ -102,6 +104,10 @@ bench-power: .venv/installed  ## how often a slowed variant is called slower, qu
 
 bench-configs: .venv/installed weights  ## time `weighbridge benchmark` of every shipped config
 	@$(BIN)/python benchmarks/configs.py
+
+bench-parity-cost: .venv/installed  ## what parity of MiniLM costs, in multiples of the forward passes it has to make (two minutes)
+	@$(BIN)/python scripts/fetch_weights.py minilm
+	@$(BIN)/python benchmarks/parity_cost.py
 
 bench-export: .venv/installed  ## time export and parity of MiniLM against optimum's export, in the same run
 	@$(BIN)/python scripts/fetch_weights.py minilm
@@ -130,6 +136,23 @@ sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 14,000 examples, 
 
 sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds predict and verify
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.hostile_commands $(RELEASE)
+
+# Last run on 2026-11-24: see docs/robustness.md. The first two need strace, the second also the right to mount.
+sweep-kill: .venv/installed-dev  ## kill -9 at every system call of an export that changes the disk
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.kill
+
+sweep-disk: .venv/installed-dev  ## no space, and input/output errors, at each write, sync and rename
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.disk
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n 0 tests/test_full_disk.py
+
+sweep-signals: .venv/installed-dev  ## interrupt and terminate a real export at 20 random moments each
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.signals
+
+sweep-faults: .venv/installed-dev  ## every fault of a worker in an export, in parity and in a benchmark
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.faults
+
+sweep-many: .venv/installed-dev  ## 8 processes export 50 versions each to one folder at once
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.many
 
 clean:  ## remove .venv and what was built; releases stay
 	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

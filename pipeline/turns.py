@@ -57,7 +57,7 @@ class Turns:
         with self._changed:
             while not self._changed.wait_for(is_free, timeout=_STOP_CHECK_S):
                 if STOPPING.is_set():
-                    raise InterruptedRunError("the run was interrupted")
+                    raise InterruptedRunError
             self._needs[turn] = need_bytes
             self._is_timing = is_timing
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import GateError, UnavailableError, WeighbridgeError
+from pipeline.backends import placement
+from pipeline.errors import GateError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.oracle import Reference
 from pipeline.parity import behaviour, budget, jobs
 from pipeline.parity.candidate import Names
@@ -18,9 +21,11 @@ from pipeline.worker.session import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from pipeline.parity.budget import Rule
     from pipeline.types import Arrays, Artifact, Case, Interface, Network, Variant
+    from pipeline.worker.process import Terms
 
 AT_ONCE = 2
 AUDITED = frozenset({"onnx", "torchscript"})
@@ -30,13 +35,14 @@ Status = Literal["pass", "fail", "unavailable", "crashed"]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every run of a proof needs: the network with its interface, the threads of a backend, and how long to wait."""
+    """What every run of a proof needs: the network with its interface, a backend's threads, how long to wait, its worker's terms."""
 
     interface: Interface
     network: Network
     threads: int
     timeout_s: float
     report: Callable[[Event], None] = lambda _: None
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,10 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What became of one variant: its status, the reason where it is not a pass, and every finding."""
+    """What became of one variant: its status, the reason where it is not a pass, and every finding.
+
+    `facts` are the session's, with the `placement` of its nodes where the backend can tell.
+    """
 
     variant: Variant
     status: Status
@@ -105,15 +114,36 @@ def prove(
 
 
 def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Proof:
+    # The folder is ours, so that it goes even if the worker crashes.
+    with TemporaryDirectory(prefix="weighbridge-profile-") as profile:
+        session = opened(
+            variant,
+            names.renamed(setup.interface),
+            setup.network,
+            threads=setup.threads,
+            timeout_s=setup.timeout_s,
+            terms=setup.terms,
+            profile=Path(profile),
+        )
+        return _judged(variant, session, setup, known, names)
+
+
+def _judged(
+    variant: Variant,
+    session: AbstractContextManager[tuple[Worker, dict[str, Any]]],
+    setup: Setup,
+    known: Truth,
+    names: Names,
+) -> Proof:
+    """Run every case in a session and judge the outputs, and where its nodes ran."""
     findings: list[Finding] = []
-    session = opened(
-        variant, names.renamed(setup.interface), setup.network, threads=setup.threads, timeout_s=setup.timeout_s
-    )
     try:
         with session as (worker, facts):
             call = partial(worker.call, "run", timeout_s=setup.timeout_s)
             for index in range(len(known.cases)):
                 findings.extend(_run(worker, call, index, known, names))
+            if placed := worker.call("placement", timeout_s=setup.timeout_s):
+                facts["placement"] = placed
             if not all(finding.passed for finding in findings):
                 findings = _explain_chance(worker, call, findings, known, names)
     except UnavailableError as error:
@@ -121,13 +151,12 @@ def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Pr
     except WeighbridgeError as error:
         return Proof(variant, "crashed", error.message, tuple(findings), {})
     failed = [finding for finding in findings if not finding.passed]
-    if not failed and not names.problems:
+    misplaced = placement.problems(facts.get("placement"))
+    if not failed and not names.problems and not misplaced:
         return Proof(variant, "pass", None, tuple(findings), facts)
-    said = [
-        *names.problems,
-        *([describe(worst(failed), known)] if failed else []),
-        *behaviour.recognise(findings, known),
-    ]
+    described = describe(worst(failed), known) if failed else ""
+    recognised = [each for each in behaviour.recognise(findings, known) if each not in described]
+    said = [*names.problems, *misplaced, *([described] if failed else []), *recognised]
     return Proof(variant, "fail", "; ".join(said), tuple(findings), facts)
 
 
@@ -159,29 +188,37 @@ def _explain_chance(
 def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict[str, dict[str, Any]]:
     """Return each file's audit by format: where its constants and numbers come from (see `pipeline.parity.audit`).
 
-    Raises:
-        WeighbridgeError: a file cannot be read, or its audit crashed.
-    """
+    Where the audit crashed, no file passed it.
 
-    def one(artifact: Artifact) -> dict[str, Any]:
-        setup.report(Event("parity", f"{artifact.format} audit", "started"))
-        with Worker(f"the audit of {artifact.format}", threads=1) as worker:
-            found: dict[str, Any] = worker.call(
+    Raises:
+        WeighbridgeError: a file cannot be read.
+    """
+    known = [each for each in artifacts if each.format in AUDITED]
+    if not known:
+        return {}
+    for each in known:
+        setup.report(Event("parity", f"{each.format} audit", "started"))
+    # One process for all: starting torch and loading the network takes longer than most audits.
+    try:
+        with Worker("the audit", threads=1, terms=setup.terms) as worker:
+            answers = worker.call(
                 jobs.AUDIT,
                 timeout_s=setup.timeout_s,
                 network=asdict(setup.network),
                 interface=asdict(setup.interface),
                 examples=dict(examples),
-                format=artifact.format,
-                file=str(artifact.files[0]),
-                program=dict(artifact.program) or None,
+                files=[
+                    {"format": each.format, "file": str(each.files[0]), "program": dict(each.program) or None}
+                    for each in known
+                ],
             )
-        setup.report(Event("parity", f"{artifact.format} audit", "ended" if found["passed"] else "failed"))
-        return found
-
-    known = [each for each in artifacts if each.format in AUDITED]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip([each.format for each in known], pool.map(one, known), strict=True))
+    except WorkerError as error:
+        problem = {"where": "", "module": None, "problem": error.message}
+        answers = [{"passed": False, "crashed": True, "problem_count": 1, "problems": [problem]}] * len(known)
+    found = {each.format: answer for each, answer in zip(known, answers, strict=True)}
+    for name, answer in found.items():
+        setup.report(Event("parity", f"{name} audit", "ended" if answer["passed"] else "failed"))
+    return found
 
 
 def describe_audit(audit: Mapping[str, Any]) -> str:
@@ -189,7 +226,7 @@ def describe_audit(audit: Mapping[str, Any]) -> str:
     if not audit["passed"]:
         first, more = audit["problems"][0], audit["problem_count"] - 1
         place = f" in {first['module']}" if first["module"] else ""
-        return f"{first['where']}{place} {first['problem']}" + (f" (and {more} more)" if more else "")
+        return f"{first['where']}{place} {first['problem']}".lstrip() + (f" (and {more} more)" if more else "")
     if audit["unaccounted_count"]:
         return f"{audit['unaccounted_count']} constants or attributes ({audit['share']:.2%} of the elements) not accounted for"
     return f"{audit['elements']:,} elements of {audit['constants']} constants and {audit['attributes']} attributes"
@@ -203,30 +240,39 @@ def describe(finding: Finding, known: Truth) -> str:
     if finding.problem:
         return f"{place}: {finding.problem}"
     index = f"[{', '.join(map(str, finding.worst_index))}]"
-    return (
-        f"{place}: {finding.got:.9g} instead of {finding.expected:.9g} at {index}, "
-        f"{finding.factor:.3g} × the noise floor (limit {finding.limit:g})"
+    rule = known.rules[finding.output]
+    allowed = (
+        f"what atol {rule.atol:g} and rtol {rule.rtol:g} allow"
+        if rule.explicit
+        else f"the noise floor (limit {finding.limit:g})"
     )
+    return f"{place}: {finding.got:.9g} instead of {finding.expected:.9g} at {index}, {finding.factor:.3g} × {allowed}"
 
 
 def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> None:
     """Close the gate on any required variant that did not pass, or whose file failed its audit.
 
     Raises:
-        GateError: a required backend left its error budget, or a file it runs holds what the network does not.
-        UnavailableError: a required backend could not run, or crashed.
+        GateError: a required backend left its error budget or its device, or a file it runs holds what the network does not.
+        UnavailableError: a required backend could not run, or it or its file's audit crashed.
     """
     bad = [proof for proof in proofs if proof.variant.required and proof.status != "pass"]
-    left = [f"{proof.variant.name}: {proof.reason}" for proof in bad if proof.status == "fail"]
+    failed = [proof for proof in bad if proof.status == "fail"]
+    left = [f"{proof.variant.name}: {proof.reason}" for proof in failed]
     required = {proof.variant.format for proof in proofs if proof.variant.required}
-    forged = [
-        f"{name}, audited: {describe_audit(each)}"
-        for name, each in audits.items()
-        if name in required and not each["passed"]
-    ]
+    unsound = {name: each for name, each in audits.items() if name in required and not each["passed"]}
+    forged = [f"{name}, audited: {describe_audit(each)}" for name, each in unsound.items() if "crashed" not in each]
+    unaudited = dict.fromkeys(describe_audit(each) for each in unsound.values() if "crashed" in each)
     if left or forged:
-        what = "a required backend left its error budget" if left else "a required file holds what the network does not"
+        what = "a required file holds what the network does not"
+        if failed:
+            elsewhere = all(each.passed for proof in failed for each in proof.findings)
+            what = (
+                "a required backend is not what was asked for"
+                if elsewhere
+                else "a required backend left its error budget"
+            )
         raise GateError("\n  ".join([f"{what}:", *left, *forged]))
-    if bad:
-        lines = [f"{proof.variant.name}: {proof.reason}" for proof in bad]
+    if bad or unaudited:
+        lines = [*(f"{proof.variant.name}: {proof.reason}" for proof in bad), *unaudited]
         raise UnavailableError("\n  ".join(["a required backend did not run:", *lines]))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 VERIFIER = "verify.py"
 LATEST = "latest"
 FAILED = "failed"
+CRASHES = "crashes"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _RESERVED = {
@@ -281,7 +282,7 @@ def _check_names(content: ReleaseContent) -> None:
     _check_name(content.name, "a release")
     if content.version is not None:
         _check_name(content.version, "a version")
-        if content.version in {LATEST, FAILED}:
+        if content.version in {LATEST, FAILED, CRASHES}:
             raise InputError(
                 f"release.version cannot be {content.version!r}: that name is taken", hint="choose another"
             )

@@ -10,15 +10,26 @@ from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pipeline.types import Interface, Network, Variant
+    from pipeline.worker.process import Terms
 
 
 @contextmanager
 def opened(
-    variant: Variant, interface: Interface, network: Network | None, *, threads: int, timeout_s: float
+    variant: Variant,
+    interface: Interface,
+    network: Network | None,
+    *,
+    threads: int,
+    timeout_s: float,
+    terms: Terms | None = None,
+    profile: Path | None = None,
 ) -> Iterator[tuple[Worker, dict[str, Any]]]:
     """Start a worker, open `variant` in it, and yield it with the session's facts.
+
+    `profile`: a folder to record in where its nodes run, for the job "placement".
 
     Raises:
         WeighbridgeError: the backend cannot run here, or opening crashed or took too long.
@@ -28,8 +39,9 @@ def opened(
         "outputs": list(interface.outputs),
         "file": variant.file and str(variant.file),
         "network": network and variant.format is None and asdict(network),
+        "profile": profile and str(profile),
     }
-    with Worker(variant.name, threads=threads) as worker:
+    with Worker(variant.name, threads=threads, terms=terms) as worker:
         facts = worker.call(
             "open", timeout_s=timeout_s, backend=variant.backend, source=source, options=dict(variant.options)
         )
