@@ -20,7 +20,7 @@ from pipeline.errors import UnavailableError, WeighbridgeError, WorkerError
 from pipeline.parity import explain, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import Finding
-from pipeline.planning import results
+from pipeline.planning import at_once, results
 from pipeline.release import bundle, compose
 from pipeline.report import document, html, markdown
 from pipeline.types import Artifact, Event
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pipeline.planning import Plan, Settings
     from pipeline.types import Case, Variant
 
-AT_ONCE = 3
 CULPRITS = "culprits"
 
 
@@ -88,7 +87,7 @@ def sample(state: State) -> State:
 def export_all(state: State) -> State:
     """Export every format and evaluate the oracle, each in a worker of its own, a few at a time."""
     wanted = state.plan.config.exports
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
         exporting = [pool.submit(export_one, state, each.format, dict(each.options)) for each in wanted]
         answer = pool.submit(evaluate_oracle, state)
         outcomes = [each.exception() or each.result() for each in exporting]
@@ -242,6 +241,8 @@ def hold(state: State) -> State:
     )
     with ThreadPoolExecutor(1) as pool:
         auditing = pool.submit(_audit, state)
+        if at_once(state.plan, state.settings) == 1:
+            auditing.result()
         proofs = _proofs(state, variants)
         audits = auditing.result()
     return replace(state, proofs=proofs, audits=audits)
@@ -344,6 +345,7 @@ def _setup(state: State) -> prove.Setup:
         state.plan.config.limits.run_seconds,
         state.settings.report,
         _terms(state),
+        max(1, at_once(state.plan, state.settings) - 1),  # the audit runs beside them
     )
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pipeline.types import Arrays, Artifact, Case, Interface, Network, Variant
     from pipeline.worker.process import Terms
 
-AT_ONCE = 2
 AUDITED = frozenset({"onnx", "torchscript"})
 
 Status = Literal["pass", "fail", "unavailable", "crashed"]
@@ -43,6 +42,7 @@ class Setup:
     timeout_s: float
     report: Callable[[Event], None] = lambda _: None
     terms: Terms | None = None
+    at_once: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,12 @@ def prove(
             return Proof(variant, "unavailable", variant.unavailable, (), {})
         setup.report(Event("parity", variant.name, "started"))
         proof = _prove_one(variant, setup, known, (names or {}).get(variant.name) or Names.same(setup.interface))
-        setup.report(Event("parity", variant.name, "ended" if proof.status == "pass" else "failed", proof.reason or ""))
+        status = "ended" if proof.status == "pass" else "failed"
+        peak_bytes = proof.facts.get("peak_bytes")
+        setup.report(Event("parity", variant.name, status, proof.reason or "", peak_bytes=peak_bytes))
         return proof
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(setup.at_once) as pool:
         return tuple(pool.map(one, variants))
 
 
@@ -146,6 +148,7 @@ def _judged(
                 facts["placement"] = placed
             if not all(finding.passed for finding in findings):
                 findings = _explain_chance(worker, call, findings, known, names)
+            facts["peak_bytes"] = worker.peak_bytes
     except UnavailableError as error:
         return Proof(variant, "unavailable", error.message, (), {})
     except WeighbridgeError as error:
@@ -199,6 +202,7 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
     for each in known:
         setup.report(Event("parity", f"{each.format} audit", "started"))
     # One process for all: starting torch and loading the network takes longer than most audits.
+    peak_bytes = None
     try:
         with Worker("the audit", threads=1, terms=setup.terms) as worker:
             answers = worker.call(
@@ -212,12 +216,14 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
                     for each in known
                 ],
             )
+            peak_bytes = worker.peak_bytes
     except WorkerError as error:
         problem = {"where": "", "module": None, "problem": error.message}
         answers = [{"passed": False, "crashed": True, "problem_count": 1, "problems": [problem]}] * len(known)
     found = {each.format: answer for each, answer in zip(known, answers, strict=True)}
     for name, answer in found.items():
-        setup.report(Event("parity", f"{name} audit", "ended" if answer["passed"] else "failed"))
+        status = "ended" if answer["passed"] else "failed"
+        setup.report(Event("parity", f"{name} audit", status, peak_bytes=peak_bytes))
     return found
 
 

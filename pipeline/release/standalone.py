@@ -27,11 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     Array = NDArray[np.generic]
@@ -320,6 +319,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
     Strict: raises DamagedError unless lengths, offsets and sizes account for every byte exactly once.
     """
+    import numpy as np
+
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
@@ -356,6 +357,8 @@ def _offsets(entry: Any, place: str) -> tuple[int, int]:
 
 
 def _dtype_and_shape(entry: dict[str, Any], place: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    import numpy as np
+
     dtype, shape = entry.get("dtype"), entry.get("shape")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise DamagedError(f"{place}: dtype {dtype}, and numpy has {', '.join(DTYPES)}")
@@ -414,6 +417,8 @@ def read_golden(path: Path) -> Golden:
 
 def judge(golden: Golden, case: GoldenCase, outputs: Mapping[str, Array]) -> list[str]:
     """Return where outputs leave what the case allows: names, shapes, dtypes, values."""
+    import numpy as np
+
     if set(outputs) != set(case.outputs):
         return [f"{case.name}: outputs {sorted(outputs)}, expected {sorted(case.outputs)}"]
     problems = []
@@ -425,6 +430,8 @@ def judge(golden: Golden, case: GoldenCase, outputs: Mapping[str, Array]) -> lis
 
 
 def _differs(got: Array, expected: Array, floor: Array | None, golden: Golden, name: str) -> str | None:
+    import numpy as np
+
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return f"is {got.dtype}{list(got.shape)}, expected {expected.dtype}{list(expected.shape)}"
     is_same = got == expected  # also what decides for infinities
@@ -445,6 +452,8 @@ def _differs(got: Array, expected: Array, floor: Array | None, golden: Golden, n
 
 
 def _allowed(expected: Array, floor: Array | None, golden: Golden, name: str) -> NDArray[np.float64] | None:
+    import numpy as np
+
     if name in golden.tolerances:
         tolerance = golden.tolerances[name]
         return tolerance["atol"] + tolerance["rtol"] * np.abs(expected.astype(np.float64))

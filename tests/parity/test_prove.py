@@ -27,6 +27,7 @@ class InThisProcess:
     """A worker's jobs without the process; `left` are the nodes that a GPU's profile would show on the CPU."""
 
     alive = True
+    peak_bytes = None
 
     def __init__(self, left):
         self._jobs, self._left = Jobs(), left
