@@ -222,5 +222,5 @@ def sentence(explanation: Mapping[str, Any]) -> str:
     numbers = f"{culprit['got']} instead of {culprit['expected']} at {list(culprit['worst_index'])}"
     return (
         f"{place} ({case}); {begins} {culprit['operator']} {culprit['node']}, of {module}, "
-        f"{culprit['source']}: {culprit['problem'] or numbers}"
+        f"{culprit['source']}: {culprit.get('problem') or numbers}"
     )
