@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline import cases
@@ -113,10 +116,18 @@ def _onnx(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: A
         replace(proof.variant, name=f"onnxruntime, optimisation {level}", options={**proof.variant.options, "graph_optimization_level": level})
         for level in LEVELS
     ]  # fmt: skip
-    rungs = _rungs(levels, setup, smallest, names)
+    search = partial(_search, proof, setup, smallest, names, examples, folder)
+    with ThreadPoolExecutor(1) as pool:
+        # What is wrong with a file mostly shows without optimisation: do not wait for the ladder to say so.
+        guessed = pool.submit(search, LEVELS[0])
+        rungs = _rungs(levels, setup, smallest, names)
     broken = next((level for level, rung in zip(LEVELS, rungs[1:], strict=True) if not rung["passed"]), None)
     try:
-        answer = _search(proof, setup, smallest, names, examples, folder, broken or "disable")
+        if broken in {None, LEVELS[0]}:
+            answer = guessed.result()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            answer = search(broken)
     except WeighbridgeError as error:
         return _summary(rungs, None, f"no step of the network to compare with: {error.message}")
     (reference,), (floors,) = smallest.references, smallest.floors

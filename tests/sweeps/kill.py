@@ -49,7 +49,9 @@ def real_release(folder: Path, count: int) -> int:
         code, _, left = _traced(out, f"{point.call}:signal=KILL:when={point.nth}")
         assert left == ()
         assert code in {-9, 4}, code
-        killed["the run itself" if code == -9 else "a worker"] += 1
+        who = "the run itself" if code == -9 else "a worker"
+        killed[who] += 1
+        print(f"  {point.call} {point.nth}: killed {who}", flush=True)
         tiny.require_old_or_new(scene, out)
         again = export(out)
         assert again.code == 0, again.err
