@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from benchmarks import golden_cases, parity_defects
+from benchmarks import golden_cases
 from pipeline.release.golden import budget_bytes, golden_bytes, safetensors_bytes, select, size_bytes
 from pipeline.release.standalone import (
     DTYPES,
@@ -218,20 +218,11 @@ def test_every_kind_of_defect_that_a_case_of_parity_catches_is_caught_by_the_gol
     """`make sweep-golden` does this for every shipped model."""
     assert len(facenet.golden.cases) < len(facenet.truth.cases)
     assert sum(map(size_bytes, facenet.golden.cases)) <= 1_000_000
-    results = _judged(facenet)
-    summary = golden_cases.summarise(results)
+    summary = golden_cases.summarise(golden_cases.judged(facenet, per_kind=1, seed=0))
     assert summary["kinds_caught"] >= 12
     assert summary["kinds_missed"] == []
 
 
 def test_golden_cases_that_allow_anything_are_found_to_miss_defects(facenet):
     blind = replace(facenet, golden=replace(facenet.golden, limit=1e12))
-    assert golden_cases.summarise(_judged(blind))["kinds_missed"]
-
-
-def _judged(subject):
-    results = []
-    for kind, target, _, proto in parity_defects.mutations(subject, 1, 0):
-        results.append(golden_cases.Result(subject.name, kind, target))
-        golden_cases.judge(subject, results[-1], proto)
-    return results
+    assert golden_cases.summarise(golden_cases.judged(blind, per_kind=1, seed=0))["kinds_missed"]
