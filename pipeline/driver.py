@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__, dependencies
 from pipeline.cache import LIMIT_BYTES
 from pipeline.errors import InputError, WeighbridgeError
-from pipeline.planning import noting, plan, results
+from pipeline.planning import at_once, noting, plan, results, worker_bytes
 from pipeline.release import bundle, recall
 from pipeline.report import log
 from pipeline.store import atomic_write, canonical_json, lock, private_directory, sweep
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.planning import Plan, Settings
-
-PROCESSES = 3
-"""How many processes of a build, each with torch and the weights, run at once."""
-TORCH_BYTES = 500 << 20
-WEIGHTS_TIMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +71,8 @@ def _exported(planned: Plan, settings: Settings) -> Outcome:
     recalled = recall.recall(settings.out, name, built_from)
     if recalled.release and not settings.rebuild:
         return Outcome(recalled.release, up_to_date=True, why=recalled.why)
-    with _one_at_a_time(name, settings), settings.turns.take(_memory_bytes(planned)) as alone:
+    need_bytes = at_once(planned, settings) * worker_bytes(planned)
+    with _one_at_a_time(name, settings), settings.turns.take(need_bytes) as alone:
         recalled = recall.recall(settings.out, name, built_from)  # somebody else may just have built it
         if recalled.release and not settings.rebuild:
             return Outcome(recalled.release, up_to_date=True, why=recalled.why)
@@ -99,8 +95,3 @@ def _one_at_a_time(name: str, settings: Settings) -> Iterator[None]:
     message = f"waiting for another process that exports {name} to {settings.out}"
     with lock(settings.out / name / ".run.lock", message, noting(settings)), results(settings).in_use():
         yield
-
-
-def _memory_bytes(planned: Plan) -> int:
-    """Return how much memory a build is expected to need: a few processes at once, each with torch and the weights."""
-    return PROCESSES * (TORCH_BYTES + WEIGHTS_TIMES * planned.weights_bytes)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import calling
+from pipeline.errors import ArchitectureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,12 +58,17 @@ def evaluate(
 
     Without float64 the reference is float32 eager, and the noise is twice its response to one-ulp changes.
     The module's parameters are changed on the way: do not use it afterwards.
+
+    Raises:
+        ArchitectureError: the network draws random numbers, so that it has no output to hold anything against.
     """
+    _own_tensors(module)
     run = _runner(module, interface)
+    _require_same_twice(run, min(cases, key=_elements))
     progress("float32")
     plain = [run(case, double=False) for case in cases]
     progress("float32, one ulp away")
-    moved = _perturbed_runs(module, run, cases, seed)
+    moved = _perturbed_runs(module, run, interface, cases, seed)
     progress("float64")
     try:
         module.double()
@@ -90,29 +96,79 @@ def _runner(module: nn.Module, interface: Interface) -> Callable[..., dict[str, 
     return run
 
 
+def _require_same_twice(run: Callable[..., dict[str, torch.Tensor]], case: Arrays) -> None:
+    """Raise if a call draws random numbers that its outputs show. Its own chance would pass for noise, and hide any defect."""
+    before = _random_states()
+    first = run(case, double=False)
+    if _random_states() == before:
+        return
+    again = run(case, double=False)
+    changed = [name for name in first if not _same(first[name], again[name])]
+    if changed:
+        raise ArchitectureError(
+            f"the network draws random numbers when it is called: {', '.join(changed)} came out differently twice on the same input",
+            hint="make them an input, or leave them out in eval() mode: nothing can be held against outputs of chance",
+        )
+
+
+def _same(first: torch.Tensor, again: torch.Tensor) -> bool:
+    """Whether two tensors hold the same numbers, NaN where the other has NaN."""
+    return bool(((first == again) | ((first != first) & (again != again))).all())  # noqa: PLR0124 - NaN is what differs from itself
+
+
+def _random_states() -> tuple[Any, ...]:
+    """Return where the generators stand that a network may draw from: torch's, Python's and numpy's."""
+    import random
+
+    import numpy as np
+    import torch
+
+    _, keys, position, *_ = np.random.get_state()  # noqa: NPY002 - the one that networks draw from
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), np.asarray(keys).tobytes(), position
+
+
+def _elements(case: Arrays) -> int:
+    return sum(int(array.size) for array in case.values())
+
+
 def _perturbed_runs(
-    module: nn.Module, run: Callable[..., dict[str, torch.Tensor]], cases: Sequence[Arrays], seed: int
+    module: nn.Module,
+    run: Callable[..., dict[str, torch.Tensor]],
+    interface: Interface,
+    cases: Sequence[Arrays],
+    seed: int,
 ) -> list[list[dict[str, torch.Tensor]]]:
-    """Run every case with inputs and weights moved by one ulp, several times; the weights are put back at the end."""
+    """Run every case with inputs and weights moved by one ulp, several times; the weights are put back at the end.
+
+    Inputs stay within what they are declared to hold: a network may refuse a probability above 1.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    originals = [(tensor, tensor.clone()) for tensor in _floating(module)]
+    bounds = {spec.name: (spec.low, spec.high) for spec in interface.inputs}
+    originals = [(tensor, tensor.data) for tensor in _floating(module)]
     results: list[list[dict[str, torch.Tensor]]] = [[] for _ in cases]
-    with torch.inference_mode():
+    with torch.no_grad():
         for _ in range(PERTURBATIONS):
             for tensor, original in originals:
-                tensor.copy_(_one_ulp_away(original, generator))
+                tensor.data = original  # the one before goes first: never three copies of the weights at once
+                tensor.data = _one_ulp_away(original, generator)
             for case, result in zip(cases, results, strict=True):
                 tensors = calling.tensors_from(case)
                 shifted = {
-                    name: calling.array_from(_one_ulp_away(tensor, generator) if tensor.is_floating_point() else tensor)
+                    name: _neighbour(tensor, *bounds[name], generator) if tensor.is_floating_point() else tensor
                     for name, tensor in tensors.items()
                 }
-                result.append(run(shifted, double=False))
+                result.append(run({name: calling.array_from(each) for name, each in shifted.items()}, double=False))
         for tensor, original in originals:
-            tensor.copy_(original)
+            tensor.data = original
     return results
+
+
+def _own_tensors(module: nn.Module) -> None:
+    """Let each tensor own its memory: what is mapped from one file is not given back until the last of it goes."""
+    for tensor in {id(each): each for each in [*module.parameters(), *module.buffers()]}.values():
+        tensor.data = tensor.data.clone()
 
 
 def _floating(module: nn.Module) -> list[torch.Tensor]:
@@ -126,8 +182,18 @@ def _one_ulp_away(tensor: torch.Tensor, generator: torch.Generator) -> torch.Ten
     import torch
 
     towards = torch.empty(tensor.shape, dtype=torch.float32).uniform_(-1, 1, generator=generator)
-    infinite = torch.copysign(torch.tensor(float("inf")), towards).to(tensor.dtype)
-    return torch.where(tensor == 0, tensor, torch.nextafter(tensor, infinite))
+    infinite = torch.copysign(torch.tensor(float("inf")), towards, out=towards).to(tensor.dtype)
+    moved = torch.nextafter(tensor, infinite, out=infinite)
+    return torch.where(tensor == 0, tensor, moved, out=moved)
+
+
+def _neighbour(tensor: torch.Tensor, low: float | None, high: float | None, generator: torch.Generator) -> torch.Tensor:
+    """Move each element by one unit in the last place, except where that leaves the bounds."""
+    import torch
+
+    moved = _one_ulp_away(tensor, generator)
+    lowest, highest = (-float("inf") if low is None else low), (float("inf") if high is None else high)
+    return torch.where((moved < lowest) | (moved > highest), tensor, moved)
 
 
 def _reference(truth: dict[str, torch.Tensor], samples: list[dict[str, torch.Tensor]], *, fallback: bool) -> Reference:

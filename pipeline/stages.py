@@ -6,6 +6,7 @@ on, so that a run that was stopped goes on where it was, and one with a changed 
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from pipeline.errors import UnavailableError, WeighbridgeError, WorkerError
 from pipeline.parity import explain, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import Finding
-from pipeline.planning import results
+from pipeline.planning import at_once, results
 from pipeline.release import bundle, compose
 from pipeline.report import document, html, markdown
 from pipeline.types import Artifact, Event
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from pipeline.planning import Plan, Settings
     from pipeline.types import Case, Variant
 
-AT_ONCE = 3
 CULPRITS = "culprits"
 
 
@@ -87,7 +87,7 @@ def sample(state: State) -> State:
 def export_all(state: State) -> State:
     """Export every format and evaluate the oracle, each in a worker of its own, a few at a time."""
     wanted = state.plan.config.exports
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
         exporting = [pool.submit(export_one, state, each.format, dict(each.options)) for each in wanted]
         answer = pool.submit(evaluate_oracle, state)
         outcomes = [each.exception() or each.result() for each in exporting]
@@ -197,7 +197,9 @@ def rules_of(planned: Plan) -> dict[str, Rule]:
 
 def _prove(state: State) -> State:
     """Hold every backend against the oracle."""
-    proven = hold(state)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(html.prepare)  # the workers leave a processor idle, and the report is wanted next
+        proven = hold(state)
     failed = {each.variant.name: each.reason for each in proven.proofs if each.status == "crashed"}
     _note(state, "parity", {**state.refusals, **failed})
     try:
@@ -239,6 +241,8 @@ def hold(state: State) -> State:
     )
     with ThreadPoolExecutor(1) as pool:
         auditing = pool.submit(_audit, state)
+        if at_once(state.plan, state.settings) == 1:
+            auditing.result()
         proofs = _proofs(state, variants)
         audits = auditing.result()
     return replace(state, proofs=proofs, audits=audits)
@@ -292,6 +296,7 @@ def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[
             proof.status == "fail" or (all_of_them and proof.status == "pass")
         )
         if wanted:
+            shutil.rmtree(folder / proof.variant.name, ignore_errors=True)  # what an earlier run reproduced
             explanation = explain.explain(
                 proof,
                 _setup(state),
@@ -340,6 +345,7 @@ def _setup(state: State) -> prove.Setup:
         state.plan.config.limits.run_seconds,
         state.settings.report,
         _terms(state),
+        max(1, at_once(state.plan, state.settings) - 1),  # the audit runs beside them
     )
 
 

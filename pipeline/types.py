@@ -33,7 +33,8 @@ class Artifact:
     """What an exporter wrote. `files[0]` is the one to open; `facts` (JSON values) go into the manifest.
 
     `explanations` say by node where in the network's source it comes from; they stay in the report. `program` describes
-    what was exported (see `pipeline.exporters.program`), for the audit; empty where the exporter has none.
+    what was exported (see `pipeline.exporters.program`), for the audit; empty where the exporter has none. Its `captured`
+    says whether that is the program as torch.export captures it, not one decomposed further.
     """
 
     format: str

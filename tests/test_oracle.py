@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pipeline import oracle
+from pipeline.errors import ArchitectureError
 from pipeline.types import Dimension, InputSpec, Interface
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 8)),), (Dimension("batch", 1, 8),), ("y",))
@@ -55,6 +56,21 @@ def test_an_ill_conditioned_network_has_more_noise():
     (plain,), _ = evaluate(nn.Linear(8, 3), values())
     (cancelling,), _ = evaluate(Cancelling(), values())
     assert cancelling.noise["y"].max() > 100 * plain.noise["y"].max()
+
+
+def test_inputs_at_their_bounds_are_not_moved_beyond_them_and_the_others_are_moved():
+    class Picky(nn.Module):
+        def forward(self, x):
+            assert x.abs().max() <= 1
+            return x.sum(1)
+
+    bounded = Interface((InputSpec("x", "float32", ("batch", 8), low=-1, high=1),), INTERFACE.dimensions, ("y",))
+    at_bounds = np.where(values() > 0, np.float32(1), np.float32(-1))
+    inside = np.clip(values(), np.float32(-0.9), np.float32(0.9))
+    found, fallback = oracle.evaluate(made(Picky()), bounded, [{"x": at_bounds}, {"x": inside}], seed=0)
+    assert fallback is None
+    np.testing.assert_array_equal(found[0].values["y"], at_bounds.sum(1))
+    assert found[1].noise["y"].max() > 2**-26
 
 
 def test_the_same_seed_gives_the_same_reference_to_the_bit():
@@ -107,3 +123,24 @@ def test_what_is_not_finite_in_the_network_is_no_noise(value):
     (reference,), _ = evaluate(Broken(), values())
     assert np.isfinite(reference.noise["y"]).all()
     assert not np.isfinite(reference.values["y"]).all()
+
+
+class Chance(nn.Module):
+    def __init__(self, spread: float) -> None:
+        super().__init__()
+        self.spread = spread
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.spread * torch.randn(x.shape)
+
+
+def test_a_network_that_draws_random_numbers_is_refused_and_not_taken_for_noisy():
+    case = {"x": np.ones((2, 8), np.float32)}
+    with pytest.raises(ArchitectureError, match="draws random numbers when it is called: y came out differently"):
+        oracle.evaluate(Chance(1.0), INTERFACE, [case], seed=0)
+
+
+def test_random_numbers_that_no_output_shows_are_nobodys_business():
+    case = {"x": np.ones((2, 8), np.float32)}
+    (reference,), _ = oracle.evaluate(Chance(0.0), INTERFACE, [case], seed=0)
+    assert reference.noise["y"].max() < 1e-6

@@ -22,12 +22,16 @@ class Options(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a backend opens: the network itself, or a file an exporter wrote."""
+    """What a backend opens: the network itself, or a file an exporter wrote.
+
+    `profile` is a folder of the caller's to record in where each node runs, None for a session that is not watched.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     file: Path | None = None
     network: Network | None = None
+    profile: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,14 @@ class Session:
     """An opened model.
 
     `run` takes and returns numpy arrays by name and never aliases what it returned before. `bind` fixes the inputs and
-    returns the call that is timed: host arrays in, host arrays out, complete when it returns.
+    returns the call that is timed: host arrays in, host arrays out, complete when it returns. `placement` ends the recording
+    of a watched session and says where its calls ran (see `pipeline.backends.placement.summary`); None if it cannot.
     """
 
     run: Callable[[Arrays], dict[str, Any]]
     bind: Callable[[Arrays], Callable[[], object]]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    placement: Callable[[], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

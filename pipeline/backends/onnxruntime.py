@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from pipeline.backends import probe
+from pipeline.backends import placement, probe
 from pipeline.backends.backend import Backend, Options, Session, Source
 from pipeline.errors import InputError, UnavailableError
 
@@ -62,7 +64,7 @@ def open_cuda(source: Source, options: Options) -> Session:
             f"asked onnxruntime for CUDAExecutionProvider, got {got}: it fell back to the CPU silently",
             hint="install onnxruntime-gpu with the CUDA and cuDNN versions it was built for, and an NVIDIA driver",
         )
-    return Session(session.run, session.bind, {**session.facts, "tf32": options.tf32})
+    return replace(session, facts={**session.facts, "tf32": options.tf32})
 
 
 def _session(source: Source, level: str, providers: list[Any], threads: int | None) -> Session:
@@ -72,10 +74,10 @@ def _session(source: Source, level: str, providers: list[Any], threads: int | No
 
     if source.file is None:
         raise InputError("onnxruntime runs an exported file, and none was exported", hint="add `onnx` to `exports`")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
-    options.intra_op_num_threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0"))
-    options.log_severity_level = 3
+    options = _options(level, threads or int(os.environ.get("OMP_NUM_THREADS", "0")))
+    if source.profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(source.profile / "profile")
     # Workers take turns: threads that spin after a call would slow whoever is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(str(source.file), options, providers=providers)
@@ -95,7 +97,40 @@ def _session(source: Source, level: str, providers: list[Any], threads: int | No
         "threads": options.intra_op_num_threads,
         "graph_optimization_level": level,
     }
-    return Session(run, bind, facts)
+
+    def placed() -> dict[str, Any]:
+        assert source.profile  # noqa: S101 - only a watched session has it
+        ran = placement.read(Path(session.end_profiling()).read_bytes())
+        watched = session.get_providers()[0] != placement.CPU and any(each.provider == placement.CPU for each in ran)
+        kept = _kept_on_cpu(source, level, providers) if watched else set()
+        return placement.summary(ran, kept)
+
+    return Session(run, bind, facts, placed if source.profile else None)
+
+
+def _options(level: str, threads: int) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return options
+
+
+def _kept_on_cpu(source: Source, level: str, providers: list[Any]) -> set[str]:
+    """Return the nodes that belong on the CPU in the graph that runs: the optimised one, which only onnxruntime can tell."""
+    import onnx
+    import onnxruntime as ort
+
+    assert source.profile  # noqa: S101 - there is a profile to judge
+    optimised = source.profile / "optimised.onnx"
+    options = _options(level, 1)
+    options.optimized_model_filepath = str(optimised)
+    # One protobuf message holds at most 2 GiB, and of the weights only the shapes are wanted.
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.data")
+    ort.InferenceSession(str(source.file), options, providers=providers)
+    return placement.kept_on_cpu(onnx.load(str(optimised), load_external_data=False).graph)
 
 
 ONNXRUNTIME_CPU = Backend(

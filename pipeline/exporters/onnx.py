@@ -36,7 +36,8 @@ class OnnxOptions(Options):
 
 def _export(job: Job, options: Options) -> Artifact:
     assert isinstance(options, OnnxOptions)  # noqa: S101 - the table pairs them
-    exported = translate(job, options.opset)
+    program_ = captured(job)
+    exported = _translated(program_, job, options.opset)
     stripped = _write(exported, job, external=_is_external(job.module, options))
     _check(stripped.files[0])
     return Artifact(
@@ -44,7 +45,8 @@ def _export(job: Job, options: Options) -> Artifact:
         stripped.files,
         {"opset": options.opset, "external_data": len(stripped.files) > 1},
         explanations=stripped.nodes,
-        program=program.describe(exported.exported_program),
+        program=program.describe(exported.exported_program)
+        | {"captured": exported.exported_program.graph is program_.graph},
     )
 
 
@@ -70,7 +72,10 @@ def translate(job: Job, opset: int) -> Any:
     Raises:
         ExportError: torch.export or torch.onnx.export refuses it.
     """
-    exported = captured(job)
+    return _translated(captured(job), job, opset)
+
+
+def _translated(exported: torch.export.ExportedProgram, job: Job, opset: int) -> Any:
     names, arguments = _arguments(job)
     outputs = _output_names(job, arguments)
     return _translate(exported, _Names(names, outputs, _first_uses(_axis_names(job, names))), opset)

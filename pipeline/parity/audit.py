@@ -35,6 +35,13 @@ _NEAR_SHARE = 0.5  # or: the share of elements that are equal, where a few diffe
 _LITERAL_ELEMENTS = 64
 _NEAR_LITERAL = 0.25
 _LISTED = 20
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+DROPS_OUT = "is dropout in training mode: it sets elements to 0 at random"
+BATCH_STATISTICS = (
+    "is batch norm in training mode: it uses batch statistics, so that a row's output depends on the others"
+)
 _WHOLE = frozenset({0, 1, -1, 2**63 - 1, -(2**63), 2**31 - 1, -(2**31)})
 
 
@@ -105,6 +112,7 @@ def audit_onnx(graph: Graph, state: Mapping[str, Any], program: Mapping[str, Any
     if steps:
         _check_attributes(graph, steps, known, found)
         _check_use(steps, known, used, found)
+    found.problems[:0] = _of_chance(graph, steps)  # what explains the others comes first
     return found.to_json()
 
 
@@ -271,19 +279,26 @@ def _cast(constant: Constant, known: _Known) -> str | None:
 def _near(constant: Constant, step: Step | None, known: _Known) -> Problem | None:
     """Say what a constant nearly equals: the tensor of its name, of its step, or any other of its size."""
     candidates = list(_candidates(constant, step, known))
+    if (
+        constant.name in known.state
+    ):  # a version of that one, or of what follows from it, whatever else it may be nearer to
+        candidates = [each for each in candidates if constant.name in (each[0], *each[0].replace(":", ",").split(", "))]
     best = min(candidates, key=lambda each: each[1], default=None)
     named = constant.name in known.state
     if best is None:
         if named:
-            shape = list(known.state[constant.name].shape)
-            return Problem(
-                constant.name, f"has {list(constant.value.shape)}, and {constant.name} is {shape}", constant.name
-            )
+            own, size = known.state[constant.name], int(constant.value.size)
+            if own.shape == constant.value.shape:
+                words, count = "holds other values than the state dict", int((own != constant.value).sum())
+                return Problem(constant.name, f"{words}: {count:,} of {size:,} differ", constant.name, count, size)
+            words = f"has {list(constant.value.shape)}, and {constant.name} is {list(own.shape)}"
+            return Problem(constant.name, words, constant.name)
         return None
     key, distance, differing = best
     size = int(constant.value.size)
     if distance < _NEAR or differing <= size * (1 - _NEAR_SHARE) or named:
-        words = f"nearly equals {key}: {differing:,} of {size:,} elements differ (relative distance {distance:.2g})"
+        verb = "nearly equals" if distance < _NEAR or differing <= size * (1 - _NEAR_SHARE) else "is not"
+        words = f"{verb} {key}: {differing:,} of {size:,} elements differ (relative distance {distance:.2g})"
         return Problem(constant.name, words, key, differing, size, _module(step))
     return None
 
@@ -346,6 +361,26 @@ def _check_attributes(graph: Graph, steps: Mapping[str, Step], known: _Known, fo
                 assert step is not None  # noqa: S101 - what is wanted came from it
                 text = f"is {_shown(value)}, and the network says {_shown(wanted[name])} ({step.operator})"
                 found.problems.append(Problem(where, text, module=step.module))
+
+
+def _of_chance(graph: Graph, steps: Mapping[str, Step]) -> Iterator[Problem]:
+    """Say which nodes are in training mode or draw random numbers, where the network does neither."""
+    constants = {each.name: each.value for each in graph.constants}
+    for node in graph.nodes:
+        if node.operator == "Dropout" and len(node.inputs) > 2 and np.any(constants.get(node.inputs[2], False)):
+            yield Problem(f"{node.name} (Dropout)", DROPS_OUT)
+        elif node.operator == "BatchNormalization" and graph.numeric_attributes(node).get("training_mode"):
+            if not uses_batch_statistics(steps):
+                yield Problem(f"{node.name} (BatchNormalization)", BATCH_STATISTICS)
+        elif node.operator in _RANDOM:
+            yield Problem(f"{node.name} ({node.operator})", "draws random numbers, which the network does not")
+
+
+def uses_batch_statistics(steps: Mapping[str, Step]) -> bool:
+    """Whether the network itself normalises by the batch's own statistics, even in eval mode (track_running_stats=False)."""
+    return any(
+        "batch_norm" in step.operator and step.arguments.get("training", False) is True for step in steps.values()
+    )
 
 
 def _step(node: Node, graph: Graph, steps: Mapping[str, Step], known: _Known) -> Step | None:

@@ -50,10 +50,7 @@ def compare(
     rules: Mapping[str, Rule],
 ) -> tuple[Finding, ...]:
     """Compare a backend's outputs of one case with the reference: one finding an output, in the reference's order."""
-    findings = [
-        _compare_output(case, name, reference, floors[name], outputs.get(name), rules[name])
-        for name in reference.values
-    ]
+    findings = [_compare_output(case, name, reference, floors, outputs.get(name), rules) for name in reference.values]
     extra = [name for name in outputs if name not in reference.values]
     unwanted = [_failed(case, name, Rule(), "not an output of the network") for name in extra]
     return (*_explain_swaps(findings, reference, floors, outputs, rules), *unwanted)
@@ -70,8 +67,10 @@ def worst(findings: Sequence[Finding]) -> Finding:
     return max(findings, key=lambda finding: finding.factor / finding.limit)
 
 
-def _compare_output(case: str, name: str, reference: Reference, floor: Any, got: Any, rule: Rule) -> Finding:
-    expected = reference.values[name]
+def _compare_output(
+    case: str, name: str, reference: Reference, floors: Mapping[str, Any], got: Any, rules: Mapping[str, Rule]
+) -> Finding:
+    expected, rule = reference.values[name], rules[name]
     if got is None:
         return _failed(case, name, rule, "missing from the backend's outputs")
     if got.shape != expected.shape:
@@ -81,14 +80,50 @@ def _compare_output(case: str, name: str, reference: Reference, floor: Any, got:
     if not got.size:
         return Finding(case, name, passed=True, factor=0.0, limit=_limit(rule))
     if not np.issubdtype(expected.dtype, np.floating):
-        return _compare_exact(case, name, expected, reference.noise[name], got, rule)
-    return _compare_floating(case, name, reference, floor, got, rule)
+        undecided = (reference.noise[name] != 0) | _within_margin(expected, got, reference, floors, rules)
+        return _compare_exact(case, name, expected, undecided, got, rule)
+    return _compare_floating(case, name, reference, floors[name], got, rule)
 
 
-def _compare_exact(case: str, name: str, expected: Any, noise: Any, got: Any, rule: Rule) -> Finding:
-    """Integers and booleans must be equal, except where float32 eager itself is undecided (a tie in an argmax)."""
-    differs = (got != expected) & (noise == 0)
-    ties = int(((got != expected) & (noise != 0)).sum())
+def _within_margin(
+    expected: Any, got: Any, reference: Reference, floors: Mapping[str, Any], rules: Mapping[str, Rule]
+) -> Any:
+    """Return where an argmax or argmin of another output may come out otherwise: the two values are as good as equal there.
+
+    They are if their margin in float64 is at most what both may be off by.
+    """
+    ties = np.zeros(expected.shape, bool)
+    for name, values in reference.values.items():
+        if not np.issubdtype(values.dtype, np.floating) or not values.size:
+            continue
+        for axis in range(values.ndim):
+            index, other = _as_indices(expected, values, axis), _as_indices(got, values, axis)
+            if index is None or other is None:
+                continue
+            best = np.take_along_axis(values, index, axis)
+            if not ((best == values.max(axis, keepdims=True)).all() or (best == values.min(axis, keepdims=True)).all()):
+                continue
+            allowed = rules[name].allowed(values, floors[name])
+            budget = np.take_along_axis(allowed, index, axis) + np.take_along_axis(allowed, other, axis)
+            ties |= (np.abs(best - np.take_along_axis(values, other, axis)) <= budget).reshape(ties.shape)
+    return ties
+
+
+def _as_indices(found: Any, values: Any, axis: int) -> Any:
+    """Return integers as indices along an axis, that axis kept with size 1; None if they cannot be."""
+    kept = (*values.shape[:axis], 1, *values.shape[axis + 1 :])
+    reduced = (*values.shape[:axis], *values.shape[axis + 1 :])
+    if found.dtype.kind not in "iu" or found.shape not in {kept, reduced}:
+        return None
+    if not found.size or found.min() < 0 or found.max() >= values.shape[axis]:
+        return None
+    return found.reshape(kept).astype(np.int64)
+
+
+def _compare_exact(case: str, name: str, expected: Any, undecided: Any, got: Any, rule: Rule) -> Finding:
+    """Integers and booleans must be equal, except where float32 cannot decide (a tie in an argmax)."""
+    differs = (got != expected) & ~undecided
+    ties = int(((got != expected) & undecided).sum())
     if not differs.any():
         return Finding(case, name, passed=True, factor=0.0, limit=_limit(rule), ties=ties)
     index = _index(np.argmax(differs), expected.shape)
@@ -167,9 +202,7 @@ def _explain_swaps(
                 other
                 for other in failed - {finding.output}
                 if finding.output in failed
-                and _compare_output(
-                    finding.case, other, reference, floors[other], outputs[finding.output], rules[other]
-                ).passed
+                and _compare_output(finding.case, other, reference, floors, outputs[finding.output], rules).passed
             ),
             None,
         )

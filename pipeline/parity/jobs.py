@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,27 +27,33 @@ def audit(
     network: dict[str, Any],
     interface: dict[str, Any],
     examples: dict[str, Any],
-    format: str,  # noqa: A002 - the name the config uses
-    file: str,
-    program: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """Account for the constants and numbers of an exported file; return the audit as JSON values.
+    files: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Account for the constants and numbers of exported files; return the audit of each as JSON values.
+
+    A file is `format`, `file` and `program` (None if its exporter states none; see `pipeline.types.Artifact`). The network is
+    loaded once for all, and captured only if none of the programs is the captured one.
 
     Raises:
-        InputError: the file cannot be read as `format`.
+        InputError: a file cannot be read as its format.
     """
     from pipeline import model
     from pipeline.parity import audit as auditing
+    from pipeline.parity import scripted
 
     module = model.load(TypeAdapter(Network).validate_python(network)).module
     state = arrays_of(module)
-    if format == "onnx":
-        return auditing.audit_onnx(read_onnx(Path(file)), state, program)
-    from pipeline.parity import scripted
-
-    captured, reason = _captured(module, interface, examples)
-    found = scripted.audit(scripted.read(Path(file)), state, captured)
-    return found if reason is None else {**found, "unchecked": reason}
+    found = []
+    for each in files:
+        path = Path(each["file"])
+        if each["format"] == "onnx":
+            found.append(auditing.audit_onnx(read_onnx(path), state, each["program"]))
+            continue
+        known = [other["program"] for other in files if other["program"] and other["program"].get("captured")]
+        captured, reason = (known[0], None) if known else _captured(module, interface, examples)
+        audited = scripted.audit(scripted.read(path), state, captured)
+        found.append(audited if reason is None else {**audited, "unchecked": reason})
+    return found
 
 
 def signature(format: str, file: str) -> dict[str, Any]:  # noqa: A002 - the name the config uses
@@ -85,8 +92,8 @@ def arrays_of(module: nn.Module) -> dict[str, Any]:
     return {name: calling.array_from(tensor) for name, tensor in tensors.items()}
 
 
-def read_onnx(path: Path) -> Any:
-    """Return a graph with its weights; external data must lie beside it.
+def read_onnx(path: Path, *, whole: bool = False) -> Any:
+    """Return a graph with its constants; external data must lie beside it. `whole`: its model holds them as well.
 
     Raises:
         InputError: it is no valid ONNX model, or its weights are missing or elsewhere.
@@ -100,7 +107,7 @@ def read_onnx(path: Path) -> Any:
     decode_error = import_module("google.protobuf.message").DecodeError
     try:
         onnx.checker.check_model(str(path))
-        return Graph(onnx.load(str(path)), path.parent)
+        return Graph(onnx.load(str(path), load_external_data=whole), path.parent)
     except (onnx.checker.ValidationError, decode_error, ValueError, OSError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
@@ -143,9 +150,10 @@ def culprit(
     from pipeline import model
     from pipeline.parity import culprit as searching
 
+    gc.disable()  # as in an export, and for the same reason: see `pipeline.worker.jobs.export`
     module = model.load(TypeAdapter(Network).validate_python(network)).module
     known = searching.truths(module, TypeAdapter(Interface).validate_python(interface), examples, inputs, _OPSET)
-    graph, level = read_onnx(Path(candidate["file"])), candidate["level"]
+    graph, level = read_onnx(Path(candidate["file"]), whole=True), candidate["level"]
     fed = {candidate["inputs"][name]: array for name, array in inputs.items()}
     known = known.renamed(candidate["outputs"])
     found = searching.find(graph, fed, known, level=level)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.backends import placement
 from pipeline.errors import GateError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.oracle import Reference
 from pipeline.parity import behaviour, budget, jobs
@@ -18,12 +21,12 @@ from pipeline.worker.session import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from pipeline.parity.budget import Rule
     from pipeline.types import Arrays, Artifact, Case, Interface, Network, Variant
     from pipeline.worker.process import Terms
 
-AT_ONCE = 2
 AUDITED = frozenset({"onnx", "torchscript"})
 
 Status = Literal["pass", "fail", "unavailable", "crashed"]
@@ -39,6 +42,7 @@ class Setup:
     timeout_s: float
     report: Callable[[Event], None] = lambda _: None
     terms: Terms | None = None
+    at_once: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,10 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What became of one variant: its status, the reason where it is not a pass, and every finding."""
+    """What became of one variant: its status, the reason where it is not a pass, and every finding.
+
+    `facts` are the session's, with the `placement` of its nodes where the backend can tell.
+    """
 
     variant: Variant
     status: Status
@@ -99,42 +106,60 @@ def prove(
             return Proof(variant, "unavailable", variant.unavailable, (), {})
         setup.report(Event("parity", variant.name, "started"))
         proof = _prove_one(variant, setup, known, (names or {}).get(variant.name) or Names.same(setup.interface))
-        setup.report(Event("parity", variant.name, "ended" if proof.status == "pass" else "failed", proof.reason or ""))
+        status = "ended" if proof.status == "pass" else "failed"
+        peak_bytes = proof.facts.get("peak_bytes")
+        setup.report(Event("parity", variant.name, status, proof.reason or "", peak_bytes=peak_bytes))
         return proof
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(setup.at_once) as pool:
         return tuple(pool.map(one, variants))
 
 
 def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Proof:
+    # The folder is ours, so that it goes even if the worker crashes.
+    with TemporaryDirectory(prefix="weighbridge-profile-") as profile:
+        session = opened(
+            variant,
+            names.renamed(setup.interface),
+            setup.network,
+            threads=setup.threads,
+            timeout_s=setup.timeout_s,
+            terms=setup.terms,
+            profile=Path(profile),
+        )
+        return _judged(variant, session, setup, known, names)
+
+
+def _judged(
+    variant: Variant,
+    session: AbstractContextManager[tuple[Worker, dict[str, Any]]],
+    setup: Setup,
+    known: Truth,
+    names: Names,
+) -> Proof:
+    """Run every case in a session and judge the outputs, and where its nodes ran."""
     findings: list[Finding] = []
-    session = opened(
-        variant,
-        names.renamed(setup.interface),
-        setup.network,
-        threads=setup.threads,
-        timeout_s=setup.timeout_s,
-        terms=setup.terms,
-    )
     try:
         with session as (worker, facts):
             call = partial(worker.call, "run", timeout_s=setup.timeout_s)
             for index in range(len(known.cases)):
                 findings.extend(_run(worker, call, index, known, names))
+            if placed := worker.call("placement", timeout_s=setup.timeout_s):
+                facts["placement"] = placed
             if not all(finding.passed for finding in findings):
                 findings = _explain_chance(worker, call, findings, known, names)
+            facts["peak_bytes"] = worker.peak_bytes
     except UnavailableError as error:
         return Proof(variant, "unavailable", error.message, (), {})
     except WeighbridgeError as error:
         return Proof(variant, "crashed", error.message, tuple(findings), {})
     failed = [finding for finding in findings if not finding.passed]
-    if not failed and not names.problems:
+    misplaced = placement.problems(facts.get("placement"))
+    if not failed and not names.problems and not misplaced:
         return Proof(variant, "pass", None, tuple(findings), facts)
-    said = [
-        *names.problems,
-        *([describe(worst(failed), known)] if failed else []),
-        *behaviour.recognise(findings, known),
-    ]
+    described = describe(worst(failed), known) if failed else ""
+    recognised = [each for each in behaviour.recognise(findings, known) if each not in described]
+    said = [*names.problems, *misplaced, *([described] if failed else []), *recognised]
     return Proof(variant, "fail", "; ".join(said), tuple(findings), facts)
 
 
@@ -166,35 +191,40 @@ def _explain_chance(
 def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict[str, dict[str, Any]]:
     """Return each file's audit by format: where its constants and numbers come from (see `pipeline.parity.audit`).
 
-    An audit that crashed is one that was not passed, and does not stop the others.
+    Where the audit crashed, no file passed it.
 
     Raises:
         WeighbridgeError: a file cannot be read.
     """
-
-    def one(artifact: Artifact) -> dict[str, Any]:
-        setup.report(Event("parity", f"{artifact.format} audit", "started"))
-        try:
-            with Worker(f"the audit of {artifact.format}", threads=1, terms=setup.terms) as worker:
-                found: dict[str, Any] = worker.call(
-                    jobs.AUDIT,
-                    timeout_s=setup.timeout_s,
-                    network=asdict(setup.network),
-                    interface=asdict(setup.interface),
-                    examples=dict(examples),
-                    format=artifact.format,
-                    file=str(artifact.files[0]),
-                    program=dict(artifact.program) or None,
-                )
-        except WorkerError as error:
-            problem = {"where": "", "module": None, "problem": error.message}
-            found = {"passed": False, "crashed": True, "problem_count": 1, "problems": [problem]}
-        setup.report(Event("parity", f"{artifact.format} audit", "ended" if found["passed"] else "failed"))
-        return found
-
     known = [each for each in artifacts if each.format in AUDITED]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return dict(zip([each.format for each in known], pool.map(one, known), strict=True))
+    if not known:
+        return {}
+    for each in known:
+        setup.report(Event("parity", f"{each.format} audit", "started"))
+    # One process for all: starting torch and loading the network takes longer than most audits.
+    peak_bytes = None
+    try:
+        with Worker("the audit", threads=1, terms=setup.terms) as worker:
+            answers = worker.call(
+                jobs.AUDIT,
+                timeout_s=setup.timeout_s,
+                network=asdict(setup.network),
+                interface=asdict(setup.interface),
+                examples=dict(examples),
+                files=[
+                    {"format": each.format, "file": str(each.files[0]), "program": dict(each.program) or None}
+                    for each in known
+                ],
+            )
+            peak_bytes = worker.peak_bytes
+    except WorkerError as error:
+        problem = {"where": "", "module": None, "problem": error.message}
+        answers = [{"passed": False, "crashed": True, "problem_count": 1, "problems": [problem]}] * len(known)
+    found = {each.format: answer for each, answer in zip(known, answers, strict=True)}
+    for name, answer in found.items():
+        status = "ended" if answer["passed"] else "failed"
+        setup.report(Event("parity", f"{name} audit", status, peak_bytes=peak_bytes))
+    return found
 
 
 def describe_audit(audit: Mapping[str, Any]) -> str:
@@ -216,27 +246,38 @@ def describe(finding: Finding, known: Truth) -> str:
     if finding.problem:
         return f"{place}: {finding.problem}"
     index = f"[{', '.join(map(str, finding.worst_index))}]"
-    return (
-        f"{place}: {finding.got:.9g} instead of {finding.expected:.9g} at {index}, "
-        f"{finding.factor:.3g} × the noise floor (limit {finding.limit:g})"
+    rule = known.rules[finding.output]
+    allowed = (
+        f"what atol {rule.atol:g} and rtol {rule.rtol:g} allow"
+        if rule.explicit
+        else f"the noise floor (limit {finding.limit:g})"
     )
+    return f"{place}: {finding.got:.9g} instead of {finding.expected:.9g} at {index}, {finding.factor:.3g} × {allowed}"
 
 
 def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> None:
     """Close the gate on any required variant that did not pass, or whose file failed its audit.
 
     Raises:
-        GateError: a required backend left its error budget, or a file it runs holds what the network does not.
+        GateError: a required backend left its error budget or its device, or a file it runs holds what the network does not.
         UnavailableError: a required backend could not run, or it or its file's audit crashed.
     """
     bad = [proof for proof in proofs if proof.variant.required and proof.status != "pass"]
-    left = [f"{proof.variant.name}: {proof.reason}" for proof in bad if proof.status == "fail"]
+    failed = [proof for proof in bad if proof.status == "fail"]
+    left = [f"{proof.variant.name}: {proof.reason}" for proof in failed]
     required = {proof.variant.format for proof in proofs if proof.variant.required}
     unsound = {name: each for name, each in audits.items() if name in required and not each["passed"]}
     forged = [f"{name}, audited: {describe_audit(each)}" for name, each in unsound.items() if "crashed" not in each]
-    unaudited = [describe_audit(each) for each in unsound.values() if "crashed" in each]
+    unaudited = dict.fromkeys(describe_audit(each) for each in unsound.values() if "crashed" in each)
     if left or forged:
-        what = "a required backend left its error budget" if left else "a required file holds what the network does not"
+        what = "a required file holds what the network does not"
+        if failed:
+            elsewhere = all(each.passed for proof in failed for each in proof.findings)
+            what = (
+                "a required backend is not what was asked for"
+                if elsewhere
+                else "a required backend left its error budget"
+            )
         raise GateError("\n  ".join([f"{what}:", *left, *forged]))
     if bad or unaudited:
         lines = [*(f"{proof.variant.name}: {proof.reason}" for proof in bad), *unaudited]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import InputError
 from pipeline.exporters.program import Step
 from pipeline.parity import attributes
-from pipeline.parity.audit import Problem, audit_tensors
+from pipeline.parity.audit import BATCH_STATISTICS, DROPS_OUT, Problem, audit_tensors, uses_batch_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -52,6 +52,7 @@ def audit(module: Any, state: Mapping[str, Any], program: Mapping[str, Any] | No
     graph = module.inlined_graph
     tensors = {**dict(module.named_buffers()), **module.state_dict(), **_tensor_constants(graph)}
     found = audit_tensors({name: calling.array_from(each) for name, each in tensors.items()}, state, program)
+    found.problems[:0] = _training(graph, program)  # what explains the others comes first
     if program is not None:
         wanted = [_of_step(Step(**each)) for each in program["steps"]]
         found.problems += _check([each for each in wanted if each], graph, found)
@@ -156,6 +157,25 @@ def _check(wanted: list[tuple[Signature, str]], graph: Any, found: Any) -> Itera
             yield Problem(
                 _shown(signature), f"is used {count} times in the file and {expected[signature]} times by the network"
             )
+
+
+def _training(graph: Any, program: Mapping[str, Any] | None) -> Iterator[Problem]:
+    """Say which operators were recorded in training mode, where the network's own are not."""
+    steps = {each["name"]: Step(**each) for each in program["steps"]} if program else {}
+    for node in _all_nodes(graph):
+        name = node.kind().removeprefix("aten::")
+        if name.endswith("dropout") and _argument(node, "train") is True:
+            yield Problem(name, DROPS_OUT)
+        elif name == "batch_norm" and _argument(node, "training") is True and not uses_batch_statistics(steps):
+            yield Problem(name, BATCH_STATISTICS)
+
+
+def _argument(node: Any, name: str) -> Any:
+    """Return an argument's constant value by the name the operator's schema gives it."""
+    import torch
+
+    names = [argument.name for argument in torch._C.parse_schema(node.schema()).arguments]  # noqa: SLF001 - torch has no other
+    return dict(zip(names, map(_constant, node.inputs()), strict=False)).get(name)
 
 
 def _of_step(step: Step) -> tuple[Signature, str] | None:

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.rows import HEADINGS, factor, in_units, milliseconds, rows
+from pipeline.backends.placement import problems
+from pipeline.report.rows import HEADINGS, factor, in_units, milliseconds, rows, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ def content(name: str, parity: Document, benchmark: Document) -> Content:
         *_throughput(benchmark),
         *_cold(benchmark),
         _parity(parity),
+        *_placement(parity),
         *_explanations(parity),
         *_roofline(benchmark),
         *_operators(benchmark),
@@ -176,10 +178,11 @@ def _parity(parity: Document) -> Section:
             each["output"],
             each["case"],
             sizes.get(each["case"], ""),
-            "pass" if each["passed"] else "FAIL",
+            verdict(each),
             f"{factor(each['factor'])} of {each['limit']:g}",
-            each["max_error"] if isinstance(each["max_error"], str) else f"{each['max_error']:.2e}",
+            *(value if isinstance(value, str) else f"{value:.2e}" for value in (each["max_error"], each["rms_error"])),
             str(each["worst_index"]),
+            "none" if each["would_pass"] is None else f"{each['would_pass']:.2e}",
             each["problem"] or "",
         )
         for backend in parity["backends"]
@@ -191,8 +194,43 @@ def _parity(parity: Document) -> Section:
         if fallback
         else "The reference is the network itself in float64; a factor is the largest error ÷ the noise floor of float32."
     )
-    headings = ("backend", "output", "case", "sizes", "verdict", "factor", "largest error", "at", "problem")
+    headings = (
+        "backend",
+        "output",
+        "case",
+        "sizes",
+        "verdict",
+        "factor",
+        "largest error",
+        "rms error",
+        "at",
+        "passes at atol",
+        "problem",
+    )
     return Section("Parity, every output of every case", (text,), headings, body, ("parity",) if body else ())
+
+
+def _placement(parity: Document) -> Iterator[Section]:
+    found = [
+        (each["name"], each["facts"]["placement"]) for each in parity["backends"] if each["facts"].get("placement")
+    ]
+    body = tuple(
+        (
+            name,
+            provider,
+            f"{each['nodes']:,} ({each['node_share']:.0%})",
+            f"{milliseconds(each['ms'])} ({each['time_share']:.0%})",
+        )
+        for name, placement in found
+        for provider, each in placement["providers"].items()
+    )
+    text = ["From onnxruntime's own profile of every case; of a GPU's nodes, the time that starting them took."]
+    text += [f"{name}: {said}." for name, placement in found for said in problems(placement)]
+    text += [
+        f"{name}: {placement['copies']} copies between devices." for name, placement in found if placement["copies"]
+    ]
+    if body:
+        yield Section("Where nodes ran", tuple(text), ("backend", "provider", "nodes", "time"), body)
 
 
 def _explanations(parity: Document) -> Iterator[Section]:

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.backends import placement
 from pipeline.parity import explain, prove
-from pipeline.report.rows import factor
+from pipeline.report.rows import factor, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ def print_parity(document: Mapping[str, Any]) -> None:
                 backend["name"],
                 Text(each["output"]),
                 Text(f"{each['case']}: {shown}" if shown else each["case"]),
-                Text("pass", "green") if each["passed"] else Text("FAIL", "bold red"),
+                Text(verdict(each), "green" if each["passed"] else "bold red"),
                 f"{factor(each['factor'])} of {each['limit']:g}",
                 _scientific(each["max_error"]),
                 _scientific(each["rms_error"]),
@@ -45,8 +46,10 @@ def print_parity(document: Mapping[str, Any]) -> None:
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
-    """Return what the table cannot say: how a candidate was matched, the audits, reasons and culprits."""
+    """Return what the table cannot say: how a candidate was matched, the audits, reasons, where nodes ran, and culprits."""
     said = []
+    if reason := document["oracle"]["fallback"]:
+        said.append(f"the reference is float32 eager, because float64 is not possible here: {reason}")
     if candidate := document.get("candidate"):
         said.append(f"candidate {candidate['file']}: {candidate['format']}, {candidate['matched']}")
     for export in document["exports"]:
@@ -56,6 +59,11 @@ def lines(document: Mapping[str, Any]) -> list[str]:
             )
             said += [f"  {each['where']} {each['problem']}" for each in audit["problems"][1:]]
     said += [f"{each['name']}: {each['status']}: {each['reason']}" for each in document["backends"] if each["reason"]]
+    said += [
+        f"{each['name']} ran on {placement.describe(each['facts']['placement'])}"
+        for each in document["backends"]
+        if each["facts"].get("placement")
+    ]
     for each in document.get("explanations", []):
         said.append(explain.sentence(each))
         said += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,14 @@ def unavailable() -> str | None:
     return f"{', '.join(missing)} not installed" if missing else None
 
 
+def prepare() -> None:
+    """Do what takes long and depends on no result, so that `render` need not: load what draws, and put the library together."""
+    if unavailable() is None:
+        import altair
+
+        _library(_version(altair.SCHEMA_URL))
+
+
 def render(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
     """Return the report of a run from its two documents, the plots' library (Vega) included: about 1 MB.
 
@@ -33,7 +42,6 @@ def render(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -
     """
     if reason := unavailable():
         raise UnavailableError(f"the HTML report cannot be written: {reason}", hint="install weighbridge[report]")
-    import vl_convert
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -41,22 +49,26 @@ def render(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -
     found = content(name, parity, benchmark)
     shown = {chart for section in found.sections for chart in section.charts}
     specifications = {key: spec for key, (_, spec) in plots.items() if key in shown}
+    schema = next((each["$schema"] for each in specifications.values()), None)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return page.render(
         found=found,
         plots=plots,
-        library=Markup(_in_script(vl_convert.javascript_bundle(_SNIPPET, _version(specifications)))),  # noqa: S704 - a library
+        library=Markup(_library(_version(schema) if schema else None)),  # noqa: S704 - a library
         specifications=Markup(json.dumps(specifications, ensure_ascii=False).replace("<", "\\u003c")),  # noqa: S704 - escaped
     )
 
 
-def _version(specifications: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the version of Vega-Lite that the plots are written for, as vl-convert names it."""
-    schema = next((each["$schema"] for each in specifications.values()), None)
-    return None if schema is None else ".".join(schema.rsplit("/v", 1)[1].removesuffix(".json").split(".")[:2])
+def _version(schema: str) -> str:
+    """Return the version of Vega-Lite that a schema's address names, as vl-convert does."""
+    return ".".join(schema.rsplit("/v", 1)[1].removesuffix(".json").split(".")[:2])
 
 
-def _in_script(library: str) -> str:
-    """Let nothing in the library's strings end the script element it stands in."""
+@cache
+def _library(version: str | None) -> str:
+    """Return the plots' library. Nothing in its strings may end the script element it stands in."""
+    import vl_convert
+
+    library = vl_convert.javascript_bundle(_SNIPPET, version)
     return library.replace("</script", "<\\/script").replace("<!--", "<\\!--")

@@ -1,10 +1,12 @@
-"""Parity as JUnit XML: a suite a backend, a test a case and output, one more for each audited file."""
+"""Parity as JUnit XML: a suite a backend, a test a case and output, one more for where it ran, and one an audited file."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
+
+from pipeline.backends.placement import problems
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +27,9 @@ def render(name: str, parity: Mapping[str, Any]) -> bytes:
 
 
 def _backend(root: ET.Element, name: str, backend: Mapping[str, Any]) -> None:
-    findings = backend["findings"]
+    findings, placement = backend["findings"], backend["facts"].get("placement")
     ran = backend["status"] in {"pass", "fail"}
-    suite = _suite(root, f"{name}.{backend['name']}", len(findings) if ran else 1)
+    suite = _suite(root, f"{name}.{backend['name']}", len(findings) + bool(placement) if ran else 1)
     if not ran:
         test = ET.SubElement(suite, "testcase", classname=_clean(suite.get("name", "")), name="runs")
         kind = "skipped" if backend["status"] == "unavailable" and not backend["required"] else "error"
@@ -43,7 +45,12 @@ def _backend(root: ET.Element, name: str, backend: Mapping[str, Any]) -> None:
                 f"factor {finding['factor']} of {finding['limit']}"
             )
             ET.SubElement(test, "failure", message=_clean(text))
-    suite.set("failures", str(sum(not finding["passed"] for finding in findings)))
+    misplaced = problems(placement)
+    if placement:
+        test = ET.SubElement(suite, "testcase", classname=_clean(suite.get("name", "")), name="runs where it should")
+        for text in misplaced:
+            ET.SubElement(test, "failure", message=_clean(text))
+    suite.set("failures", str(sum(not finding["passed"] for finding in findings) + len(misplaced)))
 
 
 def _audit(root: ET.Element, name: str, export: Mapping[str, Any]) -> None:

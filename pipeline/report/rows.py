@@ -56,6 +56,12 @@ def factor(value: float | str) -> str:
     return f"{value:.3g}" if isinstance(value, int | float) else "∞"
 
 
+def verdict(finding: Mapping[str, Any]) -> str:
+    """Return the word for a finding, with the number of elements that float32 cannot decide."""
+    ties = f" ({finding['ties']} ties)" if finding["ties"] else ""
+    return ("pass" if finding["passed"] else "FAIL") + ties
+
+
 def _exports(parity: Mapping[str, Any]) -> Iterator[Row]:
     for each in parity["exports"]:
         if each["status"] == "exported":

@@ -37,6 +37,7 @@ class Jobs:
             "export": export,
             "open": self._open,
             "run": self._run,
+            "placement": self._placement,
             "bind": self._bind,
             "block": self._block,
             "together": self._together,
@@ -62,6 +63,7 @@ class Jobs:
             outputs=tuple(source["outputs"]),
             file=source["file"] and Path(source["file"]),
             network=network or None,
+            profile=source["profile"] and Path(source["profile"]),
         )
         baseline_bytes = memory()["resident_bytes"]
         start = time.perf_counter_ns()
@@ -80,6 +82,11 @@ class Jobs:
         """Return the outputs by name."""
         assert self._session is not None  # noqa: S101 - `open` comes first
         return self._session.run(inputs)
+
+    def _placement(self) -> dict[str, Any] | None:
+        """Return where the calls made so far ran; None if the backend cannot tell. Nothing is recorded after this."""
+        assert self._session is not None  # noqa: S101 - `open` comes first
+        return self._session.placement() if self._session.placement else None
 
     def _bind(self, scenario: str, inputs: dict[str, Any]) -> None:
         """Fix the inputs of a timed call. It is not made yet: the first call is a figure, taken when nobody else runs."""

@@ -10,6 +10,7 @@ from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pipeline.types import Interface, Network, Variant
     from pipeline.worker.process import Terms
@@ -24,8 +25,11 @@ def opened(
     threads: int,
     timeout_s: float,
     terms: Terms | None = None,
+    profile: Path | None = None,
 ) -> Iterator[tuple[Worker, dict[str, Any]]]:
     """Start a worker, open `variant` in it, and yield it with the session's facts.
+
+    `profile`: a folder to record in where its nodes run, for the job "placement".
 
     Raises:
         WeighbridgeError: the backend cannot run here, or opening crashed or took too long.
@@ -35,6 +39,7 @@ def opened(
         "outputs": list(interface.outputs),
         "file": variant.file and str(variant.file),
         "network": network and variant.format is None and asdict(network),
+        "profile": profile and str(profile),
     }
     with Worker(variant.name, threads=threads, terms=terms) as worker:
         facts = worker.call(

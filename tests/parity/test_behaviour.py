@@ -3,15 +3,19 @@
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
+import pytest
 import torch
+from onnx import helper, numpy_helper
 from torch import nn
 
 from pipeline import cases, oracle
 from pipeline.exporters.exporter import Job
 from pipeline.exporters.torchscript import TORCHSCRIPT, TorchScriptOptions
-from pipeline.parity import behaviour, budget
+from pipeline.parity import audit, behaviour, budget, jobs, scripted
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare
+from pipeline.parity.graph import Graph
 from pipeline.types import Dimension, InputSpec, Interface
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 9),), ("y",))
@@ -83,3 +87,54 @@ def test_dropout_in_training_mode_comes_out_differently_twice():
 def test_a_file_that_is_wrong_everywhere_specialised_nothing():
     findings = judged(nn.Identity().eval(), lambda case: {"y": case.inputs["x"] + 1})
     assert behaviour.recognise(findings, Known(CASES)) == []
+
+
+class Training(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.norm(x))
+
+
+@pytest.mark.parametrize(("part", "words"), [("norm", audit.BATCH_STATISTICS), ("drop", audit.DROPS_OUT)])
+def test_a_trace_made_in_training_mode_is_said_to_use_batch_statistics_or_to_drop_out(part, words):
+    module = Training().eval()
+    getattr(module, part).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = torch.jit.trace(module, torch.ones(3, 4), check_trace=False)
+    state = jobs.arrays_of(module)
+    found = scripted.audit(made, state, None)
+    assert [each["problem"] for each in found["problems"]] == [words]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        healthy = torch.jit.trace(module.eval(), torch.ones(3, 4), check_trace=False)
+    assert scripted.audit(healthy, state, None)["passed"]
+
+
+def test_an_onnx_file_that_drops_out_or_draws_is_said_to():
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Dropout", ["x", "ratio", "training"], ["d"], name="drop"),
+        helper.make_node("RandomNormalLike", ["d"], ["n"], name="noise"),
+        helper.make_node("Add", ["d", "n"], ["y"], name="add"),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(0.5, np.float32), "ratio"),
+        numpy_helper.from_array(np.array(True), "training"),
+    ]
+    graph = helper.make_graph(nodes, "g", [value("x", 1, ["batch", 4])], [value("y", 1, ["batch", 4])], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    problems = audit.audit_onnx(Graph(model), {}, None)["problems"]
+    assert [(each["where"], each["problem"]) for each in problems] == [
+        ("drop (Dropout)", audit.DROPS_OUT),
+        ("noise (RandomNormalLike)", "draws random numbers, which the network does not"),
+    ]
+    constants[1].CopyFrom(numpy_helper.from_array(np.array(False), "training"))
+    del nodes[1:]
+    nodes[0].output[0] = "y"
+    graph = helper.make_graph(nodes, "g", [value("x", 1, ["batch", 4])], [value("y", 1, ["batch", 4])], constants)
+    assert audit.audit_onnx(Graph(helper.make_model(graph)), {}, None)["passed"]

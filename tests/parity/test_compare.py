@@ -166,3 +166,26 @@ def test_the_worst_finding_is_the_one_furthest_over_its_own_limit():
         reference({"a": exact, "b": exact}), {"a": exact.astype(np.float32), "b": (exact * 2).astype(np.float32)}
     )
     assert worst(findings).output == "b"
+
+
+@pytest.mark.parametrize("keepdims", [True, False])
+def test_an_argmax_may_pick_another_element_only_within_the_margin_of_what_both_may_be_off_by(keepdims):
+    logits = np.array([[1.0, 1.0 + 1e-7, 0.0], [3.0, 1.0, 2.0]])
+    best = logits.argmax(1, keepdims=keepdims)
+    known = reference({"logits": logits, "best": best}, {"logits": np.full((2, 3), 1e-7), "best": np.zeros(best.shape)})
+    other = best.copy()
+    other.reshape(-1)[0] = 0  # 1e-7 below, where 2 × 16 × 1e-7 is allowed
+    _, finding = judge(known, {"logits": logits.astype(np.float32), "best": other})
+    assert (finding.passed, finding.ties) == (True, 1)
+    other.reshape(-1)[1] = 2  # a whole 1.0 below
+    _, finding = judge(known, {"logits": logits.astype(np.float32), "best": other})
+    assert (finding.passed, finding.ties) == (False, 1)
+    assert finding.problem.startswith("1 of 2 elements differ")
+
+
+def test_integers_that_are_no_argmax_have_no_margin():
+    logits = np.array([[1.0, 1.0 + 1e-7, 0.0], [3.0, 1.0, 2.0]])
+    second = np.array([0, 2])
+    known = reference({"logits": logits, "second": second}, {"logits": np.full((2, 3), 1e-7), "second": np.zeros(2)})
+    _, finding = judge(known, {"logits": logits.astype(np.float32), "second": np.array([1, 2])})
+    assert not finding.passed

@@ -1,13 +1,108 @@
-"""The gate knows what is wrong from what did not run, and one audit that crashes stops no other."""
+"""A backend is judged by its outputs and by where its nodes ran; the gate closes on a required one."""
 
-from __future__ import annotations
+from contextlib import contextmanager
+from dataclasses import asdict
 
 import pytest
+import torch
 
+from pipeline import cases, oracle
 from pipeline.errors import GateError, UnavailableError
-from pipeline.parity import prove
-from pipeline.types import Artifact, Interface, Network, Variant
+from pipeline.exporters.exporter import Job
+from pipeline.exporters.onnx import ONNX, OnnxOptions
+from pipeline.parity import explain, prove
+from pipeline.parity.budget import Rule
+from pipeline.parity.candidate import Names
+from pipeline.parity.compare import Finding
+from pipeline.report import findings
+from pipeline.types import Artifact, Dimension, InputSpec, Interface, Network, Variant
+from pipeline.worker.jobs import Jobs
 from pipeline.worker.process import Terms
+
+INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 9),), ("y",))
+LEFT = {"node": "node_linear", "operator": "Gemm", "ms": 0.1}
+
+
+class InThisProcess:
+    """A worker's jobs without the process; `left` are the nodes that a GPU's profile would show on the CPU."""
+
+    alive = True
+    peak_bytes = None
+
+    def __init__(self, left):
+        self._jobs, self._left = Jobs(), left
+
+    def call(self, job, *, timeout_s, **arguments):
+        del timeout_s
+        answer = self._jobs.run(job, arguments)
+        return answer | {"left_on_cpu": self._left} if job == "placement" else answer
+
+
+def proof_of(module, folder, *, required, left):
+    torch.manual_seed(0)
+    examples = cases.make(INTERFACE, cases.example_sizes(INTERFACE), seed=0, name="exporter").inputs
+    file = ONNX.export(Job(module, INTERFACE, examples, folder, {}), OnnxOptions()).files[0]
+    sampled = cases.sample(INTERFACE, seed=0, cap_elements=100)
+    references, reason = oracle.evaluate(module, INTERFACE, [case.inputs for case in sampled], seed=0)
+    answer = {"references": [asdict(each) for each in references], "fallback": reason}
+    known = prove.truth(sampled, answer, {"y": Rule()})
+    variant = Variant("ort", "onnxruntime-cpu", "onnx", required=required, file=file)
+
+    @contextmanager
+    def session():
+        worker = InThisProcess(left)
+        source = {"inputs": ["x"], "outputs": ["y"], "file": str(file), "network": None, "profile": str(folder)}
+        yield worker, worker.call("open", timeout_s=1, backend=variant.backend, source=source, options={})
+
+    setup = prove.Setup(INTERFACE, Network("none:None", {}, "", (), {}), threads=1, timeout_s=60)
+    return prove._judged(variant, session(), setup, known, Names.same(INTERFACE))
+
+
+def test_a_backend_that_runs_where_it_should_passes(tmp_path):
+    proof = proof_of(torch.nn.Linear(4, 2), tmp_path, required=True, left=[])
+    assert proof.status == "pass"
+    assert proof.facts["placement"]["providers"]["CPUExecutionProvider"]["node_share"] == 1
+    prove.gate([proof], {})
+
+
+def test_a_required_backend_whose_outputs_are_right_but_computed_on_the_cpu_closes_the_gate(tmp_path):
+    proof = proof_of(torch.nn.Linear(4, 2), tmp_path, required=True, left=[LEFT])
+    assert all(finding.passed for finding in proof.findings)
+    assert proof.status == "fail"
+    with pytest.raises(GateError, match=r"not what was asked for:\n  ort: 1 of its nodes .* node_linear \(Gemm\)"):
+        prove.gate([proof], {})
+
+
+def test_an_optional_one_fails_too_but_closes_no_gate(tmp_path):
+    proof = proof_of(torch.nn.Linear(4, 2), tmp_path, required=False, left=[LEFT])
+    assert (proof.status, proof.reason) == ("fail", "1 of its nodes computed on the CPU: node_linear (Gemm)")
+    prove.gate([proof], {})
+
+
+def test_an_explicit_tolerance_is_named_as_what_was_exceeded_and_not_the_noise_floor():
+    finding = Finding("odd", "y", passed=False, factor=3.0, limit=1.0, worst_index=(0, 1), expected=1.0, got=1.3)
+    known = prove.Truth((), (), (), {"y": Rule(atol=0.1, rtol=0.0)}, None)
+    said = prove.describe(finding, known)
+    assert said == "output 'y' in case 'odd': 1.3 instead of 1 at [0, 1], 3 × what atol 0.1 and rtol 0 allow"
+
+
+def test_where_float64_is_impossible_the_console_says_what_the_reference_is():
+    document = {"oracle": {"fallback": "no float64 kernel"}, "exports": [], "backends": []}
+    assert findings.lines(document) == [
+        "the reference is float32 eager, because float64 is not possible here: no float64 kernel"
+    ]
+
+
+def test_an_explanation_names_the_smallest_case_with_its_sizes_and_says_when_it_is_not_certain():
+    culprit = {"node": "n", "operator": "Gemm", "module": "fc", "source": "net.py:3", "got": 1, "expected": 2}
+    culprit |= {"worst_index": (0,), "certain": False}
+    found = {"backend": "ort", "broke": "all", "case": {"name": "large, smaller (1)", "sizes": {"batch": 1}}}
+    said = explain.sentence(found | {"culprit": culprit, "problem": None})
+    assert "(smallest case 'large, smaller (1)': batch=1); the error probably begins in Gemm n, of fc, net.py:3" in said
+    module = {"module": "", "operator": "Branch", "got": 1.0, "expected": 2.0}
+    said = explain.sentence(found | {"culprit": module, "problem": None})
+    assert said.endswith("the error begins in the network itself, in no module of it: 1.0 instead of 2.0")
+
 
 PASSED = {"passed": True}
 CRASHED = {
@@ -51,15 +146,15 @@ def test_what_is_not_required_does_not_close_the_gate():
     prove.gate([GOOD, optional], {"onnx": PASSED, "torchscript": CRASHED})
 
 
-def test_an_audit_that_crashes_is_one_that_was_not_passed_and_the_next_is_made(tmp_path):
+def test_where_the_audit_crashes_no_file_passed_it(tmp_path):
     setup = prove.Setup(
         Interface((), (), ()), Network("none:None", {}, "none", (), {}), 1, 60, terms=Terms(memory_bytes=1 << 20)
     )
     artifacts = [Artifact(name, (tmp_path / "model",)) for name in ("onnx", "torchscript")]
     found = prove.audit(artifacts, setup, {})
     assert list(found) == ["onnx", "torchscript"]
-    for name, each in found.items():
+    for each in found.values():
         assert each["crashed"]
         assert not each["passed"]
-        assert f"the audit of {name} exited with status" in prove.describe_audit(each)
+        assert "the audit exited with status" in prove.describe_audit(each)
         assert "(limits.memory_bytes is 1,048,576)" in prove.describe_audit(each)

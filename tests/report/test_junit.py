@@ -8,8 +8,16 @@ FINDING = {"case": "odd", "output": "y", "passed": True, "problem": None, "got":
 FINDING |= {"worst_index": [0], "factor": 0.5, "limit": 16}
 
 
-def backend(name, status, findings=(), *, required=True):
-    return {"name": name, "status": status, "required": required, "reason": "why\x00not", "findings": list(findings)}
+def backend(name, status, findings=(), *, required=True, placement=None):
+    facts = {"placement": placement} if placement else {}
+    return {
+        "name": name,
+        "status": status,
+        "required": required,
+        "reason": "why\x00not",
+        "findings": list(findings),
+        "facts": facts,
+    }
 
 
 def parsed(backends, audit=None):
@@ -28,6 +36,17 @@ def test_what_could_not_run_is_an_error_if_required_and_skipped_if_not():
     root = parsed([backend("a", "crashed"), backend("b", "unavailable", required=False)])
     assert root.find("testsuite/testcase/error").get("message") == "why\ufffdnot"
     assert root.find("testsuite/testcase/skipped") is not None
+
+
+def test_where_a_backend_ran_is_a_test_of_its_own():
+    left = [{"node": "conv", "operator": "Conv", "ms": 1.0}]
+    for left_on_cpu, failures in (([], "0"), (left, "1")):
+        placement = {"providers": {}, "copies": 0, "left_on_cpu": left_on_cpu}
+        (suite,) = parsed([backend("ort", "fail" if left_on_cpu else "pass", [FINDING], placement=placement)])
+        assert (suite.get("tests"), suite.get("failures")) == ("2", failures)
+        failed = suite.find("testcase[@name='runs where it should']/failure")
+        assert (failed is None) == (not left_on_cpu)
+    assert "conv (Conv)" in failed.get("message")
 
 
 def test_a_failed_audit_is_a_failure():

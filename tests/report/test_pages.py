@@ -41,6 +41,19 @@ def test_a_failed_backend_is_the_verdict_and_there_is_nothing_to_run(parity, ben
     assert "How to run it" not in {section.title for section in found.sections}
 
 
+def test_where_nodes_ran_is_told_and_what_was_left_on_the_cpu_is_named(parity, benchmark):
+    section = next(each for each in content("s", parity, benchmark).sections if each.title == "Where nodes ran")
+    (row,) = section.body
+    assert row[:3] == ("onnxruntime-cpu", "CPUExecutionProvider", "2 (100%)")
+    assert row[3].endswith("(100%)")
+    left = json.loads(json.dumps(parity))
+    placed = next(each["facts"]["placement"] for each in left["backends"] if "placement" in each["facts"])
+    placed |= {"copies": 2, "left_on_cpu": [{"node": "node_conv", "operator": "Conv", "ms": 1.0}]}
+    section = next(each for each in content("s", left, benchmark).sections if each.title == "Where nodes ran")
+    assert "onnxruntime-cpu: 1 of its nodes computed on the CPU: node_conv (Conv)." in section.text
+    assert "onnxruntime-cpu: 2 copies between devices." in section.text
+
+
 def test_what_a_run_cannot_tell_is_said_in_the_verdict(parity, benchmark):
     unsure = json.loads(json.dumps(benchmark))
     unsure["sizes"][0] |= {"can_tell": False, "reason": "two copies of eager differ"}
