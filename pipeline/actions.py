@@ -18,7 +18,7 @@ from pipeline.config import BenchmarkConfig, resolved
 from pipeline.errors import DigestError, ExportError, GateError, InputError, UnavailableError
 from pipeline.parity import candidate, prove
 from pipeline.parity.jobs import SIGNATURE
-from pipeline.planning import cores, plan, usual_values
+from pipeline.planning import at_once, cores, plan, usual_values
 from pipeline.release import bundle, recall, standalone
 from pipeline.release import verify as verifying
 from pipeline.report import document
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from pipeline.release.verify import Origin, Verdict
     from pipeline.types import Arrays
 
-AT_ONCE = 2
 CANDIDATE = "candidate"
 VERIFY_TIMEOUT_S = 600.0
 
@@ -86,7 +85,7 @@ def _taken(state: State, file: Path, theirs: str) -> State:
         )
     )
     names = candidate.match(signature, planned.interface, ordered=theirs == "torchscript")
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(at_once(planned, state.settings)) as pool:
         answering, capturing = pool.submit(stages.evaluate_oracle, state), pool.submit(_program, state)
         known, program = answering.result(), capturing.result()
     variant = Variant(CANDIDATE, candidate.BACKENDS[theirs], theirs, required=True, file=file)
@@ -293,7 +292,11 @@ def verify(
 
         def run(backend: str, file: Path | None, inputs: Arrays) -> Any:
             if backend not in workers:
-                declared = planned.interface if planned else bundle.interface_from(standalone.read_manifest(release))
+                declared = (
+                    planned.interface
+                    if planned and backend == verifying.NETWORK
+                    else bundle.interface_from(standalone.read_manifest(release))
+                )
                 variant = Variant(backend, backend, backends()[backend].artifact, required=True, file=file)
                 network = planned.network if planned else None
                 session = opened(variant, declared, network, threads=cores(), timeout_s=VERIFY_TIMEOUT_S)

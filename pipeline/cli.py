@@ -274,7 +274,7 @@ def verify(
             + (
                 f"ok: every digest, {'the signature, ' if key else ''}{verdict.cases} golden cases on {ran}"
                 if verdict.passed
-                else f"FAILED: {len(verdict.problems)} problems"
+                else f"FAILED: {len(verdict.problems)} problem(s)"
             )
         )
         if verdict.passed:

@@ -33,7 +33,7 @@ def of_release(planned: Plan, settings: Settings) -> dict[str, Any]:
         **{f"config: {name}": value for name, value in _flat(resolved(planned.config)).items()},
         **{f"backend {each.name}": each.unavailable or "can run here" for each in planned.variants},
         **_network(planned),
-        **_cases(planned),
+        "samples": _samples(planned),
         **_machine(),
     }
 
@@ -125,12 +125,13 @@ def _network(planned: Plan) -> dict[str, str]:
 
 
 def _cases(planned: Plan) -> dict[str, Any]:
+    parity = planned.config.parity
+    return {"seed": parity.seed, "cap_elements": parity.cap_elements, "samples": _samples(planned)}
+
+
+def _samples(planned: Plan) -> str:
     samples = planned.config.samples
-    return {
-        "seed": planned.config.parity.seed,
-        "cap_elements": planned.config.parity.cap_elements,
-        "samples": digest_file(Path(samples)) if samples else "",
-    }
+    return digest_file(Path(samples)) if samples else ""
 
 
 @cache

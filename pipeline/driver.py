@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__, dependencies
 from pipeline.cache import LIMIT_BYTES
 from pipeline.errors import InputError, WeighbridgeError
-from pipeline.planning import noting, plan, results
-from pipeline.release import recall
+from pipeline.planning import at_once, noting, plan, results, worker_bytes
+from pipeline.release import bundle, recall
 from pipeline.report import log
 from pipeline.store import atomic_write, canonical_json, lock, private_directory, sweep
 
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.planning import Plan, Settings
-
-PROCESSES = 3
-"""How many processes of a build, each with torch and the weights, run at once."""
-TORCH_BYTES = 500 << 20
-WEIGHTS_TIMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +65,18 @@ def _recorded(recorder: log.Recorder, name: str, out: Path) -> Iterator[dict[str
 
 def _exported(planned: Plan, settings: Settings) -> Outcome:
     name, folder = planned.config.name, settings.out / planned.config.name
+    for place in (settings.out, folder, results(settings).root):
+        sweep(place)
     built_from = dependencies.of_release(planned, settings)
     recalled = recall.recall(settings.out, name, built_from)
     if recalled.release and not settings.rebuild:
         return Outcome(recalled.release, up_to_date=True, why=recalled.why)
-    with _one_at_a_time(name, settings), settings.turns.take(_memory_bytes(planned)) as alone:
+    need_bytes = at_once(planned, settings) * worker_bytes(planned)
+    with _one_at_a_time(name, settings), settings.turns.take(need_bytes) as alone:
         recalled = recall.recall(settings.out, name, built_from)  # somebody else may just have built it
         if recalled.release and not settings.rebuild:
             return Outcome(recalled.release, up_to_date=True, why=recalled.why)
-        sweep(folder)
+        shutil.rmtree(folder / bundle.CRASHES, ignore_errors=True)
         why = "asked for" if recalled.release else recalled.why
         with private_directory(folder) as work:
             from pipeline import stages  # what a run with nothing to do can do without
@@ -95,10 +94,4 @@ def _one_at_a_time(name: str, settings: Settings) -> Iterator[None]:
     """Let nobody else build this name here while the block runs, and nobody remove what is kept."""
     message = f"waiting for another process that exports {name} to {settings.out}"
     with lock(settings.out / name / ".run.lock", message, noting(settings)), results(settings).in_use():
-        sweep(results(settings).root)
         yield
-
-
-def _memory_bytes(planned: Plan) -> int:
-    """Return how much memory a build is expected to need: a few processes at once, each with torch and the weights."""
-    return PROCESSES * (TORCH_BYTES + WEIGHTS_TIMES * planned.weights_bytes)

@@ -75,7 +75,10 @@ class ExportError(WorkerError):
     """An exporter refused or failed on this network."""
 
 
-class InterruptedRunError(WeighbridgeError):
-    """The user stopped the run."""
+class InterruptedRunError(BaseException):
+    """The user stopped the run. Like KeyboardInterrupt no Exception: nobody may take it for a failure and go on."""
 
     exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__("the run was interrupted")

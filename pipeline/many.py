@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline import driver
-from pipeline.benchmark import machine
 from pipeline.errors import WeighbridgeError
 from pipeline.turns import Turns
 
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from pipeline.types import Event
 
     Begin = Callable[[str], AbstractContextManager[Callable[[Event], None]]]
-
-MEMORY_SHARE = 0.8
-"""The part of the memory that is free at the beginning which builds may plan with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +36,7 @@ def export(configs: Sequence[Path], settings: Settings, jobs: int, begin: Begin)
 
     `begin(name)` gives a context with a callback for one run's events.
     """
-    shared = replace(settings, turns=Turns(jobs, MEMORY_SHARE * machine.available_bytes()))
+    shared = replace(settings, turns=Turns(jobs, settings.turns.memory_bytes))
 
     def one(config: Path) -> Result:
         try:

@@ -62,12 +62,13 @@ def evaluate(
     Raises:
         ArchitectureError: the network draws random numbers, so that it has no output to hold anything against.
     """
+    _own_tensors(module)
     run = _runner(module, interface)
     _require_same_twice(run, min(cases, key=_elements))
     progress("float32")
     plain = [run(case, double=False) for case in cases]
     progress("float32, one ulp away")
-    moved = _perturbed_runs(module, run, cases, seed)
+    moved = _perturbed_runs(module, run, interface, cases, seed)
     progress("float64")
     try:
         module.double()
@@ -131,28 +132,43 @@ def _elements(case: Arrays) -> int:
 
 
 def _perturbed_runs(
-    module: nn.Module, run: Callable[..., dict[str, torch.Tensor]], cases: Sequence[Arrays], seed: int
+    module: nn.Module,
+    run: Callable[..., dict[str, torch.Tensor]],
+    interface: Interface,
+    cases: Sequence[Arrays],
+    seed: int,
 ) -> list[list[dict[str, torch.Tensor]]]:
-    """Run every case with inputs and weights moved by one ulp, several times; the weights are put back at the end."""
+    """Run every case with inputs and weights moved by one ulp, several times; the weights are put back at the end.
+
+    Inputs stay within what they are declared to hold: a network may refuse a probability above 1.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    originals = [(tensor, tensor.clone()) for tensor in _floating(module)]
+    bounds = {spec.name: (spec.low, spec.high) for spec in interface.inputs}
+    originals = [(tensor, tensor.data) for tensor in _floating(module)]
     results: list[list[dict[str, torch.Tensor]]] = [[] for _ in cases]
-    with torch.inference_mode():
+    with torch.no_grad():
         for _ in range(PERTURBATIONS):
             for tensor, original in originals:
-                tensor.copy_(_one_ulp_away(original, generator))
+                tensor.data = original  # the one before goes first: never three copies of the weights at once
+                tensor.data = _one_ulp_away(original, generator)
             for case, result in zip(cases, results, strict=True):
                 tensors = calling.tensors_from(case)
                 shifted = {
-                    name: calling.array_from(_one_ulp_away(tensor, generator) if tensor.is_floating_point() else tensor)
+                    name: _neighbour(tensor, *bounds[name], generator) if tensor.is_floating_point() else tensor
                     for name, tensor in tensors.items()
                 }
-                result.append(run(shifted, double=False))
+                result.append(run({name: calling.array_from(each) for name, each in shifted.items()}, double=False))
         for tensor, original in originals:
-            tensor.copy_(original)
+            tensor.data = original
     return results
+
+
+def _own_tensors(module: nn.Module) -> None:
+    """Let each tensor own its memory: what is mapped from one file is not given back until the last of it goes."""
+    for tensor in {id(each): each for each in [*module.parameters(), *module.buffers()]}.values():
+        tensor.data = tensor.data.clone()
 
 
 def _floating(module: nn.Module) -> list[torch.Tensor]:
@@ -166,8 +182,18 @@ def _one_ulp_away(tensor: torch.Tensor, generator: torch.Generator) -> torch.Ten
     import torch
 
     towards = torch.empty(tensor.shape, dtype=torch.float32).uniform_(-1, 1, generator=generator)
-    infinite = torch.copysign(torch.tensor(float("inf")), towards).to(tensor.dtype)
-    return torch.where(tensor == 0, tensor, torch.nextafter(tensor, infinite))
+    infinite = torch.copysign(torch.tensor(float("inf")), towards, out=towards).to(tensor.dtype)
+    moved = torch.nextafter(tensor, infinite, out=infinite)
+    return torch.where(tensor == 0, tensor, moved, out=moved)
+
+
+def _neighbour(tensor: torch.Tensor, low: float | None, high: float | None, generator: torch.Generator) -> torch.Tensor:
+    """Move each element by one unit in the last place, except where that leaves the bounds."""
+    import torch
+
+    moved = _one_ulp_away(tensor, generator)
+    lowest, highest = (-float("inf") if low is None else low), (float("inf") if high is None else high)
+    return torch.where((moved < lowest) | (moved > highest), tensor, moved)
 
 
 def _reference(truth: dict[str, torch.Tensor], samples: list[dict[str, torch.Tensor]], *, fallback: bool) -> Reference:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import trust
 from pipeline.backends.table import backends
+from pipeline.benchmark import machine
 from pipeline.cache import Cache
 from pipeline.checkpoint import read, remote
 from pipeline.config import Vocabulary, load
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 
 RESULTS = Path(".cache", "results")
 
+MEMORY_SHARE = 0.8
+"""The part of the memory that is free at the beginning which builds may plan with."""
+AT_ONCE = 3
+"""How many processes of a build, each with torch and the network, run at once where memory allows it."""
+_TORCH_BYTES = 500 << 20
+_WEIGHTS_TIMES = 2.5  # what benchmarks/memory.py holds every process to
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -48,7 +56,7 @@ class Settings:
     sign: Path | None = None
     max_bytes: int | None = None
     report: Callable[[Event], None] = lambda _: None
-    turns: Turns = field(default_factory=Turns)
+    turns: Turns = field(default_factory=lambda: Turns(memory_bytes=MEMORY_SHARE * machine.available_bytes()))
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
     threads: int = field(default_factory=lambda: cores())  # noqa: PLW0108 - defined below
 
@@ -66,6 +74,16 @@ class Plan:
     located: Located
     sign: Path | None = None
     signed_by: str = ""
+
+
+def at_once(planned: Plan, settings: Settings) -> int:
+    """Return how many processes of a build may run at once: as many as the memory holds, at least one."""
+    return max(1, int(min(AT_ONCE, settings.turns.memory_bytes // worker_bytes(planned))))
+
+
+def worker_bytes(planned: Plan) -> int:
+    """Return how much memory a process of a build is expected to need, in bytes."""
+    return _TORCH_BYTES + int(_WEIGHTS_TIMES * planned.weights_bytes)
 
 
 def results(settings: Settings) -> Cache:

@@ -16,16 +16,16 @@ from pipeline import cases, dependencies, oracle
 from pipeline.benchmark import timing
 from pipeline.cache import Cache
 from pipeline.checkpoint.files import digest
-from pipeline.errors import ExportError, WeighbridgeError
+from pipeline.errors import UnavailableError, WeighbridgeError, WorkerError
 from pipeline.parity import explain, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import Finding
-from pipeline.planning import results
+from pipeline.planning import at_once, results
 from pipeline.release import bundle, compose
 from pipeline.report import document, html, markdown
 from pipeline.types import Artifact, Event
 from pipeline.worker import kept
-from pipeline.worker.process import Worker
+from pipeline.worker.process import Terms, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from pipeline.planning import Plan, Settings
     from pipeline.types import Case, Variant
 
-AT_ONCE = 3
 CULPRITS = "culprits"
 
 
@@ -88,39 +87,38 @@ def sample(state: State) -> State:
 def export_all(state: State) -> State:
     """Export every format and evaluate the oracle, each in a worker of its own, a few at a time."""
     wanted = state.plan.config.exports
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
         exporting = [pool.submit(export_one, state, each.format, dict(each.options)) for each in wanted]
         answer = pool.submit(evaluate_oracle, state)
         outcomes = [each.exception() or each.result() for each in exporting]
         known = answer.result()
     artifacts = tuple(each for each in outcomes if isinstance(each, Artifact))
-    refusals = _refusals(state, [each.format for each in wanted], outcomes)
+    refusals = _refusals([each.format for each in wanted], outcomes)
     rules = rules_of(state.plan)
     facts = {key: known[key] for key in ("notes", "sha256", "parameters", "bytes")}
     truth = prove.truth(state.cases, known, rules)
     return replace(state, artifacts=artifacts, refusals=refusals, network_facts=facts, truth=truth)
 
 
-def _refusals(state: State, formats: Sequence[str], outcomes: Sequence[Any]) -> dict[str, str]:
-    """Return why formats could not be exported; raise if a required backend needs one of them."""
+def _refusals(formats: Sequence[str], outcomes: Sequence[Any]) -> dict[str, str]:
+    """Return why formats could not be exported. Whether that closes the gate is decided when the others were proven."""
     refusals = {}
     for name, outcome in zip(formats, outcomes, strict=True):
-        if isinstance(outcome, BaseException):
-            needed = [variant.name for variant in state.plan.variants if variant.required and variant.format == name]
-            if needed or not isinstance(outcome, ExportError):
-                raise outcome
-            refusals[name] = str(outcome)
+        if isinstance(outcome, WorkerError):
+            refusals[name] = outcome.message + (f" ({outcome.hint})" if outcome.hint else "")
+        elif isinstance(outcome, BaseException):
+            raise outcome
     return refusals
 
 
 def export_one(state: State, name: str, options: Mapping[str, Any]) -> Artifact:
-    """Export the network in one format; raise ExportError with the exporter's reason if it refuses."""
+    """Export the network in one format; raise ExportError with the exporter's reason if it refuses, WorkerError if it crashes."""
     planned, report = state.plan, state.settings.report
     report(Event("export", name, "started"))
     peaks = []
 
     def work(folder: Path) -> dict[str, Any]:
-        with Worker(f"the {name} exporter", threads=1) as worker:
+        with Worker(f"the {name} exporter", threads=1, terms=_terms(state)) as worker:
             answer: dict[str, Any] = worker.call(
                 "export",
                 timeout_s=planned.config.limits.export_seconds,
@@ -136,7 +134,11 @@ def export_one(state: State, name: str, options: Mapping[str, Any]) -> Artifact:
         return answer | {"files": [Path(each).name for each in answer["files"]]}
 
     key = dependencies.of_export(planned, name, options, _identity(planned))
-    found = kept.keep(_cache(state), key, f"{planned.config.name}: {name} export", work)
+    try:
+        found = kept.keep(_cache(state), key, f"{planned.config.name}: {name} export", work)
+    except WorkerError as error:
+        report(Event("export", name, "failed", error.message))
+        raise
     files, notes = tuple(found.folder / each for each in found.answer["files"]), tuple(found.answer["notes"])
     report(_ended("export", name, found, "; ".join(notes), peaks))
     return Artifact(**found.answer | {"files": files, "notes": notes})
@@ -144,6 +146,11 @@ def export_one(state: State, name: str, options: Mapping[str, Any]) -> Artifact:
 
 def _ended(stage: str, subject: str, found: kept.Kept, detail: str = "", peaks: Sequence[int | None] = ()) -> Event:
     return Event(stage, subject, "reused" if found.reused else "ended", detail, peak_bytes=peaks[0] if peaks else None)
+
+
+def _terms(state: State) -> Terms:
+    planned = state.plan
+    return Terms(planned.config.limits.memory_bytes, state.settings.out / planned.config.name / bundle.CRASHES)
 
 
 def _identity(planned: Plan) -> dict[str, str]:
@@ -160,7 +167,7 @@ def evaluate_oracle(state: State) -> Any:
     peaks = []
 
     def work(_: Path) -> Any:
-        with Worker("the oracle", threads=1, environment=oracle.ENVIRONMENT) as worker:
+        with Worker("the oracle", threads=1, environment=oracle.ENVIRONMENT, terms=_terms(state)) as worker:
             answer = worker.call(
                 "reference",
                 timeout_s=planned.config.limits.run_seconds,
@@ -193,17 +200,31 @@ def _prove(state: State) -> State:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(html.prepare)  # the workers leave a processor idle, and the report is wanted next
         proven = hold(state)
+    failed = {each.variant.name: each.reason for each in proven.proofs if each.status == "crashed"}
+    _note(state, "parity", {**state.refusals, **failed})
     try:
         prove.gate(proven.proofs, proven.audits)
     except WeighbridgeError as error:
         folder = state.work / CULPRITS
         culprits = [_beside_report(each) for each in explained(proven, folder)]
-        report = _report(proven, culprits) | _files_below(folder, state.work)
-        folder = bundle.write_failed(state.plan.config.name, state.settings.out, report)
         where = "".join(f"\n  {explain.sentence(each)}" for each in culprits)
-        hint = f"no release was written; the report is in {folder}"
-        raise type(error)(error.message + where, hint=hint) from None
+        report = _report(proven, culprits) | _files_below(folder, state.work)
+        raise type(error)(error.message + where, hint=_without_release(state, report)) from None
     return proven
+
+
+def _note(state: State, stage: str, failures: Mapping[str, str | None]) -> None:
+    """Remark on the formats and backends that failed without being required; the others end the run."""
+    required = {each for variant in state.plan.variants if variant.required for each in (variant.name, variant.format)}
+    for subject, reason in failures.items():
+        if subject not in required:
+            state.settings.report(Event(stage, subject, "noted", f"{subject}: {reason}"))
+
+
+def _without_release(state: State, report: Mapping[str, bytes]) -> str:
+    """Write the report of a run that ends here, and say so."""
+    folder = bundle.write_failed(state.plan.config.name, state.settings.out, report)
+    return f"no release was written; the report is in {folder}"
 
 
 def hold(state: State) -> State:
@@ -220,6 +241,8 @@ def hold(state: State) -> State:
     )
     with ThreadPoolExecutor(1) as pool:
         auditing = pool.submit(_audit, state)
+        if at_once(state.plan, state.settings) == 1:
+            auditing.result()
         proofs = _proofs(state, variants)
         audits = auditing.result()
     return replace(state, proofs=proofs, audits=audits)
@@ -321,6 +344,8 @@ def _setup(state: State) -> prove.Setup:
         state.settings.threads,
         state.plan.config.limits.run_seconds,
         state.settings.report,
+        _terms(state),
+        max(1, at_once(state.plan, state.settings) - 1),  # the audit runs beside them
     )
 
 
@@ -335,18 +360,42 @@ def _benchmark(state: State) -> State:
     if not state.settings.benchmark:
         return state
     passed = [proof.variant for proof in state.proofs if proof.status == "pass"]
+    try:
+        timed = replace(state, benchmark=_timed(state, passed))
+    except WorkerError as error:  # the reference itself: there is nothing to compare the others with
+        raise UnavailableError(error.message, hint=_without_release(state, _report(state))) from None
+    dropped = _dropped(timed.benchmark)
+    _note(state, "benchmark", dropped)
+    required = {variant.name for variant in passed if variant.required}
+    if lost := {name: reason for name, reason in dropped.items() if name in required}:
+        lines = ["a required backend did not last the benchmark:", *map(": ".join, lost.items())]
+        raise UnavailableError("\n  ".join(lines), hint=_without_release(timed, _report(timed)))
+    return timed
+
+
+def _dropped(benchmark: Mapping[str, Any]) -> dict[str, str]:
+    """Return why backends dropped out of a benchmark."""
+    return {name: reason for size in benchmark["sizes"] for name, reason in size["samples"]["failures"].items()}
+
+
+def _timed(state: State, passed: Sequence[Variant]) -> Mapping[str, Any]:
     if not state.settings.reuse_timings:
-        return replace(state, benchmark=measured(state.plan, passed, state.settings))
+        return measured(state.plan, passed, state.settings, _terms(state))
     files = {artifact.format: artifact.files for artifact in state.artifacts}
     key = dependencies.of_timings(state.plan, passed, files, _threads(state.plan, state.settings))
-    about = f"{state.plan.config.name}: timings"
-    found = kept.keep(_cache(state), key, about, lambda _: measured(state.plan, passed, state.settings))
-    if found.reused:
+    known: Mapping[str, Any] | None = kept.recall(_cache(state), key)
+    if known is not None:
         state.settings.report(Event("benchmark", "timings", "reused"))
-    return replace(state, benchmark=found.answer)
+        return known
+    found = measured(state.plan, passed, state.settings, _terms(state))
+    if not _dropped(found):
+        kept.keep(_cache(state), key, f"{state.plan.config.name}: timings", lambda _: found)
+    return found
 
 
-def measured(planned: Plan, variants: Sequence[Variant], settings: Settings) -> dict[str, Any]:
+def measured(
+    planned: Plan, variants: Sequence[Variant], settings: Settings, terms: Terms | None = None
+) -> dict[str, Any]:
     """Time variants of a config as it says, and return benchmark.json. Nothing else of ours runs meanwhile."""
     with settings.alone():
         timings = timing.measure(
@@ -358,6 +407,7 @@ def measured(planned: Plan, variants: Sequence[Variant], settings: Settings) -> 
             threads=_threads(planned, settings),
             timeout_s=planned.config.limits.run_seconds,
             report=settings.report,
+            terms=terms,
         )
     return document.benchmark(timings)
 

@@ -170,7 +170,7 @@ def _wait_for(held: FileLock) -> None:
         with suppress(Timeout):
             held.acquire(timeout=_STOP_CHECK_S)
             return
-    raise InterruptedRunError("the run was interrupted")
+    raise InterruptedRunError
 
 
 @contextmanager
@@ -225,10 +225,11 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 
 def sweep(root: Path) -> tuple[Path, ...]:
-    """Remove the private directories that dead processes left in `root`; return them."""
-    if not root.is_dir():
-        return ()
-    names = sorted({match[1] for entry in root.iterdir() if (match := _TEMPORARY.fullmatch(entry.name))})
+    """Remove the private directories that dead processes left in `root`; return them. Raises what `disk_errors` raises."""
+    with disk_errors(root):
+        if not root.is_dir():
+            return ()
+        names = sorted({match[1] for entry in root.iterdir() if (match := _TEMPORARY.fullmatch(entry.name))})
     return tuple(root / name for name in names if _swept(root / name))
 
 

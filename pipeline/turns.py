@@ -19,7 +19,7 @@ class Turns:
     """Turns for at most `jobs` builds that together need at most `memory_bytes`; one build may always run."""
 
     def __init__(self, jobs: int = 1, memory_bytes: float = float("inf")) -> None:
-        self._jobs, self._memory_bytes = jobs, memory_bytes
+        self._jobs, self.memory_bytes = jobs, memory_bytes
         self._needs: dict[object, int] = {}
         self._is_timing = False
         self._changed = threading.Condition()
@@ -51,13 +51,13 @@ class Turns:
     def _fits(self, need_bytes: int) -> bool:
         if self._is_timing or len(self._needs) >= self._jobs:
             return False
-        return not self._needs or sum(self._needs.values()) + need_bytes <= self._memory_bytes
+        return not self._needs or sum(self._needs.values()) + need_bytes <= self.memory_bytes
 
     def _enter(self, turn: object, need_bytes: int, is_free: Callable[[], bool], *, is_timing: bool = False) -> None:
         with self._changed:
             while not self._changed.wait_for(is_free, timeout=_STOP_CHECK_S):
                 if STOPPING.is_set():
-                    raise InterruptedRunError("the run was interrupted")
+                    raise InterruptedRunError
             self._needs[turn] = need_bytes
             self._is_timing = is_timing
 

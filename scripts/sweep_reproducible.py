@@ -1,16 +1,19 @@
 """Build the shipped configs under different conditions and compare every byte outside report/.
 
-    python scripts/sweep_reproducible.py [--full] [CONFIG…]
+    python scripts/sweep_reproducible.py [--full] [--work DIR] [CONFIG…]
 
 Conditions: two directories, three hash seeds, two time zones, one and two threads. By default six builds a config cover
-every pair of them; `--full` takes all 24. Also looks for absolute paths, the host's and the user's name in every byte.
-resnet18, which ships without weights, gets seeded ones. Exits 1 if anything differs or is found.
+every pair of them; `--full` takes all 24. Every build starts from an empty folder and reads no cache. Also looks for
+absolute paths, the host's and the user's name in every byte. resnet18, which ships without weights, gets seeded ones.
+With `--work`, what each build came to is kept there, and a later run of the same sources and tools goes on from it.
+Exits 1 if anything differs or is found.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import re
 import shutil
@@ -23,6 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.release import bundle
+from pipeline.release.tools import tools
+from pipeline.store import digest_file, key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +38,7 @@ DIRECTORIES = ("one", "another place/with a long name")
 SEEDS = ("0", "7", "4294967295")
 ZONES = ("UTC", "Asia/Kolkata")
 THREADS = (1, 2)
+Condition = tuple[str, str, str, int]
 # Every pair of values of two conditions occurs in one of these.
 PAIRS = (
     (DIRECTORIES[0], SEEDS[0], ZONES[0], 1),
@@ -57,13 +63,43 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", default=NAMES)
     parser.add_argument("--full", action="store_true", help="all 24 combinations instead of every pair")
+    parser.add_argument("--work", type=Path, help="a folder to build in and to keep results in")
     asked = parser.parse_args()
     wanted = list(itertools.product(DIRECTORIES, SEEDS, ZONES, THREADS)) if asked.full else list(PAIRS)
     with tempfile.TemporaryDirectory() as temporary:
+        work = asked.work.absolute() if asked.work else Path(temporary)
         for directory in DIRECTORIES:
-            prepare(Path(temporary, directory), asked.configs)
-        failed = sum(not is_reproducible(Path(temporary), name, wanted) for name in asked.configs)
+            shutil.rmtree(work / directory, ignore_errors=True)
+            prepare(work / directory, asked.configs)
+        known = Records(work / "records.jsonl", sources(work / DIRECTORIES[0]))
+        failed = sum(not is_reproducible(work, name, wanted, known) for name in asked.configs)
     return 1 if failed else 0
+
+
+class Records:
+    """What builds of the same sources came to, a line of JSON each: their digests, and the traces found in them."""
+
+    def __init__(self, path: Path, built_from: str) -> None:
+        self.path, self.built_from = path, built_from
+        lines = path.read_text().splitlines() if path.is_file() else []
+        found = [each for each in map(json.loads, lines) if each["sources"] == built_from]
+        self.by_build = {(each["config"], *each["condition"]): each for each in found}
+
+    def add(self, config: str, condition: Condition, release: Path, found: list[str]) -> None:
+        """Keep what a build came to, in memory and on disk."""
+        record = {
+            "config": config, "condition": condition, "sources": self.built_from,
+            "digests": bundle.file_digests(release), "traces": found,
+        }  # fmt: skip
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        self.by_build[config, *condition] = record
+
+
+def sources(tree: Path) -> str:
+    """Return a digest of everything a build depends on but its condition."""
+    files = {str(path.relative_to(tree)): digest_file(path) for path in sorted(tree.rglob("*")) if path.is_file()}
+    return key({"files": files, "tools": tools()})
 
 
 def prepare(tree: Path, names: Sequence[str]) -> None:
@@ -81,17 +117,21 @@ def prepare(tree: Path, names: Sequence[str]) -> None:
         torch.save(ResNet(depth=18, num_classes=1000).state_dict(), tree / "artifacts" / "weights" / "resnet18.pth")
 
 
-def is_reproducible(temporary: Path, name: str, wanted: list[tuple[str, str, str, int]]) -> bool:
+def is_reproducible(work: Path, name: str, wanted: list[Condition], known: Records) -> bool:
     began_s = time.monotonic()
-    first: dict[str, str] = {}
-    problems = []
     for condition in wanted:
-        release = build(temporary, name, *condition)
-        digests = bundle.file_digests(release)
-        first = first or digests
-        problems += [f"{condition}: {each}" for each in sorted(digests) if digests[each] != first.get(each)]
-        problems += traces(release, temporary)
-        shutil.rmtree(release.parent)
+        if (name, *condition) not in known.by_build:
+            release = build(work, name, *condition)
+            known.add(name, condition, release, traces(release, work))
+    records = [known.by_build[name, *condition] for condition in wanted]
+    first = records[0]["digests"]
+    problems = [
+        f"{each['condition']}: {file}"
+        for each in records
+        for file in sorted(first.keys() | each["digests"].keys())
+        if first.get(file) != each["digests"].get(file)
+    ]
+    problems += [f"{each['condition']}: {trace}" for each in records for trace in each["traces"]]
     for problem in problems:
         print(f"  {problem}", file=sys.stderr)
     verdict = f"{len(problems)} differences or traces" if problems else "identical, no traces"
@@ -102,11 +142,13 @@ def is_reproducible(temporary: Path, name: str, wanted: list[tuple[str, str, str
     return not problems
 
 
-def build(temporary: Path, name: str, directory: str, seed: str, zone: str, threads: int) -> Path:
-    tree = temporary / directory
+def build(work: Path, name: str, directory: str, seed: str, zone: str, threads: int) -> Path:
+    """Export a config in `work/directory` under a condition, from an empty output folder; return the release."""
+    tree = work / directory
+    shutil.rmtree(tree / "out", ignore_errors=True)
     environment = {
         "PYTHONPATH": str(tree), "PYTHONHASHSEED": seed, "TZ": zone, "OMP_NUM_THREADS": str(threads),
-        "USER": USER, "LOGNAME": USER, "HOME": str(tree / USER), "TMPDIR": str(temporary),
+        "USER": USER, "LOGNAME": USER, "HOME": str(tree / USER), "TMPDIR": str(work),
     }  # fmt: skip
     arguments = [str(threads), "export", f"configs/{name}.yaml", "--out", "out", "--no-benchmark", "--rebuild"]
     command = [sys.executable, "-c", PROGRAM, *arguments]
@@ -116,9 +158,9 @@ def build(temporary: Path, name: str, directory: str, seed: str, zone: str, thre
     return bundle.find(tree / "out" / name)
 
 
-def traces(release: Path, temporary: Path) -> list[str]:
+def traces(release: Path, work: Path) -> list[str]:
     """Return what the files outside report/ hold of the machine that built them."""
-    forbidden = [each.encode() for each in (USER, socket.gethostname(), str(temporary), str(ROOT), str(Path.home()))]
+    forbidden = [each.encode() for each in (USER, socket.gethostname(), str(work), str(ROOT), str(Path.home()))]
     found = []
     for name in bundle.file_digests(release):
         content = (release / name).read_bytes().replace(SHEBANG, b"")

@@ -68,7 +68,7 @@ def test_a_change_of_the_config_is_named_as_the_reason_to_build_again(built, tmp
     )
     run = json.loads(done.out)["runs"][0]
     assert not run["up_to_date"]
-    assert run["why"] == "changed: config: parity"
+    assert run["why"] == "config: parity.seed changed: 0 → 1"
 
 
 def test_a_damaged_release_is_built_again(built, tmp_path, weighbridge):

@@ -1,92 +1,80 @@
-"""A run that is stopped or killed leaves no part of a release, and the next one needs no cleaning."""
+"""Killed at any moment, a run leaves the old release or a whole new one, and the next run ends as if nothing had been."""
+
+from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
-from contextlib import contextmanager
-from functools import partial
 
-import psutil
 import pytest
 
-from pipeline.release import bundle
-from pipeline.release.verify import check
+from tests import faults, strace, tiny
 
-STAGES = ("sample", "export", "parity", "benchmark", "release")
-
-
-@contextmanager
-def running(out, stage):
-    """Start an export and yield its process when it has reached a stage."""
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.cli",
-        "export",
-        "configs/simplenet.yaml",
-        "--out",
-        str(out),
-        "--set",
-        "benchmark.seconds=1",
-    ]
-    # A test runner may have its children ignore SIGINT; a terminal does not.
-    listening = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
-    ) as process:
-        while f"simplenet: {stage}" not in process.stderr.readline():
-            assert process.poll() is None, process.stderr.read()
-        yield process
+needs_strace = pytest.mark.skipif(strace.unavailable() is not None, reason=str(strace.unavailable()))
+SEED = 8
+SAMPLE = 6
 
 
-def visible(out):
-    """Return what a reader of the output folder sees: every release with a manifest, and `latest`."""
-    folder = out / "simplenet"
-    return [path for path in folder.glob("[!.]*") if path.name == "latest" or (path / "manifest.json").exists()]
+def survive_a_kill(scene, point, out):
+    """Kill an export at one of its calls, and hold what is left, and the next run, against the claim."""
+    scene.restored(out)
+    killed = strace.run(lambda: tiny.export(out, 1), f"{point.call}:signal=KILL:when={point.nth}")
+    assert killed.code == -9, f"exit {killed.code}: {killed.err}"
+    hit = killed.points[-1]
+    assert (hit.call, hit.nth) == (point.call, point.nth)
+    tiny.require_old_or_new(scene, out)
+    tiny.require_next_run_succeeds(scene, out)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("stage", ["export", "benchmark"])
-def test_an_interrupt_ends_with_its_code_leaving_no_file_and_no_process(tmp_path, number, code, stage):
-    with running(tmp_path, stage) as process:
-        time.sleep(0.3)
-        children = psutil.Process(process.pid).children()
-        process.send_signal(number)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    assert "run the same command again" in err
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and not path.name.endswith(".lock")] == []
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+@needs_strace
+@pytest.mark.parametrize("has_old", [False, True], ids=["first release", "next release"])
+def test_a_run_that_is_killed_at_a_call_that_changes_the_disk_leaves_no_part_of_a_release(tmp_path, has_old):
+    scene = tiny.scene(tmp_path, has_old=has_old)
+    assert len(scene.points) > 100
+    for point in tiny.spread(scene.points, SAMPLE, SEED):
+        survive_a_kill(scene, point, tmp_path / "out")
 
 
-def test_kill_9_in_any_stage_leaves_no_visible_release_and_the_next_run_succeeds(tmp_path):
-    for stage in STAGES[:-1]:
-        with running(tmp_path, stage) as process:
-            time.sleep(0.2)
-            process.kill()
-        assert visible(tmp_path) == [], stage
-    with running(tmp_path, "release") as process:
-        process.kill()  # while the release is written: it is there whole, or not at all
-    for path in visible(tmp_path):
-        assert path.name == "latest" or check(path) == []
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pipeline.cli",
-            "export",
-            "configs/simplenet.yaml",
-            "--out",
-            str(tmp_path),
-            "--no-benchmark",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    release = bundle.find(tmp_path / "simplenet")
-    assert check(release) == []
-    assert [path.name for path in (tmp_path / "simplenet").glob(".tmp-*")] == []
+def stop_a_run(out, *, number, when, options=("--no-benchmark",), times=1):
+    """Send a signal to a real export as soon as `when(process)` returns; hold what follows against the claim.
+
+    Returns how long the run took to end, in seconds.
+    """
+    line, environment = faults.command("export", "configs/simplenet.yaml", "--out", out, *options)
+    with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+        when(run)
+        began_s = time.monotonic()
+        for _ in range(times):
+            run.send_signal(number)
+            time.sleep(0.05 if times > 1 else 0.0)
+        err = run.communicate(timeout=60)[1]
+        took_s = time.monotonic() - began_s
+    left = faults.orphans(environment)
+    assert left == ()
+    if run.returncode != 0:  # 0: it was done before the signal came
+        assert run.returncode in {128 + number, -number}, err
+    if run.returncode == 128 + number and times == 1:
+        assert "run the same command again to go on" in err
+        assert tiny.temporaries(out) == []
+    assert "Traceback" not in err or run.returncode == -number  # before there is anything to stop
+    tiny.versions(out)
+    return took_s
+
+
+def reading_until(words):
+    """Return what waits until a run says some words."""
+
+    def wait(run):
+        while words not in run.stderr.readline():
+            assert run.poll() is None
+
+    return wait
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_a_signal_ends_a_run_with_its_exit_code_leaves_nothing_and_says_how_to_go_on(tmp_path, number):
+    stop_a_run(tmp_path, number=number, when=reading_until("export"))
+
+
+def test_a_second_signal_ends_a_run_at_once_and_its_workers_with_it(tmp_path):
+    stop_a_run(tmp_path, number=signal.SIGINT, when=reading_until("export"), times=2)

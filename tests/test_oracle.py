@@ -58,6 +58,21 @@ def test_an_ill_conditioned_network_has_more_noise():
     assert cancelling.noise["y"].max() > 100 * plain.noise["y"].max()
 
 
+def test_inputs_at_their_bounds_are_not_moved_beyond_them_and_the_others_are_moved():
+    class Picky(nn.Module):
+        def forward(self, x):
+            assert x.abs().max() <= 1
+            return x.sum(1)
+
+    bounded = Interface((InputSpec("x", "float32", ("batch", 8), low=-1, high=1),), INTERFACE.dimensions, ("y",))
+    at_bounds = np.where(values() > 0, np.float32(1), np.float32(-1))
+    inside = np.clip(values(), np.float32(-0.9), np.float32(0.9))
+    found, fallback = oracle.evaluate(made(Picky()), bounded, [{"x": at_bounds}, {"x": inside}], seed=0)
+    assert fallback is None
+    np.testing.assert_array_equal(found[0].values["y"], at_bounds.sum(1))
+    assert found[1].noise["y"].max() > 2**-26
+
+
 def test_the_same_seed_gives_the_same_reference_to_the_bit():
     (first,), _ = evaluate(nn.Linear(8, 3), values())
     (again,), _ = evaluate(nn.Linear(8, 3), values())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.benchmark.energy import Meter
     from pipeline.config import BenchmarkConfig
     from pipeline.types import Arrays, Case, Interface, Network, Variant
+    from pipeline.worker.process import Terms
 
 RESERVED_SHARE = 0.1
 ROOFLINE_S = 0.3
@@ -108,6 +109,7 @@ def measure(  # noqa: PLR0913 - what a run is made of
     threads: int,
     timeout_s: float,
     report: Callable[[Event], None],
+    terms: Terms | None = None,
 ) -> Timings | None:
     """Time `variants` at the configured sizes within `settings.seconds`; None if the reference is not among them."""
     if settings.reference not in {variant.name for variant in variants}:
@@ -115,7 +117,7 @@ def measure(  # noqa: PLR0913 - what a run is made of
     began_s, before = time.monotonic(), machine.pressure()
     inputs = _inputs(interface, settings, seed)
     arms = [
-        rounds.Arm(variant.name, _launcher(variant, interface, network, inputs, threads, timeout_s))
+        rounds.Arm(variant.name, _launcher(variant, interface, network, inputs, threads, timeout_s, terms))
         for variant in variants
     ]
     report(Event("benchmark", "backends", "working", "what this machine reaches", 0.0))
@@ -249,11 +251,13 @@ def _launcher(
     inputs: Mapping[str, Case],
     threads: int,
     timeout_s: float,
+    terms: Terms | None,
 ) -> Any:
     @contextmanager
     def launch() -> Iterator[WorkerScenarios]:
         began = time.monotonic()
-        with opened(variant, interface, network, threads=threads, timeout_s=timeout_s) as (worker, facts):
+        session = opened(variant, interface, network, threads=threads, timeout_s=timeout_s, terms=terms)
+        with session as (worker, facts):
             started_ms = (time.monotonic() - began) * 1e3
             meter = energy.gpu_meter() if backends()[variant.backend].device == "cuda" else energy.cpu_meter()
             scenarios = WorkerScenarios(worker, {**facts, "start_ms": started_ms}, timeout_s, meter)

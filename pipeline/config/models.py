@@ -179,10 +179,14 @@ class ReleaseConfig(_Section):
 
 
 class LimitsConfig(_Section):
-    """How long one child process may take."""
+    """How long one child process may take, and how much memory."""
 
     export_seconds: Positive = Field(default=600.0, description="Longest time of one export")
     run_seconds: Positive = Field(default=600.0, description="Longest time of one answer of a backend")
+    memory_bytes: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Most private memory of one child process (Linux); null: no limit. Importing torch takes 0.3 GB",
+    )
 
 
 class Config(_Section):
@@ -208,7 +212,7 @@ class Config(_Section):
     samples: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+\.(npz|safetensors)$")] | None = Field(
         default=None, description="Real inputs (.npz or .safetensors) beside the seeded ones, relative to this file"
     )
-    limits: LimitsConfig = Field(default=LimitsConfig(), description="Time limits")
+    limits: LimitsConfig = Field(default=LimitsConfig(), description="Limits of child processes")
 
     _places: dict[str, Place] = PrivateAttr(default_factory=dict)
 
@@ -230,7 +234,7 @@ def find_place(places: Mapping[str, Place], path: tuple[str | int, ...]) -> Plac
 
 
 def resolved(config: Config) -> dict[str, Any]:
-    """Return what determines a release as JSON values, without folders, keys to sign with, or time limits.
+    """Return what determines a release as JSON values, without folders, keys to sign with, or limits.
 
     `input_order` repeats the order of `inputs`, so that hashing with sorted keys keeps it.
     """

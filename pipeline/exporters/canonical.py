@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import zipfile
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx
+    from onnx.external_data_helper import ExternalDataInfo
 
 IDENTITY_PREFIX = "weighbridge."
 """What the keys of the identity begin with in an ONNX model's metadata."""
@@ -27,6 +29,7 @@ IDENTITY_FILE = "weighbridge.json"
 
 _EXTERNAL_FROM_BYTES = 3 * 2**29  # 1.5 GiB: protobuf ends at 2 GiB, and the graph needs room as well
 _EXTERNAL_TENSOR_FROM_BYTES = 1024
+_CHUNK_BYTES = 1 << 20
 _PAGE_BYTES = 4096  # external tensors start on a page, so that runtimes can map them
 _TORCH_ALIGNMENT_BYTES = 64  # what torch's own writer keeps for tensor storages
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can state
@@ -123,7 +126,7 @@ def _sort_metadata(message: Any) -> None:
 def _write_external(tensors: list[onnx.TensorProto], source: Path, target: Path) -> tuple[Path, ...]:
     """Move weights into `target` one tensor at a time, in the graph's order; return the files written."""
     from onnx import TensorProto
-    from onnx.external_data_helper import load_external_data_for_tensor
+    from onnx.external_data_helper import ExternalDataInfo
 
     is_large = sum(len(tensor.raw_data) for tensor in tensors) > _EXTERNAL_FROM_BYTES
     outside = [
@@ -136,20 +139,36 @@ def _write_external(tensors: list[onnx.TensorProto], source: Path, target: Path)
         return ()
     with target.open("wb") as file:
         for tensor in outside:
-            if tensor.data_location == TensorProto.EXTERNAL:
-                load_external_data_for_tensor(tensor, str(source))
             file.write(bytes(-file.tell() % _PAGE_BYTES))
-            _refer(tensor, target.name, file.tell())
-            file.write(tensor.raw_data)
-            tensor.ClearField("raw_data")
+            offset_bytes = file.tell()
+            if tensor.data_location == TensorProto.EXTERNAL:
+                # Not through the message: it gives back no memory until the whole model goes.
+                length_bytes = _copy_external(ExternalDataInfo(tensor), source, file)
+            else:
+                length_bytes = file.write(tensor.raw_data)
+                tensor.ClearField("raw_data")
+            _refer(tensor, target.name, offset_bytes, length_bytes)
     return (target,)
 
 
-def _refer(tensor: onnx.TensorProto, location: str, offset_bytes: int) -> None:
+def _copy_external(where: ExternalDataInfo, source: Path, file: IO[bytes]) -> int:
+    """Append what a tensor refers to to a file; return its length in bytes."""
+    with (source / where.location).open("rb") as content:
+        content.seek(where.offset or 0)
+        left_bytes = where.length or content.seek(0, os.SEEK_END) - content.seek(where.offset or 0)
+        length_bytes = left_bytes
+        while left_bytes:
+            chunk = content.read(min(left_bytes, _CHUNK_BYTES))
+            if not chunk:
+                raise ExportError(f"{where.location} ends before the weights in it do")
+            left_bytes -= file.write(chunk)
+    return length_bytes
+
+
+def _refer(tensor: onnx.TensorProto, location: str, offset_bytes: int, length_bytes: int) -> None:
     from onnx import TensorProto
 
     del tensor.external_data[:]
-    length_bytes = len(tensor.raw_data)
     for name, value in (("location", location), ("offset", offset_bytes), ("length", length_bytes)):
         tensor.external_data.add(key=name, value=str(value))
     tensor.data_location = TensorProto.EXTERNAL
@@ -198,4 +217,4 @@ def _store(archive: zipfile.ZipFile, file: IO[bytes], name: str, content: IO[byt
     padding = -(file.tell() + header_bytes + 4) % _TORCH_ALIGNMENT_BYTES
     info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding  # the padding field of torch's own writer
     with archive.open(info, "w", force_zip64=is_large) as entry:
-        shutil.copyfileobj(content, entry, 1 << 20)
+        shutil.copyfileobj(content, entry, _CHUNK_BYTES)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
 
@@ -60,19 +60,20 @@ def state_names(program: torch.export.ExportedProgram) -> dict[str, str]:
 def folded(program: torch.export.ExportedProgram) -> dict[str, Any]:
     """Return, by step, the values that need no input: lifted constants and what is computed from weights alone.
 
-    Floating values are computed in float64. What only reads a weight in another shape is left out.
+    Floating values are computed in float64. What only reads a weight in another shape is left out, and no weight is
+    converted for it.
     """
     import torch
 
-    known = _constants(program)
-    lifted = dict(program.graph_signature.inputs_to_lifted_tensor_constants)
-    found = {name: known[name] for name in lifted if name in known}
-    for node in program.graph.nodes:
-        if node.op != "call_function" or any(each.name not in known for each in node.all_input_nodes):
-            continue
-        if not node.all_input_nodes and not isinstance(node.meta.get("val"), torch.Tensor):
-            continue
-        value = _evaluate(node, known)
+    constants = _constants(program)
+    found: dict[str, Any] = {
+        name: _double(constants[name])
+        for name in program.graph_signature.inputs_to_lifted_tensor_constants
+        if name in constants
+    }
+    known: dict[str, Any] = {}
+    for node in _worth_folding(program, constants):
+        value = _evaluate(node, lambda name: known[name] if name in known else _double(constants[name]))
         if isinstance(value, torch.Tensor):
             known[node.name] = value
             if _operator(node) not in _VIEWS:
@@ -80,28 +81,47 @@ def folded(program: torch.export.ExportedProgram) -> dict[str, Any]:
     return {name: value.contiguous().numpy() for name, value in found.items()}
 
 
-def _constants(program: torch.export.ExportedProgram) -> dict[str, Any]:
+def _worth_folding(program: torch.export.ExportedProgram, constants: Mapping[str, Any]) -> list[Any]:
+    """Return, in order, the nodes that follow from constants and do more than view one, and the views these are of."""
+    import torch
+
+    following: dict[str, Any] = {}
+    for node in program.graph.nodes:
+        if node.op != "call_function" or any(
+            each.name not in constants and each.name not in following for each in node.all_input_nodes
+        ):
+            continue
+        if node.all_input_nodes or isinstance(node.meta.get("val"), torch.Tensor):
+            following[node.name] = node
+    wanted: dict[str, Any] = {}
+    for node in reversed(following.values()):
+        if _operator(node) not in _VIEWS or node.name in wanted:
+            wanted |= {each.name: each for each in (node, *node.all_input_nodes)}
+    return [node for name, node in following.items() if name in wanted]
+
+
+def _constants(program: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:
     signature = program.graph_signature
     state = {**program.state_dict, **program.constants}
     targets = {**state_names(program), **signature.inputs_to_lifted_tensor_constants}
-    return {
-        name: state[target].detach().double() if state[target].is_floating_point() else state[target].detach()
-        for name, target in targets.items()
-        if target in state
-    }
+    return {name: state[target].detach() for name, target in targets.items() if target in state}
 
 
-def _evaluate(node: Any, known: Mapping[str, Any]) -> Any:
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _evaluate(node: Any, value_of: Callable[[str], Any]) -> Any:
     import torch
     from torch.fx.node import map_arg
 
-    def value_of(each: Any) -> Any:
-        return known[each.name]
+    def given(arguments: Any) -> Any:
+        return map_arg(arguments, lambda each: value_of(each.name))
 
     try:
         with torch.no_grad():
-            return node.target(*map_arg(node.args, value_of), **map_arg(node.kwargs, value_of))
-    except (RuntimeError, TypeError, NotImplementedError):
+            return node.target(*given(node.args), **given(node.kwargs))
+    except (RuntimeError, TypeError, NotImplementedError, KeyError):
         return None  # it stays unexplained, and the audit says so
 
 

@@ -8,7 +8,7 @@ culprit is the first node whose output leaves its error budget although none of 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,10 @@ _SHOWN_ATTRIBUTES = 12
 
 @dataclass(frozen=True, slots=True)
 class Culprit:
-    """The node where the error begins, in the network's and in the file's words; factors are error ÷ noise floor."""
+    """The node where the error begins, in the network's and in the file's words; factors are error ÷ noise floor.
+
+    `problem`: what is wrong where no element can say it, else None.
+    """
 
     node: str
     operator: str
@@ -49,6 +52,7 @@ class Culprit:
     consumers: tuple[str, ...]
     explored: int
     certain: bool
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +126,8 @@ def _first(graph: Graph, values: Mapping[str, Any], inputs: Arrays, known: Truth
             judged = _judge(output, values.get(output), known, whole=whole)
             explored += judged is not None
             # A value nothing is known of is as good as what it was made from.
-            factors[output] = judged[0] if judged else arriving
-            if found is None and judged and judged[0] > LIMIT and arriving <= LIMIT:
+            factors[output] = judged.factor if judged else arriving
+            if found is None and judged and judged.factor > LIMIT and arriving <= LIMIT:
                 found = _culprit(graph, node, output, judged, arriving, known)
     return found and replace(found, explored=explored, certain=whole and found.certain)
 
@@ -199,6 +203,9 @@ data = np.load(here / "culprit.npz")
 session = ort.InferenceSession(str(here / "culprit.onnx"), providers=["CPUExecutionProvider"])
 (got,) = session.run(None, {{name[3:]: data[name] for name in data.files if name.startswith("in:")}})
 expected = data["expected"]
+if got.shape != expected.shape:
+    print(f"output {output}: shape {{list(got.shape)}} instead of {{list(expected.shape)}}")
+    raise SystemExit
 error = np.abs(got.astype(np.float64) - expected)
 worst = np.unravel_index(int(np.argmax(error)), error.shape)
 print("output {output}: largest difference", error[worst], "at", tuple(map(int, worst)))
@@ -228,18 +235,30 @@ def _with_outputs(model: Any) -> bytes:
     return bytes(copied.SerializeToString())
 
 
-def _judge(name: str, value: Any, known: Truths, *, whole: bool) -> tuple[float, tuple[int, ...], float, float] | None:
-    """Return a value's factor with its worst element, expected and got there; None if nothing is known of it."""
+class _Judged(NamedTuple):
+    """A value's factor with its worst element, expected and got there, or in words what is wrong where no element is."""
+
+    factor: float
+    worst_index: tuple[int, ...] = ()
+    expected: float = 0.0
+    got: float = 0.0
+    problem: str | None = None
+
+
+def _judge(name: str, value: Any, known: Truths, *, whole: bool) -> _Judged | None:
+    """Return how far a value is from what is known of it; None if nothing is."""
     if value is None or value.dtype.kind != "f":
         return None
-    truth = known.values.get(name)
+    named = truth = known.values.get(name)
     if truth is None or truth[0].shape != value.shape:
         truth = _by_content(value, known)
+    if truth is None and named is not None:
+        return _Judged(np.inf, problem=f"shape {list(value.shape)} instead of {list(named[0].shape)}")
     if truth is None:
         return None
     expected, noise = truth
     if not value.size:
-        return 0.0, (), 0.0, 0.0
+        return _Judged(0.0)
     (floor,) = budget.floors(
         [expected], [np.full_like(noise, noise[np.isfinite(noise)].max(initial=0.0)) if whole else noise]
     )
@@ -249,7 +268,7 @@ def _judge(name: str, value: Any, known: Truths, *, whole: bool) -> tuple[float,
     error = np.where(equal | ~np.isfinite(noise), 0.0, np.nan_to_num(error, nan=np.inf))
     share = error / np.broadcast_to(floor, error.shape)
     index = tuple(int(each) for each in np.unravel_index(int(np.argmax(share)), share.shape))
-    return float(share[index]), index, float(expected[index]), float(value[index])
+    return _Judged(float(share[index]), index, float(expected[index]), float(value[index]))
 
 
 def _by_content(value: Any, known: Truths) -> tuple[Any, Any] | None:
@@ -263,15 +282,7 @@ def _by_content(value: Any, known: Truths) -> tuple[Any, Any] | None:
     return None
 
 
-def _culprit(
-    graph: Graph,
-    node: Node,
-    output: str,
-    judged: tuple[float, tuple[int, ...], float, float],
-    arriving: float,
-    known: Truths,
-) -> Culprit:
-    factor, index, expected, got = judged
+def _culprit(graph: Graph, node: Node, output: str, judged: _Judged, arriving: float, known: Truths) -> Culprit:
     module, source, _ = known.places.get(output) or next(
         (known.places[name] for name in (*node.scopes[-1:], *node.outputs) if name in known.places),
         (node.scopes[-2] if len(node.scopes) > 1 else "", "", ""),
@@ -279,9 +290,22 @@ def _culprit(
     attributes = dict(list(graph.numeric_attributes(node).items())[:_SHOWN_ATTRIBUTES])
     consumers = tuple(user.name for each in node.outputs for user in graph.users.get(each, ()))
     return Culprit(
-        node.name, node.operator, module, source, attributes, output, factor, arriving, index, expected, got, consumers, 0,
+        node=node.name,
+        operator=node.operator,
+        module=module,
+        source=source,
+        attributes=attributes,
+        output=output,
+        factor=judged.factor,
+        input_factor=arriving,
+        worst_index=judged.worst_index,
+        expected=judged.expected,
+        got=judged.got,
+        consumers=consumers,
+        explored=0,
         certain=output in known.values,
-    )  # fmt: skip
+        problem=judged.problem,
+    )
 
 
 def _step_values(program: Any, inputs: Arrays, *, double: bool) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _at_most(sizes: range, wanted: int) -> int:
 
 
 def _truth(sampled: Sequence[Case], setup: Setup, known: Truth, seed: int) -> Truth:
-    with Worker("the oracle", threads=1) as worker:
+    with Worker("the oracle", threads=1, terms=setup.terms) as worker:
         answer = worker.call(
             "reference",
             timeout_s=setup.timeout_s,
@@ -146,7 +146,7 @@ def _onnx(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: A
 def _search(
     proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path, level: str
 ) -> dict[str, Any]:
-    with Worker("the search for the culprit", threads=1) as worker:
+    with Worker("the search for the culprit", threads=1, terms=setup.terms) as worker:
         found: dict[str, Any] = worker.call(
             jobs.CULPRIT,
             timeout_s=setup.timeout_s,
@@ -172,7 +172,7 @@ def _torchscript(proof: Proof, setup: Setup, smallest: Truth, names: Names) -> d
             rungs, None, f"a culprit is looked for in ONNX and TorchScript files, not in {proof.variant.format}"
         )
     try:
-        with Worker("the search for the culprit", threads=1) as worker:
+        with Worker("the search for the culprit", threads=1, terms=setup.terms) as worker:
             culprit = worker.call(
                 jobs.CULPRIT_MODULE,
                 timeout_s=setup.timeout_s,
@@ -230,7 +230,8 @@ def sentence(explanation: Mapping[str, Any]) -> str:
         return f"{place} ({case}); the error begins in {where}: {what}"
     module = culprit["module"] or "the network itself"
     begins = "the error begins in" if culprit["certain"] else "the error probably begins in"
+    numbers = f"{culprit['got']} instead of {culprit['expected']} at {list(culprit['worst_index'])}"
     return (
         f"{place} ({case}); {begins} {culprit['operator']} {culprit['node']}, of {module}, "
-        f"{culprit['source']}: {culprit['got']} instead of {culprit['expected']} at {list(culprit['worst_index'])}"
+        f"{culprit['source']}: {culprit.get('problem') or numbers}"
     )

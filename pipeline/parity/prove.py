@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.backends import placement
-from pipeline.errors import GateError, UnavailableError, WeighbridgeError
+from pipeline.errors import GateError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.oracle import Reference
 from pipeline.parity import behaviour, budget, jobs
 from pipeline.parity.candidate import Names
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from pipeline.parity.budget import Rule
     from pipeline.types import Arrays, Artifact, Case, Interface, Network, Variant
+    from pipeline.worker.process import Terms
 
-AT_ONCE = 2
 AUDITED = frozenset({"onnx", "torchscript"})
 
 Status = Literal["pass", "fail", "unavailable", "crashed"]
@@ -34,13 +34,15 @@ Status = Literal["pass", "fail", "unavailable", "crashed"]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every run of a proof needs: the network with its interface, the threads of a backend, and how long to wait."""
+    """What every run of a proof needs: the network with its interface, a backend's threads, how long to wait, its worker's terms."""
 
     interface: Interface
     network: Network
     threads: int
     timeout_s: float
     report: Callable[[Event], None] = lambda _: None
+    terms: Terms | None = None
+    at_once: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,12 @@ def prove(
             return Proof(variant, "unavailable", variant.unavailable, (), {})
         setup.report(Event("parity", variant.name, "started"))
         proof = _prove_one(variant, setup, known, (names or {}).get(variant.name) or Names.same(setup.interface))
-        setup.report(Event("parity", variant.name, "ended" if proof.status == "pass" else "failed", proof.reason or ""))
+        status = "ended" if proof.status == "pass" else "failed"
+        peak_bytes = proof.facts.get("peak_bytes")
+        setup.report(Event("parity", variant.name, status, proof.reason or "", peak_bytes=peak_bytes))
         return proof
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(setup.at_once) as pool:
         return tuple(pool.map(one, variants))
 
 
@@ -120,6 +124,7 @@ def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Pr
             setup.network,
             threads=setup.threads,
             timeout_s=setup.timeout_s,
+            terms=setup.terms,
             profile=Path(profile),
         )
         return _judged(variant, session, setup, known, names)
@@ -143,6 +148,7 @@ def _judged(
                 facts["placement"] = placed
             if not all(finding.passed for finding in findings):
                 findings = _explain_chance(worker, call, findings, known, names)
+            facts["peak_bytes"] = worker.peak_bytes
     except UnavailableError as error:
         return Proof(variant, "unavailable", error.message, (), {})
     except WeighbridgeError as error:
@@ -185,8 +191,10 @@ def _explain_chance(
 def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict[str, dict[str, Any]]:
     """Return each file's audit by format: where its constants and numbers come from (see `pipeline.parity.audit`).
 
+    Where the audit crashed, no file passed it.
+
     Raises:
-        WeighbridgeError: a file cannot be read, or its audit crashed.
+        WeighbridgeError: a file cannot be read.
     """
     known = [each for each in artifacts if each.format in AUDITED]
     if not known:
@@ -194,21 +202,28 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
     for each in known:
         setup.report(Event("parity", f"{each.format} audit", "started"))
     # One process for all: starting torch and loading the network takes longer than most audits.
-    with Worker("the audit", threads=1) as worker:
-        answers = worker.call(
-            jobs.AUDIT,
-            timeout_s=setup.timeout_s,
-            network=asdict(setup.network),
-            interface=asdict(setup.interface),
-            examples=dict(examples),
-            files=[
-                {"format": each.format, "file": str(each.files[0]), "program": dict(each.program) or None}
-                for each in known
-            ],
-        )
+    peak_bytes = None
+    try:
+        with Worker("the audit", threads=1, terms=setup.terms) as worker:
+            answers = worker.call(
+                jobs.AUDIT,
+                timeout_s=setup.timeout_s,
+                network=asdict(setup.network),
+                interface=asdict(setup.interface),
+                examples=dict(examples),
+                files=[
+                    {"format": each.format, "file": str(each.files[0]), "program": dict(each.program) or None}
+                    for each in known
+                ],
+            )
+            peak_bytes = worker.peak_bytes
+    except WorkerError as error:
+        problem = {"where": "", "module": None, "problem": error.message}
+        answers = [{"passed": False, "crashed": True, "problem_count": 1, "problems": [problem]}] * len(known)
     found = {each.format: answer for each, answer in zip(known, answers, strict=True)}
     for name, answer in found.items():
-        setup.report(Event("parity", f"{name} audit", "ended" if answer["passed"] else "failed"))
+        status = "ended" if answer["passed"] else "failed"
+        setup.report(Event("parity", f"{name} audit", status, peak_bytes=peak_bytes))
     return found
 
 
@@ -217,7 +232,7 @@ def describe_audit(audit: Mapping[str, Any]) -> str:
     if not audit["passed"]:
         first, more = audit["problems"][0], audit["problem_count"] - 1
         place = f" in {first['module']}" if first["module"] else ""
-        return f"{first['where']}{place} {first['problem']}" + (f" (and {more} more)" if more else "")
+        return f"{first['where']}{place} {first['problem']}".lstrip() + (f" (and {more} more)" if more else "")
     if audit["unaccounted_count"]:
         return f"{audit['unaccounted_count']} constants or attributes ({audit['share']:.2%} of the elements) not accounted for"
     return f"{audit['elements']:,} elements of {audit['constants']} constants and {audit['attributes']} attributes"
@@ -245,17 +260,15 @@ def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> No
 
     Raises:
         GateError: a required backend left its error budget or its device, or a file it runs holds what the network does not.
-        UnavailableError: a required backend could not run, or crashed.
+        UnavailableError: a required backend could not run, or it or its file's audit crashed.
     """
     bad = [proof for proof in proofs if proof.variant.required and proof.status != "pass"]
     failed = [proof for proof in bad if proof.status == "fail"]
     left = [f"{proof.variant.name}: {proof.reason}" for proof in failed]
     required = {proof.variant.format for proof in proofs if proof.variant.required}
-    forged = [
-        f"{name}, audited: {describe_audit(each)}"
-        for name, each in audits.items()
-        if name in required and not each["passed"]
-    ]
+    unsound = {name: each for name, each in audits.items() if name in required and not each["passed"]}
+    forged = [f"{name}, audited: {describe_audit(each)}" for name, each in unsound.items() if "crashed" not in each]
+    unaudited = dict.fromkeys(describe_audit(each) for each in unsound.values() if "crashed" in each)
     if left or forged:
         what = "a required file holds what the network does not"
         if failed:
@@ -266,6 +279,6 @@ def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> No
                 else "a required backend left its error budget"
             )
         raise GateError("\n  ".join([f"{what}:", *left, *forged]))
-    if bad:
-        lines = [f"{proof.variant.name}: {proof.reason}" for proof in bad]
+    if bad or unaudited:
+        lines = [*(f"{proof.variant.name}: {proof.reason}" for proof in bad), *unaudited]
         raise UnavailableError("\n  ".join(["a required backend did not run:", *lines]))

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.release import golden, identity, signing, standalone
+from pipeline.release import identity, signing, standalone
 from pipeline.store import (
     atomic_directory,
     atomic_write,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 VERIFIER = "verify.py"
 LATEST = "latest"
 FAILED = "failed"
+CRASHES = "crashes"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _RESERVED = {
@@ -45,7 +46,6 @@ _RESERVED = {
     identity.PROVENANCE,
     identity.CARD,
 }
-_DIGEST_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def _fill(directory: Path, content: ReleaseContent) -> str:
         directory, manifest, [_file_facts(directory, name, role) for name, role in sorted(roles.items())]
     )
     digest = content_digest(manifest)
-    version = content.version or digest[:_DIGEST_DIGITS]
+    version = content.version or digest[: standalone.DIGEST_DIGITS]
     _write_report(directory, content.report)
     text = canonical_json({**manifest, "digest": digest, "version": version})
     written = {standalone.MANIFEST: text}
@@ -233,6 +233,8 @@ def _write_files(directory: Path, content: ReleaseContent) -> dict[str, str]:
         for name, path in model.extra_files.items():
             shutil.copyfile(path, directory / name)
             roles[name] = "weights"
+    from pipeline.release import golden  # numpy: what a run with nothing to do can do without
+
     (directory / standalone.GOLDEN).write_bytes(golden.golden_bytes(content.golden))
     shutil.copyfile(Path(standalone.__file__), directory / VERIFIER)
     return roles
@@ -282,7 +284,7 @@ def _check_names(content: ReleaseContent) -> None:
     _check_name(content.name, "a release")
     if content.version is not None:
         _check_name(content.version, "a version")
-        if content.version in {LATEST, FAILED}:
+        if content.version in {LATEST, FAILED, CRASHES}:
             raise InputError(
                 f"release.version cannot be {content.version!r}: that name is taken", hint="choose another"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,11 +46,13 @@ def write(evidence: Evidence, out: Path) -> Path:
     artifacts = [artifact for artifact in evidence.artifacts if _is_proven(artifact, evidence.proofs)]
     models = tuple(_model_file(artifact) for artifact in artifacts)
     model_bytes = sum(file.stat().st_size for artifact in artifacts for file in artifact.files)
+    known = golden_of(evidence.truth)
+    kept = golden.select(known.cases, max_bytes=golden.budget_bytes(model_bytes))
     content = ReleaseContent(
         name=evidence.config.name,
         version=evidence.config.release.version,
         models=models,
-        golden=_golden(evidence.truth, golden.budget_bytes(model_bytes)),
+        golden=replace(known, cases=kept),
         manifest=_manifest(evidence),
         report=evidence.report,
         sign=evidence.sign,
@@ -114,8 +116,8 @@ def _axis(column: Sequence[int], sizes: Sequence[Mapping[str, int]]) -> int | st
     return names[0] if names else None
 
 
-def _golden(truth: Truth, max_bytes: int) -> Golden:
-    """Keep the cases that float32 can represent.
+def golden_of(truth: Truth) -> Golden:
+    """Return every case that float32 can represent, as a golden case.
 
     Floors are rounded up to a power of two, so that they do not depend on how the builder's machine orders its sums.
     """
@@ -142,7 +144,7 @@ def _golden(truth: Truth, max_bytes: int) -> Golden:
     tolerances = {
         name: {"atol": rule.atol or 0.0, "rtol": rule.rtol or 0.0} for name, rule in rules.items() if rule.explicit
     }
-    return Golden(golden.select(cases, max_bytes=max_bytes), limit, tolerances)
+    return Golden(tuple(cases), limit, tolerances)
 
 
 def _rounded_up(floor: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.store import canonical_json, key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     Facts = Mapping[str, Any]
 
@@ -49,6 +49,9 @@ _HUB_LICENSES = frozenset(
         "bigscience-openrail-m",
     ]
 )
+
+_OPENED_BY = {"onnx": "Any ONNX runtime", "torchscript": "libtorch"}
+_MEASURED = ("The factors and latencies that were measured are in [report/report.md](report/report.md).",)
 
 
 def sbom(manifest: Facts, files: Sequence[Facts]) -> bytes:
@@ -127,12 +130,12 @@ def provenance(manifest: Facts, files: Sequence[Facts]) -> bytes:
     return canonical_json(statement)
 
 
-def card(manifest: Facts, measured: Iterable[str] = ()) -> bytes:
+def card(manifest: Facts, measured: Sequence[str] = _MEASURED) -> bytes:
     """Return the model card: Hugging Face's metadata, what it is, how to run and verify it.
 
     `measured` are lines about figures of one machine, which the release itself leaves to `report/`.
     """
-    return ("\n".join([*_front_matter(manifest), "", *_card_text(manifest), *measured]) + "\n").encode()
+    return ("\n".join([*_front_matter(manifest), "", *_card_text(manifest), "", *measured]) + "\n").encode()
 
 
 def _model_card(manifest: Facts, release: Facts) -> dict[str, Any]:
@@ -156,11 +159,12 @@ def _front_matter(manifest: Facts) -> list[str]:
     """Return the card's YAML; JSON's strings are YAML's."""
     release = _release(manifest)
     license_id = release.get("license")
+    formats = [each["format"] for each in manifest["models"]]
     lines = [
         "---",
-        "library_name: onnx",
+        *(["library_name: onnx"] if "onnx" in formats else []),
         "tags:",
-        *(f"- {each['format']}" for each in manifest["models"]),
+        *(f"- {each}" for each in formats),
         "- weighbridge",
     ]
     if license_id and license_id.lower() in _HUB_LICENSES:
@@ -208,7 +212,11 @@ def _card_text(manifest: Facts) -> list[str]:
         f"outputs = model({arguments})",
         "```",
         "",
-        "Any ONNX runtime opens `model.onnx`, and libtorch `model.torchscript`, as they are.",
+        *(
+            f"{_OPENED_BY[each['format']]} opens `{each['path']}` as it is."
+            for each in manifest["models"]
+            if each["format"] in _OPENED_BY
+        ),
         "",
         "## Verify it",
         "",
@@ -222,8 +230,6 @@ def _card_text(manifest: Facts) -> list[str]:
         *(f"| {name} | {each['verdict']} |" for name, each in sorted(manifest["backends"].items())),
         "",
         *(f"- `{name}`: {_budget(each)}" for name, each in manifest["parity"].items()),
-        "",
-        "The factors and latencies that were measured are in `report/`.",
     ]
 
 

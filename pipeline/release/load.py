@@ -80,7 +80,10 @@ def load_release(
 
 
 def check_inputs(interface: Interface, inputs: Mapping[str, Array]) -> None:
-    """Raise InputError unless names, dtypes, ranks and sizes are those declared, and dimensions agree with each other."""
+    """Raise InputError unless names, dtypes, ranks, sizes and the range of integers are those declared.
+
+    Dimensions must agree with each other as well.
+    """
     sizes: dict[str, int] = {}
     if len(inputs) != len(interface.inputs):
         raise _names_error(interface, inputs)
@@ -90,17 +93,32 @@ def check_inputs(interface: Interface, inputs: Mapping[str, Array]) -> None:
             raise _names_error(interface, inputs)
         if not isinstance(array, np.ndarray) or array.dtype != spec.dtype:
             raise _dtype_error(spec, array)
-        shape = array.shape
-        if len(shape) != len(spec.shape):
-            raise InputError(f"{spec.name} has shape {_text(shape)}, declared is {_text(spec.shape)}")
-        for declared, size in zip(spec.shape, shape, strict=True):
-            expected = sizes.setdefault(declared, size) if isinstance(declared, str) else declared
-            if size != expected:
-                raise _size_error(spec, shape, declared, expected)
+        _check_shape(spec, array.shape, sizes)
+        if array.dtype.kind in "iu" and (spec.low, spec.high) != (None, None):
+            _check_integers(spec, array)
     for dimension in interface.dimensions:
         size = sizes.get(dimension.name, dimension.min)
         if not dimension.min <= size <= dimension.max or size % dimension.multiple_of:
             raise _range_error(dimension, size)
+
+
+def _check_shape(spec: InputSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    """Refuse another rank or size than declared; add the sizes of dimensions not seen before."""
+    if len(shape) != len(spec.shape):
+        raise InputError(f"{spec.name} has shape {_text(shape)}, declared is {_text(spec.shape)}")
+    for declared, size in zip(spec.shape, shape, strict=True):
+        expected = sizes.setdefault(declared, size) if isinstance(declared, str) else declared
+        if size != expected:
+            raise _size_error(spec, shape, declared, expected)
+
+
+def _check_integers(spec: InputSpec, array: Any) -> None:
+    """Refuse an index the network was not proven for: one runtime raises, another reads what lies elsewhere."""
+    low = -math.inf if spec.low is None else spec.low
+    high = math.inf if spec.high is None else spec.high
+    outside = array[(array < low) | (array >= high)]
+    if outside.size:
+        raise InputError(f"{spec.name} holds {outside[0]}, declared are integers from {low} to below {high}")
 
 
 def _names_error(interface: Interface, inputs: Mapping[str, Array]) -> InputError:

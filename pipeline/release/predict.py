@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_INPUT_BYTES = 4 * 2**30
 """The most that one input file may hold, unpacked."""
+MAX_JSON_BYTES = 256 * 2**20
+"""The most that a JSON file may hold: its numbers take some ten times that in memory."""
 
 _SPLIT_TOLERANCE = 1e-3  # of the largest value: far above rounding, far below what a mixed-up batch gives
 
@@ -58,6 +60,8 @@ def _split(argument: str, specs: Sequence[InputSpec]) -> tuple[str | None, Path]
     path = Path(rest if is_named else argument)
     if path.is_file():
         return (name if is_named else None), path
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, and a folder is run alone", hint="give it as the only input, unnamed")
     names = ", ".join(spec.name for spec in specs)
     raise InputError(f"{path} is not a file", hint=f"give FILE, or NAME=FILE with a name among {names}")
 
@@ -68,6 +72,11 @@ def _read(path: Path, name: str | None, specs: Sequence[InputSpec], max_bytes: i
         raise InputError(f"{path} is no kind of file this reads", hint=f"use {', '.join(_READERS)}")
     if path.stat().st_size > max_bytes:
         raise InputError(f"{path} is {path.stat().st_size} bytes, at most {max_bytes} are read", hint="split it")
+    if reader is _read_json and path.stat().st_size > MAX_JSON_BYTES:
+        raise InputError(
+            f"{path} is {path.stat().st_size} bytes, at most {MAX_JSON_BYTES} of JSON are read",
+            hint="write it as .npy or .safetensors",
+        )
     try:
         found = reader(path, specs, max_bytes)
     except (DamagedError, ValueError, EOFError, zipfile.BadZipFile, RecursionError, NotImplementedError) as error:
@@ -137,9 +146,15 @@ def _read_json(path: Path, specs: Sequence[InputSpec], _max_bytes: int) -> dict[
 
 
 def _json_array(value: Any, spec: InputSpec | None) -> Array:
-    array = np.asarray(value)  # ValueError for ragged lists
+    name = "an array" if spec is None else spec.name
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} holds lists of different lengths") from error
+    if array.dtype == object and all(isinstance(each, int) for each in array.flat):
+        raise ValueError(f"{name} holds integers of more than 64 bits")
     if array.dtype.kind not in "biuf" and array.size:
-        raise ValueError(f"{'an array' if spec is None else spec.name} holds other things than numbers")
+        raise ValueError(f"{name} holds other things than numbers")
     if spec is None:
         return array
     with np.errstate(over="ignore"):
@@ -252,6 +267,8 @@ def _agree(joined: Array, whole: Array) -> bool:
 
 def predict_file(model: Model, inputs: Sequence[str], output: Path | None) -> list[str]:
     """Run inputs from files (see `read_inputs`) and write the outputs (see `write_outputs`); return their names."""
+    if output:
+        _writer(output)  # no work whose result has nowhere to go
     outputs = run(model, read_inputs(inputs, model.interface.inputs))
     write_outputs(outputs, output)
     return list(outputs)
@@ -268,6 +285,8 @@ def predict_folder(
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _READERS and path.is_file())
     if not files:
         raise InputError(f"{folder} holds no inputs", hint=f"put {', '.join(_READERS)} files there")
+    if output and output.is_file():
+        raise InputError(f"{output} is a file, and a folder's outputs go to a folder", hint="name another --output")
     stems = [path.stem for path in files]
     if output and len(set(stems)) != len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)
@@ -298,10 +317,14 @@ def write_outputs(outputs: Arrays, path: Path | None = None) -> None:
     if path is None:
         sys.stdout.write(_json_bytes(outputs).decode() + "\n")
         return
+    atomic_write(path, _writer(path)(outputs))
+
+
+def _writer(path: Path) -> Callable[[Arrays], bytes]:
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise InputError(f"{path} is no kind of file this writes", hint=f"use {', '.join(_WRITERS)}")
-    atomic_write(path, writer(outputs))
+    return writer
 
 
 def _npz_bytes(outputs: Arrays) -> bytes:

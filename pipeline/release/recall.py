@@ -61,7 +61,7 @@ def describe_changes(before: Parts, now: Parts, most: int = 3) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = "none" if value in {None, ""} else str(value)
+    text = "none" if value in {None, ""} else f"{value:g}" if isinstance(value, float) else str(value)
     if re.fullmatch(r"[0-9a-f]{64}", text):
         return text[:12]
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -27,11 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     Array = NDArray[np.generic]
@@ -42,6 +41,8 @@ SIGNATURE = "manifest.json.sig"
 SUMS = "SHA256SUMS"
 GOLDEN = "golden.safetensors"
 REPORT = "report"
+DIGEST_DIGITS = 12
+"""How many of the content's digest are the version, where the config names none."""
 
 PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
 """Backend name → the onnxruntime execution provider it needs."""
@@ -91,14 +92,15 @@ def check_manifest(root: Path) -> list[str]:
         digests = {name: entry["sha256"] for name, entry in listed.items()}
         if len(listed) != len(manifest["files"]) or digests != sums:
             return [f"{MANIFEST}: its files and digests differ from {SUMS}"]
-        return [
+        wrong_sizes = [
             f"{name}: {MANIFEST} says {entry['size_bytes']} bytes"
             for name, entry in listed.items()
             if entry["size_bytes"] != (root / name).stat().st_size
         ]
+        return wrong_sizes or _check_digest((root / MANIFEST).read_bytes())
     except (DamagedError, OSError) as error:
         return [str(error)]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         return [f"{MANIFEST}: not as schema version {SCHEMA_VERSION} has it ({error!r})"]
 
 
@@ -114,6 +116,39 @@ def read_manifest(root: Path) -> dict[str, Any]:
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise DamagedError(f"{MANIFEST}: schema version {manifest.get('schema_version')}, this reads {SCHEMA_VERSION}")
     return manifest
+
+
+class _Number(str):
+    """A number as a JSON text writes it."""
+
+    __slots__ = ()
+
+
+def _canonical(value: Any) -> str:
+    """Return the canonical JSON (RFC 8785) of what was read from canonical JSON, whose numbers stay as they are."""
+    if isinstance(value, dict):
+        pairs = sorted(value.items(), key=lambda pair: pair[0].encode("utf-16-be"))
+        return f"{{{','.join(f'{_canonical(name)}:{_canonical(each)}' for name, each in pairs)}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_canonical, value))}]"
+    return value if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
+
+
+def _check_digest(text: bytes) -> list[str]:
+    """Return where a manifest contradicts its own digest, or its version the digest and the config."""
+    manifest = json.loads(text, parse_int=_Number, parse_float=_Number)
+    try:
+        if _canonical(manifest).encode() != text:
+            return [f"{MANIFEST}: not canonical JSON"]
+    except UnicodeEncodeError:
+        return [f"{MANIFEST}: not valid Unicode"]
+    stated = {name: value for name, value in manifest.items() if name not in {"version", "digest", "files"}}
+    files = sorted([entry["path"], entry["sha256"]] for entry in manifest["files"])
+    digest = hashlib.sha256(_canonical({"files": files, "manifest": stated}).encode()).hexdigest()
+    if manifest["digest"] != digest:
+        return [f"{MANIFEST}: states the digest {manifest['digest']}, its content has {digest}"]
+    version = manifest["config"]["release"].get("version") or digest[:DIGEST_DIGITS]
+    return [] if manifest["version"] == version else [f"{MANIFEST}: states another version than {version}"]
 
 
 # Signature: an in-toto statement about the manifest's digest in a DSSE envelope, signed with Ed25519
@@ -284,6 +319,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
     Strict: raises DamagedError unless lengths, offsets and sizes account for every byte exactly once.
     """
+    import numpy as np
+
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
@@ -320,6 +357,8 @@ def _offsets(entry: Any, place: str) -> tuple[int, int]:
 
 
 def _dtype_and_shape(entry: dict[str, Any], place: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    import numpy as np
+
     dtype, shape = entry.get("dtype"), entry.get("shape")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise DamagedError(f"{place}: dtype {dtype}, and numpy has {', '.join(DTYPES)}")
@@ -378,6 +417,8 @@ def read_golden(path: Path) -> Golden:
 
 def judge(golden: Golden, case: GoldenCase, outputs: Mapping[str, Array]) -> list[str]:
     """Return where outputs leave what the case allows: names, shapes, dtypes, values."""
+    import numpy as np
+
     if set(outputs) != set(case.outputs):
         return [f"{case.name}: outputs {sorted(outputs)}, expected {sorted(case.outputs)}"]
     problems = []
@@ -389,6 +430,8 @@ def judge(golden: Golden, case: GoldenCase, outputs: Mapping[str, Array]) -> lis
 
 
 def _differs(got: Array, expected: Array, floor: Array | None, golden: Golden, name: str) -> str | None:
+    import numpy as np
+
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return f"is {got.dtype}{list(got.shape)}, expected {expected.dtype}{list(expected.shape)}"
     is_same = got == expected  # also what decides for infinities
@@ -409,6 +452,8 @@ def _differs(got: Array, expected: Array, floor: Array | None, golden: Golden, n
 
 
 def _allowed(expected: Array, floor: Array | None, golden: Golden, name: str) -> NDArray[np.float64] | None:
+    import numpy as np
+
     if name in golden.tolerances:
         tolerance = golden.tolerances[name]
         return tolerance["atol"] + tolerance["rtol"] * np.abs(expected.astype(np.float64))
@@ -478,12 +523,8 @@ def main(arguments: list[str]) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     checked = "digests, signature" if asked.key else "digests"
-    verdict = (
-        f"FAILED: {len(problems)} problem(s)"
-        if problems
-        else f"ok: {checked}, golden cases on {', '.join(ran) or 'nothing'}"
-    )
-    print(f"{root.name}: {verdict}")
+    golden = f"golden cases on {', '.join(ran)}" if ran else "no ONNX file, so no golden case was run"
+    print(f"{root.name}: {f'FAILED: {len(problems)} problem(s)' if problems else f'ok: {checked}, {golden}'}")
     return 1 if problems else 0
 
 

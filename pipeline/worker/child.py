@@ -1,4 +1,4 @@
-"""The child's side of a worker: `python -m pipeline.worker.child CHANNEL ALIVE` answers calls until its parent is gone."""
+"""The child's side of a worker: `python -m pipeline.worker.child CHANNEL ALIVE MEMORY` answers calls until its parent is gone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.errors import WeighbridgeError
 from pipeline.worker import wire
-from pipeline.worker.confine import leave_network
+from pipeline.worker.confine import leave_network, limit_memory
 
 _F_SETSIG = 10  # fcntl(2); Python's fcntl module does not name it
 
@@ -21,6 +21,8 @@ def main() -> None:
     """Answer calls from the channel given as a file descriptor on the command line."""
     channel = socket.socket(fileno=int(sys.argv[1]))
     _die_with_parent(int(sys.argv[2]))
+    if sys.argv[3]:
+        limit_memory(int(sys.argv[3]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it stops its workers
 
     leave_network()
@@ -50,13 +52,13 @@ def _answer(jobs: Any, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _die_with_parent(alive: int) -> None:
-    """Have the kernel kill this process when the parent's end of the pipe closes, even inside native code.
+    """Have the kernel kill this process and what it forked when the parent's end of the pipe closes, even in native code.
 
     A parent-death signal (prctl) would fire when the thread that started us ends, which is not what is meant.
     """
     if not sys.platform.startswith("linux"):
         return
-    fcntl.fcntl(alive, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(alive, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(alive, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(alive, fcntl.F_SETFL, fcntl.fcntl(alive, fcntl.F_GETFL) | os.O_ASYNC)
 

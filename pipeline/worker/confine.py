@@ -1,4 +1,4 @@
-"""Take the network away from a worker: nothing that it does needs one, and what it opens may not be trusted."""
+"""What a worker may not have: a network, which nothing that it does needs, and more memory than it was given."""
 
 from __future__ import annotations
 
@@ -32,3 +32,16 @@ def leave_network() -> bool:
     for file, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         Path(f"/proc/self/{file}").write_text(line, "ascii")
     return True
+
+
+def limit_memory(most_bytes: int) -> None:
+    """Let this process have so much private memory and no more: an allocation beyond that fails in it, at once.
+
+    Counted is writable memory of its own (RLIMIT_DATA, setrlimit(2)). The address space would be the wrong measure: torch
+    and CUDA reserve far more of it than they use. Files that are mapped do not count.
+    """
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))

@@ -15,30 +15,41 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
-from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import errors
-from pipeline.worker import wire
+from pipeline.worker import crash, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 TAIL_BYTES = 16 << 10
 _CLOSE_GRACE_S = 5.0
+_LIVENESS_CHECK_S = 0.5
 _SHOWN_LINES = 6
+_SHOWN_COLUMNS = 300
+_PREPARING = frozenset({"open", "bind"})
+"""Jobs whose effect lasts: a crash in a later one can only be repeated after them."""
 
 
-_alive: weakref.WeakSet[Worker] = weakref.WeakSet()
+_alive: set[Worker] = set()
 
 
 def stop_all() -> None:
-    """End every worker now and start no more: the run was interrupted. Safe to call from a signal handler."""
+    """End every worker now and start no more: the run was interrupted. Safe to call from a signal handler: takes no lock."""
     errors.STOPPING.set()
     for worker in list(_alive):
-        worker.kill()
+        worker.send_kill()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for every worker of a run: the most private memory it may have, and where crashes are written down."""
+
+    memory_bytes: int | None = None
+    crashes: Path | None = None
 
 
 class Worker:
@@ -47,16 +58,28 @@ class Worker:
     `label` names it in messages; `threads` bounds the thread pools of the libraries in it.
     """
 
-    def __init__(self, label: str, *, threads: int, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, label: str, *, threads: int, environment: Mapping[str, str] | None = None, terms: Terms | None = None
+    ) -> None:
         if errors.STOPPING.is_set():
-            raise errors.InterruptedRunError("the run was interrupted")
+            raise errors.InterruptedRunError
         self.label = label
-        self._doing = "starting"
+        self._terms = terms or Terms()
+        self._setup: dict[str, Any] = {"threads": threads, "environment": dict(environment or {})}
+        self._kept: list[crash.Call] = []
+        self._failure: errors.WorkerError | None = None
         ours, theirs = socket.socketpair()
         alive_read, self._alive_write = os.pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.worker.child", str(theirs.fileno()), str(alive_read)],
+                [
+                    sys.executable,
+                    "-m",
+                    "pipeline.worker.child",
+                    str(theirs.fileno()),
+                    str(alive_read),
+                    str(self._terms.memory_bytes or ""),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -65,37 +88,47 @@ class Worker:
                 start_new_session=True,
             )
         os.close(alive_read)
-        _alive.add(self)
         self._channel = ours
         self._tail = _Tail(self._process)
         self._lock = threading.Lock()
+        _alive.add(self)
+        if errors.STOPPING.is_set():  # it was not among those that were ended
+            self.kill()
+            self.close()
+            raise errors.InterruptedRunError
 
     def call(self, job: str, *, timeout_s: float, **arguments: Any) -> Any:
         """Run a job in the worker and return its answer (JSON values and arrays).
 
         Raises:
             WeighbridgeError: what the job raised, with its own class, message and hint.
-            WorkerError: it crashed, hung past `timeout_s` or answered garbage; the worker is gone then.
+            WorkerError: it crashed, hung past `timeout_s` or answered garbage; the worker is gone then, and every later
+                call raises the same.
         """
         with self._lock:
-            self._doing = job
+            if self._failure:
+                raise self._failure
+            request = crash.Call(job, arguments, timeout_s)
+            channel = _Deadline(self._channel, self._process, time.monotonic() + timeout_s)
             try:
-                wire.send(self._channel, {"job": job, "arguments": arguments})
-                reply = wire.receive(self._reader(time.monotonic() + timeout_s))
+                wire.send(channel, {"job": job, "arguments": arguments})
+                reply = wire.receive(wire.read_from(channel))
             except TimeoutError:
-                self.kill()
-                raise errors.WorkerError(
-                    f"{self.label} did not finish '{job}' within {timeout_s:g} s and was stopped",
-                    hint="raise limits.export_seconds or limits.run_seconds in the config if this much work is expected",
+                hint = "raise limits.export_seconds or limits.run_seconds in the config if this much work is expected"
+                raise self._failed(
+                    f"did not finish '{job}' within {timeout_s:g} s and was stopped", request, hint
                 ) from None
             except (EOFError, OSError):
-                raise self._crash() from None
+                raise self._failed(f"{self._end()} during '{job}'", request) from None
             except errors.WorkerError as error:
-                self.kill()
-                raise errors.WorkerError(f"{self.label}: {error.message}", hint=error.hint) from None
-        if "error" in reply:
-            raise _revive(reply["error"], self.label)
-        return reply["answer"]
+                raise self._failed(f"answered '{job}' with garbage: {error.message}", request) from None
+            if "error" in reply:
+                if reply["error"]["kind"] == MemoryError.__name__:
+                    raise self._failed(f"ran out of memory during '{job}'", request)
+                raise _revive(reply["error"], self.label, self._allowance)
+            if job in _PREPARING:
+                self._kept.append(request)
+            return reply["answer"]
 
     @property
     def alive(self) -> bool:
@@ -120,12 +153,17 @@ class Worker:
         self.kill()
         with contextlib.suppress(OSError):
             os.close(self._alive_write)
+        _alive.discard(self)
 
     def kill(self) -> None:
         """End the worker and everything it started, now."""
+        self.send_kill()
+        self._process.wait()
+
+    def send_kill(self) -> None:
+        """Have the kernel end the worker and everything it started; do not wait for that."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
     def __enter__(self) -> Worker:
         return self
@@ -135,58 +173,83 @@ class Worker:
             self.kill()
         self.close()
 
-    def _reader(self, deadline: float) -> Callable[[int], bytearray]:
-        return wire.read_from(_Deadline(self._channel, deadline))
+    @property
+    def _allowance(self) -> str:
+        return f" (limits.memory_bytes is {self._terms.memory_bytes:,})" if self._terms.memory_bytes else ""
 
-    def _crash(self) -> errors.WorkerError:
+    def _end(self) -> str:
+        """Wait for a worker that answers no more, and say how it ended."""
         try:
             status = self._process.wait(_CLOSE_GRACE_S)
         except subprocess.TimeoutExpired:
-            self.kill()
-            status = self._process.returncode
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        last = self._tail.lines()[-_SHOWN_LINES:]
-        shown = "".join(f"\n  | {line}" for line in last)
-        return errors.WorkerError(
-            f"{self.label} {how} during '{self._doing}'" + (f"; its last words:{shown}" if last else "")
-        )
+            return "closed its channel"
+        return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+
+    def _failed(self, how: str, request: crash.Call, hint: str | None = None) -> errors.WorkerError:
+        """End the worker and return the error that says how it failed, its last words, and what repeats that."""
+        self.kill()
+        if errors.STOPPING.is_set():  # it was not the worker that failed
+            raise errors.InterruptedRunError
+        message = f"{self.label} {how}{self._allowance}"
+        if last := self._tail.last_words():
+            message += "; its last words:" + "".join(f"\n  | {line[:_SHOWN_COLUMNS]}" for line in last)
+        if self._terms.crashes:
+            setup = {"label": self.label, "memory_bytes": self._terms.memory_bytes, **self._setup}
+            with contextlib.suppress(
+                errors.WeighbridgeError, OSError
+            ):  # what failed matters more than how to repeat it
+                script = crash.write(self._terms.crashes, message, setup, [*self._kept, request])
+                message += f"\n  again, by itself: python {script}"
+        self._failure = errors.WorkerError(message, hint=hint)
+        return self._failure
 
 
 class _Deadline:
-    """A socket whose reads all together end at one moment."""
+    """A worker's socket whose reads and writes all together end at one moment, or soon after the worker has ended."""
 
-    def __init__(self, channel: socket.socket, deadline: float) -> None:
+    def __init__(self, channel: socket.socket, process: subprocess.Popen[bytes], deadline: float) -> None:
         self._channel = channel
+        self._process = process
         self._deadline = deadline
 
-    def recv_into(self, buffer: memoryview, nbytes: int, /) -> int:
+    def sendall(self, data: bytes | memoryview, /) -> None:
         self._channel.settimeout(max(self._deadline - time.monotonic(), 0.001))
-        try:
-            return self._channel.recv_into(buffer, nbytes)
-        finally:
-            self._channel.settimeout(None)
+        self._channel.sendall(data)
+
+    def recv_into(self, buffer: memoryview, nbytes: int, /) -> int:
+        while (left_s := self._deadline - time.monotonic()) > 0:
+            ended = self._process.poll() is not None
+            self._channel.settimeout(min(left_s, _LIVENESS_CHECK_S))
+            try:
+                return self._channel.recv_into(buffer, nbytes)
+            except TimeoutError:
+                if ended:  # what it started may hold the other end open
+                    return 0
+        raise TimeoutError
 
 
 class _Tail:
     """The last bytes of what a process prints, read so that it never blocks on a full pipe."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._chunks: deque[bytes] = deque()
+        self._kept = bytearray()
         self._thread = threading.Thread(target=self._drain, args=(process,), daemon=True)
         self._thread.start()
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None  # noqa: S101 - opened as a pipe above
         with process.stdout as stream:
-            while chunk := os.read(stream.fileno(), 4096):
-                self._chunks.append(chunk)
-                while len(self._chunks) * 4096 > TAIL_BYTES:
-                    self._chunks.popleft()
+            while chunk := os.read(stream.fileno(), 1 << 16):
+                self._kept += chunk
+                del self._kept[:-TAIL_BYTES]
 
-    def lines(self) -> list[str]:
+    def last_words(self) -> list[str]:
+        """Return the lines that tell most of how the process ended."""
         self._thread.join(1.0)
-        text = b"".join(self._chunks)[-TAIL_BYTES:].decode(errors="replace")
-        return [line.rstrip() for line in text.splitlines() if line.strip()]
+        lines = [line.rstrip() for line in self._kept.decode(errors="replace").splitlines() if line.strip()]
+        fatal = [index for index, line in enumerate(lines) if line.startswith("Fatal Python error")]
+        # Of a fault handler's report the innermost frames come first, and what follows them says little.
+        return lines[fatal[-1] :][:_SHOWN_LINES] if fatal else lines[-_SHOWN_LINES:]
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -202,11 +265,11 @@ def _environment(threads: int) -> dict[str, str]:
     return os.environ | pools | fixed
 
 
-def _revive(error: Mapping[str, Any], label: str) -> errors.WeighbridgeError:
+def _revive(error: Mapping[str, Any], label: str, allowance: str) -> errors.WeighbridgeError:
     """Turn a reported error back into one of ours; anything that is not one is a crash of that worker."""
     kind = getattr(errors, str(error["kind"]), None)
     if isinstance(kind, type) and issubclass(kind, errors.WeighbridgeError):
         return kind(error["message"], hint=error["hint"])
-    failure = errors.WorkerError(f"{label} failed: {error['kind']}: {error['message']}", hint=error["hint"])
+    failure = errors.WorkerError(f"{label} failed: {error['kind']}: {error['message']}{allowance}", hint=error["hint"])
     failure.add_note(str(error["trace"]))
     return failure

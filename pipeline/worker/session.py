@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.types import Interface, Network, Variant
+    from pipeline.worker.process import Terms
 
 
 @contextmanager
@@ -23,6 +24,7 @@ def opened(
     *,
     threads: int,
     timeout_s: float,
+    terms: Terms | None = None,
     profile: Path | None = None,
 ) -> Iterator[tuple[Worker, dict[str, Any]]]:
     """Start a worker, open `variant` in it, and yield it with the session's facts.
@@ -39,7 +41,7 @@ def opened(
         "network": network and variant.format is None and asdict(network),
         "profile": profile and str(profile),
     }
-    with Worker(variant.name, threads=threads) as worker:
+    with Worker(variant.name, threads=threads, terms=terms) as worker:
         facts = worker.call(
             "open", timeout_s=timeout_s, backend=variant.backend, source=source, options=dict(variant.options)
         )

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from pipeline.errors import WorkerError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
 
     import numpy as np
@@ -24,7 +23,7 @@ ARRAYS_LIMIT_BYTES = 16 << 30
 _LENGTH_BYTES = 8
 
 
-def send(channel: socket.socket, document: Any) -> None:
+def send(channel: Writable, document: Any) -> None:
     """Send one message.
 
     Raises:
@@ -74,6 +73,13 @@ def receive(read: Callable[[int], bytearray]) -> Any:
         raise WorkerError(f"a worker announced arrays of more than {ARRAYS_LIMIT_BYTES:,} bytes")
     arrays = [_array(dtype, shape, read(count)) for dtype, shape, count in described]
     return _insert(body, arrays)
+
+
+class Writable(Protocol):
+    """What can be written to: a socket, or one with a deadline."""
+
+    def sendall(self, data: bytes | memoryview, /) -> None:
+        """Write all of `data`."""
 
 
 class Readable(Protocol):

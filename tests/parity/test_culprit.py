@@ -11,9 +11,11 @@ from onnx import helper, numpy_helper
 
 from pipeline import cases
 from pipeline.exporters import onnx as exporter
+from pipeline.exporters.exporter import Job
 from pipeline.exporters.torchscript import TORCHSCRIPT, TorchScriptOptions
 from pipeline.parity import culprit, scripted
 from pipeline.parity.graph import Graph
+from pipeline.types import Dimension, InputSpec, Interface
 from tests.parity.networks import INTERFACE, audited, job
 
 CASE = cases.make(INTERFACE, {"batch": 3}, seed=1, name="case").inputs
@@ -68,6 +70,34 @@ def test_the_reproduction_runs_alone_and_shows_both_values(healthy, proto, tmp_p
     culprit.write_reproduction(graph, found, CASE, healthy[1], tmp_path, level="disable")
     ran = subprocess.run([sys.executable, tmp_path / "culprit.py"], capture_output=True, text=True, check=True)
     assert f"output {found.output}: largest difference" in ran.stdout
+
+
+class Pooled(torch.nn.Module):
+    """The mean over a length that only the convolution before it knows: another length goes unnoticed."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv1d(3, 6, 3, padding=1)
+
+    def forward(self, x):
+        return torch.relu(self.conv(x)).mean(-1)
+
+
+def test_a_node_whose_output_has_another_shape_is_named_and_not_the_first_of_the_right_shape(tmp_path):
+    interface = Interface((InputSpec("x", "float32", ("batch", 3, 8)),), (Dimension("batch", 1, 16),), ("y",))
+    examples = cases.make(interface, {"batch": 2}, seed=0, name="exporter").inputs
+    work = Job(Pooled().eval(), interface, examples, tmp_path, {})
+    proto = onnx.load(str(exporter.ONNX.export(work, exporter.OnnxOptions()).files[0]))
+    known = culprit.truths(work.module, interface, examples, CASE, 20)
+    convolution = next(each for each in proto.graph.node if each.op_type == "Conv")
+    next(each for each in convolution.attribute if each.name == "dilations").ints[:] = [2]
+    del proto.graph.value_info[:]
+    found = culprit.find(Graph(proto), CASE, known, level="disable")
+    assert (found.node, found.module, found.factor) == (convolution.name, "conv", np.inf)
+    assert found.problem == "shape [3, 6, 6] instead of [3, 6, 8]"
+    culprit.write_reproduction(Graph(proto), found, CASE, known, tmp_path, level="disable")
+    ran = subprocess.run([sys.executable, tmp_path / "culprit.py"], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"output {found.output}: {found.problem}\n"
 
 
 def test_the_module_of_an_archive_is_named(tmp_path):

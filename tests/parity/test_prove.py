@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline import cases, oracle
-from pipeline.errors import GateError
+from pipeline.errors import GateError, UnavailableError
 from pipeline.exporters.exporter import Job
 from pipeline.exporters.onnx import ONNX, OnnxOptions
 from pipeline.parity import explain, prove
@@ -15,8 +15,9 @@ from pipeline.parity.budget import Rule
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import Finding
 from pipeline.report import findings
-from pipeline.types import Dimension, InputSpec, Interface, Network, Variant
+from pipeline.types import Artifact, Dimension, InputSpec, Interface, Network, Variant
 from pipeline.worker.jobs import Jobs
+from pipeline.worker.process import Terms
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 9),), ("y",))
 LEFT = {"node": "node_linear", "operator": "Gemm", "ms": 0.1}
@@ -26,6 +27,7 @@ class InThisProcess:
     """A worker's jobs without the process; `left` are the nodes that a GPU's profile would show on the CPU."""
 
     alive = True
+    peak_bytes = None
 
     def __init__(self, left):
         self._jobs, self._left = Jobs(), left
@@ -100,3 +102,59 @@ def test_an_explanation_names_the_smallest_case_with_its_sizes_and_says_when_it_
     module = {"module": "", "operator": "Branch", "got": 1.0, "expected": 2.0}
     said = explain.sentence(found | {"culprit": module, "problem": None})
     assert said.endswith("the error begins in the network itself, in no module of it: 1.0 instead of 2.0")
+
+
+PASSED = {"passed": True}
+CRASHED = {
+    "passed": False,
+    "crashed": True,
+    "problem_count": 1,
+    "problems": [{"where": "", "module": None, "problem": "it died"}],
+}
+FORGED = {
+    "passed": False,
+    "problem_count": 1,
+    "problems": [{"where": "fc1.bias", "module": "fc1", "problem": "is another"}],
+}
+
+
+def proof(name, format_, status, *, required=True, reason=None):
+    return prove.Proof(Variant(name, name, format_, required), status, reason, (), {})
+
+
+GOOD = proof("onnxruntime-cpu", "onnx", "pass")
+
+
+@pytest.mark.parametrize(
+    ("proofs", "audits", "kind", "words"),
+    [
+        ([GOOD, proof("torchscript", "torchscript", "crashed", reason="it died")], {}, UnavailableError, "torchscript: it died"),
+        ([GOOD, proof("torchscript", "torchscript", "unavailable", reason="refused")], {}, UnavailableError, "torchscript: refused"),
+        ([GOOD, proof("torchscript", "torchscript", "fail", reason="far off")], {}, GateError, "torchscript: far off"),
+        ([GOOD], {"onnx": CRASHED}, UnavailableError, "it died"),
+        ([GOOD], {"onnx": FORGED}, GateError, "onnx, audited: fc1.bias in fc1 is another"),
+        ([GOOD, proof("torchscript", "torchscript", "fail", reason="far off")], {"onnx": CRASHED}, GateError, "far off"),
+    ],
+)  # fmt: skip
+def test_what_is_required_and_did_not_pass_closes_the_gate(proofs, audits, kind, words):
+    with pytest.raises(kind, match=words):
+        prove.gate(proofs, audits)
+
+
+def test_what_is_not_required_does_not_close_the_gate():
+    optional = proof("torchscript", "torchscript", "crashed", required=False, reason="it died")
+    prove.gate([GOOD, optional], {"onnx": PASSED, "torchscript": CRASHED})
+
+
+def test_where_the_audit_crashes_no_file_passed_it(tmp_path):
+    setup = prove.Setup(
+        Interface((), (), ()), Network("none:None", {}, "none", (), {}), 1, 60, terms=Terms(memory_bytes=1 << 20)
+    )
+    artifacts = [Artifact(name, (tmp_path / "model",)) for name in ("onnx", "torchscript")]
+    found = prove.audit(artifacts, setup, {})
+    assert list(found) == ["onnx", "torchscript"]
+    for each in found.values():
+        assert each["crashed"]
+        assert not each["passed"]
+        assert "the audit exited with status" in prove.describe_audit(each)
+        assert "(limits.memory_bytes is 1,048,576)" in prove.describe_audit(each)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from benchmarks import golden_cases
 from pipeline.release.golden import budget_bytes, golden_bytes, safetensors_bytes, select, size_bytes
 from pipeline.release.standalone import (
     DTYPES,
@@ -205,3 +206,23 @@ def test_explicit_tolerances_take_the_place_of_the_floor():
     tolerant = replace(_JUDGED, tolerances={"y": {"atol": 0.1, "rtol": 0.1}})
     assert _problems(tolerant, y=np.array([1.19, np.nan, np.inf, -2.29], np.float32)) == []
     assert _problems(tolerant, y=np.array([1.21, np.nan, np.inf, -2], np.float32))
+
+
+@pytest.fixture(scope="module")
+def facenet(tmp_path_factory):
+    return golden_cases.prepare("facenet-pnet", tmp_path_factory.mktemp("facenet"))
+
+
+@pytest.mark.slow
+def test_every_kind_of_defect_that_a_case_of_parity_catches_is_caught_by_the_golden_ones(facenet):
+    """`make sweep-golden` does this for every shipped model."""
+    assert len(facenet.golden.cases) < len(facenet.truth.cases)
+    assert sum(map(size_bytes, facenet.golden.cases)) <= 1_000_000
+    summary = golden_cases.summarise(golden_cases.judged(facenet, per_kind=1, seed=0))
+    assert summary["kinds_caught"] >= 12
+    assert summary["kinds_missed"] == []
+
+
+def test_golden_cases_that_allow_anything_are_found_to_miss_defects(facenet):
+    blind = replace(facenet, golden=replace(facenet.golden, limit=1e12))
+    assert golden_cases.summarise(golden_cases.judged(blind, per_kind=1, seed=0))["kinds_missed"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -146,6 +147,15 @@ def test_dimensions_agree_across_inputs_and_keep_their_step():
         check_inputs(interface, {"a": np.zeros((2, 8), np.int64), "b": np.zeros((3, 8), np.int64)})
     with pytest.raises(InputError, match="length is 6, declared is 4 to 16, in steps of 4"):
         check_inputs(interface, {"a": np.zeros((2, 6), np.int64), "b": np.zeros((2, 6), np.int64)})
+
+
+def test_an_index_beyond_its_declared_range_is_refused_before_a_runtime_sees_it():
+    interface = Interface((InputSpec("ids", "int64", ("batch",), 0, 100),), (Dimension("batch", 1, 4),), ("y",))
+    check_inputs(interface, {"ids": np.array([0, 99])})
+    for wrong in (-1, 100):
+        with pytest.raises(InputError, match=f"ids holds {wrong}, declared are integers from 0 to below 100"):
+            check_inputs(interface, {"ids": np.array([5, wrong])})
+    check_inputs(replace(interface, inputs=(InputSpec("ids", "int64", ("batch",)),)), {"ids": np.array([-7])})
 
 
 def test_a_damaged_release_is_not_opened(release):

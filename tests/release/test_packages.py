@@ -11,6 +11,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import onnxruntime
 import pytest
@@ -18,6 +19,8 @@ import torch
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from huggingface_hub import ModelCard
+from referencing import Registry
+from referencing.jsonschema import DRAFT4
 
 from pipeline.errors import DigestError, InputError
 from pipeline.release import bundle
@@ -47,6 +50,18 @@ def test_the_same_release_gives_the_same_package_and_another_is_not_overwritten(
     other = bundle.write(changed(manifest={**content.manifest, "dimensions": narrower}), tmp_path)
     with pytest.raises(InputError, match="exists and holds something else"):
         packaged(other, kind, tmp_path / "a")
+
+
+@pytest.mark.parametrize("kind", ["oci", "zip"])
+def test_what_is_in_the_way_stays_as_it_is(pristine, tmp_path, kind):
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("mine")
+    (folder / "mine").mkdir(parents=True)
+    for path in (file, folder):
+        with pytest.raises(InputError, match=f"{path} exists and holds something else"):
+            package(pristine, kind, path)
+    assert file.read_text() == "mine"
+    assert sorted(tmp_path.rglob("*")) == [file, folder, folder / "mine"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,7 +130,7 @@ def test_triton_batches_only_within_the_declared_range(content, changed, model_c
     assert list(config.input[0].dims) == ([4] if batch else [-1, 4])
 
 
-# MLflow: its loader and server run in an environment of their own (make sweep-mlflow)
+# MLflow: its loader and server are in test_mlflow.py
 
 
 def test_the_mlflow_model_states_what_its_loader_reads(pristine, tmp_path):
@@ -156,6 +171,23 @@ def test_the_hubs_card_states_latencies_where_the_release_was_timed(changed, tmp
 
 
 # OCI: https://github.com/opencontainers/image-spec/blob/main/image-layout.md
+# Schemas as published: image-spec 13cff54, and the config's of model-spec d78bf32 (both Apache-2.0)
+
+SCHEMAS = {path.name: json.loads(path.read_bytes()) for path in Path("tests/release/oci").glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def conforms():
+    """A function that holds a document against a published schema, named by its file."""
+    resources = [(name, DRAFT4.create_resource(schema)) for name, schema in SCHEMAS.items()]
+    # A reference is relative to its schema's id, whose last part is another name than the file's.
+    bases = ("", "https://opencontainers.org/schema/", "https://opencontainers.org/schema/image/")
+    registry = Registry().with_resources([(f"{base}{name}", each) for base in bases for name, each in resources])
+
+    def check(document, name):
+        jsonschema.validators.validator_for(SCHEMAS[name])(SCHEMAS[name], registry=registry).validate(document)
+
+    return check
 
 
 def follow(layout, descriptor):
@@ -193,6 +225,19 @@ def test_the_oci_layout_is_valid_and_unpacks_to_the_release(pristine, tmp_path):
     types = {each["annotations"]["org.cncf.model.filepath"]: each["mediaType"] for each in manifest["layers"]}
     assert types["model.onnx"] == "application/vnd.cncf.model.weight.v1.raw"
     assert types["README.md"] == "application/vnd.cncf.model.doc.v1.raw"
+
+
+def test_the_oci_layout_fits_the_schemas_that_image_spec_and_model_spec_publish(pristine, conforms, tmp_path):
+    layout = packaged(pristine, "oci", tmp_path)
+    index = json.loads((layout / "index.json").read_bytes())
+    manifest = json.loads(follow(layout, index["manifests"][0]))
+    conforms(json.loads((layout / "oci-layout").read_bytes()), "image-layout-schema.json")
+    conforms(index, "image-index-schema.json")
+    conforms(manifest, "image-manifest-schema.json")
+    conforms(json.loads(follow(layout, manifest["config"])), "model-config-schema.json")
+    for wrong in ({"size": -1}, {"digest": "sha256:"}, {"mediaType": "none"}):
+        with pytest.raises(jsonschema.ValidationError):
+            conforms({**manifest, "config": {**manifest["config"], **wrong}}, "image-manifest-schema.json")
 
 
 def test_a_changed_blob_is_not_a_valid_layout(pristine, tmp_path):

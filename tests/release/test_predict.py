@@ -13,7 +13,14 @@ import safetensors.numpy
 
 from pipeline.errors import InputError
 from pipeline.release.load import Model, load_release
-from pipeline.release.predict import predict_folder, read_inputs, run, write_outputs
+from pipeline.release.predict import (
+    MAX_JSON_BYTES,
+    predict_file,
+    predict_folder,
+    read_inputs,
+    run,
+    write_outputs,
+)
 from pipeline.types import Dimension, InputSpec, Interface
 
 ONE = (InputSpec("x", "float32", ("batch", 4)),)
@@ -98,7 +105,8 @@ def _zip(**entries):
         ("a.npz", _zip(x_npy=_npy(np.zeros(10_000))), "unpack to more than"),
         ("a.safetensors", b"\xff" * 20, "cannot be read as .safetensors"),
         ("a.json", b"{", "cannot be read as .json"),
-        ("a.json", b"[[1, 2], [3]]", "cannot be read as .json"),
+        ("a.json", b"[[1, 2], [3]]", "x holds lists of different lengths"),
+        ("a.json", b"[1" + b"0" * 30 + b"]", "x holds integers of more than 64 bits"),
         ("a.json", b'["a"]', "x holds other things than numbers"),
         ("a.json", b"[" * 1500, "cannot be read as .json"),
         ("a.json", b"[1e300]", "x holds numbers that float32 does not"),
@@ -112,6 +120,14 @@ def test_a_file_that_is_not_plain_numbers_is_one_clear_error(tmp_path, name, con
     with pytest.raises(InputError, match=message) as caught:
         read_inputs([str(tmp_path / name)], ONE, max_bytes=10_000)
     assert str(tmp_path / name) in caught.value.message
+
+
+def test_a_json_file_that_would_fill_memory_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(MAX_JSON_BYTES + 1)
+    with pytest.raises(InputError, match="of JSON are read") as caught:
+        read_inputs([str(tmp_path / "a.json")], ONE)
+    assert ".npy" in str(caught.value.hint)
 
 
 def test_json_numbers_are_not_rounded_to_integers(tmp_path):
@@ -280,6 +296,17 @@ def test_a_folder_that_cannot_be_told_apart_or_is_empty_is_refused(pristine, inp
         predict_folder(load_release(pristine), inputs, tmp_path / "out")
     with pytest.raises(InputError, match="holds no inputs"):
         predict_folder(load_release(pristine), tmp_path, None)
+
+
+def test_a_place_that_cannot_take_the_outputs_is_refused_before_anything_runs(inputs, tmp_path):
+    model = _model(lambda **_: pytest.fail("it ran"), ONE, Dimension("batch", 1, 8))
+    with pytest.raises(InputError, match="no kind of file this writes"):
+        predict_file(model, [str(inputs / "0.npy")], tmp_path / "out.txt")
+    (tmp_path / "out").write_bytes(b"")
+    with pytest.raises(InputError, match="is a file, and a folder's outputs go to a folder"):
+        predict_folder(model, inputs, tmp_path / "out")
+    with pytest.raises(InputError, match="is a folder, and a folder is run alone"):
+        predict_file(model, [str(inputs), str(inputs / "0.npy")], None)
 
 
 def test_the_command_takes_a_file_or_a_folder(pristine, inputs, tmp_path, weighbridge):

@@ -14,6 +14,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_public_key
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import SSlibKey
 
 from pipeline.errors import InputError
 from pipeline.release import bundle, signing, standalone
@@ -29,12 +32,17 @@ def keys(tmp_path_factory):
     return {name: signing.generate(folder / name) for name in ("ours", "theirs")}
 
 
+def named(content, version, private):
+    """The content under a version that its config names as well, to be signed."""
+    release = {**content.manifest["config"]["release"], "version": version}
+    manifest = {**content.manifest, "config": {**content.manifest["config"], "release": release}}
+    return replace(content, version=version, manifest=manifest, sign=private)
+
+
 @pytest.fixture(scope="session")
 def signed(content, keys, tmp_path_factory):
     return {
-        version: bundle.write(
-            replace(content, version=version, sign=keys["ours"][0]), tmp_path_factory.mktemp("signed")
-        )
+        version: bundle.write(named(content, version, keys["ours"][0]), tmp_path_factory.mktemp("signed"))
         for version in ("1.2.0", "1.10.0")
     }
 
@@ -89,8 +97,21 @@ def test_the_signature_is_what_dsse_and_ed25519_say_it_is(signed, keys):
     ]
 
 
+def test_the_envelope_is_accepted_by_securesystemslib_for_its_key_alone(signed, keys):
+    text = (signed["1.10.0"] / SIGNATURE).read_bytes()
+    for name, passes in (("ours", True), ("theirs", False)):
+        public = load_pem_public_key(keys[name][1].read_bytes())
+        key = SSlibKey.from_crypto(public, keyid=standalone.key_id(public.public_bytes_raw()))
+        envelope = Envelope.from_dict(json.loads(text))
+        if passes:
+            assert envelope.verify([key], 1) == {key.keyid: key}
+        else:
+            with pytest.raises(VerificationError):
+                envelope.verify([key], 1)
+
+
 def test_signing_twice_gives_the_same_bytes(content, keys, signed, tmp_path):
-    again = bundle.write(replace(content, version="1.10.0", sign=keys["ours"][0]), tmp_path)
+    again = bundle.write(named(content, "1.10.0", keys["ours"][0]), tmp_path)
     assert bundle.file_digests(again) == bundle.file_digests(signed["1.10.0"])
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from pipeline.errors import InputError, UnavailableError, WorkerError
@@ -120,6 +122,18 @@ def _edit_manifest_and_sums(release):
     _resum(release)
 
 
+def _raise_version_and_sums(release):
+    manifest = json.loads((release / "manifest.json").read_bytes())
+    (release / "manifest.json").write_bytes(canonical_json({**manifest, "version": "9.0.0"}))
+    _resum(release)
+
+
+def _reformat_manifest_and_sums(release):
+    manifest = json.loads((release / "manifest.json").read_bytes())
+    (release / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    _resum(release)
+
+
 def _edit_model_and_sums(release):
     _flip(release / "model.onnx", 900)
     _resum(release)
@@ -162,6 +176,8 @@ _TAMPERS = {
     "linked report": _link_directory,
     "edited manifest": _edit_manifest,
     "edited manifest and sums": _edit_manifest_and_sums,
+    "raised version and sums": _raise_version_and_sums,
+    "reformatted manifest and sums": _reformat_manifest_and_sums,
     "edited model and sums": _edit_model_and_sums,
     "emptied": lambda release: (release / "model.onnx").write_bytes(b""),
     "appended": lambda release: (release / "SHA256SUMS").open("a").write("\n"),
@@ -175,6 +191,22 @@ def test_no_tampering_passes(release, tamper):
     verdict = verify(release)
     assert not verdict.passed
     assert verdict.backends == ()  # nothing of a tampered release is run
+    assert standalone.main([str(release)]) == 1  # verify.py, which need not be the tampered release's own
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4),
+)  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(_JSON)
+def test_the_shipped_verifier_writes_canonical_json_as_it_was_read(value):
+    text = canonical_json(value)
+    read = json.loads(text, parse_int=standalone._Number, parse_float=standalone._Number)
+    assert standalone._canonical(read).encode() == text
 
 
 @pytest.mark.parametrize(
@@ -297,3 +329,12 @@ def test_another_config_or_other_weights_are_named(built, tmp_path, weighbridge)
     assert done.failed_with(
         1, "config.dimensions.batch.max: the release has 64, the config gives 32", "weights: ", "eager: "
     )
+
+
+def test_a_network_with_other_outputs_is_told_from_what_its_config_states_and_not_run(built, tmp_path, weighbridge):
+    config = tmp_path / "other.yaml"
+    text = Path("configs/simplenet.yaml").read_text().replace("outputs: [logits]", "outputs: [scores]")
+    config.write_text(text.replace("weights/simplenet.pth", str(Path("configs/weights/simplenet.pth").resolve())))
+    done = weighbridge("verify", built, "--against", config)
+    assert done.failed_with(1, 'config.outputs: the release has ["logits"], the config gives ["scores"]')
+    assert len(done.err.splitlines()) == 1

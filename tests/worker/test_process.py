@@ -1,17 +1,19 @@
 """What happens to a worker that crashes, hangs, floods or answers garbage. Real processes, real signals."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
+from contextlib import ExitStack
 
+import numpy as np
 import psutil
 import pytest
 
 from pipeline.errors import InputError, WorkerError
-from pipeline.worker.process import Worker
+from pipeline.worker.process import Terms, Worker
 
 # A child that speaks the protocol of `pipeline.worker.child` with jobs made to fail.
 FAULTY = """
@@ -30,6 +32,15 @@ def garbage():
 def fork_and_hang():
     if os.fork() == 0: time.sleep(300)
     time.sleep(300)
+def fork_and_crash():
+    if os.fork() == 0: time.sleep(300)  # it holds the channel open
+    os.kill(os.getpid(), signal.SIGSEGV)
+def fault():
+    import ctypes
+    ctypes.string_at(0)
+def exhaust_memory():
+    held = []
+    while True: held.append(bytearray(os.urandom(1 << 20)) * 16)
 def last_words():
     print("the disk is on fire", file=sys.stderr)
     os._exit(3)
@@ -37,7 +48,9 @@ def last_words():
 JOBS = {
     "ping": lambda: "pong",
     "typed": typed, "untyped": untyped, "flood": flood, "garbage": garbage, "fork_and_hang": fork_and_hang,
-    "last_words": last_words,
+    "last_words": last_words, "fork_and_crash": fork_and_crash, "fault": fault, "exhaust_memory": exhaust_memory,
+    "fork": lambda: os.fork() or time.sleep(300),
+    "echo": lambda value: value,
     "kill": lambda number: os.kill(os.getpid(), number),
     "leave": lambda: os._exit(7),
     "sleep": lambda: time.sleep(300),
@@ -51,7 +64,7 @@ child.main()
 
 
 @pytest.fixture
-def worker(tmp_path, monkeypatch):
+def start_worker(tmp_path, monkeypatch):
     script = tmp_path / "faulty.py"
     script.write_text(FAULTY)
     real = subprocess.Popen
@@ -60,10 +73,19 @@ def worker(tmp_path, monkeypatch):
         # The same start-up, with another table of jobs behind it.
         return real([command[0], str(script), *command[3:]], **options)
 
-    monkeypatch.setattr("pipeline.worker.process.subprocess.Popen", start)
-    with Worker("the worker", threads=1) as started:
+    def started(**terms):
+        monkeypatch.setattr("pipeline.worker.process.subprocess.Popen", start)
+        worker = stack.enter_context(Worker("the worker", threads=1, terms=Terms(**terms)))
         monkeypatch.undo()
+        return worker
+
+    with ExitStack() as stack:
         yield started
+
+
+@pytest.fixture
+def worker(start_worker):
+    return start_worker()
 
 
 def call(worker, job, timeout_s=20.0, **arguments):
@@ -98,6 +120,34 @@ def test_last_words_are_shown(worker):
         call(worker, "last_words")
 
 
+def test_of_a_fault_handlers_report_the_innermost_frames_are_shown(worker):
+    with pytest.raises(WorkerError, match=r"(?s)SIGSEGV.*Fatal Python error: Segmentation fault.*in string_at"):
+        call(worker, "fault")
+
+
+def test_a_crash_is_noticed_although_what_the_worker_started_holds_its_channel_open(worker):
+    with pytest.raises(WorkerError, match="was ended by SIGSEGV during 'fork_and_crash'"):
+        call(worker, "fork_and_crash")
+
+
+def test_sending_to_a_worker_that_does_not_read_ends_at_the_time_limit(start_worker):
+    worker = start_worker()
+    call(worker, "ping")
+    os.kill(worker._process.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerError, match=r"did not finish 'echo' within 0\.5 s"):
+        call(worker, "echo", timeout_s=0.5, value=np.zeros(10_000_000))
+
+
+def test_more_memory_than_allowed_is_a_failure_that_names_the_limit(start_worker):
+    worker = start_worker(memory_bytes=600 << 20)
+    assert call(worker, "ping") == "pong"
+    with pytest.raises(
+        WorkerError, match=r"ran out of memory during 'exhaust_memory' \(limits.memory_bytes is 629,145,600\)"
+    ):
+        call(worker, "exhaust_memory")
+    assert not worker.alive
+
+
 def test_a_hang_ends_at_the_time_limit(worker):
     began = time.monotonic()
     with pytest.raises(WorkerError, match=r"did not finish 'sleep' within 1 s"):
@@ -114,7 +164,7 @@ def test_children_of_a_hanging_worker_are_ended_too(worker):
 
 def test_a_flood_of_output_neither_blocks_nor_is_kept(worker):
     assert call(worker, "flood") == "done"
-    assert sum(map(len, worker._tail._chunks)) <= 16 << 10
+    assert len(worker._tail._kept) <= 16 << 10
 
 
 def test_garbage_and_a_closed_channel_are_failures_not_hangs(worker):
@@ -127,25 +177,23 @@ def test_a_closed_channel_is_a_failure(worker):
         call(worker, "close")
 
 
-def test_a_worker_dies_with_its_parent_even_when_it_never_reads_again():
-    parent = textwrap.dedent("""
-        import os, sys, time
-        from pipeline.worker.process import Worker
-        worker = Worker("orphan", threads=1)
-        print(worker._process.pid, flush=True)
+def test_a_worker_and_what_it_started_die_with_its_parent_even_when_it_never_reads_again(tmp_path):
+    script = tmp_path / "faulty.py"
+    script.write_text(FAULTY)
+    parent = textwrap.dedent(f"""
+        import subprocess, time
+        from pipeline.worker import process
+        real = subprocess.Popen
+        process.subprocess.Popen = lambda command, **rest: real([command[0], {str(script)!r}, *command[3:]], **rest)
+        worker = process.Worker("orphan", threads=1)
+        print(worker._process.pid, worker.call("fork", timeout_s=60), flush=True)
         time.sleep(60)
     """)
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
-        pid = int(process.stdout.readline())
-        _wait_for(lambda: _listens(pid))
+        pids = [int(each) for each in process.stdout.readline().split()]
+        assert all(_is_alive(psutil.Process(pid)) for pid in pids)
         process.kill()
-    _wait_for(lambda: not psutil.pid_exists(pid) or not _is_alive(psutil.Process(pid)))
-
-
-def _listens(pid):
-    """Whether the child has armed itself: its lifeline pipe is in asynchronous mode."""
-    texts = [path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir()]
-    return any(int(text.split("flags:")[1].split()[0], 8) & os.O_ASYNC for text in texts)
+    _wait_for(lambda: not [pid for pid in pids if psutil.pid_exists(pid) and _is_alive(psutil.Process(pid))])
 
 
 def _is_alive(process):

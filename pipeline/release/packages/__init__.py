@@ -71,9 +71,10 @@ def package(release: Path, kind: str, out: Path | None = None) -> Packaged:
 
 
 def _place(built: Path, path: Path) -> None:
+    is_other_kind = path.exists() and path.is_dir() != built.is_dir()
+    if is_other_kind or (path.is_file() and path.read_bytes() != built.read_bytes()):
+        raise InputError(f"{path} exists and holds something else", hint="remove it, or choose another name")
     if built.is_dir():
         publish(built, path)
-    elif path.exists() and (not path.is_file() or path.read_bytes() != built.read_bytes()):
-        raise InputError(f"{path} exists and holds something else", hint="remove it, or choose another name")
     else:
         built.replace(path)

@@ -24,12 +24,12 @@ def write(content: Content, path: Path) -> None:
         for name in ("parity", "benchmark")
         if (content.release / "report" / f"{name}.json").is_file()
     }
-    (path / identity.CARD).write_bytes(identity.card(content.manifest, _measured(documents)))
+    (path / identity.CARD).write_bytes(identity.card(content.manifest, list(_measured(documents))))
 
 
 def _measured(documents: Mapping[str, Any]) -> Iterator[str]:
     """Yield the card's lines about figures: errors in multiples of the noise floor, and latencies with their machine."""
-    yield from ("", f"The release lies in `{RELEASE}/`.", "", "## Measured")
+    yield from (f"The release lies in `{RELEASE}/`.", "", "## Measured")
     backends = [each for each in documents.get("parity", {}).get("backends", []) if each["worst"]]
     if backends:
         yield from ("", "| backend | largest error ÷ noise floor | limit |", "| --- | --- | --- |")

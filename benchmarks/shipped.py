@@ -1,0 +1,76 @@
+"""The shipped configs as healthy exports, with what it takes to judge a file: their network, cases and budgets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import torch
+
+from pipeline import cases, model, oracle, planning
+from pipeline.architectures.resnet import ResNet
+from pipeline.exporters import onnx as exporter
+from pipeline.exporters.exporter import Job
+from pipeline.parity import prove
+from pipeline.parity.budget import Rule
+
+if TYPE_CHECKING:
+    from pipeline.types import Arrays, Interface, Network
+
+NAMES = ("simplenet", "silero-vad", "facenet-pnet", "minilm", "efficientnet-lite0", "resnet18")
+CAP_ELEMENTS = {"efficientnet-lite0": 320_000, "resnet18": 320_000, "facenet-pnet": 60_000, "minilm": 256}
+"""The most elements of an input: cases are smaller than the configs', so that thousands of runs take minutes."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A shipped config's ONNX export. `program`: what was exported, for the audit; `examples`: what exporters saw."""
+
+    name: str
+    network: Network
+    interface: Interface
+    proto: onnx.ModelProto
+    program: dict[str, Any]
+    examples: Arrays
+
+    def module(self) -> torch.nn.Module:
+        """Return the network with its weights, afresh: the oracle leaves its own in float64."""
+        return model.load(self.network).module
+
+    def truth(self, seed: int) -> prove.Truth:
+        """Return the cases of a seed with their references and budgets at the default limit."""
+        sampled = cases.sample(self.interface, seed=seed, cap_elements=CAP_ELEMENTS.get(self.name, 1 << 18))
+        inputs = [case.inputs for case in sampled]
+        references, reason = oracle.evaluate(self.module(), self.interface, inputs, seed=seed)
+        answer = {"references": [asdict(each) for each in references], "fallback": reason}
+        return prove.truth(sampled, answer, dict.fromkeys(self.interface.outputs, Rule()))
+
+
+def export(name: str, folder: Path) -> Shipped:
+    """Export a shipped config into `folder`; resnet18, which ships without weights, with seeded ones."""
+    overrides = ()
+    if name == "resnet18":
+        torch.save(_seeded_resnet18().state_dict(), folder / "resnet18.pth")
+        overrides = (f"model.weights={folder / 'resnet18.pth'}",)
+    planned = planning.plan(Path(f"configs/{name}.yaml"), planning.Settings(out=folder, overrides=overrides))
+    interface = planned.interface
+    examples = cases.make(interface, cases.example_sizes(interface), seed=0, name="exporter").inputs
+    job = Job(model.load(planned.network).module, interface, examples, folder, {"name": name})
+    artifact = exporter.ONNX.export(job, exporter.OnnxOptions())
+    proto = onnx.load(str(artifact.files[0]))
+    return Shipped(name, planned.network, interface, proto, dict(artifact.program), examples)
+
+
+def _seeded_resnet18() -> ResNet:
+    """Return a resnet18 whose batch statistics are no zeros and ones, which would hide what becomes of them."""
+    torch.manual_seed(0)
+    network = ResNet(depth=18, num_classes=1000)
+    for each in network.modules():
+        if isinstance(each, torch.nn.BatchNorm2d):
+            for tensor in (each.weight, each.running_var):
+                torch.nn.init.uniform_(tensor, 0.5, 1.5)
+            for tensor in (each.bias, each.running_mean):
+                torch.nn.init.normal_(tensor, std=0.1)
+    return network

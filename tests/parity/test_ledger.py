@@ -1,0 +1,74 @@
+"""The ledger of torch's modules still tells what becomes of them, and its sweep survives every one."""
+
+import json
+import os
+import random
+import time
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+
+from benchmarks import module_ledger
+from benchmarks.module_ledger import BACKENDS, VERDICTS, verdict
+
+
+@pytest.fixture(scope="module")
+def ledger():
+    return json.loads(module_ledger.LEDGER.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def found(ledger):
+    """Two entries that pass, one that ONNX refuses and one with a mismatch, examined now."""
+    rng = random.Random(4)
+    of = {kind: [each["module"] for each in ledger["entries"] if verdict(each["onnx"]) == kind] for kind in VERDICTS}
+    names = [*rng.sample(of["pass"], 2), *rng.sample(of["refused"], 1), *rng.sample(of["mismatch"], 1)]
+    return list(module_ledger.sweep(names))
+
+
+def test_a_seeded_sample_fares_as_the_ledger_says(ledger, found):
+    before = {each["module"]: each for each in ledger["entries"]}
+    for each in found:
+        was = before[each["module"]]
+        assert {kind: verdict(each[kind]) for kind in BACKENDS} == {kind: verdict(was[kind]) for kind in BACKENDS}, each
+
+
+def test_the_check_notices_whatever_fares_worse_and_names_it(ledger, found, capsys):
+    assert module_ledger.check(found, ledger) == 0
+    assert "0 fare worse than in the ledger, 0 better" in capsys.readouterr().out
+    refused = next(each for each in found if verdict(each["onnx"]) == "refused")
+    once = [each | {"onnx": "pass"} if each["module"] == refused["module"] else each for each in ledger["entries"]]
+    assert module_ledger.check(found, ledger | {"entries": once}) == 1
+    assert f"worse: {refused['module']}, onnx: refused" in capsys.readouterr().out
+
+
+def test_the_ledger_holds_every_entry_of_module_db_once_with_a_known_verdict_and_no_crash(ledger):
+    assert [each["module"] for each in ledger["entries"]] == module_ledger.entries()
+    for kind in BACKENDS:
+        verdicts = Counter(verdict(each[kind]) for each in ledger["entries"])
+        assert set(verdicts) <= set(VERDICTS) - {"crash"}
+        assert verdicts == ledger["counts"][kind]
+    reasoned = [each[kind] for each in ledger["entries"] for kind in BACKENDS if each[kind] != "pass"]
+    assert all(len(each.partition(": ")[2]) > 10 for each in reasoned)
+
+
+def dies(**_):
+    os.abort()
+
+
+def hangs(**_):
+    time.sleep(60)
+
+
+def test_an_entry_that_kills_its_process_or_never_ends_is_a_crash_and_the_next_goes_on(monkeypatch):
+    with ExitStack() as stack:
+        children = module_ledger.Children(stack)
+        for job, words in (("dies", "SIGABRT"), ("hangs", "within 1 s")):
+            with monkeypatch.context() as patched:
+                patched.setattr(module_ledger, "JOB", f"tests.parity.test_ledger:{job}")
+                patched.setattr(module_ledger, "TIMEOUT_S", 1.0 if job == "hangs" else 60.0)
+                row = children.ask("nn.ReLU", "torchscript")
+            assert row["verdict"] == "crash"
+            assert words in row["reason"]
+        assert children.ask("nn.ReLU", "torchscript") == {"verdict": "pass", "reason": "", "samples": 3, "factor": 0.0}
