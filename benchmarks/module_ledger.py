@@ -11,11 +11,11 @@ and on seeded cases within their range. The worst of the samples is the entry's 
 - inexpressible: a config cannot say how this forward is called, or the module draws random numbers;
 - refused: the exporter, or the engine that opens its file, refuses;
 - mismatch: an output leaves its budget;
-- crash: the process died or took longer than two minutes, twice, or the exporter failed without a word of its own.
+- crash: the process died or took longer than five minutes, twice, or the exporter failed without a word of its own.
 
 Shapes are fixed, as the samples do not say which sizes may change. Every entry runs in a worker, a few to each, so that none
 ends the sweep. An interrupted sweep goes on where it stopped. `--check` compares with the ledger and ends with 1 where an
-entry fares worse; without it the ledger is written.
+entry fares worse; without it the ledger is written. With `--only` both are about those entries alone.
 """
 
 import argparse
@@ -55,7 +55,7 @@ VERDICTS = ("pass", "inexpressible", "refused", "mismatch", "crash")
 """From best to worst."""
 SAMPLES = 3
 ENTRIES_A_WORKER = 8
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 SEED = 0
 _SHOWN_CHARACTERS = 200
 
@@ -97,7 +97,6 @@ def examine(name: str, format: str) -> dict[str, Any]:  # noqa: A002 - the name 
         "verdict": decisive.verdict,
         "reason": _shown(decisive.reason) + which,
         "samples": len(samples),
-        "passes": sum(each.verdict == "pass" for each in found),
         "factor": max((each.factor for each in found if each.verdict == "pass"), default=None),
     }
 
@@ -303,35 +302,42 @@ def regressions(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ledger", type=Path, default=LEDGER)
-    parser.add_argument("--only", help="names of entries, with commas between; nothing is written")
-    parser.add_argument("--check", action="store_true", help="compare with the ledger")
+    parser.add_argument("--only", help="names of entries, with commas between")
+    parser.add_argument("--check", action="store_true", help="compare with the ledger instead of writing it")
     arguments = parser.parse_args()
     names = arguments.only.split(",") if arguments.only else entries()
+    before = json.loads(arguments.ledger.read_text(encoding="utf-8")) if arguments.only or arguments.check else None
+    if before and not arguments.check and before["tools"] != tools():
+        parser.error(f"the ledger was written with {before['tools']}: write it again as a whole")
     rows = Rows("module_ledger", {"only": arguments.only}, len(names) * len(BACKENDS))
     found = list(sweep(names, rows))
-    counts = {kind: dict(Counter(verdict(row[kind]) for row in found)) for kind in BACKENDS}
-    if arguments.check:
-        status = check(found, json.loads(arguments.ledger.read_text(encoding="utf-8")))
-    elif not arguments.only:
-        document = {"tools": tools(), "counts": counts, "entries": found}
-        arguments.ledger.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        status = 0
+    if before and arguments.check:
+        status = check(found, before)
     else:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
         status = 0
+        new = {each["module"]: each for each in found}
+        every = [new.get(each["module"], each) for each in before["entries"]] if before else found
+        document = {"tools": tools(), "counts": counts(every), "entries": every}
+        arguments.ledger.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     factors = [row["factor"] for row in rows.rows.values() if row.get("factor") is not None]
     rows.forget()
-    print(
-        f"{len(found)} entries: {json.dumps(counts)}; largest factor of a sample that passes: {max(factors, default=0):.3g}"
-    )
+    shown = f"largest factor of a sample that passes: {max(factors, default=0):.3g}"
+    print(f"{len(found)} entries: {json.dumps(counts(found))}; {shown}")
     raise SystemExit(status)
+
+
+def counts(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return how many entries have each verdict, by format."""
+    return {kind: dict(Counter(verdict(row[kind]) for row in found)) for kind in BACKENDS}
 
 
 def check(found: Sequence[dict[str, Any]], ledger: dict[str, Any]) -> int:
     """Print what fares worse or better than in the ledger; return the exit status."""
     if ledger["tools"] != tools():
         print(f"the ledger was written with {ledger['tools']}")
-    worse, better = regressions(ledger["entries"], found), regressions(found, ledger["entries"])
+    examined = {each["module"] for each in found}
+    before = [each for each in ledger["entries"] if each["module"] in examined]
+    worse, better = regressions(before, found), regressions(found, before)
     for each in worse:
         print(f"worse: {each}")
     print(f"{len(worse)} fare worse than in the ledger, {len(better)} better" + (": write it again" if better else ""))

@@ -18,7 +18,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark.samples import plain
 from pipeline.errors import InputError
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
@@ -62,6 +61,8 @@ class Machine:
 
     def to_json(self) -> dict[str, Any]:
         """Return the machine as JSON values."""
+        from pipeline.benchmark.samples import plain
+
         document: dict[str, Any] = plain(self)
         return document
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoint import contents, files, guess, headers, onnx_header
@@ -152,11 +153,11 @@ def _next(path: Path, header: Header, inside: tuple[str, ...]) -> tuple[str, ...
     """Return what to do with it, as commands where there is one."""
     if header.kind in _WEIGHTS:
         return (
-            f"weighbridge init {path.name}  (which of the networks that come with weighbridge takes it?)",
-            f"weighbridge init {path.name} --architecture MODULE:CLASS --trust MODULE  (your own network)",
+            f"weighbridge init {quote(str(path))}  (which of the networks that come with weighbridge takes it?)",
+            f"weighbridge init {quote(str(path))} --architecture MODULE:CLASS --trust MODULE  (your own network)",
         )
     if header.kind in (Kind.ONNX, Kind.TORCHSCRIPT):
-        return (f"weighbridge parity CONFIG --candidate {path.name}",)
+        return (f"weighbridge parity CONFIG --candidate {quote(str(path))}",)
     weights = [name for name in inside if name.lower().endswith(files.SUFFIXES)]
     if weights and header.kind is not Kind.NUMPY:
         return (f"unpack it, then: weighbridge inspect {weights[0]!r}",)

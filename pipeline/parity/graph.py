@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
+import math
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     import onnx
 
@@ -205,11 +206,9 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 
 def _constants(model: Any, folder: str) -> Iterator[Constant]:
-    from onnx import numpy_helper
-
     for graph in _graphs(model.graph):
         for initializer in graph.initializer:
-            yield Constant(initializer.name, numpy_helper.to_array(initializer, folder))
+            yield Constant(initializer.name, _array(initializer, folder))
     for node in _all_nodes(model):
         if node.op_type == "Constant":
             value = _value(node.attribute[0], folder)
@@ -217,11 +216,26 @@ def _constants(model: Any, folder: str) -> Iterator[Constant]:
                 yield Constant(node.output[0], value)
 
 
+def _array(tensor: Any, folder: str) -> Any:
+    """Return a tensor's values; those in another file are mapped, as onnx would keep a second copy of them in the model."""
+    from onnx import external_data_helper, helper, numpy_helper
+
+    if not external_data_helper.uses_external_data(tensor):
+        return numpy_helper.to_array(tensor)
+    where = external_data_helper.ExternalDataInfo(tensor)
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if dtype.itemsize * math.prod(tensor.dims) != (
+        where.length or 0
+    ):  # packed into less than a byte, or of no stated length
+        return numpy_helper.to_array(tensor, folder)
+    return np.memmap(Path(folder, where.location), dtype, "r", where.offset or 0, tuple(tensor.dims))
+
+
 def _value(attribute: Any, folder: str) -> Any:
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     if attribute.name == "value":
-        return numpy_helper.to_array(attribute.t, folder)
+        return _array(attribute.t, folder)
     if attribute.name in {"value_float", "value_floats"}:
         return np.asarray(helper.get_attribute_value(attribute), np.float32)
     if attribute.name in {"value_int", "value_ints"}:

@@ -92,8 +92,8 @@ def arrays_of(module: nn.Module) -> dict[str, Any]:
     return {name: calling.array_from(tensor) for name, tensor in tensors.items()}
 
 
-def read_onnx(path: Path) -> Any:
-    """Return a graph with its weights; external data must lie beside it.
+def read_onnx(path: Path, *, whole: bool = False) -> Any:
+    """Return a graph with its constants; external data must lie beside it. `whole`: its model holds them as well.
 
     Raises:
         InputError: it is no valid ONNX model, or its weights are missing or elsewhere.
@@ -107,7 +107,7 @@ def read_onnx(path: Path) -> Any:
     decode_error = import_module("google.protobuf.message").DecodeError
     try:
         onnx.checker.check_model(str(path))
-        return Graph(onnx.load(str(path)), path.parent)
+        return Graph(onnx.load(str(path), load_external_data=whole), path.parent)
     except (onnx.checker.ValidationError, decode_error, ValueError, OSError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
@@ -153,7 +153,7 @@ def culprit(
     gc.disable()  # as in an export, and for the same reason: see `pipeline.worker.jobs.export`
     module = model.load(TypeAdapter(Network).validate_python(network)).module
     known = searching.truths(module, TypeAdapter(Interface).validate_python(interface), examples, inputs, _OPSET)
-    graph, level = read_onnx(Path(candidate["file"])), candidate["level"]
+    graph, level = read_onnx(Path(candidate["file"]), whole=True), candidate["level"]
     fed = {candidate["inputs"][name]: array for name, array in inputs.items()}
     known = known.renamed(candidate["outputs"])
     found = searching.find(graph, fed, known, level=level)

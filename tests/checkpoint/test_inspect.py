@@ -103,3 +103,9 @@ def test_the_network_is_guessed_from_names_and_shapes(network: nn.Module, says: 
 
 def test_layers_that_do_not_feed_one_another_are_no_stack() -> None:
     assert guess.likely({"a.weight": (20, 10), "b.weight": (5, 7)}) is None
+
+
+def test_what_to_do_next_can_be_copied_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "my files.pth"
+    torch.save({"fc.weight": torch.ones(2, 3)}, path)
+    assert inspect.describe(path).next[0].startswith(f"weighbridge init '{path}'  ")

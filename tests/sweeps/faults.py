@@ -31,6 +31,7 @@ def main() -> int:
 
         def check(case: tuple[str, str, bool]) -> None:
             place, fault, required = case
+            print(f"  {place}: {fault}, {'required' if required else 'optional'}", flush=True)
             limit_s = LIMIT_S if fault in faults.TIMED else PATIENCE_S
             over_s = survive_faults(folder, folder / "out", {place: fault}, required=required, limit_s=limit_s)
             overruns_s.extend([over_s] if fault in faults.TIMED else [])
