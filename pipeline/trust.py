@@ -11,6 +11,7 @@ import sys
 import tomllib
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
@@ -75,9 +76,12 @@ def trusted_prefixes(cwd: Path, extra: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([ALWAYS_TRUSTED, *(prefix for prefix, _ in listed)]))
 
 
+_read_toml = lru_cache(maxsize=1)(tomllib.loads)  # once for a hundred configs
+
+
 def _project_trust(path: Path) -> list[str]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = _read_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:

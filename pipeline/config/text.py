@@ -6,9 +6,12 @@ import io
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tree import KeyPath, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_DEPTH = 32
 MAX_NODES = 20_000
@@ -44,7 +47,7 @@ def parse(text: str) -> tuple[Any, Spots]:
 
     yaml = YAML(typ="safe", pure=True)
     try:
-        _check_size(yaml.parse(io.StringIO(text)))
+        yaml.parser.get_event = _Limited(yaml.parser.get_event)
         node = yaml.compose(io.StringIO(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -64,17 +67,25 @@ def parse(text: str) -> tuple[Any, Spots]:
     return value, spots
 
 
-def _check_size(events: Any) -> None:
-    """Refuse deep nesting and too many values while parsing, which unlike composing does not recurse."""
-    depth = 0
-    for count, event in enumerate(events):
+@dataclass(slots=True)
+class _Limited:
+    """A parser's next event, as long as there are not too many of them or too deep: composing recurses."""
+
+    get_event: Callable[[], Any]
+    depth: int = 0
+    count: int = 0
+
+    def __call__(self) -> Any:
+        event = self.get_event()
         kind = type(event).__name__
-        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        self.depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        self.count += 1
         mark = event.start_mark
-        if depth > MAX_DEPTH + 2:  # the stream and the document count as well
+        if self.depth > MAX_DEPTH + 2:  # the stream and the document count as well
             raise FaultError(f"nested deeper than {MAX_DEPTH} levels", mark.line, mark.column)
-        if count > 2 * MAX_NODES:
+        if self.count > 2 * MAX_NODES:
             raise FaultError(f"more than {MAX_NODES} values", mark.line, mark.column)
+        return event
 
 
 @dataclass(slots=True)
