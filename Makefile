@@ -109,6 +109,12 @@ bench-parity-cost: .venv/installed  ## what parity of MiniLM costs, in multiples
 	@$(BIN)/python scripts/fetch_weights.py minilm
 	@$(BIN)/python benchmarks/parity_cost.py
 
+bench-memory: .venv/installed  ## memory of an export by process, for 0.1, 0.5, 1 and 3 GB of weights (10 GB of disk and of memory, 15 minutes)
+	@$(ONE_THREAD) $(BIN)/python benchmarks/memory.py
+
+bench-second-run: .venv/installed  ## how long an export with nothing to do takes, for one config and for a hundred
+	@$(BIN)/python benchmarks/second_run.py
+
 bench-export: .venv/installed  ## time export and parity of MiniLM against optimum's export, in the same run
 	@$(BIN)/python scripts/fetch_weights.py minilm
 	@test -x .venv-optimum/bin/optimum-cli || $(PYTHON) -m venv .venv-optimum
