@@ -590,14 +590,21 @@ def _shown(result: Result, settings: Settings, *, log_json: bool, twice: bool, a
 
 
 def _print_outcome(outcome: Outcome, *, as_json: bool) -> dict[str, Any]:
-    from pipeline.report.console import print_run
+    """Print what came of a run, with its table unless that was shown before; return it as JSON values."""
     from pipeline.report.document import read
 
-    documents = read(outcome.release)
-    if not as_json:
+    found = {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why}
+    if as_json:
+        return found | read(outcome.release)
+    if outcome.up_to_date:
+        typer.echo(f"up to date: {outcome.release}")
+    else:
+        from pipeline.report.console import print_run
+
+        documents = read(outcome.release)
         print_run(outcome.release.parent.name, documents["parity"], documents["benchmark"])
-        typer.echo(f"{'up to date: ' if outcome.up_to_date else ''}{outcome.release}")
-    return {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why, **documents}
+        typer.echo(outcome.release)
+    return found
 
 
 def _reproduced(result: Result, settings: Settings, *, log_json: bool, as_json: bool) -> dict[str, Any]:

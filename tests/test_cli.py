@@ -56,7 +56,7 @@ def test_a_second_export_is_up_to_date_and_a_change_says_what_changed(built, wei
     assert run["up_to_date"]
     assert run["release"] == str(built)
     shown = weighbridge("export", "configs/simplenet.yaml", "--out", out, "--no-benchmark")
-    assert "up to date" in shown.out
+    assert shown.out == f"up to date: {built}\n\nnext: weighbridge verify {built}\n"
 
 
 def test_a_change_of_the_config_is_named_as_the_reason_to_build_again(built, tmp_path, weighbridge):
@@ -81,15 +81,20 @@ def test_a_damaged_release_is_built_again(built, tmp_path, weighbridge):
     assert weighbridge("verify", tmp_path / "simplenet").code == 0
 
 
-def test_export_ends_with_a_table_the_path_and_the_next_command(built, weighbridge):
-    done = weighbridge("export", "configs/simplenet.yaml", "--out", built.parent.parent, "--no-benchmark")
+def test_an_export_that_made_something_ends_with_a_table_the_path_and_the_next_command(built, tmp_path, weighbridge):
+    import shutil
+
+    out = shutil.copytree(built.parent.parent, tmp_path / "out")
+    done = weighbridge(
+        "export", "configs/simplenet.yaml", "--out", out, "--no-benchmark", "--set", "release.version=2.0.0"
+    )
     for part in (
         "verdict",
         "× noise floor",
         "torchscript",
         "onnxruntime-cpu",
         "pass",
-        str(built),
+        str(out / "simplenet" / "2.0.0"),
         "next: weighbridge verify",
     ):
         assert part in done.out
