@@ -167,14 +167,17 @@ def _perturbed_runs(
 
 def _own_tensors(module: nn.Module) -> None:
     """Let each tensor own its memory: what is mapped from one file is not given back until the last of it goes."""
-    for tensor in {id(each): each for each in [*module.parameters(), *module.buffers()]}.values():
+    for tensor in _tensors(module):
         tensor.data = tensor.data.clone()
 
 
 def _floating(module: nn.Module) -> list[torch.Tensor]:
-    """Return the floating tensors of the state dict, each storage once."""
-    tensors = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
-    return [tensor for tensor in tensors.values() if tensor.is_floating_point() and tensor.numel()]
+    return [tensor for tensor in _tensors(module) if tensor.is_floating_point() and tensor.numel()]
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    """Return the parameters and buffers of a module, a tied one once."""
+    return list({id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}.values())
 
 
 def _one_ulp_away(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

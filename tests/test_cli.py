@@ -1,6 +1,7 @@
 """The commands as a person meets them: instant help, one JSON document, a table, and what to do next."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,8 +61,6 @@ def test_a_second_export_is_up_to_date_and_a_change_says_what_changed(built, wei
 
 
 def test_a_change_of_the_config_is_named_as_the_reason_to_build_again(built, tmp_path, weighbridge):
-    import shutil
-
     shutil.copytree(built.parent, tmp_path / "simplenet")
     done = weighbridge(
         "export", "configs/simplenet.yaml", "--out", tmp_path, "--no-benchmark", "--set", "parity.seed=1", "--json"
@@ -72,8 +71,6 @@ def test_a_change_of_the_config_is_named_as_the_reason_to_build_again(built, tmp
 
 
 def test_a_damaged_release_is_built_again(built, tmp_path, weighbridge):
-    import shutil
-
     shutil.copytree(built.parent, tmp_path / "simplenet")
     (tmp_path / "simplenet" / built.name / "model.onnx").write_bytes(b"gone")
     done = weighbridge("export", "configs/simplenet.yaml", "--out", tmp_path, "--no-benchmark")
@@ -82,8 +79,6 @@ def test_a_damaged_release_is_built_again(built, tmp_path, weighbridge):
 
 
 def test_an_export_that_made_something_ends_with_a_table_the_path_and_the_next_command(built, tmp_path, weighbridge):
-    import shutil
-
     out = shutil.copytree(built.parent.parent, tmp_path / "out")
     done = weighbridge(
         "export", "configs/simplenet.yaml", "--out", out, "--no-benchmark", "--set", "release.version=2.0.0"

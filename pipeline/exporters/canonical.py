@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
 import zipfile
@@ -153,10 +152,11 @@ def _write_external(tensors: list[onnx.TensorProto], source: Path, target: Path)
 
 def _copy_external(where: ExternalDataInfo, source: Path, file: IO[bytes]) -> int:
     """Append what a tensor refers to to a file; return its length in bytes."""
-    with (source / where.location).open("rb") as content:
-        content.seek(where.offset or 0)
-        left_bytes = where.length or content.seek(0, os.SEEK_END) - content.seek(where.offset or 0)
-        length_bytes = left_bytes
+    path, offset_bytes = source / where.location, where.offset or 0
+    length_bytes: int = where.length or path.stat().st_size - offset_bytes
+    left_bytes = length_bytes
+    with path.open("rb") as content:
+        content.seek(offset_bytes)
         while left_bytes:
             chunk = content.read(min(left_bytes, _CHUNK_BYTES))
             if not chunk:

@@ -84,10 +84,8 @@ def rerun(folder: Path, *, in_this_process: bool) -> int:
 
     with (folder / CALLS).open("rb") as file:
         document = wire.load(file)
-    setup, calls = (
-        document["setup"],
-        [each | {"arguments": _found(each["arguments"], folder)} for each in document["calls"]],
-    )
+    setup = document["setup"]
+    calls = [each | {"arguments": _found(each["arguments"], folder)} for each in document["calls"]]
     if in_this_process:
         from pipeline.worker.jobs import Jobs
 

@@ -195,9 +195,8 @@ class Worker:
             message += "; its last words:" + "".join(f"\n  | {line[:_SHOWN_COLUMNS]}" for line in last)
         if self._terms.crashes:
             setup = {"label": self.label, "memory_bytes": self._terms.memory_bytes, **self._setup}
-            with contextlib.suppress(
-                errors.WeighbridgeError, OSError
-            ):  # what failed matters more than how to repeat it
+            # What failed matters more than how to repeat it.
+            with contextlib.suppress(errors.WeighbridgeError, OSError):
                 script = crash.write(self._terms.crashes, message, setup, [*self._kept, request])
                 message += f"\n  again, by itself: python {script}"
         self._failure = errors.WorkerError(message, hint=hint)
