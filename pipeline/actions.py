@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from pipeline import cases, dependencies, driver, stages
 from pipeline.backends.table import backends
@@ -15,6 +16,7 @@ from pipeline.benchmark import compare as comparing
 from pipeline.benchmark import timing
 from pipeline.checkpoint.files import digest
 from pipeline.config import BenchmarkConfig, resolved
+from pipeline.config.text import parse_value
 from pipeline.errors import DigestError, ExportError, GateError, InputError, UnavailableError
 from pipeline.parity import candidate, prove
 from pipeline.parity.jobs import SIGNATURE
@@ -24,7 +26,7 @@ from pipeline.release import verify as verifying
 from pipeline.report import document
 from pipeline.stages import STAGES, State
 from pipeline.store import atomic_write, disk_errors, private_directory
-from pipeline.types import Artifact, Variant
+from pipeline.types import Artifact, Variant, in_words
 from pipeline.worker.process import Worker
 from pipeline.worker.session import opened
 
@@ -160,7 +162,7 @@ def _benchmark_release(release: Path, settings: Settings) -> dict[str, Any]:
         raise DigestError(f"{release} is not what was released: {problems[0]}", hint="fetch the release again")
     manifest = standalone.read_manifest(release)
     configured = manifest.get("config", {})
-    chosen = BenchmarkConfig.model_validate(configured.get("benchmark", {}) | _benchmark_overrides(settings.overrides))
+    chosen = _benchmark_config(configured.get("benchmark", {}) | _benchmark_overrides(settings.overrides))
     variants = _present(
         [
             Variant(
@@ -194,11 +196,22 @@ def _benchmark_release(release: Path, settings: Settings) -> dict[str, Any]:
         None,
         chosen,
         seed=configured.get("parity", {}).get("seed", 0),
-        threads=chosen.threads or settings.threads,
+        threads=settings.threads,
         timeout_s=VERIFY_TIMEOUT_S,
         report=settings.report,
     )
     return document.read(release) | {"benchmark": document.benchmark(timings)}
+
+
+def _benchmark_config(values: Mapping[str, Any]) -> BenchmarkConfig:
+    try:
+        return BenchmarkConfig.model_validate(values)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise InputError(
+            f"benchmark.{wrong['loc'][0]} is {wrong['input']!r}: {wrong['msg'].lower()}",
+            hint="weighbridge schema says what each setting may be",
+        ) from None
 
 
 def _benchmark_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -212,7 +225,10 @@ def _benchmark_overrides(overrides: Sequence[str]) -> dict[str, Any]:
                 f"--set {each}: a release is timed as it was configured",
                 hint="of a release, benchmark.seconds, .margin, .threads and .reference can be set",
             )
-        found[name] = value if name == "reference" else json.loads(value)
+        try:
+            found[name] = parse_value(value)
+        except ValueError as error:
+            raise InputError(f"--set {each}: {error}", hint="give a value as in a config") from None
     return found
 
 
@@ -253,10 +269,7 @@ def _described(planned: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
             + (f", cannot run here: {variant.unavailable}" if variant.unavailable else "")
             for variant in planned.variants
         ],
-        "parity cases": [
-            f"{case.name}: " + (", ".join(f"{name}={size}" for name, size in case.sizes.items()) or "fixed sizes")
-            for case in sampled
-        ],
+        "parity cases": [f"{case.name}: {in_words(case.sizes)}" for case in sampled],
         "benchmark": f"{config.benchmark.seconds:g} s, against {config.benchmark.reference}",
     }
 

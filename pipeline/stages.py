@@ -375,14 +375,17 @@ def _benchmark(state: State) -> State:
 
 def _dropped(benchmark: Mapping[str, Any]) -> dict[str, str]:
     """Return why backends dropped out of a benchmark."""
-    return {name: reason for size in benchmark["sizes"] for name, reason in size["samples"]["failures"].items()}
+    arms = benchmark.get("arms", {})
+    failures = [failure for size in benchmark["sizes"] for failure in size["samples"]["failures"].items()]
+    # Keyed by the variant: its name may tell threads too, or that it is the reference's second copy.
+    return {arms.get(name, {"variant": name})["variant"]: reason for name, reason in failures}
 
 
 def _timed(state: State, passed: Sequence[Variant]) -> Mapping[str, Any]:
     if not state.settings.reuse_timings:
         return measured(state.plan, passed, state.settings, _terms(state))
     files = {artifact.format: artifact.files for artifact in state.artifacts}
-    key = dependencies.of_timings(state.plan, passed, files, _threads(state.plan, state.settings))
+    key = dependencies.of_timings(state.plan, passed, files, state.settings.threads)
     known: Mapping[str, Any] | None = kept.recall(_cache(state), key)
     if known is not None:
         state.settings.report(Event("benchmark", "timings", "reused"))
@@ -404,16 +407,12 @@ def measured(
             planned.network,
             planned.config.benchmark,
             seed=planned.config.parity.seed,
-            threads=_threads(planned, settings),
+            threads=settings.threads,
             timeout_s=planned.config.limits.run_seconds,
             report=settings.report,
             terms=terms,
         )
     return document.benchmark(timings)
-
-
-def _threads(planned: Plan, settings: Settings) -> int:
-    return planned.config.benchmark.threads or settings.threads
 
 
 def _release(state: State) -> State:

@@ -19,6 +19,11 @@ Sizes = Mapping[str, int]
 """Dimension name → size."""
 
 
+def in_words(sizes: Sizes) -> str:
+    """Return the words for a combination of sizes, as every message and report has them."""
+    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "fixed sizes"
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One set of inputs: what kind of values, at which sizes, with the arrays themselves by input name."""

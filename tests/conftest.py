@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
 from pipeline.exporters import canonical
@@ -18,6 +19,10 @@ from pipeline.release import bundle
 from pipeline.release.bundle import ModelFile, ReleaseContent
 from pipeline.release.standalone import Golden, GoldenCase
 from pipeline.types import Dimension, InputSpec, Interface
+
+# A machine that others use too may take any time for an example: no test fails for it.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 IDENTITY = {"name": "tiny", "weights_sha256": "ab" * 32}
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 8),), ("logits", "best"))

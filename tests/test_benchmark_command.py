@@ -31,6 +31,28 @@ def test_a_release_is_timed_without_the_networks_code(weighbridge, release):
     assert ours < theirs
 
 
+def test_numbers_of_threads_are_timed_against_each_other_in_the_same_rounds(weighbridge, release):
+    done = weighbridge("benchmark", release, "--seconds", "2", "--set", "benchmark.threads=[1,2]", "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    names = {f"{name}, {count}" for name in ("torchscript", "onnxruntime-cpu") for count in ("1 thread", "2 threads")}
+    assert document["arms"]["onnxruntime-cpu, 2 threads"] == {"variant": "onnxruntime-cpu", "threads": 2}
+    for size in document["sizes"]:
+        assert size["reference"] == "torchscript, 1 thread"
+        assert {row["name"] for row in size["rows"]} == {*names, "torchscript, 1 thread (A/A)"}
+        for name in names:
+            threads = {launch["arms"][name]["facts"]["threads"] for launch in size["samples"]["launches"]}
+            assert threads == {document["arms"][name]["threads"]}
+
+
+@pytest.mark.parametrize(
+    "setting", ["threads=[0]", "threads=two", "threads=[", "seconds=-1", "margin={}", "reference=[]"]
+)
+def test_a_setting_that_cannot_be_is_refused_by_name(weighbridge, release, setting):
+    found = weighbridge("benchmark", release, "--set", f"benchmark.{setting}")
+    assert found.failed_with(2, f"benchmark.{setting.partition('=')[0]}")
+
+
 def test_a_release_that_was_changed_is_not_run(weighbridge, release, tmp_path):
     copy = shutil.copytree(release, tmp_path / "copy")
     with (copy / "model.torchscript").open("ab") as file:

@@ -41,12 +41,15 @@ class Session:
     `run` takes and returns numpy arrays by name and never aliases what it returned before. `bind` fixes the inputs and
     returns the call that is timed: host arrays in, host arrays out, complete when it returns. `placement` ends the recording
     of a watched session and says where its calls ran (see `pipeline.backends.placement.summary`); None if it cannot.
+    `bind_on_device` fixes the inputs in the device's own memory and returns a function that makes so many calls and returns
+    how long each took there, in ns, without copies to or from the host; None for what runs in the host's memory anyway.
     """
 
     run: Callable[[Arrays], dict[str, Any]]
     bind: Callable[[Arrays], Callable[[], object]]
     facts: Mapping[str, Any] = field(default_factory=dict)
     placement: Callable[[], dict[str, Any]] | None = None
+    bind_on_device: Callable[[Arrays], Callable[[int], list[int]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.benchmark import machine
 from pipeline.benchmark.statistics import holm
 from pipeline.errors import InputError
+from pipeline.types import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -164,7 +165,7 @@ def _drift(base: Document, candidate: Document, margin: float) -> str | None:
         return None
     rows = _rows(base), _rows(candidate)
     for size in base["benchmark"]["sizes"]:
-        key = (_sizes_of(size), size["reference"])
+        key = (in_words(size["sizes"]), size["reference"])
         if size["reference"] != "eager" or key not in rows[1]:
             continue
         ratio = rows[1][key]["median_ms"] / rows[0][key]["median_ms"]
@@ -225,7 +226,7 @@ def _undecided(change: Change, reason: str) -> Change:
 def _rows(document: Document) -> dict[tuple[str, str], Document]:
     """Return every timed row by size and backend, without the reference's second copy."""
     return {
-        (_sizes_of(size), row["name"]): row
+        (in_words(size["sizes"]), row["name"]): row
         for size in document["benchmark"]["sizes"]
         for row in size["rows"]
         if row["name"] != size["control"] and row["median_ms"] is not None
@@ -235,10 +236,6 @@ def _rows(document: Document) -> dict[tuple[str, str], Document]:
 def _figures(document: Document) -> list[Document]:
     figures: list[Document] = document["benchmark"].get("figures", {}).get("backends", [])
     return figures
-
-
-def _sizes_of(size: Document) -> str:
-    return ", ".join(f"{name}={value}" for name, value in size["sizes"].items()) or "fixed sizes"
 
 
 def _label(key: tuple[str, str]) -> str:

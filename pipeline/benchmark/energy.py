@@ -1,11 +1,10 @@
-"""Counters of the energy a package or a GPU has used, where the machine has them and lets us read them.
+"""Counters of the energy that CPU packages have used, where the machine has them and lets us read them.
 
-Sources: Linux's Documentation/power/powercap/powercap.rst (RAPL); the NVML reference manual.
+Source: Linux's Documentation/power/powercap/powercap.rst (RAPL).
 """
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
     Meter = Callable[[], float]
     """Joules used since some moment."""
-
-_NVML = "libnvidia-ml.so.1"
 
 
 def cpu_meter(root: Path = Path("/")) -> Meter | None:
@@ -38,24 +35,5 @@ def cpu_meter(root: Path = Path("/")) -> Meter | None:
             total_uj += (now - last[file]) % (ranges[file] + 1)  # the counter wraps around
             last[file] = now
         return total_uj / 1e6
-
-    return read
-
-
-def gpu_meter(index: int = 0) -> Meter | None:
-    """Return a meter of one NVIDIA GPU, or None if NVML is not here or the GPU counts no energy."""
-    try:
-        nvml = ctypes.CDLL(_NVML)
-    except OSError:
-        return None
-    device, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
-    if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)):
-        return None
-    if nvml.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules)):
-        return None
-
-    def read() -> float:
-        nvml.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules))
-        return millijoules.value / 1e3
 
     return read

@@ -34,6 +34,29 @@ def backend(name: str, samples: Mapping[str, Samples], file_bytes: int | None) -
         "peak_bytes": _median(peaks),
         "peak_bytes_by_launch": peaks,
         "file_bytes": file_bytes,
+        "gpu": _on_gpu(facts),
+    }
+
+
+def _on_gpu(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return what the launches tell of their GPU, None for a backend on none: medians, and all that throttled it."""
+    taken = [each for each in facts if "device_ms" in each]
+    if not taken:
+        return None
+    states = [each["gpu"] for each in taken if each["gpu"]]
+    middle = {
+        key: _median([state[key] for state in states if state[key] is not None])
+        for key in ("sm_mhz", "max_sm_mhz", "memory_mhz", "temperature_c", "power_w")
+    }
+    return {
+        "device_ms": {
+            scenario: _median(
+                [each["device_ms"][scenario] for each in taken if each["device_ms"][scenario] is not None]
+            )
+            for scenario in taken[0]["device_ms"]
+        },
+        **middle,
+        "throttled_by": sorted({reason for state in states for reason in state["throttled_by"]}),
     }
 
 

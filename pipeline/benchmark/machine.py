@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.benchmark import gpu
 from pipeline.errors import InputError
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
@@ -35,6 +36,7 @@ _DECISIVE = {
     "quota_cores": "CPU quota [cores]",
     "system": "operating system",
     "thread_variables": "thread variables",
+    "gpus": "GPUs and their driver",
 }
 
 
@@ -58,6 +60,7 @@ class Machine:
     python: str
     packages: Mapping[str, str]
     thread_variables: Mapping[str, str]
+    gpus: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the machine as JSON values."""
@@ -120,6 +123,7 @@ def describe(root: Path = Path("/")) -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         packages=_versions(PACKAGES),
         thread_variables={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        gpus=gpu.describe(),
     )
 
 

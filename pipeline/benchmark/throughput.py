@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import cases
 from pipeline.errors import WeighbridgeError
+from pipeline.types import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -106,5 +107,5 @@ def _rate(name: str, worker: Caller, point: Point, seconds: float) -> Rate:
 
 
 def _label(point: Point) -> str:
-    sizes = ", ".join(f"{key}={size}" for key, size in point.case.sizes.items()) or "fixed sizes"
+    sizes = in_words(point.case.sizes)
     return sizes if point.callers == 1 else f"{sizes}, {point.callers} callers"

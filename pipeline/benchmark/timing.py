@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import cases
 from pipeline.backends.table import backends
-from pipeline.benchmark import energy, figures, machine, rounds, throughput
+from pipeline.benchmark import energy, figures, gpu, machine, rounds, throughput
 from pipeline.benchmark.samples import Plan, Samples
 from pipeline.benchmark.statistics import Analysis, analyse
 from pipeline.errors import WeighbridgeError
-from pipeline.types import Event
+from pipeline.types import Event, in_words
 from pipeline.worker.process import Worker
 from pipeline.worker.session import opened
 
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 
 RESERVED_SHARE = 0.1
 ROOFLINE_S = 0.3
+ON_DEVICE_S = 0.05
 # Under load a call may take a thousand times what it took to warm up, because threads wait for one another.
 LONGEST_BLOCK_S = 0.24
+_OWN_THREADS = {"threads", "intra_op_num_threads"}
 MACHINE_TIMEOUT_S = 60.0
 
 
@@ -47,9 +50,11 @@ class SizeTiming:
 class Timings:
     """What was measured, and on what machine (JSON values).
 
-    `figures` hold what else than latency was measured: see `_figures`.
+    `arms` say of each name in the results which variant it is and how many threads it was given. `figures` hold what else
+    than latency was measured: see `_figures`.
     """
 
+    arms: Mapping[str, Mapping[str, Any]]
     sizes: tuple[SizeTiming, ...]
     machine: Mapping[str, Any]
     pressure: Mapping[str, Any]
@@ -58,26 +63,50 @@ class Timings:
     elapsed_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Entrant:
+    """A variant with the threads it is given, under the name its results carry."""
+
+    name: str
+    variant: Variant
+    threads: int
+
+
 @dataclass
 class WorkerScenarios:
-    """An opened worker, its inputs bound under the names of the scenarios."""
+    """An opened worker, its inputs bound under the names of the scenarios; `gpu` is the index of the one it runs on."""
 
     worker: Worker
     opened: Mapping[str, Any]
     timeout_s: float
     meter: Meter | None = None
+    gpu: int | None = None
     joules: dict[str, float] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+    scenarios: list[str] = field(default_factory=list)
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What opening told, the worker's memory now, and the joules that went into the timed calls."""
+        """What opening told, the worker's memory now, the joules that went into the timed calls, and what its GPU tells."""
         used = {name: self.joules[name] / self.calls[name] for name in self.joules}
         memory = self.worker.call("memory", timeout_s=self.timeout_s)
-        return {**self.opened, **memory, "joules_per_call": used}
+        return {**self.opened, **memory, "joules_per_call": used, **self._on_gpu()}
+
+    def _on_gpu(self) -> dict[str, Any]:
+        if self.gpu is None:
+            return {}
+        now = gpu.state(self.gpu)  # while it is still warm from the rounds
+        alone = {name: self._device_ms(name) for name in self.scenarios}
+        return {"device_ms": alone, "gpu": now and now.to_json()}
+
+    def _device_ms(self, scenario: str) -> float | None:
+        """Return the median time of a call in the GPU's own memory."""
+        found = self.worker.call("on_device", timeout_s=self.timeout_s, scenario=scenario, seconds=ON_DEVICE_S)
+        return statistics.median(found) / 1e6 if found else None
 
     def bind(self, scenario: str, inputs: Arrays) -> None:
         """Fix the inputs of a scenario."""
+        self.scenarios.append(scenario)
         self.worker.call("bind", timeout_s=self.timeout_s, scenario=scenario, inputs=dict(inputs))
 
     def block(self, scenario: str, calls: int) -> Sequence[int]:
@@ -99,6 +128,27 @@ class WorkerScenarios:
         return found
 
 
+def entrants(variants: Sequence[Variant], threads: Sequence[int]) -> list[Entrant]:
+    """Return every variant at every number of threads, which its name tells if there are several.
+
+    A variant whose options say its threads, or that runs on a GPU, takes part once.
+    """
+    if len(threads) == 1:
+        return [Entrant(variant.name, variant, threads[0]) for variant in variants]
+    found = []
+    for variant in variants:
+        fixed = backends()[variant.backend].device != "cpu" or not variant.options.keys().isdisjoint(_OWN_THREADS)
+        if fixed:
+            found.append(Entrant(variant.name, variant, threads[0]))
+        else:
+            found += [Entrant(f"{variant.name}, {_of_threads(count)}", variant, count) for count in threads]
+    return found
+
+
+def _of_threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
 def measure(  # noqa: PLR0913 - what a run is made of
     variants: Sequence[Variant],
     interface: Interface,
@@ -111,17 +161,24 @@ def measure(  # noqa: PLR0913 - what a run is made of
     report: Callable[[Event], None],
     terms: Terms | None = None,
 ) -> Timings | None:
-    """Time `variants` at the configured sizes within `settings.seconds`; None if the reference is not among them."""
-    if settings.reference not in {variant.name for variant in variants}:
+    """Time `variants` at the configured sizes and numbers of threads within `settings.seconds`.
+
+    `threads`: how many a backend gets where the settings do not say. With several numbers the reference is the configured
+    backend at the first of them, so that a verdict on threads comes from the same interleaved rounds as any other. Returns
+    None if the reference is not among the variants.
+    """
+    contestants = entrants(variants, settings.thread_counts(threads))
+    reference = next((each.name for each in contestants if each.variant.name == settings.reference), None)
+    if reference is None:
         return None
+    most = max(each.threads for each in contestants)
     began_s, before = time.monotonic(), machine.pressure()
     inputs = _inputs(interface, settings, seed)
     arms = [
-        rounds.Arm(variant.name, _launcher(variant, interface, network, inputs, threads, timeout_s, terms))
-        for variant in variants
+        rounds.Arm(each.name, _launcher(each, interface, network, inputs, timeout_s, terms)) for each in contestants
     ]
     report(Event("benchmark", "backends", "working", "what this machine reaches", 0.0))
-    reached = _machine(variants, inputs, threads)
+    reached = _machine(variants, inputs, most)
     spent_s = time.monotonic() - began_s
     rates: list[throughput.Rate] = []
     notes: list[str] = []
@@ -134,13 +191,13 @@ def measure(  # noqa: PLR0913 - what a run is made of
     def finale(timed: Mapping[str, rounds.Timed], seconds: float) -> None:
         workers = {name: cast("WorkerScenarios", each) for name, each in timed.items() if "(A/A)" not in name}
         sizes = next(iter(inputs.values())).sizes
-        found = throughput.measure(workers, throughput.points(interface, sizes, threads, seed), seconds)
+        found = throughput.measure(workers, throughput.points(interface, sizes, most, seed), seconds)
         rates.extend(found[0])
         notes.extend(found[1])
 
     samples = rounds.run(
         arms,
-        reference=settings.reference,
+        reference=reference,
         scenarios=list(inputs),
         plan=Plan(seconds=max(settings.seconds - spent_s, 0.1), reserve_s=RESERVED_SHARE * settings.seconds),
         clock=time.monotonic,
@@ -150,11 +207,12 @@ def measure(  # noqa: PLR0913 - what a run is made of
     )
     analysed = {name: analyse(each, margin=settings.margin) for name, each in samples.items()}
     return Timings(
+        arms={each.name: {"variant": each.variant.name, "threads": each.threads} for each in contestants},
         sizes=tuple(SizeTiming(inputs[name].sizes, each, analysed[name]) for name, each in samples.items()),
         machine=machine.describe().to_json(),
         pressure=machine.pressure_during(before, machine.pressure()),
         figures={
-            **_figures(variants, inputs, samples, analysed, reached),
+            **_figures(contestants, inputs, samples, analysed, reached),
             "throughput": [asdict(each) for each in rates],
             "throughput_notes": notes,
         },
@@ -183,7 +241,7 @@ def _machine(variants: Sequence[Variant], inputs: Mapping[str, Case], threads: i
 
 
 def _figures(
-    variants: Sequence[Variant],
+    contestants: Sequence[Entrant],
     inputs: Mapping[str, Case],
     samples: Mapping[str, Samples],
     analysed: Mapping[str, Analysis],
@@ -193,7 +251,7 @@ def _figures(
     graph = reached["graph"]
     arrays = {name: sum(array.nbytes for array in case.inputs.values()) for name, case in inputs.items()}
     return {
-        "backends": [figures.backend(each.name, samples, _file_bytes(each)) for each in variants],
+        "backends": [figures.backend(each.name, samples, _file_bytes(each.variant)) for each in contestants],
         "roofline": reached["roofline"],
         "graph": graph,
         "achieved": {
@@ -205,7 +263,7 @@ def _figures(
             )
             for name, each in analysed.items()
         },
-        "energy": _energy(variants, samples),
+        "energy": _energy([each.name for each in contestants], samples),
         "notes": reached["notes"],
     }
 
@@ -218,17 +276,17 @@ def _file_bytes(variant: Variant) -> int | None:
     return variant.file.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
 
 
-def _energy(variants: Sequence[Variant], samples: Mapping[str, Samples]) -> dict[str, Any]:
+def _energy(names: Sequence[str], samples: Mapping[str, Samples]) -> dict[str, Any]:
     """Return the joules of a call by size and backend, or that they are not measurable here."""
     found: dict[str, dict[str, float]] = {}
     for scenario, each in samples.items():
-        for variant in variants:
-            arms = [launch.arms[variant.name].facts for launch in each.launches if variant.name in launch.arms]
+        for name in names:
+            arms = [launch.arms[name].facts for launch in each.launches if name in launch.arms]
             used = [
                 facts["joules_per_call"][scenario] for facts in arms if scenario in facts.get("joules_per_call", {})
             ]
             if used:
-                found.setdefault(scenario, {})[variant.name] = math.fsum(used) / len(used)
+                found.setdefault(scenario, {})[name] = math.fsum(used) / len(used)
     reason = None if found else "not measurable: no RAPL or NVML counter can be read here"
     return {"joules_per_call": found, "reason": reason}
 
@@ -239,28 +297,30 @@ def _inputs(interface: Interface, settings: BenchmarkConfig, seed: int) -> dict[
     found = {}
     for sizes in settings.sizes or [{}]:
         whole = lowest | sizes
-        name = ", ".join(f"{key}={size}" for key, size in whole.items()) or "fixed sizes"
-        found[name] = cases.make(interface, whole, seed=seed, name="benchmark")
+        found[in_words(whole)] = cases.make(interface, whole, seed=seed, name="benchmark")
     return found
 
 
 def _launcher(
-    variant: Variant,
+    entrant: Entrant,
     interface: Interface,
     network: Network | None,
     inputs: Mapping[str, Case],
-    threads: int,
     timeout_s: float,
     terms: Terms | None,
 ) -> Any:
+    variant = entrant.variant
+    on_gpu = backends()[variant.backend].device == "cuda"
+    index = variant.options.get("device_id", 0) if on_gpu else None
+
     @contextmanager
     def launch() -> Iterator[WorkerScenarios]:
         began = time.monotonic()
-        session = opened(variant, interface, network, threads=threads, timeout_s=timeout_s, terms=terms)
+        session = opened(variant, interface, network, threads=entrant.threads, timeout_s=timeout_s, terms=terms)
         with session as (worker, facts):
             started_ms = (time.monotonic() - began) * 1e3
-            meter = energy.gpu_meter() if backends()[variant.backend].device == "cuda" else energy.cpu_meter()
-            scenarios = WorkerScenarios(worker, {**facts, "start_ms": started_ms}, timeout_s, meter)
+            meter = energy.cpu_meter() if index is None else gpu.meter(index)
+            scenarios = WorkerScenarios(worker, {**facts, "start_ms": started_ms}, timeout_s, meter, index)
             for name, case in inputs.items():
                 scenarios.bind(name, case.inputs)
             yield scenarios

@@ -55,6 +55,7 @@ Number = Annotated[int | float, BeforeValidator(_number)]
 Size = Annotated[int | str, BeforeValidator(_size)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class _Section(BaseModel):
@@ -161,9 +162,14 @@ class BenchmarkConfig(_Section):
     )
     seconds: Positive = Field(default=20.0, description="Budget of the whole benchmark, starting processes included")
     margin: Positive = Field(default=0.03, description="Relative differences below this count as the same")
-    threads: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Threads of every backend; null: its default"
+    threads: Count | Annotated[list[Count], Field(min_length=1)] | None = Field(
+        default=None, description="Threads of every backend, or several numbers to time each with; null: all cores"
     )
+
+    def thread_counts(self, default: int) -> list[int]:
+        """Return every number of threads to time a backend with, in the order given, `default` if none is."""
+        given = self.threads if isinstance(self.threads, list) else [self.threads or default]
+        return list(dict.fromkeys(given))
 
 
 class ReleaseConfig(_Section):

@@ -14,7 +14,7 @@ from pipeline.errors import WeighbridgeError
 from pipeline.parity import jobs, prove
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import compare, worst
-from pipeline.types import Event, Variant
+from pipeline.types import Event, Variant, in_words
 from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
@@ -219,8 +219,7 @@ def sentence(explanation: Mapping[str, Any]) -> str:
     place = f"{explanation['backend']}: the first rung that breaks is '{explanation['broke']}'" if explanation["broke"] else (
         f"{explanation['backend']}: every rung of the ladder passes on its smallest case"
     )  # fmt: skip
-    sizes = ", ".join(f"{name}={size}" for name, size in explanation["case"]["sizes"].items()) or "fixed sizes"
-    case = f"smallest case '{explanation['case']['name']}': {sizes}"
+    case = f"smallest case '{explanation['case']['name']}': {in_words(explanation['case']['sizes'])}"
     culprit = explanation["culprit"]
     if not culprit:
         return f"{place} ({case}); {explanation['problem']}"

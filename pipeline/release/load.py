@@ -175,7 +175,7 @@ def _device(backend: str) -> str | None:
 def _medians_ms(release: Path) -> dict[str, float]:
     """Return how fast each variant was when the release was timed: the mean of the logarithms over all sizes.
 
-    A report is of the machine that built the release, and may hold no timings: then nothing is returned.
+    That is at its best number of threads, where several were timed. A report is of the machine that built the release, and may hold no timings: then nothing is returned.
     """
     try:
         report = json.loads((release / standalone.REPORT / "benchmark.json").read_bytes())
@@ -183,9 +183,11 @@ def _medians_ms(release: Path) -> dict[str, float]:
         logs: dict[str, list[float]] = {}
         for row in rows:
             logs.setdefault(row["name"], []).append(math.log(row["median_ms"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        means = {name: sum(each) / len(each) for name, each in logs.items() if len(each) == len(report["sizes"])}
+        arms = {name: report.get("arms", {}).get(name, {}).get("variant", name) for name in means}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return {name: sum(each) / len(each) for name, each in logs.items() if len(each) == len(report["sizes"])}
+    return {variant: min(means[name] for name in arms if arms[name] == variant) for variant in arms.values()}
 
 
 def _choose(

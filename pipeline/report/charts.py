@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from pipeline.report.content import sizes_of
+from pipeline.types import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ def charts(parity: Document, benchmark: Document) -> dict[str, tuple[str, Spec]]
     """Return each plot by its name in the content, with the words that stand for it where it cannot be seen."""
     made: dict[str, tuple[str, Any]] = {}
     for index, size in enumerate(benchmark["sizes"]):
-        where = sizes_of(size)
+        where = in_words(size["sizes"])
         made[f"ratio-{index}"] = f"Time over that of {size['reference']} with its interval, {where}", _ratio(size)
         made[f"latency-{index}"] = f"Distribution of the time of a call by backend, {where}", _latency(size)
     if figures := benchmark.get("figures"):
@@ -117,7 +117,7 @@ def _throughput(figures: Document) -> Any:
 
     rows = [
         {"backend": each["name"], "per_second": each["per_second"], "callers": each["callers"],
-         "batch": next(iter(each["sizes"].values()), 1), "sizes": sizes_of(each)}
+         "batch": next(iter(each["sizes"].values()), 1), "sizes": in_words(each["sizes"])}
         for each in figures["throughput"]
     ]  # fmt: skip
     if not rows:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.backends.placement import problems
 from pipeline.report.rows import HEADINGS, factor, in_units, milliseconds, rows, verdict
+from pipeline.types import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ def content(name: str, parity: Document, benchmark: Document) -> Content:
         *_latency(benchmark),
         *_throughput(benchmark),
         *_cold(benchmark),
+        *_gpu(benchmark),
         _parity(parity),
         *_placement(parity),
         *_explanations(parity),
@@ -66,13 +68,8 @@ def content(name: str, parity: Document, benchmark: Document) -> Content:
 
 def figures(benchmark: Document) -> list[Section]:
     """Return the sections on what was measured besides latencies, those with a table."""
-    found = [*_throughput(benchmark), *_cold(benchmark), *_roofline(benchmark)]
+    found = [*_throughput(benchmark), *_cold(benchmark), *_gpu(benchmark), *_roofline(benchmark)]
     return [section for section in found if section.body]
-
-
-def sizes_of(size: Document) -> str:
-    """Return the words for a combination of sizes."""
-    return ", ".join(f"{name}={value}" for name, value in size["sizes"].items()) or "fixed sizes"
 
 
 def _verdict(parity: Document, benchmark: Document, failed: Sequence[Document]) -> Iterator[str]:
@@ -88,15 +85,15 @@ def _verdict(parity: Document, benchmark: Document, failed: Sequence[Document]) 
     for size in benchmark["sizes"]:
         best = [row for row in size["rows"] if row["verdict"] == "faster"]
         if not size["can_tell"]:
-            yield f"Which backend is fastest at {sizes_of(size)} cannot be told: {size['reason']}."
+            yield f"Which backend is fastest at {in_words(size['sizes'])} cannot be told: {size['reason']}."
         elif best:
             first = min(best, key=lambda row: row["ratio"])
             yield (
-                f"At {sizes_of(size)} {first['name']} takes {first['ratio']:.2f} of the time of {size['reference']} "
+                f"At {in_words(size['sizes'])} {first['name']} takes {first['ratio']:.2f} of the time of {size['reference']} "
                 f"({milliseconds(first['median_ms'])} a call)."
             )
         else:
-            yield f"At {sizes_of(size)} no backend is proven faster than {size['reference']}."
+            yield f"At {in_words(size['sizes'])} no backend is proven faster than {size['reference']}."
 
 
 def _latency(benchmark: Document) -> Iterator[Section]:
@@ -121,7 +118,7 @@ def _latency(benchmark: Document) -> Iterator[Section]:
             *(f"{name} dropped out: {reason}" for name, reason in size["samples"]["failures"].items()),
         )
         charts = (f"ratio-{index}", f"latency-{index}")
-        yield Section(f"Latency, {sizes_of(size)}", text, headings, body, charts)
+        yield Section(f"Latency, {in_words(size['sizes'])}", text, headings, body, charts)
 
 
 def _throughput(benchmark: Document) -> Iterator[Section]:
@@ -129,7 +126,13 @@ def _throughput(benchmark: Document) -> Iterator[Section]:
     if not figures:
         return
     body = tuple(
-        (each["name"], sizes_of(each), str(each["callers"]), f"{each['per_second']:,.4g}", f"{each['calls']:,}")
+        (
+            each["name"],
+            in_words(each["sizes"]),
+            str(each["callers"]),
+            f"{each['per_second']:,.4g}",
+            f"{each['calls']:,}",
+        )
         for each in figures["throughput"]
     )
     text = ["Items (of the batch) a second; one short stretch each, in what the latencies left of the budget."]
@@ -170,8 +173,43 @@ def _joules(energy: Document) -> str:
     return f"Energy of the whole package: {', '.join(found)}."
 
 
+def _gpu(benchmark: Document) -> Iterator[Section]:
+    """What host copies cost, and whether the GPU ran at its clocks, for the backends that run on one."""
+    backends = (benchmark.get("figures") or {}).get("backends", [])
+    found = [(each["name"], each["gpu"]) for each in backends if each.get("gpu")]
+    whole = {
+        (row["name"], in_words(size["sizes"])): row["median_ms"] for size in benchmark["sizes"] for row in size["rows"]
+    }
+    body = tuple(
+        (
+            name,
+            scenario,
+            _milliseconds(whole.get((name, scenario))),
+            _milliseconds(alone_ms) or "not measured",
+            _clock(on["sm_mhz"], on["max_sm_mhz"]),
+            _clock(on["memory_mhz"], None),
+            ", ".join(on["throttled_by"]) or ("unknown" if on["sm_mhz"] is None else "nothing"),
+        )
+        for name, on in found
+        for scenario, alone_ms in on["device_ms"].items()
+    )
+    text = (
+        "Latencies elsewhere are from host memory to host memory; without copies, inputs and outputs stay on the GPU.",
+        "PyTorch's calls are then timed by CUDA events, onnxruntime's by the host's clock until the GPU has done its work.",
+    )
+    headings = ("backend", "sizes", "with copies", "without", "clock", "memory clock", "throttled by")
+    if body:
+        yield Section("GPU", text, headings, body)
+
+
+def _clock(now_mhz: float | None, most_mhz: float | None) -> str:
+    if now_mhz is None:
+        return "unknown"
+    return f"{now_mhz:g} MHz" if most_mhz is None else f"{now_mhz:g} of {most_mhz:g} MHz"
+
+
 def _parity(parity: Document) -> Section:
-    sizes = {each["name"]: sizes_of(each) for each in parity["cases"]}
+    sizes = {each["name"]: in_words(each["sizes"]) for each in parity["cases"]}
     body = tuple(
         (
             backend["name"],

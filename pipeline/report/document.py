@@ -48,6 +48,7 @@ def benchmark(timings: Timings | None) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, "sizes": [], "machine": None}
     return {
         "schema_version": SCHEMA_VERSION,
+        "arms": {name: dict(each) for name, each in timings.arms.items()},
         "machine": timings.machine,
         "pressure": timings.pressure,
         "budget_s": timings.budget_s,

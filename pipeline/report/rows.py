@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.types import in_words
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -91,10 +93,14 @@ def _backends(parity: Mapping[str, Any]) -> Iterator[Row]:
 
 def _timings(benchmark: Mapping[str, Any]) -> Iterator[Row]:
     for each in benchmark["sizes"]:
-        sizes = ", ".join(f"{name}={size}" for name, size in each["sizes"].items())
         for row in each["rows"]:
             if row["name"] != each["control"]:
-                yield Row(sizes or "benchmark", row["name"], _verdict(row), latency=_latency(row))
+                yield Row(
+                    in_words(each["sizes"]) if each["sizes"] else "benchmark",
+                    row["name"],
+                    _verdict(row),
+                    latency=_latency(row),
+                )
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.model import Loaded
 
 _MEMORY = {"resident": "VmRSS", "peak": "VmHWM"}
+_CALLS_ON_DEVICE = 5
 
 
 class Jobs:
@@ -40,6 +41,7 @@ class Jobs:
             "placement": self._placement,
             "bind": self._bind,
             "block": self._block,
+            "on_device": self._on_device,
             "together": self._together,
             "memory": memory,
         }
@@ -105,6 +107,19 @@ class Jobs:
             durations.append(stop - start)
             if stop > end:
                 break
+        return durations
+
+    def _on_device(self, scenario: str, seconds: float) -> list[int] | None:
+        """Time calls for about `seconds` in the device's own memory, in nanoseconds; None if the session is on the host."""
+        assert self._session is not None  # noqa: S101 - `open` comes first
+        if self._session.bind_on_device is None:
+            return None
+        calls = self._session.bind_on_device(self._inputs[scenario])
+        calls(_CALLS_ON_DEVICE)  # allocates
+        end = time.perf_counter_ns() + int(seconds * 1e9)
+        durations = calls(_CALLS_ON_DEVICE)
+        while time.perf_counter_ns() < end:
+            durations += calls(_CALLS_ON_DEVICE)
         return durations
 
     def _together(self, scenario: str, callers: int, seconds: float) -> dict[str, Any]:

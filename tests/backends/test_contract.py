@@ -3,12 +3,14 @@
 import gc
 
 import numpy as np
+import onnxruntime
 import psutil
 import pytest
 import torch
 
 from pipeline import cases
 from pipeline.backends.backend import Source
+from pipeline.backends.onnxruntime import bind_on_device
 from pipeline.backends.table import BUILT_IN, backends
 from pipeline.types import Dimension, InputSpec, Interface, Network
 from tests.exporters.test_exporters import export
@@ -96,6 +98,25 @@ def test_the_bound_call_computes_on_the_bound_inputs(session):
     result = session.bind(case.inputs)()
     value = result[0] if isinstance(result, list | tuple) else result
     np.testing.assert_allclose(np.asarray(value), reference(case.inputs["x"]), rtol=1e-5, atol=1e-5)
+
+
+def test_calls_without_host_copies_are_timed_on_what_has_memory_of_its_own(session):
+    case = cases.make(INTERFACE, {"batch": 4}, seed=0, name="device")
+    on_gpu = "cuda" in str(session.facts.get("device", session.facts.get("providers"))).lower()
+    assert (session.bind_on_device is not None) == on_gpu
+    if session.bind_on_device:
+        durations_ns = session.bind_on_device(case.inputs)(7)
+        assert len(durations_ns) == 7
+        assert min(durations_ns) > 0
+
+
+def test_onnxruntime_computes_on_inputs_that_were_bound_to_a_device(files):
+    session = onnxruntime.InferenceSession(str(files["onnx"]), providers=["CPUExecutionProvider"])
+    case = cases.make(INTERFACE, {"batch": 4}, seed=0, name="device")
+    binding, calls = bind_on_device(session, case.inputs, "cpu", 0)
+    assert min(calls(3)) > 0
+    (value,) = binding.copy_outputs_to_cpu()
+    np.testing.assert_allclose(value, reference(case.inputs["x"]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("inputs", [{"x": np.zeros((2, 9), np.float32)}, {"y": np.zeros((2, 10), np.float32)}, {}])

@@ -67,6 +67,23 @@ def test_first_call_is_the_first_of_the_warm_up_and_memory_is_over_the_baseline(
     assert row["bytes_per_s"] is None
 
 
+def test_what_a_gpu_told_is_the_median_of_the_launches_and_whatever_throttled_it():
+    world = World()
+    samples = rounds.run(
+        [world.arm("eager"), world.arm("cuda")], reference="eager", scenarios=["one"], plan=Plan(seconds=20),
+        clock=world.clock, rng=random.Random(1), progress=lambda _: None,
+    )  # fmt: skip
+    told = {"max_sm_mhz": 1980, "memory_mhz": 2600, "temperature_c": 60, "power_w": None}
+    for index, launch in enumerate(samples["one"].launches):
+        state = {**told, "sm_mhz": 1000 + index, "throttled_by": ["power cap"] if index == 2 else []}
+        launch.arms["cuda"].facts.update(device_ms={"one": 0.1 * (index + 1)}, gpu=state if index else None)
+    found = figures.backend("cuda", samples, None)["gpu"]
+    assert found["device_ms"] == {"one": pytest.approx(0.35)}
+    assert (found["sm_mhz"], found["max_sm_mhz"], found["power_w"]) == (1003, 1980, None)
+    assert found["throttled_by"] == ["power cap"]
+    assert figures.backend("eager", samples, None)["gpu"] is None
+
+
 class Machine:
     """A worker that gets through `per_second` items a second, by a clock of its own."""
 

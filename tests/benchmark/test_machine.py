@@ -144,6 +144,7 @@ def test_a_machine_is_comparable_with_itself_whatever_its_software_and_present_f
         ({"governor": "powersave"}, "frequency governor: unknown and powersave"),
         ({"quota_cores": 1.5}, "CPU quota [cores]: unknown and 1.5"),
         ({"thread_variables": {"OMP_NUM_THREADS": "1"}}, "thread variables: none and OMP_NUM_THREADS=1"),
+        ({"gpus": "Fast, driver 1"}, "GPUs and their driver: unknown and Fast, driver 1"),
     ],
 )
 def test_what_decides_latencies_makes_machines_incomparable(change: dict[str, object], difference: str) -> None:
@@ -164,6 +165,7 @@ def test_what_decides_latencies_makes_machines_incomparable(change: dict[str, ob
         python="CPython 3.11.7",
         packages={},
         thread_variables={},
+        gpus=None,
     )
     assert machine.comparable(one, dataclasses.replace(one, **change)) == [difference]  # type: ignore[arg-type]
 

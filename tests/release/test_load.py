@@ -77,6 +77,14 @@ def test_the_fastest_proven_backend_runs_it_when_none_is_named(changed, tmp_path
     assert load_release(release, backend="torchscript").backend == "torchscript"
 
 
+def test_a_backend_timed_with_several_threads_counts_as_at_its_best(changed, tmp_path):
+    medians = {"torchscript, 1 thread": 5.0, "torchscript, 2 threads": 1.0, "onnxruntime-cpu": 2.0}
+    report = json.loads(_timed(**medians)["benchmark.json"])
+    report["arms"] = {f"torchscript, {count}": {"variant": "torchscript"} for count in ("1 thread", "2 threads")}
+    release = bundle.write(changed(report={"benchmark.json": json.dumps(report).encode()}), tmp_path)
+    assert load_release(release).backend == "torchscript"
+
+
 @pytest.mark.parametrize(
     "report", [{}, {"benchmark.json": b"{}"}, {"benchmark.json": b"\xff"}], ids=["none", "empty", "bad"]
 )

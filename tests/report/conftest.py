@@ -39,6 +39,7 @@ def benchmark():
     before = machine.pressure()
     return document.benchmark(
         timing.Timings(
+            arms={arm.name: {"variant": arm.name, "threads": 2} for arm in arms},
             sizes=tuple(timing.SizeTiming({"batch": int(name[6:])}, samples[name], analysed[name]) for name in names),
             machine=machine.describe().to_json(),
             pressure=machine.pressure_during(before, machine.pressure()),

@@ -54,6 +54,17 @@ def test_where_nodes_ran_is_told_and_what_was_left_on_the_cpu_is_named(parity, b
     assert "onnxruntime-cpu: 2 copies between devices." in section.text
 
 
+def test_what_copies_to_a_gpu_cost_and_what_throttled_it_is_told(parity, benchmark):
+    assert "GPU" not in {section.title for section in content("s", parity, benchmark).sections}
+    on_gpu = json.loads(json.dumps(benchmark))
+    clocks = {"sm_mhz": 1200, "max_sm_mhz": 1980, "memory_mhz": 2600, "temperature_c": 60, "power_w": 70.0}
+    on_gpu["figures"]["backends"][2]["gpu"] = {"device_ms": {"batch=1": 0.2}, **clocks, "throttled_by": ["power cap"]}
+    (row,) = next(each for each in content("s", parity, on_gpu).sections if each.title == "GPU").body
+    assert row[:2] == ("onnxruntime-cpu", "batch=1")
+    assert row[2].startswith("0.5")
+    assert row[3:] == ("0.2 ms", "1200 of 1980 MHz", "2600 MHz", "power cap")
+
+
 def test_what_a_run_cannot_tell_is_said_in_the_verdict(parity, benchmark):
     unsure = json.loads(json.dumps(benchmark))
     unsure["sizes"][0] |= {"can_tell": False, "reason": "two copies of eager differ"}

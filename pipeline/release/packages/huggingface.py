@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pipeline.release import identity
+from pipeline.types import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,8 +38,13 @@ def _measured(documents: Mapping[str, Any]) -> Iterator[str]:
             worst = each["worst"]
             yield f"| {each['name']} | {_number(worst['factor'])} (`{worst['output']}`) | {_number(worst['limit'])} |"
     for size in documents.get("benchmark", {}).get("sizes", []):
-        named = ", ".join(f"{name}={value}" for name, value in size["sizes"].items()) or "fixed sizes"
-        yield from ("", f"Latency at {named}:", "", "| backend | median ms | verdict |", "| --- | --- | --- |")
+        yield from (
+            "",
+            f"Latency at {in_words(size['sizes'])}:",
+            "",
+            "| backend | median ms | verdict |",
+            "| --- | --- | --- |",
+        )
         for row in size["rows"]:
             if row["name"] != size["control"] and row["median_ms"] is not None:
                 yield f"| {row['name']} | {row['median_ms']:.3g} | {row['verdict']} |"
