@@ -1,4 +1,4 @@
-"""How long `weighbridge benchmark` of the shipped configs takes with the default budget: the bar is 6 minutes together.
+"""How long `weighbridge benchmark` of the shipped configs takes with their own budgets: the bar is 6 minutes together.
 
 Releases of them must be there already (weighbridge export CONFIG --no-benchmark), as it is the benchmark that is timed.
 """
@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.types import in_words
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -19,7 +21,7 @@ def main() -> None:
     parser.add_argument("configs", nargs="*", type=Path, default=sorted(Path("configs").glob("*.yaml")))
     options = parser.parse_args()
     total_s = 0.0
-    print("| config | command s | benchmark s (budget 20) | size | launches | fastest |\n|---|---|---|---|---|---|")
+    print("| config | command s | benchmark s (budget) | size | launches | verdicts |\n|---|---|---|---|---|---|")
     for config in options.configs:
         began_s = time.monotonic()
         command = [sys.executable, "-m", "pipeline.cli", "benchmark", str(config), "--out", options.out, "--json"]
@@ -31,13 +33,14 @@ def main() -> None:
         total_s += took_s
         document = json.loads(done.stdout)
         for size in document["sizes"]:
-            rows = [row for row in size["rows"] if row["ratio"] and row["name"] != size["control"]]
-            best = min(rows, key=lambda row: row["ratio"])
-            sizes = ", ".join(f"{name}={value}" for name, value in size["sizes"].items())
-            verdict = f"{best['name']} {best['ratio']:.2f}, {best['verdict']}" if size["can_tell"] else "cannot be told"
+            rows = [
+                row for row in size["rows"] if row["ratio"] and row["name"] not in (size["control"], size["reference"])
+            ]
+            told = "; ".join(f"{row['name']} {row['ratio']:.2f} {row['verdict']}" for row in rows)
             print(
-                f"| {config.stem} | {took_s:.1f} | {document['elapsed_s']:.1f} | {sizes} "
-                f"| {len(size['samples']['launches'])} | {verdict} |",
+                f"| {config.stem} | {took_s:.1f} | {document['elapsed_s']:.1f} ({document['budget_s']:g}) "
+                f"| {in_words(size['sizes'])} | {len(size['samples']['launches'])} "
+                f"| {told if size['can_tell'] else size['reason']} |",
                 flush=True,
             )
     print(f"\n{total_s:.0f} s together")

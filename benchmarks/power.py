@@ -1,7 +1,7 @@
 """How often a variant slowed by a known share is called slower: the bar is 90 % of runs, and never faster.
 
 The slowed process waits after each call for 5 % of what the call took (10 % with --loaded, which also loads every core in
-bursts, as benchmarks/false_alarms.py does). Everything else is the default benchmark: its budget, launches and margin.
+bursts, as benchmarks/false_alarms.py does). Everything else is as a benchmark's default, but for half the time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from benchmarks.false_alarms import loaded, session, write_model
 from pipeline.benchmark import rounds
 from pipeline.benchmark.samples import Plan
 from pipeline.benchmark.statistics import analyse
+from pipeline.config import BenchmarkConfig
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--margin", type=float, default=0.03)
+    parser.add_argument("--seconds", type=float, default=BenchmarkConfig().seconds / 2)
+    parser.add_argument("--margin", type=float, default=BenchmarkConfig().margin)
     parser.add_argument("--loaded", action="store_true", help="slow by 10 %%, under bursts of load on every core")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()

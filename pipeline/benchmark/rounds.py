@@ -10,6 +10,7 @@ cannot tell.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,10 @@ __all__ = ["Arm", "Phase", "Plan", "Progress", "Samples", "Timed", "run"]
 _WARM_UP_SHARE = 1 / 3
 _OVERRUN = 1.1
 _LATEST = 1.05
+# How much more rounds scatter than launches, roughly, which decides when another launch tells more than further rounds:
+# the variance of the mean, (launch² + round² ÷ rounds) ÷ launches, is smallest for a given time if a launch measures for
+# this × √(time to prepare it × time of a round).
+_SCATTER = 3.0
 
 Phase = Literal["starting", "warming up", "measuring", "measuring throughput", "done"]
 
@@ -162,9 +167,7 @@ class _Contest:
     def run(self) -> None:
         self.planned = self.plan.launches
         while len(self.launches) < self.planned:
-            left_s = self.plan.seconds - self.plan.reserve_s - self.elapsed_s()
-            self.launches.append(self._launch(self.clock() + left_s / (self.planned - len(self.launches))))
-            self.planned = min(self.planned, self._affordable())
+            self.launches.append(self._launch())
         self._tell("done", len(self._spent()[-1].round_orders))
 
     def elapsed_s(self) -> float:
@@ -190,16 +193,21 @@ class _Contest:
     def _spent(self) -> list[Launch]:
         return [launch[self.scenarios[0]] for launch in self.launches]
 
-    def _affordable(self) -> int:
-        """How many launches, done ones included, fit the budget if the rest make the fewest rounds allowed."""
-        cost_s = statistics.fmean(
-            _fixed_s(launch) + self.plan.min_rounds * launch.measure_s / len(launch.round_orders)
-            for launch in self._spent()
-        )
-        more = int(max(self.plan.seconds - self.plan.reserve_s - self.elapsed_s(), 0) / cost_s)
-        return max(self.plan.min_launches, len(self.launches) + more)
+    def _share(self, preparing_s: float, round_s: float) -> float:
+        """Settle how many launches the budget has room for, and return how long the one that is ready may measure [s].
 
-    def _launch(self, deadline_s: float) -> dict[str, Launch]:
+        `preparing_s`: what starting and warming up have just taken; `round_s`: what a round will take.
+        """
+        stop_s = self._stop_s()
+        fixed_s = statistics.fmean([*map(_fixed_s, self._spent()), preparing_s + stop_s])
+        worth_s = max(self.plan.min_rounds * round_s, _SCATTER * math.sqrt(fixed_s * round_s))
+        left_s = self.plan.seconds - self.plan.reserve_s - self.elapsed_s()
+        more = max(1, int((left_s + preparing_s) / (fixed_s + worth_s)))
+        self.planned = min(self.planned, max(self.plan.min_launches, len(self.launches) + more))
+        remaining = self.planned - len(self.launches)
+        return max((left_s - (remaining - 1) * fixed_s - stop_s) / remaining, 0.0)
+
+    def _launch(self) -> dict[str, Launch]:
         order = [name for name in self.arms if name not in self.failures]
         self.rng.shuffle(order)
         self._tell("starting", 0)
@@ -210,7 +218,8 @@ class _Contest:
             self._tell("warming up", 0)
             warm_ups = self._warm_up(timed)
             times.append(self.clock())
-            turns = self._measure(timed, warm_ups, deadline_s)
+            share_s = self._share(times[-1] - times[0], self._round_s(warm_ups))
+            turns = self._measure(timed, warm_ups, times[-1] + share_s)
             facts = self._facts(timed)
             times.append(self.clock())
             if self.finale and len(self.launches) + 1 == self.planned:
@@ -265,10 +274,9 @@ class _Contest:
     ) -> dict[str, list[dict[str, Block]]]:
         """Return each scenario's rounds: the blocks by arm, in the order in which they were made."""
         calls = {key: _calls(self.plan.block_ms, each.medians_ns[-1], self.plan) for key, each in warm_ups.items()}
-        stop_s = self._stop_s()
         turns: dict[str, list[dict[str, Block]]] = {scenario: [] for scenario in self.scenarios}
         began_s, index = self.clock(), 0
-        while index == 0 or self._fits(began_s, index, deadline_s - stop_s):
+        while index == 0 or self._fits(began_s, index, deadline_s):
             for scenario in self.scenarios:
                 turns[scenario].append(self._round(timed, scenario, calls, index))
             index += 1
@@ -285,6 +293,10 @@ class _Contest:
             with self._excuse(name):
                 blocks[name] = _block(timed[name], scenario, calls[scenario, name], index)
         return blocks
+
+    def _round_s(self, warm_ups: Mapping[tuple[str, str], WarmUp]) -> float:
+        """How long a round of every arm in every scenario takes: a block each, or a call where that is longer."""
+        return sum(max(self.plan.block_ms / 1e3, each.medians_ns[-1] / 1e9) for each in warm_ups.values())
 
     def _stop_s(self) -> float:
         return statistics.fmean(launch.stop_s for launch in self._spent()) if self.launches else 0.0

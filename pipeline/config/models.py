@@ -160,7 +160,7 @@ class BenchmarkConfig(_Section):
     sizes: list[dict[str, int]] = Field(
         default=[], description="Sizes to time; dimensions left out, and all by default, are at their minimum"
     )
-    seconds: Positive = Field(default=20.0, description="Budget of the whole benchmark, starting processes included")
+    seconds: Positive = Field(default=40.0, description="Budget of the whole benchmark, starting processes included")
     margin: Positive = Field(default=0.03, description="Relative differences below this count as the same")
     threads: Count | Annotated[list[Count], Field(min_length=1)] | None = Field(
         default=None, description="Threads of every backend, or several numbers to time each with; null: all cores"

@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_samples_and_another_seed_other_orders() ->
 
 def test_every_launch_starts_fresh_workers_and_ends_them() -> None:
     world = World()
-    samples = run(world, [world.arm("eager"), world.arm("onnx")], Plan(seconds=10))
+    samples = run(world, [world.arm("eager"), world.arm("onnx")], Plan(seconds=20))
     assert world.alive == 0
     assert sorted(world.launched) == ["eager"] * 12 + ["onnx"] * 6
     assert {launch.arms["onnx"].facts["import_ms"] for launch in samples.launches} == {12.5}
@@ -86,6 +86,22 @@ def test_launches_share_the_budget_evenly() -> None:
     samples = run(world, [world.arm("eager"), world.arm("onnx")], Plan(seconds=30))
     for launch in samples.launches:
         assert launch.start_s + launch.warm_up_s + launch.measure_s + launch.stop_s == pytest.approx(5, abs=0.2)
+
+
+@pytest.mark.parametrize("start_s", [0.3, 1.5, 2.5])
+def test_every_launch_measures_as_long_as_the_others_the_first_one_too(start_s: float) -> None:
+    world = World()
+    arms = [world.arm("eager", start_s=start_s), world.arm("onnx", start_s=start_s)]
+    made = [len(launch.round_orders) for launch in run(world, arms, Plan(seconds=40)).launches]
+    assert max(made) - min(made) <= 1
+
+
+def test_launches_are_as_many_as_make_the_mean_most_certain() -> None:
+    """Preparing one takes 4 s and a round 0.18 s: 3 × √0.72 = 2.5 s are worth measuring, so 40 s hold six, 26 s four."""
+    for seconds, launches in ((40, 6), (26.5, 4)):
+        world = World()
+        arms = [world.arm("eager", start_s=1.9), world.arm("onnx", start_s=0.1)]
+        assert len(run(world, arms, Plan(seconds=seconds, launches=9)).launches) == launches
 
 
 def test_dear_launches_are_fewer_and_the_notes_say_so() -> None:
