@@ -128,7 +128,7 @@ def test_the_shortest_config_gets_every_default() -> None:
     assert config.require == ["eager", "onnxruntime-cpu"]
     assert config.benchmark.reference == "eager"
     assert config.benchmark.sizes == [{}]
-    assert (config.benchmark.seconds, config.benchmark.margin, config.benchmark.threads) == (20.0, 0.03, None)
+    assert (config.benchmark.seconds, config.benchmark.margin, config.benchmark.threads) == (40.0, 0.03, None)
     assert (config.parity.limit, config.parity.seed, config.parity.cap_elements) == (16.0, 0, 2**20)
     assert (config.limits.export_seconds, config.limits.run_seconds) == (600.0, 600.0)
     assert config.release.version is config.samples is config.model.sha256 is None
