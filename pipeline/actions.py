@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from pipeline.parity.jobs import SIGNATURE
 from pipeline.planning import at_once, cores, plan, usual_values
 from pipeline.release import bundle, recall, standalone
 from pipeline.release import verify as verifying
-from pipeline.report import document
+from pipeline.report import document, markdown
 from pipeline.stages import STAGES, State
 from pipeline.store import atomic_write, disk_errors, private_directory
 from pipeline.types import Artifact, Variant, in_words
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pipeline.types import Arrays
 
 CANDIDATE = "candidate"
+CONFIGS = frozenset({".yaml", ".yml"})
 VERIFY_TIMEOUT_S = 600.0
 
 
@@ -117,7 +119,7 @@ def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
     Raises:
         WeighbridgeError: what the user gave is wrong, a gate closed, or nothing can be timed here.
     """
-    if path.suffix.lower() not in {".yaml", ".yml"}:
+    if path.suffix.lower() not in CONFIGS:
         return _benchmark_release(bundle.find(path), settings)
     planned = plan(path, settings)
     recalled = recall.recall(settings.out, planned.config.name, dependencies.of_release(planned, settings))
@@ -154,7 +156,45 @@ def report(release: Path) -> Path:
             atomic_write(folder / name, text.encode())
         sums = {name: digest(folder / name) for name in standalone.list_files(folder) if name != standalone.SUMS}
         atomic_write(folder / standalone.SUMS, standalone.format_sums(sums).encode())
-    return folder / ("report.html" if "report.html" in pages else "report.md")
+    return folder / _page(pages)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to later, so that a place that cannot be written to is told before the work is done.
+
+    Raises:
+        WeighbridgeError: it cannot be made.
+    """
+    with private_directory(folder):
+        pass
+
+
+def write_report(name: str, documents: Mapping[str, Any], folder: Path) -> Path:
+    """Write what a benchmark measured into `folder` as JSON and as pages; return the page to open.
+
+    Raises:
+        WeighbridgeError: the folder cannot be written to.
+    """
+    pages = stages.pages(name, documents["parity"], documents["benchmark"])
+    texts = {f"{key}.json": json.dumps(documents[key], ensure_ascii=False) for key in ("parity", "benchmark")}
+    with disk_errors(folder):
+        for file, text in {**texts, **pages}.items():
+            atomic_write(folder / file, text.encode())
+    markdown.summarise(pages["report.md"])
+    return folder / _page(pages)
+
+
+def is_undecided(benchmark: Mapping[str, Any]) -> bool:
+    """Say whether a benchmark left a backend without a verdict for want of certainty."""
+    return any(
+        row["verdict"] == "undecided" and row["name"] not in {size["control"], *size["samples"]["failures"]}
+        for size in benchmark["sizes"]
+        for row in size["rows"]
+    )
+
+
+def _page(pages: Mapping[str, str]) -> str:
+    return "report.html" if "report.html" in pages else "report.md"
 
 
 def _benchmark_release(release: Path, settings: Settings) -> dict[str, Any]:

@@ -329,6 +329,10 @@ def benchmark(
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=0.1, help="Budget of the run; default: benchmark.seconds.")
     ] = None,
+    report_: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="Write the report there too: report.html, report.md, *.json."),
+    ] = None,
     log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:
@@ -337,13 +341,24 @@ def benchmark(
     from pipeline.report.console import print_figures, print_run, progress
 
     chosen = [*(set_ or ()), *([f"benchmark.seconds={seconds}"] if seconds else ())]
+    if report_:
+        actions.make_folder(report_)
     with progress(target.stem, as_lines=log_json) as show:
         documents = actions.benchmark(target, replace(_settings(out, trust, chosen), report=show))
+    page = actions.write_report(target.stem, documents, report_) if report_ else None
     if as_json:
         _print_json(documents["benchmark"])
         return
     print_run(target.stem, documents["parity"], documents["benchmark"])
     print_figures(documents["benchmark"])
+    typer.echo(f"\n{page}" if page else "")
+    if actions.is_undecided(documents["benchmark"]):
+        twice_s = 2 * documents["benchmark"]["budget_s"]
+        typer.echo(f"next: something is undecided; weighbridge benchmark {target} --seconds {twice_s:g} can tell more")
+    elif target.suffix.lower() in actions.CONFIGS:
+        typer.echo(f"next: weighbridge export {target}")
+    else:
+        typer.echo(f"next: weighbridge compare {target} ANOTHER_RELEASE")
 
 
 @app.command()

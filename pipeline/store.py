@@ -29,16 +29,20 @@ _LARGEST_EXACT_INTEGER = 2**53
 _STOP_CHECK_S = 0.5
 
 _DISK_FAULTS: Mapping[int, tuple[type[WeighbridgeError], str, str]] = {
-    errno.ENOSPC: (UnavailableError, "no space left on the disk", "free some space, or write elsewhere with --out"),
-    errno.EDQUOT: (UnavailableError, "the disk quota is used up", "free some space, or write elsewhere with --out"),
+    errno.ENOSPC: (UnavailableError, "no space left on the disk", "free some space, or write to another place"),
+    errno.EDQUOT: (UnavailableError, "the disk quota is used up", "free some space, or write to another place"),
     errno.EIO: (UnavailableError, "the disk reports an input/output error", "check the disk, or use another one"),
-    errno.EFBIG: (UnavailableError, "the file is larger than allowed here", "raise `ulimit -f`, or write elsewhere"),
-    errno.EACCES: (InputError, "permission denied", "grant access to it, or write elsewhere with --out"),
-    errno.EPERM: (InputError, "operation not permitted", "grant access to it, or write elsewhere with --out"),
-    errno.EROFS: (InputError, "the file system is read-only", "write elsewhere with --out"),
-    errno.ENAMETOOLONG: (InputError, "the path is too long", "use a shorter name or a shorter --out"),
-    errno.ENOTDIR: (InputError, "a part of the path is not a directory", "remove that file, or use another --out"),
-    errno.EEXIST: (InputError, "a file is in the way", "remove that file, or use another --out"),
+    errno.EFBIG: (
+        UnavailableError,
+        "the file is larger than allowed here",
+        "raise `ulimit -f`, or write to another place",
+    ),
+    errno.EACCES: (InputError, "permission denied", "grant access to it, or write to another place"),
+    errno.EPERM: (InputError, "operation not permitted", "grant access to it, or write to another place"),
+    errno.EROFS: (InputError, "the file system is read-only", "write to another place"),
+    errno.ENAMETOOLONG: (InputError, "the path is too long", "use a shorter name, or a place with a shorter path"),
+    errno.ENOTDIR: (InputError, "a part of the path is not a directory", "remove that file, or write to another place"),
+    errno.EEXIST: (InputError, "a file is in the way", "remove that file, or write to another place"),
 }
 
 
@@ -181,15 +185,23 @@ def private_directory(parent: Path) -> Iterator[Path]:
     Raises what `disk_errors` raises, also for what the block writes.
     """
     with disk_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
         temporary = parent / f".tmp-{os.getpid()}-{secrets.token_hex(8)}"
         lock_file = _lock_of(temporary)
-        with FileLock(lock_file):
-            try:
-                temporary.mkdir()
-                yield temporary
-            finally:
-                _remove(temporary, lock_file)
+        held = FileLock(lock_file)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            lock_file.touch()  # FileLock would try for ever
+            held.acquire()
+        except FileNotFoundError as error:  # as under /proc, where nothing can be made
+            raise InputError(
+                f"cannot write {parent}: it cannot be made there", hint="write to another place"
+            ) from error
+        try:
+            temporary.mkdir()
+            yield temporary
+        finally:
+            _remove(temporary, lock_file)
+            held.release()
 
 
 @contextmanager

@@ -31,6 +31,28 @@ def test_a_release_is_timed_without_the_networks_code(weighbridge, release):
     assert ours < theirs
 
 
+def test_a_benchmark_writes_its_report_where_it_is_told_and_says_what_to_do_next(
+    weighbridge, release, tmp_path, monkeypatch
+):
+    folder, summary = tmp_path / "a" / "report", tmp_path / "summary.md"
+    command = ("benchmark", release, "--seconds", "2", "--set", "benchmark.threads=1", "--report", folder)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    done = weighbridge(*command)
+    assert done.code == 0, done.err
+    assert str(folder / "report.html") in done.out
+    assert done.out.splitlines()[-1].startswith("next: ")
+    assert "Latency, batch=32" in (folder / "report.md").read_text()
+    assert summary.read_text() == (folder / "report.md").read_text()
+    assert json.loads((folder / "benchmark.json").read_bytes())["budget_s"] == 2
+
+
+def test_a_report_that_cannot_be_written_is_one_error_before_anything_is_timed(weighbridge, release, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = weighbridge("benchmark", release, "--report", tmp_path / "file")
+    assert done.failed_with(2, "a file is in the way")
+    assert "launch" not in done.err
+
+
 def test_numbers_of_threads_are_timed_against_each_other_in_the_same_rounds(weighbridge, release):
     done = weighbridge("benchmark", release, "--seconds", "2", "--set", "benchmark.threads=[1,2]", "--json")
     assert done.code == 0, done.err

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -180,6 +181,14 @@ def test_a_really_full_device_is_one_clear_error(tmp_path):
     with pytest.raises(UnavailableError, match="no space left"):
         _build_on_full_device(tmp_path / "final")
     assert _names(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["/proc", "/proc/none"])
+def test_a_place_where_nothing_can_be_made_is_an_input_error(place):
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(InputError, match="cannot be made there"):
+        atomic_write(Path(place) / "out.json", b"{}")
 
 
 def test_a_path_too_long_and_a_file_in_the_way_are_input_errors(tmp_path):
