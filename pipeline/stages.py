@@ -203,7 +203,7 @@ def _prove(state: State) -> State:
     failed = {each.variant.name: each.reason for each in proven.proofs if each.status == "crashed"}
     _note(state, "parity", {**state.refusals, **failed})
     try:
-        prove.gate(proven.proofs, proven.audits)
+        prove.gate(proven.proofs)
     except WeighbridgeError as error:
         folder = state.work / CULPRITS
         culprits = [_beside_report(each) for each in explained(proven, folder)]
@@ -245,7 +245,7 @@ def hold(state: State) -> State:
             auditing.result()
         proofs = _proofs(state, variants)
         audits = auditing.result()
-    return replace(state, proofs=proofs, audits=audits)
+    return replace(state, proofs=prove.with_audits(proofs, audits), audits=audits)
 
 
 def _proofs(state: State, variants: Sequence[Variant]) -> tuple[Proof, ...]:
@@ -292,10 +292,10 @@ def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[
     assert state.truth is not None  # noqa: S101 - there are proofs, so there is a truth
     found = []
     for proof in state.proofs:
-        wanted = proof.variant.format is not None and (
-            proof.status == "fail" or (all_of_them and proof.status == "pass")
-        )
-        if wanted:
+        if proof.variant.format is None or proof.status not in {"pass", "fail"}:
+            continue
+        # Outputs that are right have no culprit: it is the device, or the file by its audit, that failed.
+        if all_of_them or not all(each.passed for each in proof.findings):
             shutil.rmtree(folder / proof.variant.name, ignore_errors=True)  # what an earlier run reproduced
             explanation = explain.explain(
                 proof,

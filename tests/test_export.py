@@ -240,6 +240,27 @@ def test_a_backend_that_is_not_required_may_fail_but_its_file_does_not_ship(tmp_
     assert check_files(release) == []
 
 
+def test_a_file_that_failed_its_audit_does_not_ship_even_where_its_outputs_are_right_and_nobody_requires_it(tmp_path):
+    config = _config(tmp_path, "norm", "tests.exporters.networks:Norm", networks.Norm(), "[y]")
+    config.write_text(config.read_text() + "require: [torchscript]\n")
+    state = until("export", config, tmp_path / "out", trust=("tests.exporters",), benchmark=False)
+
+    def one_ulp(model):
+        for tensor in model.graph.initializer:
+            values = numpy_helper.to_array(tensor).copy()
+            if values.dtype == np.float32 and values.size > 1:
+                values.flat[0] = np.nextafter(values.flat[0], np.float32(np.inf))
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+    state = prove(sabotaged(state, "onnx", edit_onnx(one_ulp)))
+    judged = next(each for each in state.proofs if each.variant.name == "onnxruntime-cpu")
+    assert all(each.passed for each in judged.findings)
+    assert judged.status == "fail"
+    release = next(each for each in STAGES if each.name == "release").run(state).release
+    assert not (release / "model.onnx").exists()
+    assert json.loads((release / "manifest.json").read_bytes())["backends"].keys() == {"torchscript"}
+
+
 def test_a_required_backend_that_cannot_run_here_stops_before_any_work(tmp_path):
     from pipeline.backends import probe
 

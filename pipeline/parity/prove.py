@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.worker.process import Terms
 
 AUDITED = frozenset({"onnx", "torchscript"})
+
+_FORGED = "the file it runs holds what the network does not"
 
 Status = Literal["pass", "fail", "unavailable", "crashed"]
 
@@ -255,30 +257,35 @@ def describe(finding: Finding, known: Truth) -> str:
     return f"{place}: {finding.got:.9g} instead of {finding.expected:.9g} at {index}, {finding.factor:.3g} × {allowed}"
 
 
-def gate(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> None:
-    """Close the gate on any required variant that did not pass, or whose file failed its audit.
+def with_audits(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> tuple[Proof, ...]:
+    """Return the proofs with what became of the files they ran: no backend passes on a file that failed its audit."""
+    return tuple(_with_audit(proof, audits.get(proof.variant.format or "")) for proof in proofs)
+
+
+def _with_audit(proof: Proof, found: Mapping[str, Any] | None) -> Proof:
+    if found is None or found["passed"] or proof.status not in {"pass", "fail"}:
+        return proof
+    if "crashed" in found:
+        return replace(proof, status="crashed", reason=describe_audit(found)) if proof.status == "pass" else proof
+    said = f"{_FORGED}: {describe_audit(found)}"
+    return replace(proof, status="fail", reason=f"{proof.reason}; {said}" if proof.reason else said)
+
+
+def gate(proofs: Sequence[Proof]) -> None:
+    """Close the gate on any required variant that did not pass.
 
     Raises:
-        GateError: a required backend left its error budget or its device, or a file it runs holds what the network does not.
+        GateError: a required backend left its error budget or its device, or the file it runs holds what the network does not.
         UnavailableError: a required backend could not run, or it or its file's audit crashed.
     """
     bad = [proof for proof in proofs if proof.variant.required and proof.status != "pass"]
-    failed = [proof for proof in bad if proof.status == "fail"]
-    left = [f"{proof.variant.name}: {proof.reason}" for proof in failed]
-    required = {proof.variant.format for proof in proofs if proof.variant.required}
-    unsound = {name: each for name, each in audits.items() if name in required and not each["passed"]}
-    forged = [f"{name}, audited: {describe_audit(each)}" for name, each in unsound.items() if "crashed" not in each]
-    unaudited = dict.fromkeys(describe_audit(each) for each in unsound.values() if "crashed" in each)
-    if left or forged:
-        what = "a required file holds what the network does not"
-        if failed:
-            elsewhere = all(each.passed for proof in failed for each in proof.findings)
-            what = (
-                "a required backend is not what was asked for"
-                if elsewhere
-                else "a required backend left its error budget"
-            )
-        raise GateError("\n  ".join([f"{what}:", *left, *forged]))
-    if bad or unaudited:
-        lines = [*(f"{proof.variant.name}: {proof.reason}" for proof in bad), *unaudited]
-        raise UnavailableError("\n  ".join(["a required backend did not run:", *lines]))
+    lines = [f"{proof.variant.name}: {proof.reason}" for proof in bad]
+    if failed := [proof for proof in bad if proof.status == "fail"]:
+        what = "a required backend is not what was asked for"
+        if not all(each.passed for proof in failed for each in proof.findings):
+            what = "a required backend left its error budget"
+        raise GateError(
+            "\n  ".join([f"{what}:", *(line for line, proof in zip(lines, bad, strict=True) if proof in failed)])
+        )
+    if bad:
+        raise UnavailableError("\n  ".join(["a required backend did not run:", *dict.fromkeys(lines)]))

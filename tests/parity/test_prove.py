@@ -62,7 +62,7 @@ def test_a_backend_that_runs_where_it_should_passes(tmp_path):
     proof = proof_of(torch.nn.Linear(4, 2), tmp_path, required=True, left=[])
     assert proof.status == "pass"
     assert proof.facts["placement"]["providers"]["CPUExecutionProvider"]["node_share"] == 1
-    prove.gate([proof], {})
+    prove.gate([proof])
 
 
 def test_a_required_backend_whose_outputs_are_right_but_computed_on_the_cpu_closes_the_gate(tmp_path):
@@ -70,13 +70,13 @@ def test_a_required_backend_whose_outputs_are_right_but_computed_on_the_cpu_clos
     assert all(finding.passed for finding in proof.findings)
     assert proof.status == "fail"
     with pytest.raises(GateError, match=r"not what was asked for:\n  ort: 1 of its nodes .* node_linear \(Gemm\)"):
-        prove.gate([proof], {})
+        prove.gate([proof])
 
 
 def test_an_optional_one_fails_too_but_closes_no_gate(tmp_path):
     proof = proof_of(torch.nn.Linear(4, 2), tmp_path, required=False, left=[LEFT])
     assert (proof.status, proof.reason) == ("fail", "1 of its nodes computed on the CPU: node_linear (Gemm)")
-    prove.gate([proof], {})
+    prove.gate([proof])
 
 
 def test_an_explicit_tolerance_is_named_as_what_was_exceeded_and_not_the_noise_floor():
@@ -132,18 +132,28 @@ GOOD = proof("onnxruntime-cpu", "onnx", "pass")
         ([GOOD, proof("torchscript", "torchscript", "unavailable", reason="refused")], {}, UnavailableError, "torchscript: refused"),
         ([GOOD, proof("torchscript", "torchscript", "fail", reason="far off")], {}, GateError, "torchscript: far off"),
         ([GOOD], {"onnx": CRASHED}, UnavailableError, "it died"),
-        ([GOOD], {"onnx": FORGED}, GateError, "onnx, audited: fc1.bias in fc1 is another"),
+        ([GOOD], {"onnx": FORGED}, GateError, "onnxruntime-cpu: the file it runs holds what the network does not: fc1.bias in fc1 is another"),
         ([GOOD, proof("torchscript", "torchscript", "fail", reason="far off")], {"onnx": CRASHED}, GateError, "far off"),
     ],
 )  # fmt: skip
 def test_what_is_required_and_did_not_pass_closes_the_gate(proofs, audits, kind, words):
     with pytest.raises(kind, match=words):
-        prove.gate(proofs, audits)
+        prove.gate(prove.with_audits(proofs, audits))
 
 
 def test_what_is_not_required_does_not_close_the_gate():
     optional = proof("torchscript", "torchscript", "crashed", required=False, reason="it died")
-    prove.gate([GOOD, optional], {"onnx": PASSED, "torchscript": CRASHED})
+    prove.gate(prove.with_audits([GOOD, optional], {"onnx": PASSED, "torchscript": CRASHED}))
+
+
+def test_no_backend_passes_on_a_file_that_failed_its_audit_and_the_network_itself_has_none():
+    eager = proof("eager", None, "pass")
+    optional = proof("torchscript", "torchscript", "pass", required=False)
+    found = prove.with_audits([eager, GOOD, optional], {"onnx": PASSED, "torchscript": FORGED})
+    assert [each.status for each in found] == ["pass", "pass", "fail"]
+    far = proof("torchscript", "torchscript", "fail", reason="far off")
+    (both,) = prove.with_audits([far], {"torchscript": FORGED})
+    assert both.reason == "far off; the file it runs holds what the network does not: fc1.bias in fc1 is another"
 
 
 def test_where_the_audit_crashes_no_file_passed_it(tmp_path):
