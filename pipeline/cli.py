@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from pipeline.errors import InputError, WeighbridgeError
+from pipeline.errors import STOPPING, InputError, InterruptedRunError, WeighbridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -505,14 +505,6 @@ def schema(
     _print_json(make(vocabulary()))
 
 
-class _Interrupted(BaseException):
-    """The user stopped the run; `exit_code` is what a shell expects for the signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__("interrupted")
-        self.exit_code = 128 + number
-
-
 def main() -> NoReturn:
     """Run the command line: one message and the documented exit code for every expected error."""
     _listen()
@@ -524,7 +516,7 @@ def main() -> NoReturn:
             raise
         _complain(error)
         sys.exit(error.exit_code)
-    except _Interrupted as stopped:
+    except InterruptedRunError as stopped:
         typer.echo("interrupted; what was finished is kept: run the same command again to go on from there", err=True)
         sys.exit(stopped.exit_code)
     except typer.Abort:
@@ -539,9 +531,10 @@ def _listen() -> None:
 
     def stop(number: int, _frame: object) -> NoReturn:
         signal.signal(number, lambda *_: os._exit(128 + number))
+        STOPPING.signal_number = number
         if worker := sys.modules.get("pipeline.worker.process"):
             worker.stop_all()
-        raise _Interrupted(number)
+        raise InterruptedRunError
 
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # a shell that runs us in the background ignores SIGINT

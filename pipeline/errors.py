@@ -6,10 +6,18 @@ these is a defect of weighbridge itself and keeps its traceback.
 
 from __future__ import annotations
 
+import signal
 import threading
 
-STOPPING = threading.Event()
-"""Set once the user has stopped the run: whoever waits for something raises `InterruptedRunError` then."""
+
+class _Stop(threading.Event):
+    """Set once the user has stopped the run, by `signal_number`."""
+
+    signal_number = int(signal.SIGINT)
+
+
+STOPPING = _Stop()
+"""Whoever waits for something raises `InterruptedRunError` once this is set."""
 
 
 class WeighbridgeError(Exception):
@@ -76,9 +84,11 @@ class ExportError(WorkerError):
 
 
 class InterruptedRunError(BaseException):
-    """The user stopped the run. Like KeyboardInterrupt no Exception: nobody may take it for a failure and go on."""
+    """The user stopped the run. Like KeyboardInterrupt no Exception: nobody may take it for a failure and go on.
 
-    exit_code = 130
+    `exit_code` is what a shell expects for the signal.
+    """
 
     def __init__(self) -> None:
         super().__init__("the run was interrupted")
+        self.exit_code = 128 + STOPPING.signal_number

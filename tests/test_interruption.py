@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
@@ -74,6 +75,8 @@ def reading_until(words):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
 def test_a_signal_ends_a_run_with_its_exit_code_leaves_nothing_and_says_how_to_go_on(tmp_path, number):
     stop_a_run(tmp_path, number=number, when=reading_until("export"))
+    log = json.loads((tmp_path / "simplenet" / "run.json").read_bytes())
+    assert log["exit_code"] == 128 + number
 
 
 def test_a_second_signal_ends_a_run_at_once_and_its_workers_with_it(tmp_path):
