@@ -125,7 +125,9 @@ def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
         return document.read(recalled.release) | {"benchmark": stages.measured(planned, variants, settings)}
     with private_directory(settings.out / planned.config.name) as work:
         state = stages.run(
-            State(planned, settings, work), [stage for stage in STAGES if stage.name != "release"], recalled.why
+            State(planned, replace(settings, pages=False), work),
+            [stage for stage in STAGES if stage.name != "release"],
+            recalled.why,
         )
         return {"parity": stages.parity_document(state), "benchmark": dict(state.benchmark)}
 

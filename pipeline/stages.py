@@ -198,7 +198,8 @@ def rules_of(planned: Plan) -> dict[str, Rule]:
 def _prove(state: State) -> State:
     """Hold every backend against the oracle."""
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(html.prepare)  # the workers leave a processor idle, and the report is wanted next
+        if state.settings.pages:
+            pool.submit(html.prepare)  # the workers leave a processor idle, and the report is wanted next
         proven = hold(state)
     failed = {each.variant.name: each.reason for each in proven.proofs if each.status == "crashed"}
     _note(state, "parity", {**state.refusals, **failed})
