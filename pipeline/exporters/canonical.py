@@ -26,7 +26,9 @@ IDENTITY_PREFIX = "weighbridge."
 IDENTITY_FILE = "weighbridge.json"
 """The TorchScript extra file that holds the identity (`torch.jit.load(…, _extra_files={IDENTITY_FILE: ""})`)."""
 
-_EXTERNAL_FROM_BYTES = 3 * 2**29  # 1.5 GiB: protobuf ends at 2 GiB, and the graph needs room as well
+EXTERNAL_DATA_BYTES = 1_500_000_000
+"""Weights beyond this go into a file of their own: one protobuf message holds at most 2 GiB, the graph included."""
+
 _EXTERNAL_TENSOR_FROM_BYTES = 1024
 _CHUNK_BYTES = 1 << 20
 _PAGE_BYTES = 4096  # external tensors start on a page, so that runtimes can map them
@@ -127,7 +129,7 @@ def _write_external(tensors: list[onnx.TensorProto], source: Path, target: Path)
     from onnx import TensorProto
     from onnx.external_data_helper import ExternalDataInfo
 
-    is_large = sum(len(tensor.raw_data) for tensor in tensors) > _EXTERNAL_FROM_BYTES
+    is_large = sum(len(tensor.raw_data) for tensor in tensors) > EXTERNAL_DATA_BYTES
     outside = [
         tensor
         for tensor in tensors

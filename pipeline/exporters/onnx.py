@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     import torch
 
-EXTERNAL_DATA_BYTES = 1_500_000_000
-"""Weights beyond this go into a file of their own: one protobuf message holds at most 2 GiB."""
-
 
 class OnnxOptions(Options):
     """Options of the ONNX exporter."""
@@ -221,7 +218,7 @@ def _is_external(module: Any, options: OnnxOptions) -> bool:
     if options.external_data is not None:
         return options.external_data
     size_bytes: int = sum(tensor.nbytes for tensor in module.state_dict().values())
-    return size_bytes > EXTERNAL_DATA_BYTES
+    return size_bytes > canonical.EXTERNAL_DATA_BYTES
 
 
 def _check(path: Path) -> None:

@@ -85,7 +85,7 @@ def test_external_weights_stay_external_on_pages_under_the_new_name(onnx_path, t
 
 
 def test_weights_too_large_for_one_protobuf_move_out(onnx_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(canonical, "_EXTERNAL_FROM_BYTES", 59)  # the model holds 60
+    monkeypatch.setattr(canonical, "EXTERNAL_DATA_BYTES", 59)  # the model holds 60
     monkeypatch.setattr(canonical, "_EXTERNAL_TENSOR_FROM_BYTES", 48)
     stripped = canonical.onnx_file(onnx_path, tmp_path / "model.onnx", identity=IDENTITY)
     assert [path.stat().st_size for path in stripped.files[1:]] == [48]
