@@ -6,10 +6,11 @@ zero by luck. The whole tensor's is too: a small-valued channel would hide behin
 the slice through the element, and of these the smallest. Three terms, of which the largest counts, make the *floor*:
 
 - the slice's noise in this case;
-- the slice's usual noise: the median over cases of noise ÷ scale, times this case's scale, so that one lucky case does
-  not set an unreachable standard (scale: the largest magnitude of the output in a case);
+- the slice's usual noise: the median of noise ÷ scale over the cases that have any finite value but 0, times this case's
+  scale, so that one lucky case does not set an unreachable standard (scale: the largest magnitude of the output in a case);
 - 1/16 of a unit roundoff (2⁻²⁴) of the largest magnitude, in this case or usually. Functions such as a sigmoid are
-  computed to absolute accuracy; with the default limit of 16 exactly one roundoff of the scale is allowed.
+  computed to absolute accuracy; with the default limit of 16 exactly one roundoff of the scale is allowed. Where fewer than
+  three cases tell of any noise, luck cannot be told from accuracy, and it is a whole unit roundoff.
 
 A backend's *factor* is its largest error ÷ floor.
 """
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 UNIT_ROUNDOFF = 2.0**-24
 ABSOLUTE_SHARE = 1 / 16
+_FEWEST_TELLING = 3
 _SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
 
@@ -62,18 +64,21 @@ def floors(references: Sequence[Floats], noises: Sequence[Floats]) -> list[Float
     scales = [_scale(reference) for reference in references]
     usual_scale = float(np.median(scales))
     own = [[_slice_maxima(noise, axis) for axis in axes] for noise in noises]
+    # A case without a finite value other than 0 has no noise to be usual.
+    telling = [(maxima, scale) for maxima, scale in zip(own, scales, strict=True) if scale]
     usual = [
-        np.median([_relative(maxima[index], scale) for maxima, scale in zip(own, scales, strict=True)], axis=0)
+        np.median([maxima[index] / scale for maxima, scale in telling], axis=0) if telling else np.float64(0.0)
         for index in range(len(axes))
     ]
+    share = ABSOLUTE_SHARE if len(telling) >= _FEWEST_TELLING else 1.0
     return [
-        _floor(maxima, usual, axes, reference.ndim, scale, max(scale, usual_scale))
+        _floor(maxima, usual, axes, reference.ndim, scale, share * max(scale, usual_scale))
         for maxima, reference, scale in zip(own, references, scales, strict=True)
     ]
 
 
 def _floor(
-    own: Sequence[Floats], usual: Sequence[Floats], axes: Sequence[int], ndim: int, scale: float, largest: float
+    own: Sequence[Floats], usual: Sequence[Floats], axes: Sequence[int], ndim: int, scale: float, least: float
 ) -> Floats:
     per_axis = []
     for axis, mine, common in zip(axes, own, usual, strict=True):
@@ -84,7 +89,7 @@ def _floor(
     floor = per_axis[0]
     for other in per_axis[1:]:
         floor = np.minimum(floor, other)
-    return np.maximum(floor, UNIT_ROUNDOFF * ABSOLUTE_SHARE * largest + _SMALLEST_NORMAL)
+    return np.maximum(floor, UNIT_ROUNDOFF * least + _SMALLEST_NORMAL)
 
 
 def _fixed_axes(shapes: Sequence[tuple[int, ...]]) -> list[int]:
@@ -102,10 +107,6 @@ def _slice_maxima(noise: Floats, axis: int) -> Floats:
         return np.atleast_1d(finite.max(initial=0.0))
     others = tuple(each for each in range(noise.ndim) if each != axis)
     return np.asarray(finite.max(axis=others, initial=0.0))
-
-
-def _relative(maxima: Floats, scale: float) -> Floats:
-    return maxima / scale if scale else np.zeros_like(maxima)
 
 
 def _scale(reference: Floats) -> float:

@@ -22,7 +22,9 @@ def reference(values, noise=None, dtypes=None):
 def judge(known, outputs, rule=None):
     names = list(known.values)
     floors = {
-        name: budget.floors([known.values[name]], [known.noise[name]])[0] if "float" in known.dtypes[name] else None
+        name: budget.floors([known.values[name]] * 3, [known.noise[name]] * 3)[0]
+        if "float" in known.dtypes[name]
+        else None
         for name in names
     }
     return compare("case", known, floors, outputs, dict.fromkeys(names, rule or Rule()))
@@ -64,6 +66,20 @@ def test_one_lucky_case_does_not_set_an_unreachable_standard():
     noises = [np.full((1, 4), 1e-7) for _ in range(4)] + [np.zeros((1, 4))]
     floors = budget.floors(cases, noises)
     assert floors[-1].min() > 1e-8
+
+
+def test_cases_without_a_number_do_not_make_the_usual_noise_smaller():
+    nothing = [np.full((1, 4), np.nan), np.zeros((1, 4))] * 3
+    cases = [RNG.standard_normal((1, 4)) for _ in range(3)] + nothing
+    noises = [np.full((1, 4), 1e-6)] * 2 + [np.zeros((1, 4))] + [np.zeros((1, 4))] * len(nothing)
+    assert budget.floors(cases, noises)[2].min() > 1e-7
+
+
+@pytest.mark.parametrize(("telling", "least"), [(1, 1.0), (2, 1.0), (3, 1 / 16)])
+def test_where_few_cases_tell_of_noise_a_whole_roundoff_of_the_scale_is_the_least(telling, least):
+    cases = [np.full((1,), 8.0)] * telling + [np.full((1,), np.nan)] * 4
+    floors = budget.floors(cases, [np.zeros((1,))] * len(cases))
+    assert floors[0] == pytest.approx(8.0 * least * budget.UNIT_ROUNDOFF)
 
 
 def test_an_exact_zero_allows_rounding_of_the_scale_around_it_but_no_more():
