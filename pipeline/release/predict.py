@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from pipeline.checkpoint import headers
 from pipeline.errors import InputError
 from pipeline.release.golden import safetensors_bytes
 from pipeline.release.standalone import DamagedError, read_safetensors
@@ -42,7 +43,8 @@ def read_inputs(
     """Return the arrays of `FILE` or `NAME=FILE` arguments by input name.
 
     A `.npy` or a plain JSON list holds one array, so it needs a name unless the model has one input. JSON numbers
-    become the declared dtype. Nothing is unpickled. Raises InputError for whatever cannot be read, named.
+    become the declared dtype. Nothing is unpickled. Raises InputError for whatever cannot be read, named, and UnsafeError
+    where that is a hostile file under another name.
     """
     arrays: dict[str, Array] = {}
     for argument in paths:
@@ -80,6 +82,7 @@ def _read(path: Path, name: str | None, specs: Sequence[InputSpec], max_bytes: i
     try:
         found = reader(path, specs, max_bytes)
     except (DamagedError, ValueError, EOFError, zipfile.BadZipFile, RecursionError, NotImplementedError) as error:
+        headers.require_harmless(path)  # it is broken, or something else under this name
         raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
     if None in found and name is None and len(specs) != 1:
         names = ", ".join(spec.name for spec in specs)
