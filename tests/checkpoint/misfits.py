@@ -13,6 +13,7 @@ from pipeline.architectures.facenet import PNet
 from pipeline.architectures.resnet import ResNet
 from pipeline.architectures.silero_vad import SileroVAD
 from pipeline.architectures.simplenet import SimpleNet
+from pipeline.checkpoint import fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -147,3 +148,35 @@ def _mixed_misfits() -> Iterator[Misfit]:
 
 
 MISFITS = (*_argument_misfits(), *_name_misfits(), *_mixed_misfits())
+
+# A search ends after 8 s of a user's time; here a busy machine must not decide.
+AMPLE = 120.0
+
+
+def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: float = AMPLE) -> fit.Misfit | None:
+    def shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in case.make(**arguments).state_dict().items()}
+
+    expected = shapes(case.configured)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return fit.explain(
+        expected,
+        found,
+        arguments=case.configured,
+        build_shapes=shapes,
+        owner=case.make.__name__,
+        weights_name="w.pth",
+        seconds=seconds,
+    )
+
+
+def loads_strictly(case: Misfit, misfit: fit.Misfit) -> bool:
+    """Apply the printed change as a config would, load strictly, and see that every tensor is where it belongs."""
+    with torch.device("meta"):
+        module = case.make(**{**case.configured, **(misfit.changes or {})})
+    original = case.file()
+    tensors, _ = fit.fitted(original, list(module.state_dict()), misfit.rename, misfit.ignore, "w.pth")
+    module.load_state_dict(tensors, strict=True, assign=True)
+    home = {id(tensor): case.belongs(name) for name, tensor in original.items()}
+    return all(home.get(id(tensor), name) == name for name, tensor in tensors.items())

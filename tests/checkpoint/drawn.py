@@ -1,0 +1,133 @@
+"""Misfits drawn at random over the shipped networks: any number of them, from any seed, none chosen by hand."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tests.checkpoint.misfits import (
+    BertEncoder,
+    EfficientNetLite,
+    Misfit,
+    PNet,
+    ResNet,
+    SileroVAD,
+    SimpleNet,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+
+PREFIXES = (
+    "module.", "_orig_mod.", "model.", "net.", "backbone.", "student.", "teacher.", "ema_model.", "module.model.",
+    "model.backbone.", "_orig_mod.module.", "generator.", "core.net.",
+)  # fmt: skip
+WORDS = (
+    "head", "classifier", "stem", "trunk", "proj", "dense", "block", "features.0", "features.7", "stage", "tower", "main",
+    "output_layer", "first", "decoder.final", "norm_a", "layer_x", "branch.a", "body", "cell",
+)  # fmt: skip
+EXTRAS = (
+    "criterion", "ema.decay", "aux_head", "loss_fn.centers", "optimizer_state", "projector.0", "discriminator.fc", "logit_scale",
+)  # fmt: skip
+MAKERS: tuple[Callable[..., nn.Module], ...] = (SimpleNet, BertEncoder, ResNet, EfficientNetLite, PNet, SileroVAD)
+PAIRS = (
+    ("argument", "argument"), ("argument", "rename"), ("argument", "prefix"), ("argument", "extra"), ("rename", "prefix"),
+    ("rename", "extra"), ("prefix", "extra"),
+)  # fmt: skip
+
+
+def draw(seed: int, count: int) -> list[Misfit]:
+    """Return `count` distinct misfits, every third with two causes."""
+    source = random.Random(seed)
+    made: dict[str, Misfit] = {}
+    while len(made) < count:
+        causes = (
+            source.choice(PAIRS)
+            if len(made) % 3 == 2
+            else (source.choice(("argument", "argument", "rename", "extra")),)
+        )
+        case = _draw(source, causes)
+        if case is not None and case.causes == len(causes):
+            made.setdefault(f"{case.name} {case.configured}", case)
+    return list(made.values())
+
+
+def _draw(source: random.Random, causes: tuple[str, ...]) -> Misfit | None:
+    make = source.choice(MAKERS[:4] if "argument" in causes else MAKERS)
+    configured = _values(source, make)
+    real = dict(configured)
+    for _ in range(causes.count("argument")):
+        unchanged = [name for name, value in real.items() if value == configured[name]]
+        name = source.choice(
+            [each for each in unchanged if each not in {"heads", "groups", "width_per_group"}] or unchanged
+        )
+        real[name] = _values(source, make)[name]
+    try:
+        names = _names(make, real)
+    except (ValueError, KeyError, AssertionError, RuntimeError):
+        return None  # no such network
+    rename = _rename(source, names) if "rename" in causes else {}
+    prefix = source.choice(PREFIXES) if "prefix" in causes else ""
+    extra = tuple(source.sample(EXTRAS, source.randint(1, 2))) if "extra" in causes else ()
+    return Misfit(make, configured, real, rename, prefix, extra)
+
+
+def _names(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> list[str]:
+    with torch.device("meta"):
+        return list(make(**arguments).state_dict())
+
+
+def _values(source: random.Random, make: Callable[..., nn.Module]) -> dict[str, Any]:
+    """Return arguments that somebody may have chosen."""
+    if make is SimpleNet:
+        return {name: source.randint(1, 900) for name in ("input_size", "hidden_size", "output_size")}
+    if make is BertEncoder:
+        return {
+            "vocab_size": source.randint(50, 3000),
+            "hidden_size": 4 * source.randint(4, 64),
+            "layers": source.randint(1, 14),
+            "heads": 4,
+            "intermediate_size": source.randint(30, 600),
+            "max_positions": source.choice((32, 64, 77, 128, 130, 256, 512, 514)),
+            "type_vocab_size": source.randint(1, 4),
+        }
+    if make is ResNet:
+        depth = source.choice((18, 34, 50, 101, 152))
+        wide = depth >= 50 and source.random() < 0.3
+        return {
+            "depth": depth,
+            "num_classes": source.choice((1, 2, 10, 37, 100, 365, 1000, source.randint(3, 2000))),
+            "groups": 1,
+            "width_per_group": 128 if wide else 64,
+        }
+    if make is EfficientNetLite:
+        return {
+            "variant": source.randint(0, 4),
+            "num_classes": source.choice((1, 10, 120, 1000, source.randint(3, 2000))),
+        }
+    return {}
+
+
+def _rename(source: random.Random, names: list[str]) -> dict[str, str]:
+    """Return ours → theirs for one to three modules, none inside another."""
+    modules = sorted(
+        {".".join(name.split(".")[:depth]) for name in names for depth in (1, 2) if name.count(".") >= depth}
+    )
+    chosen: list[str] = []
+    for module in source.sample(modules, len(modules)):
+        if len(chosen) < source.randint(1, 3) and not any(_related(module, other) for other in chosen):
+            chosen.append(module)
+    words = source.sample(WORDS, len(chosen))
+    taken = {name.partition(".")[0] for name in names}
+    return {
+        ours: f"my_{word}" if word.partition(".")[0] in taken else word
+        for ours, word in zip(chosen, words, strict=True)
+    }
+
+
+def _related(first: str, second: str) -> bool:
+    return f"{first}.".startswith(f"{second}.") or f"{second}.".startswith(f"{first}.")

@@ -1,0 +1,75 @@
+"""How often the doctor explains a misfit that nobody chose, and whether it ever presents a wrong change as right.
+
+    python -m tests.sweeps.doctor [SEED [COUNT]]
+
+Misfits are drawn over the shipped networks, a third with two causes, and explained as a user gets it, within the same
+seconds. The printed change is then applied as a config would: it must load strictly, each tensor where it belongs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from itertools import zip_longest
+
+import torch
+
+from pipeline.checkpoint import fit
+from pipeline.checkpoint.search import SEARCH_SECONDS
+from pipeline.errors import MisfitError
+from tests.checkpoint.drawn import draw
+from tests.checkpoint.misfits import Misfit, explained, loads_strictly
+
+BAR = 0.9
+SEED, COUNT = 1, 120
+
+
+def judged(case: Misfit) -> tuple[str, str]:
+    """Return "right", "none" or "wrong", and the explanation's first line."""
+    with torch.device("meta"):
+        network = case.make(**case.configured)
+    tensors, notes = fit.align(case.file(), network.state_dict())
+    found = explained(case, tensors, seconds=SEARCH_SECONDS)
+    if found is None:
+        return ("right" if _loads_as_it_is(network, case, tensors) else "wrong"), "; ".join(notes)
+    first = found.message(lambda key: key).splitlines()[0]
+    if found.changes is None:
+        return "none", first
+    try:
+        return ("right" if loads_strictly(case, found) else "wrong"), first
+    except (RuntimeError, MisfitError) as error:
+        return "wrong", f"{first} ({error})"
+
+
+def _loads_as_it_is(network: torch.nn.Module, case: Misfit, tensors: dict[str, torch.Tensor]) -> bool:
+    network.load_state_dict(tensors, strict=True, assign=True)
+    home = {id(tensor): case.belongs(name) for name, tensor in case.file().items()}
+    return all(home.get(id(tensor), name) == name for name, tensor in tensors.items())
+
+
+def main() -> int:
+    """Print a line for each failure and the share that was right; return 1 below the bar or for a wrong one."""
+    seed, count = (int(given or usual) for given, usual in zip_longest(sys.argv[1:3], (SEED, COUNT)))
+    verdicts: Counter[tuple[str, str]] = Counter()
+    longest = 0.0
+    for case in draw(seed, count):
+        start = time.monotonic()
+        verdict, told = judged(case)
+        longest = max(longest, time.monotonic() - start)
+        verdicts[("two causes" if case.causes > 1 else "one cause", verdict)] += 1
+        if verdict != "right":
+            print(f"{verdict}: {case.name} configured {dict(case.configured)}\n    {told[:300]}")
+    for causes in ("one cause", "two causes"):
+        print(f"{causes}: " + ", ".join(f"{verdicts[(causes, each)]} {each}" for each in ("right", "none", "wrong")))
+    right, wrong = (
+        sum(verdicts[(causes, each)] for causes in ("one cause", "two causes")) for each in ("right", "wrong")
+    )
+    print(
+        f"seed {seed}: {right} of {count} right ({right / count:.0%}), {wrong} wrong; the longest took {longest:.1f} s"
+    )
+    return int(right < BAR * count or wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
