@@ -259,25 +259,45 @@ def _fix(
     search_for: Callable[[Mapping[str, Shape]], Search | None],
 ) -> _Fix:
     """Look for the smallest change, in the order: names, arguments, both, arguments and names left out."""
-    rename = suggested(difference.missing, difference.unexpected)
-    moved = {renamed(name, rename): shape for name, shape in found.items()}
-    after = difference_of(expected, moved)
-    if rename and not after.missing and not after.unexpected:
+    named = _with_renames(expected, found, difference)
+    if named is not None:
         # Names are not what arguments change then: only shapes are left to explain.
-        second = search_for(moved) if after.names else None
+        after = difference_of(expected, named.moved)
+        second = search_for(named.moved) if after.names else None
         changes = second.run(expected, after) if second else None
         if after.names == 0 or changes is not None:
-            return _Fix(changes or {}, rename, search=second)
+            return _Fix(changes or {}, named.rename, named.ignore, search=second)
     search = search_for(found)
     changes = search.run(expected, difference) if search else None
     if changes is not None or search is None or search.best is None or search.best.difference is None:
         return _Fix(changes, search=search) if changes is not None else _with_ignored(expected, found, search)
     closest = search.best
-    rename = suggested(search.best.difference.missing, search.best.difference.unexpected)
-    moved = {renamed(name, rename): shape for name, shape in found.items()}
-    if rename and difference_of(closest.expected, moved).names == 0:
-        return _Fix(closest.changes, rename, search=search)
+    named = _with_renames(closest.expected, found, search.best.difference)
+    if named is not None and difference_of(closest.expected, named.moved).names == 0:
+        return _Fix(closest.changes, named.rename, named.ignore, search=search)
     return _with_ignored(expected, found, search)
+
+
+@dataclass(frozen=True, slots=True)
+class _Renamed:
+    """Renames that give every name a network expects, what they leave out, and the shapes under their new names."""
+
+    rename: Mapping[str, str]
+    ignore: tuple[str, ...]
+    moved: Mapping[str, Shape]
+
+
+def _with_renames(expected: Mapping[str, Shape], found: Mapping[str, Shape], difference: Difference) -> _Renamed | None:
+    """Return the renames that shapes and order suggest, if no name is missing then and none has two meanings."""
+    rename = suggested(difference.missing, difference.unexpected)
+    moved = {renamed(name, rename): name for name in found}
+    if not rename or len(moved) != len(found):
+        return None
+    left_out = [name for name in moved if name not in expected]
+    if any(name not in moved for name in expected) or any(moved[name] != name for name in left_out):
+        return None
+    ignore = _stems(left_out, [name for name in found if name not in left_out])
+    return _Renamed(rename, ignore, {name: found[old] for name, old in moved.items() if name not in left_out})
 
 
 def _with_ignored(expected: Mapping[str, Shape], found: Mapping[str, Shape], search: Search | None) -> _Fix:

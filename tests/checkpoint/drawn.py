@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.errors import ArchitectureError
 from tests.checkpoint.misfits import (
     BertEncoder,
     EfficientNetLite,
@@ -36,7 +37,7 @@ EXTRAS = (
 MAKERS: tuple[Callable[..., nn.Module], ...] = (SimpleNet, BertEncoder, ResNet, EfficientNetLite, PNet, SileroVAD)
 PAIRS = (
     ("argument", "argument"), ("argument", "rename"), ("argument", "prefix"), ("argument", "extra"), ("rename", "prefix"),
-    ("rename", "extra"), ("prefix", "extra"),
+    ("rename", "extra"), ("prefix", "extra"), ("argument", "copy"), ("prefix", "copy"),
 )  # fmt: skip
 
 
@@ -48,7 +49,7 @@ def draw(seed: int, count: int) -> list[Misfit]:
         causes = (
             source.choice(PAIRS)
             if len(made) % 3 == 2
-            else (source.choice(("argument", "argument", "rename", "extra")),)
+            else (source.choice(("argument", "argument", "rename", "extra", "copy")),)
         )
         case = _draw(source, causes)
         if case is not None and case.causes == len(causes):
@@ -68,12 +69,13 @@ def _draw(source: random.Random, causes: tuple[str, ...]) -> Misfit | None:
         real[name] = _values(source, make)[name]
     try:
         names = _names(make, real)
-    except (ValueError, KeyError, AssertionError, RuntimeError):
+    except ArchitectureError:
         return None  # no such network
     rename = _rename(source, names) if "rename" in causes else {}
     prefix = source.choice(PREFIXES) if "prefix" in causes else ""
     extra = tuple(source.sample(EXTRAS, source.randint(1, 2))) if "extra" in causes else ()
-    return Misfit(make, configured, real, rename, prefix, extra)
+    copied = source.choice((*_modules(names), "")) if "copy" in causes else None
+    return Misfit(make, configured, real, rename, prefix, extra, copied)
 
 
 def _names(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> list[str]:
@@ -114,9 +116,7 @@ def _values(source: random.Random, make: Callable[..., nn.Module]) -> dict[str, 
 
 def _rename(source: random.Random, names: list[str]) -> dict[str, str]:
     """Return ours → theirs for one to three modules, none inside another."""
-    modules = sorted(
-        {".".join(name.split(".")[:depth]) for name in names for depth in (1, 2) if name.count(".") >= depth}
-    )
+    modules = _modules(names)
     chosen: list[str] = []
     for module in source.sample(modules, len(modules)):
         if len(chosen) < source.randint(1, 3) and not any(_related(module, other) for other in chosen):
@@ -127,6 +127,12 @@ def _rename(source: random.Random, names: list[str]) -> dict[str, str]:
         ours: f"my_{word}" if word.partition(".")[0] in taken else word
         for ours, word in zip(chosen, words, strict=True)
     }
+
+
+def _modules(names: list[str]) -> list[str]:
+    """Return the modules of the two outer levels."""
+    depths = ((name, depth) for name in names for depth in (1, 2) if name.count(".") >= depth)
+    return sorted({".".join(name.split(".")[:depth]) for name, depth in depths})
 
 
 def _related(first: str, second: str) -> bool:

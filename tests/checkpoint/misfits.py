@@ -32,7 +32,7 @@ LITE = {"variant": 0, "num_classes": 1000}
 @dataclass(frozen=True)
 class Misfit:
     """`real` made the file, `configured` is what the config says; `rename` (ours → theirs), `prefix` and `extra` are
-    what else was done to the file's names."""
+    what else was done to the file's names. `copied` is a module that the file holds twice, "" for all of it (an EMA)."""
 
     make: Callable[..., nn.Module]
     configured: Mapping[str, Any]
@@ -40,22 +40,29 @@ class Misfit:
     rename: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     extra: tuple[str, ...] = ()
+    copied: str | None = None
 
     @property
     def causes(self) -> int:
         arguments = sum(self.configured.get(name) != value for name, value in self.real.items())
-        return arguments + bool(self.rename) + bool(self.prefix) + bool(self.extra)
+        return arguments + bool(self.rename) + bool(self.prefix) + bool(self.extra) + (self.copied is not None)
 
     @property
     def name(self) -> str:
         changed = [f"{name}={value}" for name, value in self.real.items() if self.configured.get(name) != value]
-        return "-".join([self.make.__name__, *changed, *self.rename.values(), self.prefix, *self.extra]).strip("-")
+        return "-".join(
+            [self.make.__name__, *changed, *self.rename.values(), self.prefix, *self.extra, self._copy()]
+        ).strip("-")
 
     def file(self) -> dict[str, torch.Tensor]:
         """Return the state dict under the file's names."""
         with torch.device("meta"):
             state = self.make(**self.real).state_dict()
         named = {self.prefix + self._theirs(name): tensor for name, tensor in state.items()}
+        if self.copied is not None:
+            below = f"{self.copied}." if self.copied else ""
+            copies = {name: tensor.clone() for name, tensor in state.items() if name.startswith(below)}
+            named |= {f"{self._copy()}.{name.removeprefix(below)}": tensor for name, tensor in copies.items()}
         return named | {f"{name}.weight": torch.empty(3, 5, device="meta") for name in self.extra}
 
     def belongs(self, name: str) -> str:
@@ -65,6 +72,9 @@ class Misfit:
             if bare.startswith(f"{theirs}."):
                 return ours + bare[len(theirs) :]
         return bare
+
+    def _copy(self) -> str:
+        return "" if self.copied is None else f"{self.copied.replace('.', '_')}_copy" if self.copied else "ema"
 
     def _theirs(self, name: str) -> str:
         for ours, theirs in self.rename.items():
