@@ -57,8 +57,66 @@ def draw(seed: int, count: int) -> list[Misfit]:
     return list(made.values())
 
 
-def _draw(source: random.Random, causes: tuple[str, ...]) -> Misfit | None:
-    make = source.choice(MAKERS[:4] if "argument" in causes else MAKERS)
+def draw_unfit(seed: int, count: int) -> list[tuple[str, Misfit, dict[str, torch.Tensor]]]:
+    """Return files that no change of a config makes fit, each with what was done to it and the network that it is of."""
+    source = random.Random(seed)
+    made: list[tuple[str, Misfit, dict[str, torch.Tensor]]] = []
+    while len(made) < count:
+        name, spoil = source.choice(list(SPOILS.items()))
+        make = BertEncoder if name == "fused query, key and value" else source.choice(MAKERS)
+        case = _draw(source, ("argument",) if make in MAKERS[:4] and source.random() < 0.5 else (), make)
+        if case is not None:
+            made.append((name, case, spoil(source, case.file())))
+    return made
+
+
+def _transposed(source: random.Random, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    uneven = [name for name, each in state.items() if each.ndim >= 2 and each.shape[0] != each.shape[1]]
+    turned = set(source.sample(uneven, source.randint(1, len(uneven))))
+    return {name: each.transpose(0, 1) if name in turned else each for name, each in state.items()}
+
+
+def _fused(_: random.Random, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    parts = (".self.query.", ".self.key.", ".self.value.")
+    kept = {name: each for name, each in state.items() if not any(part in name for part in parts)}
+    fused = {
+        name.replace(parts[0], ".self.qkv."): torch.cat([each] * 3) for name, each in state.items() if parts[0] in name
+    }
+    return kept | fused
+
+
+def _half(source: random.Random, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    names = list(state)
+    start = source.choice((0, len(names) // 2))
+    return {name: state[name] for name in names[start : start + len(names) // 2]}
+
+
+def _normalised(source: random.Random, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    chosen = source.choice([name for name, each in state.items() if name.endswith("weight") and each.ndim >= 2])
+    return {name: each for name, each in state.items() if name != chosen} | {
+        f"{chosen}_g": torch.empty(state[chosen].shape[0], 1, device="meta"),
+        f"{chosen}_v": state[chosen],
+    }
+
+
+def _one_missing(source: random.Random, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    lost = source.choice([name for name in state if not name.endswith("num_batches_tracked")])
+    return {name: each for name, each in state.items() if name != lost}
+
+
+SPOILS = {
+    "transposed": _transposed,
+    "fused query, key and value": _fused,
+    "half missing": _half,
+    "weight normalisation": _normalised,
+    "one tensor missing": _one_missing,
+}
+
+
+def _draw(
+    source: random.Random, causes: tuple[str, ...], make: Callable[..., nn.Module] | None = None
+) -> Misfit | None:
+    make = make or source.choice(MAKERS[:4] if "argument" in causes else MAKERS)
     configured = _values(source, make)
     real = dict(configured)
     for _ in range(causes.count("argument")):
