@@ -31,6 +31,7 @@ MAX_INPUT_BYTES = 4 * 2**30
 MAX_JSON_BYTES = 256 * 2**20
 """The most that a JSON file may hold: its numbers take some ten times that in memory."""
 
+_MAX_JSON_LISTS = 500_000
 _SPLIT_TOLERANCE = 1e-3  # of the largest value: far above rounding, far below what a mixed-up batch gives
 
 
@@ -140,7 +141,10 @@ def _read_safetensors(path: Path, _specs: Sequence[InputSpec], _max_bytes: int) 
 
 
 def _read_json(path: Path, specs: Sequence[InputSpec], _max_bytes: int) -> dict[str | None, Array]:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if text.count("[") > _MAX_JSON_LISTS:
+        raise ValueError(f"it holds more than {_MAX_JSON_LISTS:,} lists; write it as .npy or .safetensors")
+    value = json.loads(text)
     if not isinstance(value, dict):
         spec = specs[0] if len(specs) == 1 else None
         return {None: _json_array(value, spec)}

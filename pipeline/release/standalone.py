@@ -55,7 +55,7 @@ DTYPES = {
 """safetensors' name of a dtype → numpy's."""
 
 # Parsed JSON takes up to 24 times its text in memory.
-_MAX_JSON_BYTES = 4 * 2**20
+_MAX_JSON_BYTES = 2 * 2**20
 _MAX_GOLDEN_BYTES = 2**30
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n]+)")
 
