@@ -66,10 +66,16 @@ def suggested(missing: Mapping[str, Shape], unexpected: Mapping[str, Shape]) -> 
     """Return theirs → ours for modules that hold the same names and ranks; {} unless that accounts for all of `missing`.
 
     Of several that could be meant, the one of the same shapes is taken, then the first in the file. A stack of another
-    depth is the same module: numbers within names may be more or fewer. Names of the file may be left over, but none that
-    could as well be meant.
+    depth is the same module, but only where nothing of the same depth is found. Names of the file may be left over, but
+    none that could as well be meant.
     """
     ours, theirs = _modules(missing), _modules(unexpected)
+    return _matched(ours, theirs, missing, any_depth=False) or _matched(ours, theirs, missing, any_depth=True)
+
+
+def _matched(
+    ours: Mapping[str, _Module], theirs: Mapping[str, _Module], missing: Mapping[str, Shape], *, any_depth: bool
+) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, module in ours.items():
         if any(_covers(parent, name) for parent in found.values()):
@@ -77,11 +83,11 @@ def suggested(missing: Mapping[str, Shape], unexpected: Mapping[str, Shape]) -> 
         free = [
             other
             for other, candidate in theirs.items()
-            if candidate.resembles(module) and not any(_related(other, used) for used in found)
+            if candidate.resembles(module, any_depth=any_depth) and not any(_related(other, used) for used in found)
         ]
         if free:
             found[max(free, key=lambda other: (theirs[other].agreement(module), -theirs[other].place))] = name
-    uncovered = [name for name in missing if not any(_covers(ours_, name) for ours_ in found.values())]
+    uncovered = [name for name in missing if not any(_covers(parent, name) for parent in found.values())]
     rest = [name for name in theirs if not any(_related(name, used) for used in found)]
     ambiguous = any(theirs[name].shapes == theirs[used].shapes for name in rest for used in found)
     # A tensor without a module is told by its place alone, so that nothing may be left over beside it.
@@ -96,10 +102,12 @@ class _Module:
     place: int
     shapes: dict[str, Shape]
 
-    def resembles(self, other: _Module) -> bool:
-        """Tell whether names and ranks agree, but for numbers that only one of them has."""
+    def resembles(self, other: _Module, *, any_depth: bool) -> bool:
+        """Tell whether names and ranks agree; with `any_depth`, but for numbers that only one of them has."""
         if _without_numbers(self.shapes) != _without_numbers(other.shapes):
             return False
+        if not any_depth:
+            return self.shapes.keys() == other.shapes.keys()
         return self.shapes.keys() <= other.shapes.keys() or self.shapes.keys() >= other.shapes.keys()
 
     def agreement(self, other: _Module) -> int:

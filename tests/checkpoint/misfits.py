@@ -65,6 +65,12 @@ class Misfit:
             named |= {f"{self._copy()}.{name.removeprefix(below)}": tensor for name, tensor in copies.items()}
         return named | {f"{name}.weight": torch.empty(3, 5, device="meta") for name in self.extra}
 
+    def strangers(self) -> set[str]:
+        """Return the names in the file that are not of the network."""
+        with torch.device("meta"):
+            own = {self.prefix + self._theirs(name) for name in self.make(**self.real).state_dict()}
+        return self.file().keys() - own
+
     def belongs(self, name: str) -> str:
         """Return the network's name of a tensor of the file."""
         bare = name.removeprefix(self.prefix)
@@ -189,4 +195,7 @@ def loads_strictly(case: Misfit, misfit: fit.Misfit) -> bool:
     tensors, _ = fit.fitted(original, list(module.state_dict()), misfit.rename, misfit.ignore, "w.pth")
     module.load_state_dict(tensors, strict=True, assign=True)
     home = {id(tensor): case.belongs(name) for name, tensor in original.items()}
+    used = {id(tensor) for tensor in tensors.values()}
+    if any(id(tensor) not in used and name not in case.strangers() for name, tensor in original.items()):
+        return False  # a tensor of the network itself was left out
     return all(home.get(id(tensor), name) == name for name, tensor in tensors.items())

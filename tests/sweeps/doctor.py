@@ -25,12 +25,12 @@ BAR = 0.9
 SEED, COUNT = 1, 120
 
 
-def judged(case: Misfit) -> tuple[str, str]:
+def judged(case: Misfit, *, seconds: float = SEARCH_SECONDS) -> tuple[str, str]:
     """Return "right", "none" or "wrong", and the explanation's first line."""
     with torch.device("meta"):
         network = case.make(**case.configured)
     tensors, notes = fit.align(case.file(), network.state_dict())
-    found = explained(case, tensors, seconds=SEARCH_SECONDS)
+    found = explained(case, tensors, seconds=seconds)
     if found is None:
         return ("right" if _loads_as_it_is(network, case, tensors) else "wrong"), "; ".join(notes)
     first = found.message(lambda key: key).splitlines()[0]
