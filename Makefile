@@ -137,7 +137,7 @@ sweep-verify: .venv/installed weights  ## run verify.py offline with numpy and o
 	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/minilm/$$(cat .venv-bare/releases/minilm/latest) --flips 100
 
 # Last run on 2026-11-24: see SECURITY.md.
-sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 14,000 examples, and 1,000 damaged places in each of 8 real files
+sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 20,000 examples, and 1,000 damaged places in each of 9 real files
 	@$(ONE_THREAD) $(BIN)/python -m pytest tests/sweeps/fuzz.py --timeout 900
 
 sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds those that take a release
