@@ -139,11 +139,10 @@ def compare(base: Path, candidate_: Path, *, margin: float, force: bool) -> Comp
     Raises:
         WeighbridgeError: one is no release, they were timed on different machines, or have nothing in common.
     """
-    documents = [
-        document.read(release) | {"manifest": standalone.read_manifest(release)}
-        for release in (bundle.find(base), bundle.find(candidate_))
-    ]
-    return comparing.compare(*documents, margin=margin, force=force)
+    releases = (bundle.find(base), bundle.find(candidate_))
+    with document.as_stated(candidate_):
+        documents = [document.read(release) | {"manifest": standalone.read_manifest(release)} for release in releases]
+        return comparing.compare(*documents, margin=margin, force=force)
 
 
 def report(release: Path) -> Path:

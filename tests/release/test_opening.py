@@ -17,7 +17,7 @@ import torch
 from pipeline import actions
 from pipeline.errors import DigestError, InputError, UnsafeError, WorkerError
 from pipeline.planning import Settings
-from pipeline.release import packages, standalone
+from pipeline.release import bundle, packages, standalone
 from pipeline.release.golden import safetensors_bytes
 from pipeline.release.load import load_release
 from pipeline.release.verify import check, verify
@@ -278,6 +278,25 @@ def test_a_report_that_is_a_bomb_or_nonsense_neither_chooses_nor_breaks_anything
         actions.report(release)
     assert tracemalloc.get_traced_memory()[1] < LIMIT_BYTES
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_reports_of_other_forms_are_compared_with_nothing(name, release, pristine):
+    for document in ("parity.json", "benchmark.json"):
+        (release / "report" / document).write_bytes(REPORTS[name])
+    with pytest.raises(InputError):
+        actions.compare(pristine, release, margin=0.03, force=True)
+    with pytest.raises(InputError):
+        actions.compare(release, release, margin=0.03, force=True)
+
+
+@pytest.mark.parametrize("text", [b"../../etc", b"/etc", b"\xff\x00", b"x" * 2**20])
+def test_latest_names_a_folder_beside_it_and_is_read_up_to_a_limit(text, tmp_path):
+    with (tmp_path / "latest").open("wb") as file:
+        file.write(text)
+        file.truncate(2**34)
+    with pytest.raises(InputError, match="which is no release"):
+        bundle.find(tmp_path)
 
 
 @pytest.mark.parametrize("link", ["report", "report/report.md", "report/scripts"])
