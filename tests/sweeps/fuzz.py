@@ -175,14 +175,13 @@ def test_code_of_programs(pieces: list[str], tmp_path_factory: pytest.TempPathFa
     # Whoever splits it into words, as the loader does, finds none that does harm.
     words = re.split(r"[^A-Za-z0-9_]+", code)
     assert not {"save", "from_file", "__setstate__"} & set(words), code
-    assert "ops.c10d" not in code
-    assert "torch.classes" not in code
+    assert not re.search(r"\b(ops\s*\.\s*c10d|torch\s*\.\s*classes)\b", code)
 
 
 @often
 @given(manifest=st.dictionaries(st.sampled_from(["schema_version", "files", "models", "config", "signed_by"]), JSON))
 def test_manifests(manifest: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.getbasetemp() / "fuzzed"
+    folder = tmp_path_factory.getbasetemp() / "release"
     (folder / "report").mkdir(parents=True, exist_ok=True)
     text = json.dumps({"schema_version": 1, **manifest}).encode()
     allowed(lambda: check(state(folder, text)))
