@@ -136,12 +136,16 @@ sweep-verify: .venv/installed weights  ## run verify.py offline with numpy and o
 	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/simplenet/$$(cat .venv-bare/releases/simplenet/latest)
 	@.venv-bare/bin/python scripts/sweep_verify.py .venv-bare/releases/minilm/$$(cat .venv-bare/releases/minilm/latest) --flips 100
 
-# Last run on 2026-11-23: see SECURITY.md.
-sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 14,000 examples, and 1,000 damaged places in each of 8 real files
+# Last run on 2026-11-24: see SECURITY.md.
+sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 20,000 examples, and 1,000 damaged places in each of 9 real files
 	@$(ONE_THREAD) $(BIN)/python -m pytest tests/sweeps/fuzz.py --timeout 900
 
-sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds predict and verify
+sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds those that take a release
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.hostile_commands $(RELEASE)
+
+# Last run on 2026-11-24: see SECURITY.md. Another seed draws other misfits.
+sweep-doctor: .venv/installed-dev  ## how often the doctor explains misfits that nobody chose: SEED=… COUNT=…
+	@$(ONE_THREAD) $(BIN)/python -W ignore -m tests.sweeps.doctor $(SEED) $(COUNT)
 
 # Last run on 2026-11-24: see docs/robustness.md. The first two need strace, the second also the right to mount.
 sweep-kill: .venv/installed-dev  ## kill -9 at every system call of an export that changes the disk

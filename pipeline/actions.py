@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from pipeline.benchmark import timing
 from pipeline.checkpoint.files import digest
 from pipeline.config import BenchmarkConfig, resolved
 from pipeline.config.text import parse_value
-from pipeline.errors import DigestError, ExportError, GateError, InputError, UnavailableError
+from pipeline.errors import DigestError, ExportError, GateError, InputError, UnavailableError, UnsafeError
 from pipeline.parity import candidate, prove
 from pipeline.parity.jobs import SIGNATURE
 from pipeline.planning import at_once, cores, plan, usual_values
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
     from pipeline.benchmark.compare import Comparison
     from pipeline.planning import Plan, Settings
     from pipeline.release.verify import Origin, Verdict
-    from pipeline.types import Arrays
+    from pipeline.types import Arrays, Interface
 
 CANDIDATE = "candidate"
 CONFIGS = frozenset({".yaml", ".yml"})
 VERIFY_TIMEOUT_S = 600.0
+MAX_TIMED_ELEMENTS = 2**28
+"""The most that the inputs of one size may hold where a release, and not a config, says what is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,7 @@ def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
     planned = plan(path, settings)
     recalled = recall.recall(settings.out, planned.config.name, dependencies.of_release(planned, settings))
     if recalled.release and not settings.rebuild:
+        _require_sound(verifying.check_unread(recalled.release), recalled.release)  # recalling compared the digests
         variants = _present(planned.variants, recalled.release)
         return document.read(recalled.release) | {"benchmark": stages.measured(planned, variants, settings)}
     with private_directory(settings.out / planned.config.name) as work:
@@ -138,18 +142,19 @@ def compare(base: Path, candidate_: Path, *, margin: float, force: bool) -> Comp
     Raises:
         WeighbridgeError: one is no release, they were timed on different machines, or have nothing in common.
     """
-    documents = [
-        document.read(release) | {"manifest": standalone.read_manifest(release)}
-        for release in (bundle.find(base), bundle.find(candidate_))
-    ]
-    return comparing.compare(*documents, margin=margin, force=force)
+    releases = (bundle.find(base), bundle.find(candidate_))
+    with document.as_stated(candidate_):
+        documents = [document.read(release) | {"manifest": standalone.read_manifest(release)} for release in releases]
+        return comparing.compare(*documents, margin=margin, force=force)
 
 
 def report(release: Path) -> Path:
     """Write the pages of a release's report again, from its documents; return the HTML page, or the Markdown one."""
     documents = document.read(release)
-    pages = stages.pages(release.parent.name, documents["parity"], documents["benchmark"])
     folder = release / standalone.REPORT
+    _require_no_links(folder)
+    with document.as_stated(release):
+        pages = stages.pages(release.parent.name, documents["parity"], documents["benchmark"])
     with disk_errors(folder):
         for name, text in pages.items():
             atomic_write(folder / name, text.encode())
@@ -196,12 +201,38 @@ def _page(pages: Mapping[str, str]) -> str:
     return "report.html" if "report.html" in pages else "report.md"
 
 
-def _benchmark_release(release: Path, settings: Settings) -> dict[str, Any]:
-    if problems := verifying.check(release):
+def _require_sound(problems: Sequence[str], release: Path) -> None:
+    if problems:
         raise DigestError(f"{release} is not what was released: {problems[0]}", hint="fetch the release again")
+
+
+def _require_small(interface: Interface, sizes: Sequence[Mapping[str, int]], release: Path) -> None:
+    """Raise UnsafeError for a release that states sizes whose inputs alone would exhaust memory."""
+    least = {each.name: cases.allowed(each)[0] for each in interface.dimensions}
+    for chosen in sizes or [{}]:
+        shapes = (cases.shape_of(spec, {**least, **chosen}) for spec in interface.inputs)
+        elements = sum(math.prod(shape) for shape in shapes)
+        if elements > MAX_TIMED_ELEMENTS:
+            raise UnsafeError(
+                f"{release} asks to be timed with inputs of {elements:,} elements, more than {MAX_TIMED_ELEMENTS:,}",
+                hint="time it from its config: weighbridge benchmark CONFIG",
+            )
+
+
+def _require_no_links(folder: Path) -> None:
+    """Raise UnsafeError for a folder to write to that leads somewhere else."""
+    linked = next((each for each in (folder, *folder.rglob("*")) if each.is_symlink()), None)
+    if linked is not None:
+        raise UnsafeError(f"{linked} is a link: what is written there would go elsewhere", hint="remove it")
+
+
+def _benchmark_release(release: Path, settings: Settings) -> dict[str, Any]:
+    _require_sound(verifying.check(release), release)
     manifest = standalone.read_manifest(release)
     configured = manifest.get("config", {})
-    chosen = _benchmark_config(configured.get("benchmark", {}) | _benchmark_overrides(settings.overrides))
+    with document.as_stated(release):
+        stated_settings = configured.get("benchmark", {}) | _benchmark_overrides(settings.overrides)
+    chosen = _benchmark_config(stated_settings)
     variants = _present(
         [
             Variant(
@@ -224,11 +255,13 @@ def _benchmark_release(release: Path, settings: Settings) -> dict[str, Any]:
         chosen = chosen.model_copy(update={"reference": "torchscript" if "torchscript" in names else names[0]})
     stated = bundle.interface_from(manifest)
     kinds = configured.get("inputs", {})
-    inputs = tuple(
-        replace(spec, values=kind.get("values") or usual_values(spec.dtype), scale=kind.get("scale", 1.0))
-        for spec in stated.inputs
-        for kind in [kinds.get(spec.name, {})]
-    )
+    with document.as_stated(release):
+        inputs = tuple(
+            replace(spec, values=kind.get("values") or usual_values(spec.dtype), scale=kind.get("scale", 1.0))
+            for spec in stated.inputs
+            for kind in [kinds.get(spec.name, {})]
+        )
+        _require_small(stated, chosen.sizes, release)
     timings = timing.measure(
         variants,
         replace(stated, inputs=inputs),

@@ -7,7 +7,6 @@ On disk: `<key>/files/…` is the result, `<key>/record.json` says what it is, w
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import re
@@ -24,6 +23,7 @@ from pipeline.store import (
     list_files,
     lock,
     private_directory,
+    read_json,
     sweep,
 )
 
@@ -168,7 +168,7 @@ def _damage(entry: Path) -> str | None:
 
 
 def _record(entry: Path) -> dict[str, Any]:
-    record = json.loads((entry / RECORD).read_bytes())
+    record = read_json(entry / RECORD)
     if not isinstance(record, dict):
         raise TypeError(record)
     return record

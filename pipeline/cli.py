@@ -395,7 +395,7 @@ def report(
     from pipeline import actions
     from pipeline.release.bundle import find
     from pipeline.report.console import print_figures, print_run
-    from pipeline.report.document import read
+    from pipeline.report.document import as_stated, read
 
     found = find(release)
     documents = read(found)
@@ -403,8 +403,9 @@ def report(
     if as_json:
         _print_json(documents)
     else:
-        print_run(found.parent.name, documents["parity"], documents["benchmark"])
-        print_figures(documents["benchmark"])
+        with as_stated(found):
+            print_run(found.parent.name, documents["parity"], documents["benchmark"])
+            print_figures(documents["benchmark"])
         typer.echo(f"\n{page}")
     if open_:
         typer.launch(str(page))

@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 _TEMPORARY = re.compile(r"(\.tmp-\d+-[0-9a-f]{16})(?:\.lock)?")
 _LARGEST_EXACT_INTEGER = 2**53
 _STOP_CHECK_S = 0.5
+# Both bound what parsing takes to some 150 MB: an empty list is 2 characters of text and 64 bytes of memory.
+_MAX_JSON_BYTES = 16 * 2**20
+_MAX_JSON_CONTAINERS = 400_000
 
 _DISK_FAULTS: Mapping[int, tuple[type[WeighbridgeError], str, str]] = {
     errno.ENOSPC: (UnavailableError, "no space left on the disk", "free some space, or write to another place"),
@@ -79,6 +82,22 @@ def canonical_json(value: Any) -> bytes:
         return "".join(_json_parts(value)).encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{error.object[:80]!r} is not valid Unicode, so JSON cannot hold it") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file that anybody may have written.
+
+    Raises OSError, and ValueError for one that is malformed, or would take more memory or stack than a record of ours.
+    """
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ValueError(f"{path.name} is larger than {_MAX_JSON_BYTES:,} bytes")
+    text = path.read_bytes()
+    if text.count(b"[") + text.count(b"{") > _MAX_JSON_CONTAINERS:
+        raise ValueError(f"{path.name} holds more than {_MAX_JSON_CONTAINERS:,} lists and tables")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{path.name} nests without end") from error
 
 
 def key(value: Any) -> str:

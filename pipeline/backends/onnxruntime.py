@@ -29,7 +29,9 @@ _LEVELS = {
 class CpuOptions(Options):
     """Options of onnxruntime's CPU provider."""
 
-    intra_op_num_threads: int | None = Field(None, ge=1, description="threads of one operator; default: the run's")
+    intra_op_num_threads: int | None = Field(
+        None, ge=1, le=1024, description="threads of one operator; default: the run's"
+    )
     graph_optimization_level: Level = Field("all", description="how far the graph is rewritten before it runs")
 
 

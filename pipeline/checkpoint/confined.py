@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.checkpoint import files
-from pipeline.checkpoint.protobuf import Field, MalformedFieldError, fields
+from pipeline.checkpoint.protobuf import Field, MalformedFieldError, Reader
 from pipeline.errors import UnsafeError, WeightsError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_DEPTH = 32
-_MAX_MESSAGES = 2_000_000
 # message → (field → message inside it); only what can hold a tensor is walked.
 _INSIDE = {
     "model": {7: "graph", 25: "function"},
@@ -80,33 +79,32 @@ def require_confined_onnx(path: Path, *, max_bytes: int | None = None) -> tuple[
 
 def references(data: mmap) -> Iterator[Reference]:
     """Yield where the tensors of the ModelProto in `data` have external data; raises MalformedFieldError."""
+    reader = Reader(data)
     pending = [("model", 0, len(data), 0)]
-    visited = 0
     while pending:
         message, start, stop, depth = pending.pop()
-        visited += 1
-        if depth > _MAX_DEPTH or visited > _MAX_MESSAGES:
+        if depth > _MAX_DEPTH:
             raise MalformedFieldError("its messages nest without end")
         entries = []
-        for field in fields(data, start, stop):
+        for field in reader.fields(start, stop):
             inner = _INSIDE[message].get(field.number)
             if inner is not None and field.wire != 2:
                 raise MalformedFieldError(f"field {field.number} of a {message} is no message")
             if inner == "entry":
-                entries.append(_entry(data, field))
+                entries.append(_entry(reader, field))
             elif inner is not None:
                 pending.append((inner, field.start, field.stop, depth + 1))
         if entries:
             yield _reference(entries)
 
 
-def _entry(data: mmap, entry: Field) -> tuple[str, str]:
+def _entry(reader: Reader, entry: Field) -> tuple[str, str]:
     """Return key and value of a StringStringEntryProto; where a field stands twice the last counts, as in protobuf."""
     texts = {1: "", 2: ""}
-    for field in fields(data, entry.start, entry.stop):
+    for field in reader.fields(entry.start, entry.stop):
         if field.number in texts:
             try:
-                texts[field.number] = data[field.start : field.stop].decode()
+                texts[field.number] = reader.data[field.start : field.stop].decode()
             except UnicodeDecodeError as error:
                 raise MalformedFieldError(f"the name of a data file is no text: {error}") from error
     return texts[1], texts[2]

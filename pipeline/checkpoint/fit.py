@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,10 @@ def _best_removal(named: Mapping[str, str], wanted: set[str]) -> tuple[str, dict
             continue
         gained = sum(name in wanted for name in renamed) - matching
         is_wrapper = prefix in _WRAPPERS and not any(prefix in name for name in wanted)
-        if (gained > 0 or (is_wrapper and gained == 0)) and (best is None or gained > best[0]):
+        carrying = sum(prefix in name for name in named)
+        # One module of the file may be called as the network's are: that is a rename, and no prefix.
+        is_common = carrying == len(named) or 2 * gained >= carrying
+        if ((gained > 0 and is_common) or (is_wrapper and gained == 0)) and (best is None or gained > best[0]):
             best = gained, prefix, renamed
     return best and (best[1], best[2])
 
@@ -212,7 +216,13 @@ def explain(
     if not difference.missing and not difference.misshaped:
         # Names too many are seldom an argument's doing.
         seconds = min(seconds, _EXTRA_SECONDS)
-    fix = _fix(expected, found, difference, lambda names: _search(names, arguments, build_shapes, seconds))
+    deadline = time.monotonic() + 2 * seconds
+
+    def search_for(names: Mapping[str, Shape]) -> Search | None:
+        left = max(deadline - time.monotonic(), 0.0)
+        return _search(names, arguments, build_shapes, min(seconds, left))
+
+    fix = _fix(expected, found, difference, search_for)
     notes = [*symptoms(difference, expected, found)]
     if fix.rename:
         notes.insert(0, "the renames follow shapes and order, which do not prove that each weight is where it belongs")
@@ -258,40 +268,64 @@ def _fix(
     difference: Difference,
     search_for: Callable[[Mapping[str, Shape]], Search | None],
 ) -> _Fix:
-    """Look for the smallest change, in the order: names, arguments, both, arguments and names left out."""
+    """Look for the smallest change, in the order: names, arguments, both, and the same with names left out."""
     rename = suggested(difference.missing, difference.unexpected)
-    moved = {renamed(name, rename): shape for name, shape in found.items()}
-    after = difference_of(expected, moved)
-    if rename and not after.missing and not after.unexpected:
-        # Names are not what arguments change then: only shapes are left to explain.
+    moved = _moved(found, rename)
+    second = None
+    if rename:
+        after = difference_of(expected, moved)
+        # What renames do not explain, arguments may: shapes, and the depth of a stack.
         second = search_for(moved) if after.names else None
         changes = second.run(expected, after) if second else None
         if after.names == 0 or changes is not None:
             return _Fix(changes or {}, rename, search=second)
     search = search_for(found)
     changes = search.run(expected, difference) if search else None
-    if changes is not None or search is None or search.best is None or search.best.difference is None:
-        return _Fix(changes, search=search) if changes is not None else _with_ignored(expected, found, search)
-    closest = search.best
-    rename = suggested(search.best.difference.missing, search.best.difference.unexpected)
-    moved = {renamed(name, rename): shape for name, shape in found.items()}
-    if rename and difference_of(closest.expected, moved).names == 0:
-        return _Fix(closest.changes, rename, search=search)
-    return _with_ignored(expected, found, search)
-
-
-def _with_ignored(expected: Mapping[str, Shape], found: Mapping[str, Shape], search: Search | None) -> _Fix:
-    """Leave out names of the file that the network does not have, if nothing else differs then."""
-    changes, closest = {}, expected
+    if changes is not None:
+        return _Fix(changes, search=search)
     if search is not None and search.best is not None and search.best.difference is not None:
-        best_score = difference_of(expected, found).score
+        best = search.best
+        further = suggested(search.best.difference.missing, search.best.difference.unexpected)
+        if further and difference_of(best.expected, _moved(found, further)).names == 0:
+            return _Fix(best.changes, further, search=search)
+    left_out = _with_ignored(expected, moved, second, rename) if rename else None
+    return left_out or _with_ignored(expected, found, search, {}) or _Fix(search=search)
+
+
+def _moved(found: Mapping[str, Shape], rename: Mapping[str, str]) -> dict[str, Shape]:
+    return {renamed(name, rename): shape for name, shape in found.items()}
+
+
+def _with_ignored(
+    expected: Mapping[str, Shape], moved: Mapping[str, Shape], search: Search | None, rename: Mapping[str, str]
+) -> _Fix | None:
+    """Leave out names of the file that the network does not have, if nothing else differs then.
+
+    `moved` are the file's shapes under the names that `rename` gives. A further layer of a stack that the network has is
+    not left out: that is another depth.
+    """
+    changes: Mapping[str, Any] = {}
+    closest = expected
+    if search is not None and search.best is not None and search.best.difference is not None:
+        best_score = difference_of(expected, moved).score
         if search.best.score < best_score:
             changes, closest = search.best.changes, search.best.expected
-    rest = difference_of(closest, found)
-    if rest.missing or rest.misshaped or not any(name in found for name in closest):
-        return _Fix(search=search)
-    kept = [name for name in found if name not in rest.unexpected]
-    return _Fix(changes, ignore=_stems(list(rest.unexpected), kept), search=search)
+    rest = difference_of(closest, moved)
+    kept = [name for name in moved if name not in rest.unexpected]
+    if rest.missing or rest.misshaped or not kept:
+        return None
+    stems = _stems(list(rest.unexpected), kept)
+    came_from_a_rename = any(f"{name}.".startswith(f"{new}.") for name in rest.unexpected for new in rename.values())
+    if came_from_a_rename or any(_is_further_layer(stem, kept) for stem in stems):
+        return None
+    return _Fix(changes, rename, stems, search=search)
+
+
+def _is_further_layer(stem: str, kept: Sequence[str]) -> bool:
+    """Tell whether a part of the names is one more of the numbered ones beside it."""
+    parent, _, number = stem.rpartition(".")
+    siblings = (name.removeprefix(f"{parent}.").partition(".")[0] for name in kept if name.startswith(f"{parent}."))
+    return number.isdecimal() and any(sibling.isdecimal() for sibling in siblings)
 
 
 def _stems(names: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:

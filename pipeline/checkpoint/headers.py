@@ -78,6 +78,14 @@ def read(path: Path, *, max_bytes: int | None = None) -> Header:
     return _header(path, max_bytes, may_be_index=True)
 
 
+def require_harmless(path: Path) -> None:
+    """Raise UnsafeError for a file that is hostile by its content, whatever its name; broken ones and all others pass."""
+    try:
+        read(path)
+    except WeightsError:
+        return
+
+
 def _header(path: Path, max_bytes: int | None, *, may_be_index: bool) -> Header:
     files.require_file(path)
     size = path.stat().st_size
@@ -127,7 +135,7 @@ def _torch(data: mmap, container: Kind, name: str) -> Header:
     is_legacy = container is Kind.STATE_DICT_LEGACY
     parsed = _legacy(data, name) if is_legacy else _zip(data, name)
     kind = kinds.of_pickle(parsed, legacy=is_legacy)
-    _require_sound(parsed, name)
+    require_sound(parsed, name)
     wrapped = None if kind is Kind.PICKLED_MODEL else wrappers.unwrap(parsed.value, kinds.is_tensor)
     records = wrapped.tensors if wrapped else {}
     if len(records) > pickles.MAX_TENSORS:
@@ -206,8 +214,8 @@ def _stored(storage: pickles.Storage, held: int) -> str:
     return f"storage {storage.key!r:.40} declares {storage.nbytes:,} bytes and holds {held:,}"
 
 
-def _require_sound(parsed: pickles.Parsed, name: str) -> None:
-    """Refuse tensors that reach outside their storage, or that would be far larger than the file."""
+def require_sound(parsed: pickles.Parsed, name: str) -> None:
+    """Raise UnsafeError for tensors that reach outside their storage, or that would be far larger than the file."""
     excess = 0
     for tensor in parsed.tensors:
         wanted = math.prod(size for size in tensor.shape if size) * pickles.DTYPE_BYTES[tensor.dtype]

@@ -83,7 +83,8 @@ REMEDIES = {
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_PICKLE_BYTES = 256 * 2**20
 
-_MAX_INDEX_BYTES = 64 * 2**20
+_MAX_INDEX_BYTES = 16 * 2**20
+_MAX_INDEX_CONTAINERS = 1_000
 _MAX_ONNX_VERSION = 100
 _OPCODES = {opcode.code.encode("latin-1") for opcode in pickletools.opcodes}
 _HIGHEST_PROTOCOL = max(opcode.proto for opcode in pickletools.opcodes)
@@ -210,7 +211,7 @@ def _protobuf_kind(data: mmap) -> Kind | None:
     seen: dict[int, int] = {}
     kind = None
     try:
-        for found in protobuf.fields(data, 0, len(data)):
+        for found in protobuf.Reader(data).fields(0, len(data)):
             seen.setdefault(found.number, found.value)
             if found.number > 40:
                 return None
@@ -245,8 +246,11 @@ def shards(data: mmap) -> dict[str, str] | None:
     """Return tensor name → file of a shard index (`weight_map`, as Hugging Face writes it); None if it is none."""
     if len(data) > _MAX_INDEX_BYTES:
         return None
+    text = data[:]
+    if text.count(b"[") + text.count(b"{") > _MAX_INDEX_CONTAINERS or text.count(b'":') > 2 * pickles.MAX_TENSORS:
+        return None
     try:
-        index = json.loads(data[:])
+        index = json.loads(text)
     except (ValueError, RecursionError):
         return None
     shard_of = index.get("weight_map") if isinstance(index, dict) else None

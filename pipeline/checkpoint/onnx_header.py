@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.protobuf import Field, MalformedFieldError, fields, integers
+from pipeline.checkpoint.protobuf import Field, MalformedFieldError, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,49 +52,50 @@ class Model:
 
 def read(data: mmap) -> Model:
     """Return what the ModelProto in `data` declares; raises MalformedFieldError for what is none."""
-    top = list(fields(data, 0, len(data)))
-    graph = [field for outer in top if outer.number == _MODEL_GRAPH for field in fields(data, outer.start, outer.stop)]
-    initializers = [_tensor(data, field) for field in graph if field.number == _GRAPH_INITIALIZER]
+    reader = Reader(data)
+    top = list(reader.fields(0, len(data)))
+    graph = [field for outer in top if outer.number == _MODEL_GRAPH for field in reader.fields(outer.start, outer.stop)]
+    initializers = [_tensor(reader, field) for field in graph if field.number == _GRAPH_INITIALIZER]
     stored = {tensor[0] for tensor in initializers}
     # Files before IR 4 list their weights among the inputs too.
-    inputs = [name for name in _names(data, graph, _GRAPH_INPUT) if name not in stored]
-    opsets = dict(_opset(data, field) for field in top if field.number == _MODEL_OPSETS)
+    inputs = [name for name in _names(reader, graph, _GRAPH_INPUT) if name not in stored]
+    opsets = dict(_opset(reader, field) for field in top if field.number == _MODEL_OPSETS)
     return Model(
         next((field.value for field in top if field.number == _MODEL_IR), 0),
-        next((_text(data, field) for field in top if field.number == _MODEL_PRODUCER), ""),
+        next((_text(reader, field) for field in top if field.number == _MODEL_PRODUCER), ""),
         opsets,
         sum(field.number == _GRAPH_NODE for field in graph),
         tuple(inputs),
-        tuple(_names(data, graph, _GRAPH_OUTPUT)),
+        tuple(_names(reader, graph, _GRAPH_OUTPUT)),
         tuple(initializers),
     )
 
 
-def _names(data: mmap, graph: list[Field], number: int) -> Iterator[str]:
+def _names(reader: Reader, graph: list[Field], number: int) -> Iterator[str]:
     for value in (field for field in graph if field.number == number):
-        yield next((_text(data, field) for field in fields(data, value.start, value.stop) if field.number == 1), "")
+        yield next((_text(reader, field) for field in reader.fields(value.start, value.stop) if field.number == 1), "")
 
 
-def _opset(data: mmap, operator_set: Field) -> tuple[str, int]:
-    parts = {field.number: field for field in fields(data, operator_set.start, operator_set.stop)}
-    domain = _text(data, parts[1]) if 1 in parts else ""
+def _opset(reader: Reader, operator_set: Field) -> tuple[str, int]:
+    parts = {field.number: field for field in reader.fields(operator_set.start, operator_set.stop)}
+    domain = _text(reader, parts[1]) if 1 in parts else ""
     return domain or "ai.onnx", parts[2].value if 2 in parts else 0
 
 
-def _tensor(data: mmap, tensor: Field) -> tuple[str, str, tuple[int, ...], int, int]:
+def _tensor(reader: Reader, tensor: Field) -> tuple[str, str, tuple[int, ...], int, int]:
     name, code = "", 0
     shape: list[int] = []
-    for field in fields(data, tensor.start, tensor.stop):
+    for field in reader.fields(tensor.start, tensor.stop):
         if field.number == 1:
-            shape += integers(data, field)
+            shape += reader.integers(field)
         elif field.number == 2:
             code = field.value
         elif field.number == 8:
-            name = _text(data, field)
+            name = _text(reader, field)
     dtype, bits = _DTYPES.get(code, (f"type {code}", 0))
     elements = math.prod(shape)
     return name, dtype, tuple(shape), elements, elements * bits // 8
 
 
-def _text(data: mmap, field: Field) -> str:
-    return data[field.start : min(field.stop, field.start + _MAX_TEXT)].decode(errors="replace")
+def _text(reader: Reader, field: Field) -> str:
+    return reader.data[field.start : min(field.stop, field.start + _MAX_TEXT)].decode(errors="replace")

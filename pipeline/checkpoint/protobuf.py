@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from mmap import mmap
 
 
+MAX_FIELDS = 500_000
+
+
 class MalformedFieldError(ValueError):
     """The bytes are no protobuf message, or one that is cut off."""
 
@@ -26,38 +29,50 @@ class Field(NamedTuple):
     stop: int
 
 
-def fields(data: mmap, start: int, stop: int) -> Iterator[Field]:
-    """Yield the fields of the message in data[start:stop], skipping over their contents."""
-    position = start
-    while position < stop:
-        tag, position = _varint(data, position, stop)
-        number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise MalformedFieldError("a field has number 0")
-        value, begin = 0, position
-        if wire == 0:
-            value, position = _varint(data, position, stop)
-        elif wire == 2:
-            length, begin = _varint(data, position, stop)
-            position = begin + length
-        elif wire in (1, 5):
-            position += 8 if wire == 1 else 4
-        else:
-            raise MalformedFieldError(f"a field has wire type {wire}")
-        if position > stop:
-            raise MalformedFieldError("a field ends outside its message")
-        yield Field(number, wire, value, begin, position)
+class Reader:
+    """Reads the fields of messages in some bytes, up to a number of them in all: more would take seconds."""
 
+    def __init__(self, data: mmap) -> None:
+        self.data = data
+        self._left = MAX_FIELDS
 
-def integers(data: mmap, field: Field) -> Iterator[int]:
-    """Yield the integers of a repeated field, packed or not."""
-    if field.wire == 0:
-        yield field.value
-        return
-    position = field.start
-    while position < field.stop:
-        value, position = _varint(data, position, field.stop)
-        yield value
+    def fields(self, start: int, stop: int) -> Iterator[Field]:
+        """Yield the fields of the message in data[start:stop], skipping over their contents."""
+        data, position = self.data, start
+        while position < stop:
+            self._left -= 1
+            if self._left < 0:
+                raise MalformedFieldError(f"it holds more than {MAX_FIELDS:,} fields")
+            tag, position = _varint(data, position, stop)
+            number, wire = tag >> 3, tag & 7
+            if number == 0:
+                raise MalformedFieldError("a field has number 0")
+            value, begin = 0, position
+            if wire == 0:
+                value, position = _varint(data, position, stop)
+            elif wire == 2:
+                length, begin = _varint(data, position, stop)
+                position = begin + length
+            elif wire in (1, 5):
+                position += 8 if wire == 1 else 4
+            else:
+                raise MalformedFieldError(f"a field has wire type {wire}")
+            if position > stop:
+                raise MalformedFieldError("a field ends outside its message")
+            yield Field(number, wire, value, begin, position)
+
+    def integers(self, field: Field) -> Iterator[int]:
+        """Yield the integers of a repeated field, packed or not."""
+        if field.wire == 0:
+            yield field.value
+            return
+        position = field.start
+        while position < field.stop:
+            self._left -= 1
+            if self._left < 0:
+                raise MalformedFieldError(f"it holds more than {MAX_FIELDS:,} fields")
+            value, position = _varint(self.data, position, field.stop)
+            yield value
 
 
 def _varint(data: mmap, position: int, stop: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import MisfitError
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pipeline.checkpoint.difference import Shape
 
 T = TypeVar("T")
-_Key = frozenset[tuple[str, int]]
 
 
 def except_names(
@@ -64,32 +63,69 @@ def _require_some(names: Sequence[str], what: str, weights_name: str) -> None:
 
 
 def suggested(missing: Mapping[str, Shape], unexpected: Mapping[str, Shape]) -> dict[str, str]:
-    """Return theirs → ours for modules that hold the same names and ranks, in the same order; {} if that is not all.
+    """Return theirs → ours for modules that hold the same names and ranks; {} unless that accounts for all of `missing`.
 
-    Numbers within names are not compared, so that another depth does not hide a renamed stack of layers.
+    Of several that could be meant, the one of the same shapes is taken, then the first in the file. A stack of another
+    depth is the same module, but only where nothing of the same depth is found. Names of the file may be left over, but
+    none that could as well be meant.
     """
     ours, theirs = _modules(missing), _modules(unexpected)
-    pool = defaultdict(list)
-    for name, key in theirs.items():
-        pool[key].append(name)
+    return _matched(ours, theirs, missing, any_depth=False) or _matched(ours, theirs, missing, any_depth=True)
+
+
+def _matched(
+    ours: Mapping[str, _Module], theirs: Mapping[str, _Module], missing: Mapping[str, Shape], *, any_depth: bool
+) -> dict[str, str]:
     found: dict[str, str] = {}
-    for name, key in ours.items():
+    for name, module in ours.items():
         if any(_covers(parent, name) for parent in found.values()):
             continue
-        free = [other for other in pool[key] if not any(_related(other, used) for used in found)]
+        free = [
+            other
+            for other, candidate in theirs.items()
+            if candidate.resembles(module, any_depth=any_depth) and not any(_related(other, used) for used in found)
+        ]
         if free:
-            found[free[0]] = name
-    covered = all(any(_covers(old, name) for old in found) for name in unexpected)
-    return found if covered else {}
+            found[max(free, key=lambda other: (theirs[other].agreement(module), -theirs[other].place))] = name
+    uncovered = [name for name in missing if not any(_covers(parent, name) for parent in found.values())]
+    rest = [name for name in theirs if not any(_related(name, used) for used in found)]
+    ambiguous = any(theirs[name].shapes == theirs[used].shapes for name in rest for used in found)
+    # A tensor without a module is told by its place alone, so that nothing may be left over beside it.
+    unnamed = rest and any("" in theirs[used].shapes for used in found)
+    return {} if uncovered or ambiguous or unnamed else found
 
 
-def _modules(names: Mapping[str, Shape]) -> dict[str, _Key]:
-    """Return each part of the names with what lies below it: (rest of the name without numbers, rank); longest first."""
-    below: dict[str, set[tuple[str, int]]] = defaultdict(set)
-    for name, shape in names.items():
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """A part of the names: where it first stands, and the shapes of what lies below it by the rest of the name."""
+
+    place: int
+    shapes: dict[str, Shape]
+
+    def resembles(self, other: _Module, *, any_depth: bool) -> bool:
+        """Tell whether names and ranks agree; with `any_depth`, but for numbers that only one of them has."""
+        if _without_numbers(self.shapes) != _without_numbers(other.shapes):
+            return False
+        if not any_depth:
+            return self.shapes.keys() == other.shapes.keys()
+        return self.shapes.keys() <= other.shapes.keys() or self.shapes.keys() >= other.shapes.keys()
+
+    def agreement(self, other: _Module) -> int:
+        """Return how many tensors have the same name and shape; a single tensor has no name to go by."""
+        return sum(other.shapes.get(rest) == shape for rest, shape in self.shapes.items() if rest)
+
+
+def _without_numbers(shapes: Mapping[str, Shape]) -> set[tuple[str, int]]:
+    return {(re.sub(r"\d+", "#", rest), len(shape)) for rest, shape in shapes.items()}
+
+
+def _modules(names: Mapping[str, Shape]) -> dict[str, _Module]:
+    """Return each part of the names with what lies below it, outer parts first."""
+    below: dict[str, _Module] = {}
+    for place, (name, shape) in enumerate(names.items()):
         for prefix, rest in _splits(name):
-            below[prefix].add((re.sub(r"\d+", "#", rest), len(shape)))
-    return {prefix: frozenset(inside) for prefix, inside in sorted(below.items(), key=lambda item: item[0].count("."))}
+            below.setdefault(prefix, _Module(place, {})).shapes[rest] = shape
+    return dict(sorted(below.items(), key=lambda item: item[0].count(".")))
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from pipeline import calling
-from pipeline.errors import ExportError
+from pipeline.checkpoint import torchscript
+from pipeline.errors import ExportError, WeighbridgeError
 from pipeline.exporters import canonical
 from pipeline.exporters.exporter import Exporter, Job, Options
 from pipeline.types import Artifact
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 
@@ -37,8 +40,19 @@ def _export(job: Job, options: Options) -> Artifact:
     target = job.folder / "model.torchscript"
     canonical.torchscript_file(raw, target, identity=job.identity)
     raw.unlink()
+    _require_openable(target)
     order = calling.forward_order(job.module, [spec.name for spec in job.interface.inputs])
     return Artifact("torchscript", (target,), {"method": method, "inputs": order}, notes)
+
+
+def _require_openable(target: Path) -> None:
+    """Raise ExportError for an archive that nobody would open from a release, where digests do not say who made it."""
+    try:
+        torchscript.require_inert(target)
+    except WeighbridgeError as error:
+        raise ExportError(
+            f"torchscript: {error.message}", hint="leave `torchscript` out of `exports`: no release of it would open"
+        ) from error
 
 
 def _convert(job: Job, method: str) -> tuple[Any, str, tuple[str, ...]]:

@@ -67,7 +67,7 @@ def floors(references: Sequence[Floats], noises: Sequence[Floats]) -> list[Float
     # A case without a finite value other than 0 has no noise to be usual.
     telling = [(maxima, scale) for maxima, scale in zip(own, scales, strict=True) if scale]
     usual = [
-        np.median([maxima[index] / scale for maxima, scale in telling], axis=0) if telling else np.float64(0.0)
+        np.median([maxima[index] / scale for maxima, scale in telling], axis=0) if telling else np.zeros(1)
         for index in range(len(axes))
     ]
     share = ABSOLUTE_SHARE if len(telling) >= _FEWEST_TELLING else 1.0

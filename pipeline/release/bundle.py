@@ -34,6 +34,7 @@ LATEST = "latest"
 FAILED = "failed"
 CRASHES = "crashes"
 
+_MAX_LATEST_BYTES = 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _RESERVED = {
     standalone.MANIFEST,
@@ -115,7 +116,8 @@ def find(path: Path) -> Path:
         return path
     latest = path / LATEST
     if latest.is_file():
-        version = latest.read_text(encoding="utf-8", errors="replace").strip()
+        with latest.open("rb") as file:
+            version = file.read(_MAX_LATEST_BYTES).decode(errors="replace").strip()
         if _NAME.fullmatch(version) and (path / version / standalone.MANIFEST).is_file():
             return path / version
         raise InputError(f"{latest} names {version[:80]!r}, which is no release", hint=f"name one of {path} yourself")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,14 @@ import numpy as np
 
 from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
-from pipeline.errors import DigestError, InputError, UnavailableError
+from pipeline.errors import DigestError, InputError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.release import bundle, standalone
-from pipeline.release.verify import check
+from pipeline.release.verify import check, check_unread
+from pipeline.store import read_json
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pipeline.backends.backend import Backend
     from pipeline.types import Array, Arrays, Dimension, InputSpec, Interface
@@ -41,7 +42,8 @@ class Model:
     def __call__(self, **inputs: Array) -> dict[str, Array]:
         """Return the outputs by name; raises InputError for inputs the manifest does not declare so."""
         check_inputs(self.interface, inputs)
-        return self.run(inputs)
+        with _failing(f"{self.name} {self.version} on {self.backend}"):
+            return self.run(inputs)
 
 
 def load_release(
@@ -56,12 +58,13 @@ def load_release(
     `backend` is a backend's name, or a variant's that the release was proven with, which brings its options. Without it
     the release runs on `device` with whichever of its proven variants was the fastest when it was timed, of those that
     can run here. `verify` checks every digest first. Without it the files are opened as they are; TorchScript, whose loader trusts
-    its file, never is. Raises DigestError, InputError, and UnavailableError if no backend can run it here.
+    its file, never is. Raises DigestError, InputError, UnsafeError for a release that may not be opened, and
+    UnavailableError if no backend can run it here.
     """
     if device not in DEVICES:
         raise InputError(f"there is no device {device!r}", hint=f"choose from {', '.join(DEVICES)}")
     release = bundle.find(Path(path))
-    problems = check(release) if verify else standalone.check_manifest(release)
+    problems = check(release) if verify else check_unread(release)
     if problems:
         raise DigestError(
             f"{release} is not what was released: {'; '.join(problems[:3])}", hint="fetch the release again"
@@ -75,8 +78,37 @@ def load_release(
     interface = bundle.interface_from(manifest)
     inputs = tuple(spec.name for spec in interface.inputs)
     source = Source(inputs, interface.outputs, files[chosen.artifact or ""])
-    session = chosen.open(source, chosen.options.model_validate(options))
+    with _failing(f"{release} on {chosen.name}"):
+        session = chosen.open(source, _validated(chosen, options))
     return Model(manifest["name"], manifest["version"], chosen.name, interface, session.run)
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Turn whatever a runtime raises about a release into an error that names it."""
+    try:
+        yield
+    except WeighbridgeError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise WorkerError(
+            f"{what} failed: {reason[:300]}", hint="weighbridge verify says whether it ever held"
+        ) from error
+
+
+def _validated(backend: Backend, options: Mapping[str, Any]) -> Any:
+    try:
+        return backend.options.model_validate(options)
+    except ValueError as error:
+        raise InputError(
+            f"the release states options that {backend.name} does not take: {_one_line(error)}",
+            hint="name another --backend",
+        ) from error
+
+
+def _one_line(error: ValueError) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def check_inputs(interface: Interface, inputs: Mapping[str, Array]) -> None:
@@ -175,17 +207,18 @@ def _device(backend: str) -> str | None:
 def _medians_ms(release: Path) -> dict[str, float]:
     """Return how fast each variant was when the release was timed: the mean of the logarithms over all sizes.
 
-    That is at its best number of threads, where several were timed. A report is of the machine that built the release, and may hold no timings: then nothing is returned.
+    That is at its best number of threads, where several were timed. A report is of the machine that built the release, and may
+    hold no timings: then nothing is returned.
     """
     try:
-        report = json.loads((release / standalone.REPORT / "benchmark.json").read_bytes())
+        report = read_json(release / standalone.REPORT / "benchmark.json")
         rows = [row for each in report["sizes"] for row in each["rows"] if row["median_ms"]]
         logs: dict[str, list[float]] = {}
         for row in rows:
             logs.setdefault(row["name"], []).append(math.log(row["median_ms"]))
         means = {name: sum(each) / len(each) for name, each in logs.items() if len(each) == len(report["sizes"])}
         arms = {name: report.get("arms", {}).get(name, {}).get("variant", name) for name in means}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {}
     return {variant: min(means[name] for name in arms if arms[name] == variant) for variant in arms.values()}
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # noqa: TC003 - pydantic evaluates annotations in this module
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.release import standalone
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
 Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=0, lt=2**63)]
+Dtype = Literal[
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
+    "bfloat16", "complex64", "complex128",
+]  # fmt: skip
 Role = Literal["model", "weights", "golden", "verifier", "sbom", "card", "provenance"]
 
 
@@ -31,8 +37,8 @@ class Input(_Section):
     """An input, with the range its values had when it was proven: integers in [low, high)."""
 
     name: str
-    dtype: str = Field(description="numpy's name of it")
-    shape: list[int | str] = Field(description="A number is a fixed size, a name one of `dimensions`")
+    dtype: Dtype = Field(description="numpy's name of it")
+    shape: list[Size | str] = Field(description="A number is a fixed size, a name one of `dimensions`")
     low: int | float | None
     high: int | float | None
 
@@ -41,8 +47,8 @@ class Output(_Section):
     """An output."""
 
     name: str
-    dtype: str = Field(description="numpy's name of it")
-    shape: list[int | str | None] = Field(
+    dtype: Dtype = Field(description="numpy's name of it")
+    shape: list[Size | str | None] = Field(
         description="A number is a fixed size, a name one of `dimensions`, null a size that depends on several"
     )
 
@@ -50,9 +56,15 @@ class Output(_Section):
 class Dimension(_Section):
     """The sizes a dynamic dimension may take."""
 
-    min: Count
-    max: Count
-    multiple_of: Annotated[int, Field(ge=1)]
+    min: Size
+    max: Size
+    multiple_of: Annotated[Size, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> Dimension:
+        if self.max - self.max % self.multiple_of < max(self.min, 1):
+            raise ValueError(f"there is no multiple of {self.multiple_of} from {self.min} to {self.max}")
+        return self
 
 
 class Model(_Section):
@@ -107,8 +119,8 @@ class Manifest(_Section):
     """What a release is: its files with their digests, what goes in and out, and what was proven of it."""
 
     schema_version: Literal[1] = Field(description="Version of this schema")
-    name: str
-    version: str = Field(description="release.version, or the first 12 hex digits of `digest`")
+    name: FileName
+    version: FileName = Field(description="release.version, or the first 12 hex digits of `digest`")
     digest: Sha256 = Field(
         description="Of the files' digests and this manifest without `version`, `digest` and `files`"
     )
@@ -129,6 +141,19 @@ class Manifest(_Section):
         description="The config with its defaults filled in, and file names in place of paths"
     )
     tools: dict[str, str] = Field(description="Versions of what the bytes and numbers depend on")
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Manifest:
+        """Models are made of files of the release, and shapes of dimensions that are declared."""
+        listed = {file.path for file in self.files}
+        strange = {name for model in self.models for name in [model.path, *model.files]} - listed
+        if strange or any(model.path not in model.files for model in self.models):
+            raise ValueError(f"models need files that are not listed: {', '.join(sorted(strange)) or 'their own'}")
+        shapes: list[Sequence[Any]] = [*(each.shape for each in self.inputs), *(each.shape for each in self.outputs)]
+        sizes = {size for shape in shapes for size in shape if isinstance(size, str)}
+        if unknown := sizes - set(self.dimensions):
+            raise ValueError(f"shapes name sizes that are no dimensions: {', '.join(sorted(unknown))}")
+        return self
 
 
 def schema() -> dict[str, Any]:

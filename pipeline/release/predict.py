@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from pipeline.checkpoint import headers
 from pipeline.errors import InputError
 from pipeline.release.golden import safetensors_bytes
 from pipeline.release.standalone import DamagedError, read_safetensors
@@ -30,6 +31,7 @@ MAX_INPUT_BYTES = 4 * 2**30
 MAX_JSON_BYTES = 256 * 2**20
 """The most that a JSON file may hold: its numbers take some ten times that in memory."""
 
+_MAX_JSON_LISTS = 500_000
 _SPLIT_TOLERANCE = 1e-3  # of the largest value: far above rounding, far below what a mixed-up batch gives
 
 
@@ -42,7 +44,8 @@ def read_inputs(
     """Return the arrays of `FILE` or `NAME=FILE` arguments by input name.
 
     A `.npy` or a plain JSON list holds one array, so it needs a name unless the model has one input. JSON numbers
-    become the declared dtype. Nothing is unpickled. Raises InputError for whatever cannot be read, named.
+    become the declared dtype. Nothing is unpickled. Raises InputError for whatever cannot be read, named, and UnsafeError
+    where that is a hostile file under another name.
     """
     arrays: dict[str, Array] = {}
     for argument in paths:
@@ -80,6 +83,7 @@ def _read(path: Path, name: str | None, specs: Sequence[InputSpec], max_bytes: i
     try:
         found = reader(path, specs, max_bytes)
     except (DamagedError, ValueError, EOFError, zipfile.BadZipFile, RecursionError, NotImplementedError) as error:
+        headers.require_harmless(path)  # it is broken, or something else under this name
         raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
     if None in found and name is None and len(specs) != 1:
         names = ", ".join(spec.name for spec in specs)
@@ -137,7 +141,10 @@ def _read_safetensors(path: Path, _specs: Sequence[InputSpec], _max_bytes: int) 
 
 
 def _read_json(path: Path, specs: Sequence[InputSpec], _max_bytes: int) -> dict[str | None, Array]:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if text.count("[") > _MAX_JSON_LISTS:
+        raise ValueError(f"it holds more than {_MAX_JSON_LISTS:,} lists; write it as .npy or .safetensors")
+    value = json.loads(text)
     if not isinstance(value, dict):
         spec = specs[0] if len(specs) == 1 else None
         return {None: _json_array(value, spec)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.release import bundle, standalone
-from pipeline.store import atomic_write, canonical_json, digest_file
+from pipeline.store import atomic_write, canonical_json, digest_file, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +36,7 @@ def remember(out: Path, name: str, built_from: Parts, release: Path) -> None:
 def recall(out: Path, name: str, built_from: Parts) -> Recalled:
     """Return the release that was built from the same parts, after checking every byte of it, or why there is none."""
     try:
-        record = json.loads((out / name / RECORD).read_bytes())
+        record = read_json(out / name / RECORD)
         before, version, sums = dict(record["parts"]), str(record["version"]), str(record["sums_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return Recalled(None, "not built before")

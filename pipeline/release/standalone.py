@@ -54,8 +54,9 @@ DTYPES = {
 }  # fmt: skip
 """safetensors' name of a dtype → numpy's."""
 
-_MAX_HEADER_BYTES = 16 * 2**20
-_MAX_MANIFEST_BYTES = 64 * 2**20
+# Parsed JSON takes up to 24 times its text in memory.
+_MAX_JSON_BYTES = 2 * 2**20
+_MAX_GOLDEN_BYTES = 2**30
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  ([^\\\n]+)")
 
 
@@ -100,19 +101,13 @@ def check_manifest(root: Path) -> list[str]:
         return wrong_sizes or _check_digest((root / MANIFEST).read_bytes())
     except (DamagedError, OSError) as error:
         return [str(error)]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         return [f"{MANIFEST}: not as schema version {SCHEMA_VERSION} has it ({error!r})"]
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
     """Return the manifest of a release; raises DamagedError for one that is unreadable or of another schema."""
-    path = root / MANIFEST
-    try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise DamagedError(f"{MANIFEST}: larger than {_MAX_MANIFEST_BYTES} bytes")
-        manifest = _json_object(path.read_bytes(), MANIFEST)
-    except OSError as error:
-        raise DamagedError(f"{MANIFEST}: {error.strerror}") from error
+    manifest = _json_object(_small_file(root / MANIFEST), MANIFEST)
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise DamagedError(f"{MANIFEST}: schema version {manifest.get('schema_version')}, this reads {SCHEMA_VERSION}")
     return manifest
@@ -170,7 +165,7 @@ def signed_bytes(payload: bytes) -> bytes:
 
 def read_signature(root: Path, signed_by: str) -> tuple[bytes, bytes]:
     """Return the payload and the signature of a release; raises DamagedError unless they are of this manifest and key."""
-    envelope = _json_object((root / SIGNATURE).read_bytes(), SIGNATURE)
+    envelope = _json_object(_small_file(root / SIGNATURE), SIGNATURE)
     try:
         (entry,) = envelope["signatures"]
         payload = base64.b64decode(envelope["payload"], validate=True)
@@ -242,8 +237,8 @@ def check_at_least(version: str, least: str) -> list[str]:
 def read_sums(path: Path) -> dict[str, str]:
     """Return file name → SHA-256 from a list that `sha256sum -c` accepts; raises DamagedError unless it is canonical."""
     try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
+        text = _small_file(path).decode()
+    except UnicodeDecodeError as error:
         raise DamagedError(f"{SUMS}: cannot be read ({error})") from error
     matches = [_SUM_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
     sums = {match[2]: match[1] for match in matches if match}
@@ -294,6 +289,15 @@ def _check_sums(directory: Path, present: list[str]) -> list[str]:
     return problems
 
 
+def _small_file(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise DamagedError(f"{path.name}: larger than {_MAX_JSON_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedError(f"{path.name}: cannot be read ({error.strerror})") from error
+
+
 def _json_object(text: bytes, name: str) -> dict[str, Any]:
     try:
         value = json.loads(text.decode(), object_pairs_hook=_unique_pairs)
@@ -324,7 +328,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
-        if size_bytes < 8 or header_bytes > min(size_bytes - 8, _MAX_HEADER_BYTES):
+        if size_bytes < 8 or header_bytes > min(size_bytes - 8, _MAX_JSON_BYTES):
             raise DamagedError(f"{path.name}: header of {header_bytes} bytes in a file of {size_bytes}")
         header = _json_object(file.read(header_bytes), path.name)
         buffer = bytearray(file.read())
@@ -364,7 +368,13 @@ def _dtype_and_shape(entry: dict[str, Any], place: str) -> tuple[np.dtype[Any], 
         raise DamagedError(f"{place}: dtype {dtype}, and numpy has {', '.join(DTYPES)}")
     if not isinstance(shape, list) or not all(_is_size(size) for size in shape) or len(shape) > 32:
         raise DamagedError(f"{place}: a shape that is no list of sizes")
+    if math.prod(size for size in shape if size) >= 2**60:
+        raise DamagedError(f"{place}: a shape beyond what memory can address")
     return np.dtype(DTYPES[dtype]).newbyteorder("<"), tuple(shape)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_size(value: Any) -> bool:
@@ -395,6 +405,8 @@ class Golden:
 
 def read_golden(path: Path) -> Golden:
     """Return the golden cases of a release; raises DamagedError if the file holds anything else."""
+    if path.stat().st_size > _MAX_GOLDEN_BYTES:
+        raise DamagedError(f"{path.name}: larger than {_MAX_GOLDEN_BYTES} bytes")
     arrays, metadata = read_safetensors(path)
     cases: dict[str, GoldenCase] = {}
     for key in sorted(arrays):
@@ -411,8 +423,25 @@ def read_golden(path: Path) -> Golden:
         raise DamagedError(f"{path.name}: its metadata holds no limit") from error
     if not cases or not 0 <= limit < math.inf:
         raise DamagedError(f"{path.name}: {len(cases)} cases and a limit of {limit}")
-    tolerances = _json_object(metadata.get("tolerances", "{}").encode(), path.name)
-    return Golden(tuple(cases.values()), limit, tolerances)
+    golden = Golden(tuple(cases.values()), limit, _json_object(metadata.get("tolerances", "{}").encode(), path.name))
+    _check_budgets(golden, path.name)
+    return golden
+
+
+def _check_budgets(golden: Golden, place: str) -> None:
+    """Raise DamagedError for a tolerance that is no pair of numbers, and a floor that does not fit its output."""
+    import numpy as np
+
+    for name, tolerance in golden.tolerances.items():
+        numbers = list(tolerance.values()) if isinstance(tolerance, dict) else []
+        if not isinstance(tolerance, dict) or set(tolerance) != {"atol", "rtol"} or not all(map(_is_number, numbers)):
+            raise DamagedError(f"{place}: the tolerance of {name} is not atol and rtol")
+    for case in golden.cases:
+        for name, floor in case.floors.items():
+            try:
+                np.broadcast_to(floor, case.outputs[name].shape)
+            except (KeyError, ValueError) as error:
+                raise DamagedError(f"{place}: {case.name} has a floor that is of no output, {name}") from error
 
 
 def judge(golden: Golden, case: GoldenCase, outputs: Mapping[str, Array]) -> list[str]:

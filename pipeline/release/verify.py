@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.backends.table import backends as table
 from pipeline.errors import InputError, UnavailableError, WeighbridgeError
-from pipeline.release import bundle, signing, standalone
+from pipeline.release import bundle, opening, signing, standalone
 from pipeline.release.manifest import Manifest
 from pipeline.store import canonical_json
 
@@ -130,19 +130,29 @@ def _differences(where: str, one: Any, other: Any) -> Iterator[tuple[str, Any, A
 
 
 def check(release: Path) -> list[str]:
-    """Return what is wrong with a release's files and manifest, running nothing."""
-    return standalone.check_files(release) or standalone.check_manifest(release) or _check_content(release)
+    """Return what is wrong with a release's files and manifest, running nothing.
+
+    Raises UnsafeError for a release that may not be opened, even if its digests agree.
+    """
+    return standalone.check_files(release) or check_unread(release)
+
+
+def check_unread(release: Path) -> list[str]:
+    """Do all of `check` but for reading every file to compare digests."""
+    return standalone.check_manifest(release) or _check_content(release)
 
 
 def _check_content(release: Path) -> list[str]:
-    """Check what the shipped verifier leaves out: the manifest's schema, and that its models are its files."""
+    """Check what the shipped verifier leaves out: the manifest's schema, and that its models are its files, and safe."""
     try:
         manifest = standalone.read_manifest(release)
         Manifest.model_validate_json((release / standalone.MANIFEST).read_bytes())
+        if problems := opening.check_contents(release, manifest):
+            return problems
         standalone.read_golden(release / standalone.GOLDEN)
         models = {model["path"] for model in manifest["models"]}
         listed = {entry["path"] for entry in manifest["files"] if entry["role"] == "model"}
-    except (ValueError, KeyError, TypeError, WeighbridgeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         return [f"{standalone.MANIFEST}: {error}"]
     return [] if models == listed else [f"{standalone.MANIFEST}: its models differ from its files"]
 

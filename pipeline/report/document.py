@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.store import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pipeline.benchmark.timing import Timings
@@ -72,11 +73,25 @@ def read(release: Path) -> dict[str, Any]:
         InputError: the release holds no report, or a damaged one.
     """
     try:
-        return {
-            name: json.loads((release / "report" / f"{name}.json").read_bytes()) for name in ("parity", "benchmark")
-        }
+        return {name: read_json(release / "report" / f"{name}.json") for name in ("parity", "benchmark")}
     except (OSError, ValueError) as error:
         raise InputError(f"{release} holds no readable report: {error}", hint="export again with --rebuild") from error
+
+
+@contextmanager
+def as_stated(release: Path) -> Iterator[None]:
+    """Show documents of a release that somebody else wrote.
+
+    Raises:
+        InputError: they lack what a report states, or state something else in its place.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise InputError(
+            f"the report of {release} is not as this version writes one: {type(error).__name__}: {error}"[:300],
+            hint="export again with --rebuild",
+        ) from error
 
 
 def _export(artifact: Artifact, audit: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pipeline.architectures.facenet import PNet
 from pipeline.architectures.resnet import ResNet
 from pipeline.architectures.silero_vad import SileroVAD
 from pipeline.architectures.simplenet import SimpleNet
+from pipeline.checkpoint import fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,7 @@ LITE = {"variant": 0, "num_classes": 1000}
 @dataclass(frozen=True)
 class Misfit:
     """`real` made the file, `configured` is what the config says; `rename` (ours → theirs), `prefix` and `extra` are
-    what else was done to the file's names."""
+    what else was done to the file's names. `copied` is a module that the file holds twice, "" for all of it (an EMA)."""
 
     make: Callable[..., nn.Module]
     configured: Mapping[str, Any]
@@ -39,23 +40,36 @@ class Misfit:
     rename: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     extra: tuple[str, ...] = ()
+    copied: str | None = None
 
     @property
     def causes(self) -> int:
         arguments = sum(self.configured.get(name) != value for name, value in self.real.items())
-        return arguments + bool(self.rename) + bool(self.prefix) + bool(self.extra)
+        return arguments + bool(self.rename) + bool(self.prefix) + bool(self.extra) + (self.copied is not None)
 
     @property
     def name(self) -> str:
         changed = [f"{name}={value}" for name, value in self.real.items() if self.configured.get(name) != value]
-        return "-".join([self.make.__name__, *changed, *self.rename.values(), self.prefix, *self.extra]).strip("-")
+        return "-".join(
+            [self.make.__name__, *changed, *self.rename.values(), self.prefix, *self.extra, self._copy()]
+        ).strip("-")
 
     def file(self) -> dict[str, torch.Tensor]:
         """Return the state dict under the file's names."""
         with torch.device("meta"):
             state = self.make(**self.real).state_dict()
         named = {self.prefix + self._theirs(name): tensor for name, tensor in state.items()}
+        if self.copied is not None:
+            below = f"{self.copied}." if self.copied else ""
+            copies = {name: tensor.clone() for name, tensor in state.items() if name.startswith(below)}
+            named |= {f"{self._copy()}.{name.removeprefix(below)}": tensor for name, tensor in copies.items()}
         return named | {f"{name}.weight": torch.empty(3, 5, device="meta") for name in self.extra}
+
+    def strangers(self) -> set[str]:
+        """Return the names in the file that are not of the network."""
+        with torch.device("meta"):
+            own = {self.prefix + self._theirs(name) for name in self.make(**self.real).state_dict()}
+        return self.file().keys() - own
 
     def belongs(self, name: str) -> str:
         """Return the network's name of a tensor of the file."""
@@ -64,6 +78,9 @@ class Misfit:
             if bare.startswith(f"{theirs}."):
                 return ours + bare[len(theirs) :]
         return bare
+
+    def _copy(self) -> str:
+        return "" if self.copied is None else f"{self.copied.replace('.', '_')}_copy" if self.copied else "ema"
 
     def _theirs(self, name: str) -> str:
         for ours, theirs in self.rename.items():
@@ -147,3 +164,38 @@ def _mixed_misfits() -> Iterator[Misfit]:
 
 
 MISFITS = (*_argument_misfits(), *_name_misfits(), *_mixed_misfits())
+
+# A search ends after 8 s of a user's time; here a busy machine must not decide.
+AMPLE = 120.0
+
+
+def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: float = AMPLE) -> fit.Misfit | None:
+    def shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            return {name: tuple(tensor.shape) for name, tensor in case.make(**arguments).state_dict().items()}
+
+    expected = shapes(case.configured)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return fit.explain(
+        expected,
+        found,
+        arguments=case.configured,
+        build_shapes=shapes,
+        owner=case.make.__name__,
+        weights_name="w.pth",
+        seconds=seconds,
+    )
+
+
+def loads_strictly(case: Misfit, misfit: fit.Misfit) -> bool:
+    """Apply the printed change as a config would, load strictly, and see that every tensor is where it belongs."""
+    with torch.device("meta"):
+        module = case.make(**{**case.configured, **(misfit.changes or {})})
+    original = case.file()
+    tensors, _ = fit.fitted(original, list(module.state_dict()), misfit.rename, misfit.ignore, "w.pth")
+    module.load_state_dict(tensors, strict=True, assign=True)
+    home = {id(tensor): case.belongs(name) for name, tensor in original.items()}
+    used = {id(tensor) for tensor in tensors.values()}
+    if any(id(tensor) not in used and name not in case.strangers() for name, tensor in original.items()):
+        return False  # a tensor of the network itself was left out
+    return all(home.get(id(tensor), name) == name for name, tensor in tensors.items())

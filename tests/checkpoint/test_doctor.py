@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pytest
 import torch
 
 from pipeline.checkpoint import fit
+from tests.checkpoint.drawn import draw
 from tests.checkpoint.misfits import (
     BERT,
     MISFITS,
@@ -17,43 +16,10 @@ from tests.checkpoint.misfits import (
     Misfit,
     ResNet,
     SimpleNet,
+    explained,
+    loads_strictly,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-# A search ends after 8 s of a user's time; here a busy machine must not decide.
-AMPLE = 120.0
-
-
-def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: float = AMPLE) -> fit.Misfit | None:
-    def shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in case.make(**arguments).state_dict().items()}
-
-    expected = shapes(case.configured)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return fit.explain(
-        expected,
-        found,
-        arguments=case.configured,
-        build_shapes=shapes,
-        owner=case.make.__name__,
-        weights_name="w.pth",
-        seconds=seconds,
-    )
-
-
-def loads_strictly(case: Misfit, misfit: fit.Misfit) -> bool:
-    """Apply the printed change as a config would, load strictly, and see that every tensor is where it belongs."""
-    with torch.device("meta"):
-        module = case.make(**{**case.configured, **(misfit.changes or {})})
-    original = case.file()
-    tensors, _ = fit.fitted(original, list(module.state_dict()), misfit.rename, misfit.ignore, "w.pth")
-    module.load_state_dict(tensors, strict=True, assign=True)
-    home = {id(tensor): case.belongs(name) for name, tensor in original.items()}
-    return all(home.get(id(tensor), name) == name for name, tensor in tensors.items())
+from tests.sweeps.doctor import judged
 
 
 def test_there_are_misfits_enough_and_a_third_has_two_causes() -> None:
@@ -108,3 +74,44 @@ def test_where_nothing_fits_no_change_is_presented(name: str) -> None:
     first = misfit.message(lambda key: key).splitlines()[0]
     assert "was found with which it fits" in first
     assert "set model." not in first
+
+
+def test_a_further_layer_is_another_depth_and_never_left_out() -> None:
+    """The head is renamed and the file is deeper: leaving the deeper layers out would fit strictly, and be wrong."""
+    shallow = Misfit(ResNet, RESNET, {**RESNET, "depth": 34}, {"fc": "classifier"})
+    misfit = explained(shallow, shallow.file())
+    assert misfit is not None
+    assert (misfit.changes, misfit.ignore) == ({"depth": 34}, ())
+    unbuildable = fit.explain(
+        {"layers.0.weight": (2,), "fc.weight": (1,)},
+        {"layers.0.weight": (2,), "layers.1.weight": (2,), "fc.weight": (1,)},
+        arguments={},
+        build_shapes=None,
+        owner="Net",
+        weights_name="w.pth",
+    )
+    assert unbuildable is not None
+    assert unbuildable.changes is None
+
+
+def test_what_is_beside_renamed_modules_is_left_out_by_name() -> None:
+    case = Misfit(SimpleNet, SIMPLE, SIMPLE, {"fc1": "b.final", "fc2": "a"}, extra=("criterion",))
+    misfit = explained(case, case.file())
+    assert misfit is not None
+    assert (misfit.rename, misfit.ignore) == ({"b.final": "fc1", "a": "fc2"}, ("criterion",))
+    assert loads_strictly(case, misfit)
+
+
+def test_of_two_modules_that_could_be_meant_none_is_chosen() -> None:
+    case = Misfit(SimpleNet, SIMPLE, SIMPLE, {"fc2": "head"})
+    twin = {
+        name.replace("head", "other_head"): tensor.clone() for name, tensor in case.file().items() if "head" in name
+    }
+    misfit = explained(case, case.file() | twin, seconds=3.0)
+    assert misfit is not None
+    assert misfit.changes is None
+
+
+@pytest.mark.parametrize("case", draw(3, 9), ids=lambda case: case.name)
+def test_a_misfit_that_nobody_chose_is_never_explained_wrongly(case: Misfit) -> None:
+    assert judged(case)[0] != "wrong"

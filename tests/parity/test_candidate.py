@@ -1,6 +1,8 @@
 """A stranger's file is matched by name, else by order and shape, and never loaded where that runs its code."""
 
 import json
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -16,6 +18,7 @@ from pipeline.exporters import onnx as exporter
 from pipeline.exporters.exporter import Job
 from pipeline.parity.candidate import Signature, format_of, match
 from pipeline.types import Dimension, InputSpec, Interface
+from tests.checkpoint.corpus import hostile
 
 INTERFACE = Interface(
     (InputSpec("image", "float32", ("batch", 3)), InputSpec("ids", "int64", ("batch", 3), 0, 5)),
@@ -139,3 +142,57 @@ def test_the_command_fails_names_the_layer_and_writes_junit(simplenet, tmp_path)
     (problem,) = document["exports"][0]["audit"]["problems"]
     assert problem["differing"] == 1
     assert b"<failure" in (tmp_path / "junit.xml").read_bytes()
+
+
+IN_A_PROCESS_OF_ITS_OWN = """
+import sys
+from pipeline import cli
+sys.argv = ["weighbridge", "parity", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit as end:
+    print(end.code, sorted({"onnx", "onnxruntime", "torch"} & set(sys.modules)))
+"""
+
+
+def test_a_model_is_checked_by_onnx_before_anything_runs_it_and_in_a_worker(tmp_path):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 10])
+    out = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 2])
+    node = onnx.helper.make_node("MatMul", ["x", "nowhere"], ["logits"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out]))
+    (tmp_path / "theirs.onnx").write_bytes(model.SerializeToString())
+    command = ["configs/simplenet.yaml", "--candidate", tmp_path / "theirs.onnx", "--out", tmp_path / "out"]
+    ran = subprocess.run(
+        [sys.executable, "-c", IN_A_PROCESS_OF_ITS_OWN, *command], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.splitlines()[-1] == "2 []"
+    assert "theirs.onnx is not a valid ONNX model" in ran.stderr
+
+
+def test_no_library_of_operators_is_loaded_for_a_model_or_a_config(tmp_path):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 10])
+    out = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 2])
+    node = onnx.helper.make_node("Thing", ["x"], ["logits"], domain="theirs")
+    opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("theirs", 1)]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out]), opset_imports=opsets)
+    (tmp_path / "theirs.onnx").write_bytes(model.SerializeToString())
+    command = ["parity", "configs/simplenet.yaml", "--candidate", str(tmp_path / "theirs.onnx"), "--json"]
+    ran = CliRunner().invoke(cli.app, [*command, "--out", str(tmp_path / "out")])
+    assert ran.exit_code == 1
+    (row,) = json.loads(ran.stdout)["backends"]
+    assert row["status"] == "crashed"
+    assert "theirs:Thing" in row["reason"]
+    library = {"name": "mine", "backend": "onnxruntime-cpu", "options": {"custom_ops_library": "libtheirs.so"}}
+    ran = CliRunner().invoke(cli.app, ["check", "configs/simplenet.yaml", "--set", f"backends={json.dumps([library])}"])
+    assert ran.exit_code == 2
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".onnx", ".torchscript", ".pt"])
+def test_a_hostile_candidate_is_refused_whatever_its_name_even_if_trusted(suffix, tmp_path):
+    marker = tmp_path / "marker"
+    for name, path in hostile(tmp_path, marker).items():
+        named = path.with_suffix(suffix)
+        path.rename(named)
+        with pytest.raises(UnsafeError):
+            format_of(named, trusted=True)
+        assert not marker.exists(), name

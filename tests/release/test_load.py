@@ -58,7 +58,7 @@ def test_a_proven_variant_brings_its_options(changed, content, tmp_path):
     assert load_release(release, backend="plain").backend == "onnxruntime-cpu"
     wrong = {**variant, "options": {"graph_optimization_level": "no such"}}
     release = bundle.write(changed(manifest={**content.manifest, "backends": {"plain": wrong}}), tmp_path)
-    with pytest.raises(ValueError, match="graph_optimization_level"):
+    with pytest.raises(InputError, match="graph_optimization_level"):
         load_release(release, backend="plain")
 
 
@@ -167,11 +167,15 @@ def test_an_index_beyond_its_declared_range_is_refused_before_a_runtime_sees_it(
 
 
 def test_a_damaged_release_is_not_opened(release):
-    size_bytes = (release / "model.torchscript").stat().st_size
-    (release / "model.torchscript").write_bytes(bytes(size_bytes))
-    with pytest.raises(DigestError, match=r"model\.torchscript: its digest differs"):
+    card = release / "README.md"
+    card.write_bytes(bytes(card.stat().st_size))
+    with pytest.raises(DigestError, match=r"README\.md: its digest differs"):
         load_release(release)
     assert load_release(release, verify=False)(x=X)["logits"].shape == (3, 3)
+    size_bytes = (release / "model.torchscript").stat().st_size
+    (release / "model.torchscript").write_bytes(bytes(size_bytes))
+    with pytest.raises(DigestError, match=r"model\.torchscript: it is an unknown file, not a TorchScript program"):
+        load_release(release, verify=False)
     (release / "model.torchscript").write_bytes(b"")
     with pytest.raises(DigestError, match=f"manifest.json says {size_bytes} bytes"):
         load_release(release, verify=False)

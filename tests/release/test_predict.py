@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnsafeError
 from pipeline.release.load import Model, load_release
 from pipeline.release.predict import (
     MAX_JSON_BYTES,
@@ -22,6 +22,7 @@ from pipeline.release.predict import (
     write_outputs,
 )
 from pipeline.types import Dimension, InputSpec, Interface
+from tests.checkpoint.corpus import hostile
 
 ONE = (InputSpec("x", "float32", ("batch", 4)),)
 TWO = (InputSpec("x", "float32", ("batch", 4)), InputSpec("ids", "int64", ("batch",)))
@@ -315,3 +316,23 @@ def test_the_command_takes_a_file_or_a_folder(pristine, inputs, tmp_path, weighb
     done = weighbridge("predict", pristine, "--input", inputs / "0.npy")
     assert set(json.loads(done.out)) == {"logits", "best"}
     assert weighbridge("predict", pristine, "--input", inputs / "0.npy", "--device", "tpu").failed_with(2, "no device")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".json"])
+def test_a_hostile_file_given_as_an_input_is_unsafe_whatever_its_name(suffix, tmp_path):
+    marker = tmp_path / "marker"
+    for name, path in hostile(tmp_path, marker).items():
+        named = path.with_suffix(suffix)
+        path.rename(named)
+        with pytest.raises(UnsafeError):
+            read_inputs([str(named)], ONE)
+        assert not marker.exists(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("x.json", b"[[1, 2"), ("x.npy", b"\x93NUMPY"), ("x.npz", b"PK"), ("x.safetensors", bytes(9))]
+)
+def test_a_broken_file_given_as_an_input_is_merely_wrong(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as"):
+        read_inputs([str(tmp_path / name)], ONE)

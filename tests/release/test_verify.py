@@ -260,6 +260,15 @@ def test_a_model_that_does_not_load_fails(content, changed, tmp_path):
     (tmp_path / "garbage").write_bytes(b"garbage")
     models = (bundle.ModelFile("onnx", "model.onnx", tmp_path / "garbage"), content.models[1])
     release = bundle.write(changed(models=models), tmp_path)
+    assert verify(release).problems == ("model.onnx: it is a text file, not an ONNX model",)
+
+
+def _unknown_operator(graph):
+    graph.node[0].op_type = "NoSuchOperator"
+
+
+def test_a_model_that_no_runtime_takes_fails(content, changed, tmp_path):
+    release = _with_model(content, changed, tmp_path, _unknown_operator)
     assert any("onnxruntime-cpu: " in problem for problem in verify(release).problems)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import struct
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +24,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline import init, trust
-from pipeline.checkpoint import confined, inspect, kinds, read
+from pipeline.checkpoint import confined, inspect, kinds, read, torchscript
 from pipeline.config import load
 from pipeline.config.text import parse_value
 from pipeline.errors import WeighbridgeError
 from pipeline.planning import vocabulary
+from pipeline.release import standalone
+from pipeline.release.verify import check
 from tests.checkpoint import assembler as asm
+from tests.checkpoint import programs
 from tests.checkpoint.corpus import payloads
 from tests.checkpoint.test_kinds import FILES, Kind
+from tests.release.forgery import state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +57,10 @@ def allowed(act: Callable[[], Any], *errors: type[Exception]) -> None:
 
 
 def every_reader(path: Path) -> None:
-    for reader in (inspect.describe, kinds.identify, read.require_state_dict, confined.require_confined_onnx):
+    readers = (
+        inspect.describe, kinds.identify, read.require_state_dict, confined.require_confined_onnx, torchscript.require_inert,
+    )  # fmt: skip
+    for reader in readers:
         allowed(lambda reader=reader: reader(path))
 
 
@@ -142,6 +151,58 @@ def test_inputs_on_the_command_line(text: str) -> None:
     allowed(lambda: init.parse_input(text))
 
 
+CODE = st.lists(
+    st.sampled_from(
+        ["torch", "ops", ".", "aten", "prim", "c10d", "classes", "save", "from_file", "getattr", "(", ")", ",", '"save"', '"sa"',
+         '"ve"', "'", "\\", "#", "\n", " ", "x", "=", '"\\163ave"', "__setstate__", "é"]
+    ),
+    max_size=30,
+)  # fmt: skip
+
+
+@often
+@given(pieces=CODE)
+def test_code_of_programs(pieces: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.pt"
+    code = "".join(pieces)
+    with zipfile.ZipFile(path, "w") as made:
+        for name, content in (("data.pkl", asm.pickle(b"}")), ("constants.pkl", asm.pickle(b")")), ("code/x.py", code)):
+            made.writestr(f"archive/{name}", content)
+    try:
+        torchscript.require_inert(path)
+    except WeighbridgeError:
+        return
+    # Whoever splits it into words, as the loader does, finds none that does harm.
+    words = re.split(r"[^A-Za-z0-9_]+", code)
+    assert not {"save", "from_file", "__setstate__"} & set(words), code
+    assert not re.search(r"\b(ops\s*\.\s*c10d|torch\s*\.\s*classes)\b", code)
+
+
+@often
+@given(manifest=st.dictionaries(st.sampled_from(["schema_version", "files", "models", "config", "signed_by"]), JSON))
+def test_manifests(manifest: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.getbasetemp() / "release"
+    (folder / "report").mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"schema_version": 1, **manifest}).encode()
+    allowed(lambda: check(state(folder, text)))
+    allowed(lambda: standalone.read_manifest(folder), standalone.DamagedError)
+
+
+GOLDEN_NAME = st.sampled_from(["a/input/x", "a/output/y", "a/floor/y", "a/floor/z", "a", "a/b", "//"])
+
+
+@often
+@given(header=st.dictionaries(GOLDEN_NAME, ENTRY), metadata=JSON, size=st.integers(0, 80))
+def test_golden_cases(
+    header: dict[str, Any], metadata: Any, size: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "golden.safetensors"
+    limits = {"limit": "16", "tolerances": json.dumps(metadata)}
+    text = json.dumps({**header, "__metadata__": limits}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+    allowed(lambda: standalone.read_golden(path), standalone.DamagedError)
+
+
 def real_files(folder: Path) -> dict[str, Path]:
     made = {}
     for kind in (
@@ -157,6 +218,7 @@ def real_files(folder: Path) -> dict[str, Path]:
         FILES[kind](made[str(kind)])
     made["safetensors"] = folder / "real.safetensors"
     save_file(nn.Linear(3, 2).state_dict(), made["safetensors"])
+    made["TorchScript"] = programs.saved(programs.AddOne(), folder / "program.real")
     return made
 
 
@@ -169,6 +231,7 @@ REAL = (
     Kind.NUMPY,
     Kind.PICKLED_MODEL,
     "safetensors",
+    "TorchScript",
 )
 
 

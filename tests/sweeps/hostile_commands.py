@@ -4,8 +4,11 @@
 
 A command passes if it refuses with its documented exit code, starts no process, opens no connection, leaves no marker,
 and takes under 2 s of processor time and 200 MB over the interpreter with weighbridge imported. Processes are forked from
-one that has imported the command line, so that 2 s are the command's own. With a RELEASE, `predict` gets each file as an
-input and `verify` gets it in the place of the model.
+one that has imported the command line, so that 2 s are the command's own. The time on the clock is shown as well, and
+decides nothing: the machine may be busy.
+
+With a RELEASE, `predict` gets each file as an input, and each file takes the place of the release's models and golden cases:
+once as it is, so that a digest tells (exit code 1), and once with every digest made to agree, as a forger would (3).
 """
 
 from __future__ import annotations
@@ -14,24 +17,32 @@ import os
 import shutil
 import sys
 import tempfile
-from collections import Counter
+import time
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+import pipeline.actions
 import pipeline.cli
 import pipeline.init
 import pipeline.release.predict
 import pipeline.report.console
 import pipeline.report.inspection
 import pipeline.stages
+from tests.checkpoint import programs
 from tests.checkpoint.corpus import hostile
+from tests.release.forgery import forge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 MAX_SECONDS = 2.0
 MAX_BYTES = 200 * 2**20
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.", "socket.")
+SIMPLENET = Path(__file__).parents[2] / "configs" / "simplenet.yaml"
 NETWORK = "pipeline.architectures.simplenet:SimpleNet"
 CONFIG = """
 name: hostile
@@ -45,30 +56,83 @@ benchmark: {{reference: onnxruntime-cpu}}
 """
 
 
-def commands(path: Path, release: Path | None) -> Iterator[tuple[list[str], set[int]]]:
-    """Yield command lines for a file, with the exit codes that mean a refusal."""
+REFUSED, DAMAGED = 3, 1
+CANDIDATES = (".pth", ".onnx", ".torchscript", ".pt")
+PLACES = ("model.onnx", "model.torchscript", "golden.safetensors")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did: exit code, seconds of processor and on the clock, peak bytes of memory, forbidden events."""
+
+    code: int
+    seconds: float
+    wall_s: float
+    memory: int
+    seen: tuple[str, ...]
+
+
+def on_files(path: Path) -> Iterator[tuple[str, list[str], int]]:
+    """Yield a row's name, a command line for a file, and the exit code that means a refusal."""
     config = path.with_suffix(".yaml")
     config.write_text(CONFIG.format(network=NETWORK, weights=path.name))
-    yield ["inspect", str(path)], {3}
-    yield ["check", str(config)], {3}
-    yield ["export", str(config), "--out", str(path.parent / "out")], {3}
-    yield ["init", str(path), "--architecture", NETWORK, "--output", str(path.with_suffix(".new"))], {3}
-    if release is None:
-        return
-    suffix = (".npy", ".npz", ".safetensors", ".json")[int(path.stem) % 4]
-    other = path.with_suffix(suffix)
-    shutil.copyfile(path, other)
-    yield ["predict", str(release), "--input", f"x={other}"], {2, 3}
-    altered = path.parent / f"release-{path.stem}"
-    shutil.copytree(release, altered)
-    shutil.copyfile(path, altered / "model.onnx")
-    yield ["verify", str(altered)], {1}
-    shutil.rmtree(altered)
+    yield "inspect", ["inspect", str(path)], REFUSED
+    yield "check", ["check", str(config)], REFUSED
+    yield "export", ["export", str(config), "--out", str(path.parent / "out")], REFUSED
+    new = path.with_suffix(".new")
+    yield "init", ["init", str(path), "--architecture", NETWORK, "--output", str(new)], REFUSED
+    for suffix in CANDIDATES:
+        other = path.with_suffix(suffix)
+        if other != path:
+            shutil.copyfile(path, other)
+        options = ["--candidate", str(other), "--trust-candidate", "--out", str(path.parent / "out")]
+        yield f"parity --candidate {suffix}", ["parity", str(SIMPLENET), *options], REFUSED
 
 
-def run(arguments: Sequence[str]) -> tuple[int, float, int, list[str]]:
-    """Return exit code, seconds of processor time, peak bytes of memory, and forbidden events."""
+def on_releases(path: Path, release: Path, inputs: Path) -> Iterator[tuple[str, list[str], int]]:
+    """Yield the same for commands that take a release."""
+    for suffix in (".npy", ".npz", ".safetensors", ".json"):
+        other = path.with_suffix(suffix)
+        shutil.copyfile(path, other)
+        yield f"predict --input {suffix}", ["predict", str(release), "--input", f"x={other}"], REFUSED
+    for place in PLACES:
+        copy = path.parent / "release"
+        shutil.copytree(release, copy)
+        shutil.copyfile(path, copy / place)
+        yield f"verify, {place} replaced", ["verify", str(copy)], DAMAGED
+        yield f"predict, {place} replaced", ["predict", str(copy), "--input", str(inputs)], DAMAGED
+        forge(copy)
+        yield from on_forged(copy, place, inputs)
+        shutil.rmtree(copy)
+
+
+def on_forged(copy: Path, place: str, inputs: Path) -> Iterator[tuple[str, list[str], int]]:
+    """Yield the same for a release whose digests agree with what was put into it."""
+    yield f"verify, {place} forged", ["verify", str(copy)], REFUSED
+    yield f"predict, {place} forged", ["predict", str(copy), "--input", str(inputs)], REFUSED
+    yield f"benchmark, {place} forged", ["benchmark", str(copy)], REFUSED
+    zipped = copy.parent / "release.zip"
+    yield f"package, {place} forged", ["package", str(copy), "--as", "zip", "--out", str(zipped)], REFUSED
+
+
+def hostile_programs(marker: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield TorchScript archives that would do something when they are loaded or run."""
+    plain = programs.saved(programs.AddOne(), folder / "plain.pt")
+    made = folder / "program.pt"
+    for name, rewrite in {**programs.hostile_code(marker), **programs.other_code()}.items():
+        code = rewrite(programs.code_of(plain)).encode()
+        yield name, programs.rewritten(plain, made, {programs.CODE: code})
+    for name, entries in programs.hostile_entries(marker).items():
+        yield name, programs.rewritten(plain, made, entries)
+    restores = programs.saved(programs.Restores(str(marker)), made)
+    marker.unlink(missing_ok=True)
+    yield "restores itself", restores
+
+
+def run(arguments: Sequence[str]) -> Ran:
+    """Run a command in a forked process and wait for it."""
     read, write = os.pipe()
+    start = time.monotonic()
     child = os.fork()
     if child == 0:
         os.close(read)
@@ -77,7 +141,9 @@ def run(arguments: Sequence[str]) -> tuple[int, float, int, list[str]]:
     with os.fdopen(read) as events:
         seen = events.read().split()
     _, status, usage = os.wait4(child, 0)
-    return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, seen
+    code = os.waitstatus_to_exitcode(status)
+    wall_s = time.monotonic() - start
+    return Ran(code, usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss * 1024, tuple(seen))
 
 
 def _be_the_command(arguments: Sequence[str], events: int) -> None:
@@ -98,37 +164,78 @@ def _be_the_command(arguments: Sequence[str], events: int) -> None:
     os._exit(99)
 
 
+class Tally:
+    """Rows of what was run, and every failure."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+        self.baseline = run(["--version"]).memory
+        self.rows: dict[str, list[Ran]] = defaultdict(list)
+        self.failures: list[str] = []
+
+    def add(self, row: str, what: str, arguments: Sequence[str], code: int) -> None:
+        """Run a command and judge it."""
+        ran = run(arguments)
+        self.rows[row].append(ran)
+        memory = ran.memory - self.baseline
+        ok = ran.code == code and not ran.seen and ran.seconds < MAX_SECONDS and memory < MAX_BYTES
+        if not ok or self.marker.exists():
+            self.failures.append(
+                f"{row}: {what}: exit {ran.code}, {ran.seconds:.2f} s, {memory >> 20} MB, {ran.seen}"
+                f"{', marker' if self.marker.exists() else ''}"
+            )
+            self.marker.unlink(missing_ok=True)
+
+    def show(self) -> None:
+        """Print a line for each row, and the failures."""
+        for row, ran in self.rows.items():
+            print(
+                f"{row:<36} {len(ran):>4} runs, at most {max(each.seconds for each in ran):.2f} s of processor time, "
+                f"{max(each.wall_s for each in ran):.2f} s on the clock, "
+                f"{max(each.memory - self.baseline for each in ran) >> 20} MB"
+            )
+        print(*self.failures, sep="\n")
+        print(f"{sum(map(len, self.rows.values()))} runs, {len(self.failures)} failures")
+
+
 def main() -> int:
-    """Print a row for each command, and every failure; return 1 if there was one."""
+    """Run everything; return 1 if there was a failure."""
     release = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
-    failures: list[str] = []
-    count, worst_seconds, worst_bytes = Counter[str](), Counter[str](), Counter[str]()
-    with tempfile.TemporaryDirectory() as folder:
-        marker = Path(folder) / "marker"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        marker = folder / "marker"
         os.chdir(folder)
-        files = hostile(Path(folder), marker)
-        baseline = run(["--version"])[2]
-        for name, path in files.items():
-            for arguments, codes in commands(path, release):
-                code, seconds, memory, seen = run(arguments)
-                command = arguments[0]
-                memory -= baseline
-                count[command] += 1
-                worst_seconds[command] = max(worst_seconds[command], round(seconds * 1000))
-                worst_bytes[command] = max(worst_bytes[command], memory)
-                ok = code in codes and not seen and seconds < MAX_SECONDS and memory < MAX_BYTES
-                if not ok or marker.exists():
-                    failures.append(f"{command}: {name}: exit {code}, {seconds:.2f} s, {memory >> 20} MB, {seen}")
-                    marker.unlink(missing_ok=True)
-    print(f"{len(files)} hostile files")
-    for command in count:
-        print(
-            f"{command:<8} {count[command]:>4} runs, at most {worst_seconds[command] / 1000:.2f} s "
-            f"and {worst_bytes[command] >> 20} MB"
-        )
-    print(*failures, sep="\n")
-    print(f"{len(failures)} failures")
-    return bool(failures)
+        files = hostile(folder, marker)
+        print(f"{len(files)} hostile files")
+        tally = Tally(marker)
+        for what, path in files.items():
+            for row, arguments, code in on_files(path):
+                tally.add(row, what, arguments, code)
+        if release:
+            _run_releases(files, release, tally)
+    tally.show()
+    return bool(tally.failures)
+
+
+def _run_releases(files: Mapping[str, Path], release: Path, tally: Tally) -> None:
+    folder = tally.marker.parent
+    inputs = folder / "inputs.npy"
+    np.save(inputs, np.zeros((1, 10), np.float32))
+    for what, path in files.items():
+        for row, arguments, code in on_releases(path, release, inputs):
+            tally.add(row, what, arguments, code)
+    for what, program in hostile_programs(tally.marker, folder):
+        copy = folder / "programs"
+        shutil.copytree(release, copy)
+        forge(copy, {PLACES[1]: program.read_bytes()})
+        for row, arguments, code in on_forged(copy, "hostile program", inputs):
+            tally.add(row, what, arguments, code)
+        tally.add("predict, hostile program chosen", what, _by_torchscript(copy, inputs), REFUSED)
+        shutil.rmtree(copy)
+
+
+def _by_torchscript(release: Path, inputs: Path) -> list[str]:
+    return ["predict", str(release), "--input", str(inputs), "--backend", "torchscript"]
 
 
 if __name__ == "__main__":

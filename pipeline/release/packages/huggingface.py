@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from pipeline.release import identity
+from pipeline.store import read_json
 from pipeline.types import in_words
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def write(content: Content, path: Path) -> None:
     """Write README.md, the Hub's card, and `release/`, the release itself."""
     content.copy(content.files(), path / RELEASE)
     documents = {
-        name: json.loads((content.release / "report" / f"{name}.json").read_bytes())
+        name: read_json(content.release / "report" / f"{name}.json")
         for name in ("parity", "benchmark")
         if (content.release / "report" / f"{name}.json").is_file()
     }

@@ -1,0 +1,23 @@
+"""What was made to exhaust whoever reads it is refused in under 2 s of processor time and 200 MB over the start."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+MAX_SECONDS = 2.0
+MAX_BYTES = 200 * 2**20
+REFUSED = {1, 2, 3}  # a failed check, wrong input, unsafe: never 0, and never a crash or traceback (4)
+
+
+def test_bombs_are_refused_by_every_command_in_little_time_and_memory(pristine, tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.sweeps.bombs", tmp_path, pristine], capture_output=True, text=True, check=True
+    )
+    rows = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert {row["command"] for row in rows} == {"inspect", "check", "parity", "predict", "verify"}
+    assert len(rows) > 100
+    wrong = [row for row in rows if row["code"] not in REFUSED or row["seen"]]
+    costly = [row for row in rows if row["seconds"] > MAX_SECONDS or row["bytes"] > MAX_BYTES]
+    assert wrong + costly == []
