@@ -49,9 +49,13 @@ MAX_TIMED_ELEMENTS = 2**28
 
 @dataclass(frozen=True, slots=True)
 class ParityRequest:
-    """What is held against the network: a file somebody else made, or our own exports; and whether to say why."""
+    """What is held against the network: a file somebody else made, or our own exports; and whether to say why.
+
+    `custom_ops` is a library of operators that the file needs; it is loaded into the candidate's worker.
+    """
 
     candidate: Path | None = None
+    custom_ops: Path | None = None
     trust_candidate: bool = False
     explain: bool = False
 
@@ -63,10 +67,13 @@ def parity(path: Path, settings: Settings, request: ParityRequest) -> dict[str, 
         WeighbridgeError: what the user gave is wrong, or a worker crashed. A failed comparison is in the document.
     """
     planned = plan(path, settings)
-    theirs = request.candidate and candidate.format_of(request.candidate, trusted=request.trust_candidate)
+    file = request.candidate
+    theirs = candidate.format_of(file, trusted=request.trust_candidate) if file else None
+    if request.custom_ops:
+        _require_usable(request.custom_ops, theirs)
     with private_directory(settings.out / planned.config.name) as work:
         state = stages.sample(State(planned, settings, work))
-        state = _taken(state, request.candidate, theirs) if request.candidate and theirs else stages.export_all(state)
+        state = _taken(state, request, file, theirs) if file and theirs else stages.export_all(state)
         state = stages.hold(state)
         culprits = settings.out / planned.config.name / stages.CULPRITS
         explanations = stages.explained(state, culprits, all_of_them=request.explain) if request.explain else []
@@ -77,7 +84,16 @@ def parity(path: Path, settings: Settings, request: ParityRequest) -> dict[str, 
     return found | {"passed": all(proof.status == "pass" for proof in state.proofs if proof.variant.required)}
 
 
-def _taken(state: State, file: Path, theirs: str) -> State:
+def _require_usable(library: Path, format_: str | None) -> None:
+    if format_ != "onnx":
+        raise InputError(
+            f"{library} would hold operators for an ONNX candidate, and there is none", hint="add --candidate FILE.onnx"
+        )
+    if not library.is_file():
+        raise InputError(f"there is no file {library}", hint="name the library that holds the operators (.so, .dll)")
+
+
+def _taken(state: State, request: ParityRequest, file: Path, theirs: str) -> State:
     """Return the state with a candidate in place of what exporters would have made, and the oracle's answer."""
     planned = state.plan
     with Worker(f"a look at {file.name}", threads=1) as worker:
@@ -92,7 +108,9 @@ def _taken(state: State, file: Path, theirs: str) -> State:
     with ThreadPoolExecutor(at_once(planned, state.settings)) as pool:
         answering, capturing = pool.submit(stages.evaluate_oracle, state), pool.submit(_program, state)
         known, program = answering.result(), capturing.result()
-    variant = Variant(CANDIDATE, candidate.BACKENDS[theirs], theirs, required=True, file=file)
+    backend = candidate.BACKENDS[theirs]
+    library = request.custom_ops and request.custom_ops.resolve()
+    variant = Variant(CANDIDATE, backend, theirs, required=True, file=file, custom_ops=library)
     return replace(
         state,
         plan=replace(planned, variants=(variant,)),

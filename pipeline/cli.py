@@ -209,6 +209,10 @@ def parity(
     trust_candidate: Annotated[
         bool, typer.Option("--trust-candidate", help="Load a TorchScript candidate, which runs its author's code.")
     ] = False,
+    custom_ops: Annotated[
+        Path | None,
+        typer.Option("--custom-ops", metavar="LIBRARY", help="Operators of an ONNX candidate; its code is run."),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Shrink a failing case and name the node or module where the error begins."),
@@ -228,7 +232,7 @@ def parity(
     from pipeline.report.findings import print_parity
     from pipeline.report.junit import render
 
-    request = actions.ParityRequest(candidate, trust_candidate=trust_candidate, explain=explain)
+    request = actions.ParityRequest(candidate, custom_ops, trust_candidate=trust_candidate, explain=explain)
     with progress(config.stem, as_lines=log_json) as show:
         document = actions.parity(config, replace(_settings(out, trust, set_), report=show), request)
     if junit:

@@ -105,6 +105,7 @@ class Variant:
     """A backend with options, under the name its results carry.
 
     `file` is the exported file it opens, None for the network itself; `unavailable` the reason it cannot run here.
+    `custom_ops` is a library of operators to load with it: code that only a command line may name.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None
     unavailable: str | None = None
+    custom_ops: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class Source:
     """What a backend opens: the network itself, or a file an exporter wrote.
 
     `profile` is a folder of the caller's to record in where each node runs, None for a session that is not watched.
+    `custom_ops` is a library of operators that the file needs, as somebody named it on the command line.
     """
 
     inputs: tuple[str, ...]
@@ -32,6 +33,7 @@ class Source:
     file: Path | None = None
     network: Network | None = None
     profile: Path | None = None
+    custom_ops: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def _session(
 
     if source.file is None:
         raise InputError("onnxruntime runs an exported file, and none was exported", hint="add `onnx` to `exports`")
-    options = _options(level, threads or int(os.environ.get("OMP_NUM_THREADS", "0")))
+    options = _options(level, threads or int(os.environ.get("OMP_NUM_THREADS", "0")), source.custom_ops)
     if source.profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(source.profile / "profile")
@@ -142,13 +142,15 @@ def bind_on_device(session: Any, arrays: Arrays, device: str, device_id: int) ->
     return binding, lambda count: [call_ns() for _ in range(count)]
 
 
-def _options(level: str, threads: int) -> Any:
+def _options(level: str, threads: int, custom_ops: Path | None) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if custom_ops:
+        options.register_custom_ops_library(str(custom_ops))
     return options
 
 
@@ -159,7 +161,7 @@ def _kept_on_cpu(source: Source, level: str, providers: list[Any]) -> set[str]:
 
     assert source.profile  # noqa: S101 - there is a profile to judge
     optimised = source.profile / "optimised.onnx"
-    options = _options(level, 1)
+    options = _options(level, 1, source.custom_ops)
     options.optimized_model_filepath = str(optimised)
     # One protobuf message holds at most 2 GiB, and of the weights only the shapes are wanted.
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.data")

@@ -66,6 +66,7 @@ class Jobs:
             file=source["file"] and Path(source["file"]),
             network=network or None,
             profile=source["profile"] and Path(source["profile"]),
+            custom_ops=source["custom_ops"] and Path(source["custom_ops"]),
         )
         baseline_bytes = memory()["resident_bytes"]
         start = time.perf_counter_ns()

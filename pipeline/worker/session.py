@@ -40,6 +40,7 @@ def opened(
         "file": variant.file and str(variant.file),
         "network": network and variant.format is None and asdict(network),
         "profile": profile and str(profile),
+        "custom_ops": variant.custom_ops and str(variant.custom_ops),
     }
     with Worker(variant.name, threads=threads, terms=terms) as worker:
         facts = worker.call(

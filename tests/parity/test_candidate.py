@@ -155,6 +155,60 @@ except SystemExit as end:
 """
 
 
+@pytest.fixture
+def with_custom_operator(tmp_path):
+    """Return simplenet with its ReLU as an operator of onnxruntime-extensions, whose second output is max(x, 0)."""
+    from pathlib import Path
+
+    from pipeline import model
+
+    planned = planning.plan(Path("configs/simplenet.yaml"), planning.Settings(out=tmp_path))
+    module = model.load(planned.network).module
+    work = Job(module, planned.interface, {"x": np.ones((2, 10), np.float32)}, tmp_path, {})
+    proto = onnx.load(str(exporter.ONNX.export(work, exporter.OnnxOptions()).files[0]))
+    relu = next(each for each in proto.graph.node if each.op_type == "Relu")
+    relu.op_type, relu.domain = "NegPos", "ai.onnx.contrib"
+    relu.output.insert(0, "negative")
+    proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.contrib", 1))
+    onnx.save(proto, tmp_path / "theirs.onnx")
+    return [
+        "parity",
+        "configs/simplenet.yaml",
+        "--candidate",
+        str(tmp_path / "theirs.onnx"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+
+
+def test_operators_come_from_a_library_that_the_command_line_names(with_custom_operator):
+    from onnxruntime_extensions import get_library_path
+
+    without = CliRunner().invoke(cli.app, [*with_custom_operator, "--json"])
+    assert without.exit_code == 1
+    ran = CliRunner().invoke(cli.app, [*with_custom_operator, "--json", "--custom-ops", get_library_path()])
+    assert ran.exit_code == 0, ran.output
+    (row,) = json.loads(ran.stdout)["backends"]
+    assert row["status"] == "pass"
+    assert row["worst"]["factor"] < 16
+
+
+@pytest.mark.parametrize(
+    ("library", "code", "words"),
+    [("none.so", 2, "there is no file"), ("theirs.onnx", 1, "Failed to load library")],
+)
+def test_a_library_that_is_none_is_said_to_be_none(with_custom_operator, weighbridge, tmp_path, library, code, words):
+    done = weighbridge(*with_custom_operator, "--custom-ops", tmp_path / library)
+    assert done.code == code
+    assert words in done.out + done.err
+    assert "Traceback" not in done.out + done.err
+
+
+def test_a_library_is_for_an_onnx_candidate(weighbridge, tmp_path):
+    done = weighbridge("parity", "configs/simplenet.yaml", "--custom-ops", tmp_path / "ops.so", "--out", tmp_path)
+    assert done.failed_with(2, "--candidate")
+
+
 def test_a_model_is_checked_by_onnx_before_anything_runs_it_and_in_a_worker(tmp_path):
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 10])
     out = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 2])
