@@ -109,9 +109,9 @@ def truths(module: nn.Module, interface: Interface, examples: Arrays, inputs: Ar
     return Truths(known, places, outputs)
 
 
-def find(graph: Graph, inputs: Arrays, known: Truths, *, level: str) -> Culprit | None:
+def find(graph: Graph, inputs: Arrays, known: Truths, *, level: str, custom_ops: str | None = None) -> Culprit | None:
     """Return the first node of `graph` whose error its inputs do not explain, None if no value is off."""
-    values = exposed(graph.model, inputs, level=level)
+    values = exposed(graph.model, inputs, level=level, custom_ops=custom_ops)
     # A single case says little about the noise of a single channel: judge by whole tensors first.
     return _first(graph, values, inputs, known, whole=True) or _first(graph, values, inputs, known, whole=False)
 
@@ -132,7 +132,7 @@ def _first(graph: Graph, values: Mapping[str, Any], inputs: Arrays, known: Truth
     return found and replace(found, explored=explored, certain=whole and found.certain)
 
 
-def exposed(model: Any, inputs: Arrays, *, level: str) -> dict[str, Any]:
+def exposed(model: Any, inputs: Arrays, *, level: str, custom_ops: str | None = None) -> dict[str, Any]:
     """Run a model with every value of its main graph as an output; return them by name, as far as they can be exposed."""
     import onnxruntime as ort
 
@@ -146,6 +146,8 @@ def exposed(model: Any, inputs: Arrays, *, level: str) -> dict[str, Any]:
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, names[level])
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
+    if custom_ops:
+        options.register_custom_ops_library(custom_ops)
     session = ort.InferenceSession(_with_outputs(model), options, providers=["CPUExecutionProvider"])
     taken = {each.name for each in session.get_inputs()}
     outputs = [each.name for each in session.get_outputs()]
@@ -154,12 +156,19 @@ def exposed(model: Any, inputs: Arrays, *, level: str) -> dict[str, Any]:
 
 
 def write_reproduction(
-    graph: Graph, culprit: Culprit, inputs: Arrays, known: Truths, folder: Path, *, level: str
+    graph: Graph,
+    culprit: Culprit,
+    inputs: Arrays,
+    known: Truths,
+    folder: Path,
+    *,
+    level: str,
+    custom_ops: str | None = None,
 ) -> None:
     """Write the culprit alone as an ONNX model, its inputs with both values, and a script that shows the difference."""
     import onnx
 
-    values = {**exposed(graph.model, inputs, level=level), **inputs}
+    values = {**exposed(graph.model, inputs, level=level, custom_ops=custom_ops), **inputs}
     node = next(each for each in graph.nodes if each.name == culprit.node and culprit.output in each.outputs)
     constants = {each.name: each.value for each in graph.constants}
     feed = {name: values[name] for name in dict.fromkeys(node.inputs) if name in values and name not in constants}

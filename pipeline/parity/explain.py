@@ -159,6 +159,7 @@ def _search(
                 "inputs": dict(names.inputs),
                 "outputs": dict(names.outputs),
                 "level": level,
+                "custom_ops": proof.variant.custom_ops and str(proof.variant.custom_ops),
             },
             folder=str(folder),
         )

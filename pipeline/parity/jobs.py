@@ -140,8 +140,8 @@ def culprit(
 ) -> dict[str, Any]:
     """Find the node of an ONNX file where its error begins, and write its reproduction into `folder`.
 
-    `candidate` holds the `file`, the optimisation `level` to run it at, and the names of its inputs and outputs (see
-    `pipeline.parity.candidate.Names`). Returns `culprit` (None if every value is within its
+    `candidate` holds the `file`, the optimisation `level` to run it at, the library of its `custom_ops` if any, and the names
+    of its inputs and outputs (see `pipeline.parity.candidate.Names`). Returns `culprit` (None if every value is within its
     budget at this optimisation level) and `program`, the outputs of the float32 program.
 
     Raises:
@@ -153,12 +153,13 @@ def culprit(
     gc.disable()  # as in an export, and for the same reason: see `pipeline.worker.jobs.export`
     module = model.load(TypeAdapter(Network).validate_python(network)).module
     known = searching.truths(module, TypeAdapter(Interface).validate_python(interface), examples, inputs, _OPSET)
-    graph, level = read_onnx(Path(candidate["file"]), whole=True), candidate["level"]
+    graph = read_onnx(Path(candidate["file"]), whole=True)
+    how = {"level": candidate["level"], "custom_ops": candidate["custom_ops"]}
     fed = {candidate["inputs"][name]: array for name, array in inputs.items()}
     known = known.renamed(candidate["outputs"])
-    found = searching.find(graph, fed, known, level=level)
+    found = searching.find(graph, fed, known, **how)
     if found is not None and found.output in known.values:
-        searching.write_reproduction(graph, found, fed, known, Path(folder), level=level)
+        searching.write_reproduction(graph, found, fed, known, Path(folder), **how)
     return {"culprit": searching.as_json(found) if found else None, "program": dict(known.program_outputs)}
 
 

@@ -193,6 +193,18 @@ def test_operators_come_from_a_library_that_the_command_line_names(with_custom_o
     assert row["worst"]["factor"] < 16
 
 
+def test_the_culprit_is_found_among_operators_of_a_library_too(with_custom_operator, tmp_path):
+    from onnxruntime_extensions import get_library_path
+
+    proto = onnx.load(str(tmp_path / "theirs.onnx"))
+    tensor = next(each for each in proto.graph.initializer if each.name == "fc2.weight")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), tensor.name))
+    onnx.save(proto, tmp_path / "theirs.onnx")
+    command = [*with_custom_operator, "--explain", "--json", "--custom-ops", get_library_path()]
+    (explanation,) = json.loads(CliRunner().invoke(cli.app, command).stdout)["explanations"]
+    assert explanation["culprit"]["module"] == "fc2"
+
+
 @pytest.mark.parametrize(
     ("library", "code", "words"),
     [("none.so", 2, "there is no file"), ("theirs.onnx", 1, "Failed to load library")],
