@@ -51,7 +51,14 @@ def proof_of(module, folder, *, required, left):
     @contextmanager
     def session():
         worker = InThisProcess(left)
-        source = {"inputs": ["x"], "outputs": ["y"], "file": str(file), "network": None, "profile": str(folder)}
+        source = {
+            "inputs": ["x"],
+            "outputs": ["y"],
+            "file": str(file),
+            "network": None,
+            "profile": str(folder),
+            "custom_ops": None,
+        }
         yield worker, worker.call("open", timeout_s=1, backend=variant.backend, source=source, options={})
 
     setup = prove.Setup(INTERFACE, Network("none:None", {}, "", (), {}), threads=1, timeout_s=60)
