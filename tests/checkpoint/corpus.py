@@ -11,6 +11,9 @@ import tarfile
 import zipfile
 from typing import TYPE_CHECKING
 
+import pytest
+
+from pipeline.errors import UnsafeError
 from tests.checkpoint import assembler as asm
 
 if TYPE_CHECKING:
@@ -151,6 +154,17 @@ def hostile(folder: Path, marker: Path) -> dict[str, Path]:
         asm.archive(path, asm.pickle(asm.dict_of({"a": value})), {**DATA, "data/1": bytes(16)})
         made[f"bomb: {name}"] = path
     return made
+
+
+def require_refused(folder: Path, suffix: str, read: Callable[[Path], object]) -> None:
+    """Hold that `read` refuses every hostile file under names that end in `suffix`, and runs nothing of any."""
+    marker = folder / "marker"
+    for name, path in hostile(folder, marker).items():
+        named = path.with_suffix(suffix)
+        path.rename(named)
+        with pytest.raises(UnsafeError):
+            read(named)
+        assert not marker.exists(), name
 
 
 def _odd_files(marker: Path) -> Iterator[tuple[str, bytes]]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,13 +13,13 @@ import torch
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from pipeline import cli, planning
+from pipeline import cli, model, planning
 from pipeline.errors import InputError, UnsafeError
 from pipeline.exporters import onnx as exporter
 from pipeline.exporters.exporter import Job
 from pipeline.parity.candidate import Signature, format_of, match
 from pipeline.types import Dimension, InputSpec, Interface
-from tests.checkpoint.corpus import hostile
+from tests.checkpoint.corpus import require_refused
 
 INTERFACE = Interface(
     (InputSpec("image", "float32", ("batch", 3)), InputSpec("ids", "int64", ("batch", 3), 0, 5)),
@@ -110,16 +111,18 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
 
 
 @pytest.fixture
-def simplenet(tmp_path):
-    """Return simplenet as somebody else may have exported it: other names, and one element of a weight changed."""
-    from pathlib import Path
-
-    from pipeline import model
-
+def exported(tmp_path):
+    """Return simplenet as an ONNX model to change."""
     planned = planning.plan(Path("configs/simplenet.yaml"), planning.Settings(out=tmp_path))
     module = model.load(planned.network).module
     work = Job(module, planned.interface, {"x": np.ones((2, 10), np.float32)}, tmp_path, {})
-    proto = onnx.load(str(exporter.ONNX.export(work, exporter.OnnxOptions()).files[0]))
+    return onnx.load(str(exporter.ONNX.export(work, exporter.OnnxOptions()).files[0]))
+
+
+@pytest.fixture
+def simplenet(exported, tmp_path):
+    """Return simplenet as somebody else may have exported it: other names, and one element of a weight changed."""
+    proto = exported
     proto.graph.input[0].name = proto.graph.node[0].input[0] = "theirs"
     tensor = next(each for each in proto.graph.initializer if each.name == "fc2.weight")
     value = numpy_helper.to_array(tensor).copy()
@@ -156,29 +159,16 @@ except SystemExit as end:
 
 
 @pytest.fixture
-def with_custom_operator(tmp_path):
-    """Return simplenet with its ReLU as an operator of onnxruntime-extensions, whose second output is max(x, 0)."""
-    from pathlib import Path
-
-    from pipeline import model
-
-    planned = planning.plan(Path("configs/simplenet.yaml"), planning.Settings(out=tmp_path))
-    module = model.load(planned.network).module
-    work = Job(module, planned.interface, {"x": np.ones((2, 10), np.float32)}, tmp_path, {})
-    proto = onnx.load(str(exporter.ONNX.export(work, exporter.OnnxOptions()).files[0]))
+def with_custom_operator(exported, tmp_path):
+    """Return a comparison with simplenet whose ReLU is an operator of onnxruntime-extensions: its second output is max(x, 0)."""
+    proto = exported
     relu = next(each for each in proto.graph.node if each.op_type == "Relu")
     relu.op_type, relu.domain = "NegPos", "ai.onnx.contrib"
     relu.output.insert(0, "negative")
     proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.contrib", 1))
     onnx.save(proto, tmp_path / "theirs.onnx")
-    return [
-        "parity",
-        "configs/simplenet.yaml",
-        "--candidate",
-        str(tmp_path / "theirs.onnx"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    files = {"--candidate": tmp_path / "theirs.onnx", "--out": tmp_path / "out"}
+    return ["parity", "configs/simplenet.yaml", *(str(word) for pair in files.items() for word in pair)]
 
 
 def test_operators_come_from_a_library_that_the_command_line_names(with_custom_operator):
@@ -255,10 +245,4 @@ def test_no_library_of_operators_is_loaded_for_a_model_or_a_config(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".pth", ".onnx", ".torchscript", ".pt"])
 def test_a_hostile_candidate_is_refused_whatever_its_name_even_if_trusted(suffix, tmp_path):
-    marker = tmp_path / "marker"
-    for name, path in hostile(tmp_path, marker).items():
-        named = path.with_suffix(suffix)
-        path.rename(named)
-        with pytest.raises(UnsafeError):
-            format_of(named, trusted=True)
-        assert not marker.exists(), name
+    require_refused(tmp_path, suffix, lambda path: format_of(path, trusted=True))
