@@ -80,7 +80,7 @@ def _session(
 
     if source.file is None:
         raise InputError("onnxruntime runs an exported file, and none was exported", hint="add `onnx` to `exports`")
-    options = _options(level, threads or int(os.environ.get("OMP_NUM_THREADS", "0")), source.custom_ops)
+    options = session_options(level, threads or int(os.environ.get("OMP_NUM_THREADS", "0")), source.custom_ops)
     if source.profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(source.profile / "profile")
@@ -142,7 +142,8 @@ def bind_on_device(session: Any, arrays: Arrays, device: str, device_id: int) ->
     return binding, lambda count: [call_ns() for _ in range(count)]
 
 
-def _options(level: str, threads: int, custom_ops: Path | None) -> Any:
+def session_options(level: str, threads: int, custom_ops: Path | None) -> Any:
+    """Return onnxruntime's options of a session: how far the graph is rewritten, threads of an operator, operators to load."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -161,7 +162,7 @@ def _kept_on_cpu(source: Source, level: str, providers: list[Any]) -> set[str]:
 
     assert source.profile  # noqa: S101 - there is a profile to judge
     optimised = source.profile / "optimised.onnx"
-    options = _options(level, 1, source.custom_ops)
+    options = session_options(level, 1, source.custom_ops)
     options.optimized_model_filepath = str(optimised)
     # One protobuf message holds at most 2 GiB, and of the weights only the shapes are wanted.
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.data")

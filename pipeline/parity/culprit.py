@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from pipeline.backends.onnxruntime import session_options
 from pipeline.parity import budget
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def truths(module: nn.Module, interface: Interface, examples: Arrays, inputs: Ar
     return Truths(known, places, outputs)
 
 
-def find(graph: Graph, inputs: Arrays, known: Truths, *, level: str, custom_ops: str | None = None) -> Culprit | None:
+def find(graph: Graph, inputs: Arrays, known: Truths, *, level: str, custom_ops: Path | None = None) -> Culprit | None:
     """Return the first node of `graph` whose error its inputs do not explain, None if no value is off."""
     values = exposed(graph.model, inputs, level=level, custom_ops=custom_ops)
     # A single case says little about the noise of a single channel: judge by whole tensors first.
@@ -132,22 +133,12 @@ def _first(graph: Graph, values: Mapping[str, Any], inputs: Arrays, known: Truth
     return found and replace(found, explored=explored, certain=whole and found.certain)
 
 
-def exposed(model: Any, inputs: Arrays, *, level: str, custom_ops: str | None = None) -> dict[str, Any]:
+def exposed(model: Any, inputs: Arrays, *, level: str, custom_ops: Path | None = None) -> dict[str, Any]:
     """Run a model with every value of its main graph as an output; return them by name, as far as they can be exposed."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    names = {
-        "disable": "ORT_DISABLE_ALL",
-        "basic": "ORT_ENABLE_BASIC",
-        "extended": "ORT_ENABLE_EXTENDED",
-        "all": "ORT_ENABLE_ALL",
-    }
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, names[level])
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    if custom_ops:
-        options.register_custom_ops_library(custom_ops)
+    options = session_options(level, 1, custom_ops)
+    options.log_severity_level = 4  # that a node cannot run is for the search to say
     session = ort.InferenceSession(_with_outputs(model), options, providers=["CPUExecutionProvider"])
     taken = {each.name for each in session.get_inputs()}
     outputs = [each.name for each in session.get_outputs()]
@@ -163,7 +154,7 @@ def write_reproduction(
     folder: Path,
     *,
     level: str,
-    custom_ops: str | None = None,
+    custom_ops: Path | None = None,
 ) -> None:
     """Write the culprit alone as an ONNX model, its inputs with both values, and a script that shows the difference."""
     import onnx

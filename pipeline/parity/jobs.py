@@ -154,7 +154,8 @@ def culprit(
     module = model.load(TypeAdapter(Network).validate_python(network)).module
     known = searching.truths(module, TypeAdapter(Interface).validate_python(interface), examples, inputs, _OPSET)
     graph = read_onnx(Path(candidate["file"]), whole=True)
-    how = {"level": candidate["level"], "custom_ops": candidate["custom_ops"]}
+    library = candidate["custom_ops"]
+    how = {"level": candidate["level"], "custom_ops": Path(library) if library else None}
     fed = {candidate["inputs"][name]: array for name, array in inputs.items()}
     known = known.renamed(candidate["outputs"])
     found = searching.find(graph, fed, known, **how)

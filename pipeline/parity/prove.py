@@ -279,13 +279,12 @@ def gate(proofs: Sequence[Proof]) -> None:
         UnavailableError: a required backend could not run, or it or its file's audit crashed.
     """
     bad = [proof for proof in proofs if proof.variant.required and proof.status != "pass"]
-    lines = [f"{proof.variant.name}: {proof.reason}" for proof in bad]
-    if failed := [proof for proof in bad if proof.status == "fail"]:
+    failed = [proof for proof in bad if proof.status == "fail"]
+    told = dict.fromkeys(f"{proof.variant.name}: {proof.reason}" for proof in failed or bad)
+    if failed:
         what = "a required backend is not what was asked for"
         if not all(each.passed for proof in failed for each in proof.findings):
             what = "a required backend left its error budget"
-        raise GateError(
-            "\n  ".join([f"{what}:", *(line for line, proof in zip(lines, bad, strict=True) if proof in failed)])
-        )
+        raise GateError("\n  ".join([f"{what}:", *told]))
     if bad:
-        raise UnavailableError("\n  ".join(["a required backend did not run:", *dict.fromkeys(lines)]))
+        raise UnavailableError("\n  ".join(["a required backend did not run:", *told]))
