@@ -22,6 +22,7 @@ from pipeline.store import (
     disk_errors,
     list_files,
     lock,
+    make_directory,
     private_directory,
     read_json,
     sweep,
@@ -128,7 +129,7 @@ class Cache:
 @contextmanager
 def _held(root: Path, how: int) -> Iterator[None]:
     with disk_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
         descriptor = os.open(root / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:

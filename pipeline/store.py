@@ -168,6 +168,19 @@ def _json_number(value: float) -> str:
 # Locks and atomic writes
 
 
+def make_directory(path: Path, marker: Path | None = None) -> None:
+    """Make a directory with its parents, and in it an empty file `marker`, if given.
+
+    Raises OSError, and InputError for a place where nothing can be made, as under /proc.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if marker:
+            marker.touch()
+    except FileNotFoundError as error:
+        raise InputError(f"cannot write {path}: it cannot be made there", hint="write to another place") from error
+
+
 @contextmanager
 def lock(path: Path, message: str, say: Callable[[str], None] = _log.warning) -> Iterator[None]:
     """Hold the lock file while the block runs; `say` the message if that means waiting. The kernel releases a dead holder's.
@@ -175,7 +188,7 @@ def lock(path: Path, message: str, say: Callable[[str], None] = _log.warning) ->
     Raises InterruptedRunError when the run is stopped while it waits.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         held = FileLock(path)
         try:
             held.acquire(timeout=0)
@@ -206,21 +219,13 @@ def private_directory(parent: Path) -> Iterator[Path]:
     with disk_errors(parent):
         temporary = parent / f".tmp-{os.getpid()}-{secrets.token_hex(8)}"
         lock_file = _lock_of(temporary)
-        held = FileLock(lock_file)
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            lock_file.touch()  # FileLock would try for ever
-            held.acquire()
-        except FileNotFoundError as error:  # as under /proc, where nothing can be made
-            raise InputError(
-                f"cannot write {parent}: it cannot be made there", hint="write to another place"
-            ) from error
-        try:
-            temporary.mkdir()
-            yield temporary
-        finally:
-            _remove(temporary, lock_file)
-            held.release()
+        make_directory(parent, lock_file)  # where the lock cannot be made, FileLock would try for ever
+        with FileLock(lock_file):
+            try:
+                temporary.mkdir()
+                yield temporary
+            finally:
+                _remove(temporary, lock_file)
 
 
 @contextmanager

@@ -189,6 +189,8 @@ def test_a_place_where_nothing_can_be_made_is_an_input_error(place):
         pytest.skip("no /proc here")
     with pytest.raises(InputError, match="cannot be made there"):
         atomic_write(Path(place) / "out.json", b"{}")
+    with pytest.raises(InputError, match="cannot be made there"), lock(Path(place) / "none" / "held.lock", "waiting"):
+        pass
 
 
 def test_a_path_too_long_and_a_file_in_the_way_are_input_errors(tmp_path):

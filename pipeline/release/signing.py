@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, UnavailableError
 from pipeline.release import standalone
-from pipeline.store import canonical_json, disk_errors
+from pipeline.store import canonical_json, disk_errors, make_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def generate(stem: Path) -> tuple[Path, Path]:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     with disk_errors(private):
-        private.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(private.parent)
         with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secret)
         public.write_bytes(
