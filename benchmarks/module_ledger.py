@@ -188,7 +188,7 @@ def _judge(sample: Sample, format: str) -> Judged:  # noqa: A002 - the name the 
             artifact = exporter.export(job, exporter.options())
         except ExportError as error:
             return Judged("refused", error.message)
-        source = Source(tuple(sample.inputs), sample.interface.outputs, artifact.files[0])
+        source = Source(sample.interface, artifact.files[0])
         try:
             session = backend.open(source, backend.options())
         except Exception as error:  # noqa: BLE001 - onnxruntime has an exception type for each reason

@@ -52,7 +52,7 @@ def timed_passes(config: Path, file: Path | None, backend: str) -> float:
     if backend != "oracle":
         chosen = backends()[backend]
         network = None if file else planned.network
-        source = Source(tuple(spec.name for spec in interface.inputs), interface.outputs, file, network)
+        source = Source(interface, file, network)
         session = chosen.open(source, chosen.options())
         start = time.perf_counter()
         for feed in feeds:
@@ -61,7 +61,7 @@ def timed_passes(config: Path, file: Path | None, backend: str) -> float:
     import torch
 
     module = model.load(planned.network).module
-    order = calling.forward_order(module, [spec.name for spec in interface.inputs])
+    binding = calling.bind(module, interface)
     seconds = 0.0
     for double, times in ((False, 1 + oracle.PERTURBATIONS), (True, 1)):
         module = module.double() if double else module
@@ -70,7 +70,7 @@ def timed_passes(config: Path, file: Path | None, backend: str) -> float:
             start = time.perf_counter()
             for _ in range(times):
                 for given in tensors:
-                    module(*(given[name] for name in order))
+                    calling.invoke(module, binding, given)
             seconds += time.perf_counter() - start
     return seconds
 

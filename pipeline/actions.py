@@ -19,6 +19,7 @@ from pipeline.benchmark import timing
 from pipeline.checkpoint.files import digest
 from pipeline.config import BenchmarkConfig, resolved
 from pipeline.config.text import parse_value
+from pipeline.dimensions import complete
 from pipeline.errors import DigestError, ExportError, GateError, InputError, UnavailableError, UnsafeError
 from pipeline.parity import candidate, prove
 from pipeline.parity.jobs import SIGNATURE
@@ -226,9 +227,10 @@ def _require_sound(problems: Sequence[str], release: Path) -> None:
 
 def _require_small(interface: Interface, sizes: Sequence[Mapping[str, int]], release: Path) -> None:
     """Raise UnsafeError for a release that states sizes whose inputs alone would exhaust memory."""
-    least = {each.name: cases.allowed(each)[0] for each in interface.dimensions}
+    least = cases.smallest(interface)
     for chosen in sizes or [{}]:
-        shapes = (cases.shape_of(spec, {**least, **chosen}) for spec in interface.inputs)
+        whole = complete(interface.dimensions, {**least, **chosen})
+        shapes = [cases.shape_of(spec, whole) for spec in interface.inputs]
         elements = sum(math.prod(shape) for shape in shapes)
         if elements > MAX_TIMED_ELEMENTS:
             raise UnsafeError(

@@ -1,14 +1,16 @@
 """Seeded inputs over the declared dimensions: the sizes an exporter sees, and those it is held against.
 
 A trace or an exported graph may have baked in a size it was shown, so cases visit sizes no exporter saw: the minimum,
-1 where it is allowed, odd and prime sizes, and the maximum or the largest the element cap allows.
+0 and 1 where they are allowed, odd and prime sizes, and the maximum or the largest the element cap allows.
 """
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from typing import TYPE_CHECKING, Any
 
+from pipeline.dimensions import complete, free
 from pipeline.errors import InputError
 from pipeline.types import Case, Dimension, InputSpec, Interface
 
@@ -21,20 +23,36 @@ if TYPE_CHECKING:
 
 VALUES = ("normal", "zeros", "constant", "large", "tiny")
 _SEARCH_STEPS = 64
+_EXAMPLES, _MOST_EXAMPLES = 8, 4096
 
 
 def example_sizes(interface: Interface) -> dict[str, int]:
     """Return the sizes shown to exporters: at least 2 steps, all different, and different from every fixed size.
 
-    torch.export takes a size of 1 for a constant, and equal sizes for one dimension.
+    torch.export takes a size of 1 for a constant, and equal sizes for one dimension. Where sizes follow from others, that is
+    looked for among the smallest of each.
     """
-    taken = {size for spec in interface.inputs for size in spec.shape if isinstance(size, int)}
-    sizes = {}
-    for dimension in interface.dimensions:
-        free = (size for size in allowed(dimension) if size >= 2 * dimension.multiple_of and size not in taken)
-        sizes[dimension.name] = next(free, allowed(dimension)[-1])
-        taken.add(sizes[dimension.name])
-    return sizes
+    fixed = {size for spec in interface.inputs for size in spec.shape if isinstance(size, int)}
+    taken = set(fixed)
+    greedy: dict[str, int] = {}
+    for dimension in free(interface.dimensions):
+        unused = (size for size in _showable(dimension) if size not in taken)
+        greedy[dimension.name] = next(unused, allowed(dimension)[-1])
+        taken.add(greedy[dimension.name])
+    names = list(greedy)
+    tried = itertools.product(*(_showable(each)[:_EXAMPLES] for each in free(interface.dimensions)))
+    combinations = (dict(zip(names, sizes, strict=True)) for sizes in itertools.islice(tried, _MOST_EXAMPLES))
+    completed = (complete(interface.dimensions, sizes) for sizes in (greedy, *combinations))
+    return next((sizes for sizes in completed if _are_distinct(sizes, fixed)), complete(interface.dimensions, greedy))
+
+
+def _showable(dimension: Dimension) -> range:
+    sizes = allowed(dimension)
+    return sizes[sum(size < 2 * dimension.multiple_of for size in sizes[:3]) :]
+
+
+def _are_distinct(sizes: Sizes, fixed: set[int]) -> bool:
+    return len({*sizes.values(), *fixed}) == len(sizes) + len(fixed) and min(sizes.values(), default=2) >= 2
 
 
 def allowed(dimension: Dimension) -> range:
@@ -90,7 +108,15 @@ def from_samples(interface: Interface, arrays: Arrays) -> Case:
             known = sizes.setdefault(declared, given) if isinstance(declared, str) else declared
             if known != given:
                 raise InputError(f"samples: '{spec.name}' has size {given} where {declared} is {known}")
+    _require_related(interface, sizes)
     return Case("samples", sizes, {spec.name: arrays[spec.name] for spec in interface.inputs})
+
+
+def _require_related(interface: Interface, sizes: dict[str, int]) -> None:
+    for name, size in complete(interface.dimensions, sizes).items():
+        if sizes.setdefault(name, size) != size:
+            formula = next(each.formula for each in interface.dimensions if each.name == name)
+            raise InputError(f"samples: {name} is {sizes[name]}, and {formula} is {size}")
 
 
 def _notable_sizes(interface: Interface, cap_elements: int) -> dict[str, dict[str, int]]:
@@ -98,15 +124,16 @@ def _notable_sizes(interface: Interface, cap_elements: int) -> dict[str, dict[st
     shown = example_sizes(interface)
     picks: dict[str, Callable[[Dimension, int], int]] = {
         "minimum": lambda dimension, _: allowed(dimension)[0],
+        "one": lambda dimension, _: next((size for size in allowed(dimension) if size), 0),
         "odd": lambda dimension, index: _odd(dimension, index, shown[dimension.name]),
         "exporter": lambda dimension, _: shown[dimension.name],
         "maximum": lambda dimension, _: allowed(dimension)[-1],
     }
     found: dict[str, dict[str, int]] = {}
     for name, pick in picks.items():
-        sizes = {each.name: pick(each, index) for index, each in enumerate(interface.dimensions)}
-        capped = _cap(interface, sizes, cap_elements)
-        label = name if capped == sizes else f"{name} (capped)"
+        picked = {each.name: pick(each, index) for index, each in enumerate(free(interface.dimensions))}
+        capped = _cap(interface, picked, cap_elements)
+        label = name if capped == complete(interface.dimensions, picked) else f"{name} (capped)"
         if capped not in found.values():
             found[label] = capped
     for dimension, sizes in _corners(interface, cap_elements):
@@ -117,10 +144,11 @@ def _notable_sizes(interface: Interface, cap_elements: int) -> dict[str, dict[st
 
 def _corners(interface: Interface, cap_elements: int) -> Iterator[tuple[Dimension, dict[str, int]]]:
     """Yield, for each of several dimensions, its maximum with all others at their minimum."""
-    if len(interface.dimensions) < 2:
+    dimensions = free(interface.dimensions)
+    if len(dimensions) < 2:
         return
-    lowest = {each.name: allowed(each)[0] for each in interface.dimensions}
-    for dimension in interface.dimensions:
+    lowest = {each.name: allowed(each)[0] for each in dimensions}
+    for dimension in dimensions:
         sizes = lowest | {dimension.name: allowed(dimension)[-1]}
         yield dimension, _cap(interface, sizes, cap_elements)
 
@@ -138,17 +166,22 @@ def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
 
 
+def smallest(interface: Interface) -> dict[str, int]:
+    """Return the smallest size of every dimension that follows from no other, and what follows from these."""
+    return complete(interface.dimensions, {each.name: allowed(each)[0] for each in free(interface.dimensions)})
+
+
 def _cap(interface: Interface, sizes: Sizes, cap_elements: int) -> dict[str, int]:
-    """Shrink the largest dimension, step by step, until no input has more than `cap_elements` elements."""
+    """Shrink the largest dimension, step by step, until no input has more than `cap_elements` elements; return all sizes."""
     capped = dict(sizes)
-    while _largest(interface, capped) > cap_elements:
-        shrinkable = [each for each in interface.dimensions if capped[each.name] > allowed(each)[0]]
+    while _largest(interface, complete(interface.dimensions, capped)) > cap_elements:
+        shrinkable = [each for each in free(interface.dimensions) if capped[each.name] > allowed(each)[0]]
         if not shrinkable:
             break
-        dimension = max(shrinkable, key=lambda each: capped[each.name] / allowed(each)[0])
+        dimension = max(shrinkable, key=lambda each: capped[each.name] / max(allowed(each)[0], 1))
         fitting = [size for size in allowed(dimension) if size <= capped[dimension.name] // 2]
         capped[dimension.name] = fitting[-1] if fitting else allowed(dimension)[0]
-    return capped
+    return complete(interface.dimensions, capped)
 
 
 def _largest(interface: Interface, sizes: Sizes) -> int:
@@ -201,8 +234,8 @@ def _mask(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> 
     import numpy as np
 
     length = shape[-1]
-    kept = rng.integers(1, length + 1, shape[:-1])
-    kept.reshape(-1)[0] = length
+    kept = rng.integers(min(1, length), length + 1, shape[:-1])
+    kept.reshape(-1)[:1] = length
     return np.asarray(np.arange(length) < kept[..., None], dtype=_dtype(spec.dtype))
 
 

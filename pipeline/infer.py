@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from pipeline import trust
-from pipeline.calling import flatten_outputs
+from pipeline import calling, trust
 from pipeline.checkpoint import fit, read
 from pipeline.errors import ArchitectureError, MisfitError
 from pipeline.model import shapes_only
@@ -373,8 +372,14 @@ def _settled(trial: _Trial, guess: dict[str, _Guess], given: Mapping[str, InputS
         elif name not in given and each.dtype == "int64" and name not in tables and "mask" not in name:
             comments[name] = "the range was not found: write the values it may hold"
     del tensors
-    interface = Interface(specs, tuple(dimensions), _output_names(result, outputs))
-    flatten_outputs(result, interface.outputs)
+    paths = {} if outputs else _output_paths(result, {spec.name for spec in specs})
+    interface = Interface(specs, tuple(dimensions), tuple(outputs or paths))
+    try:
+        calling.placed(result, interface)
+    except ArchitectureError:
+        if outputs:
+            raise
+        interface = replace(interface, paths=paths)  # names alone do not say where they lie
     return Inputs(interface, comments)
 
 
@@ -424,15 +429,15 @@ def _spec(name: str, guess: _Guess, given: Mapping[str, InputSpec], tables: Mapp
     return InputSpec(name, guess.dtype, guess.shape, low=0, high=tables.get(name, 2), values="uniform")
 
 
-def _output_names(result: Any, given: Sequence[str]) -> tuple[str, ...]:
-    from torch.utils import _pytree as pytree
+def _output_paths(result: Any, inputs: set[str]) -> dict[str, str]:
+    """Return names for the tensors that forward returns, with where they lie: keys and fields give their own."""
+    import torch
 
-    if given:
-        return tuple(given)
-    if isinstance(result, dict):
-        return tuple(map(str, result))
-    count = len([leaf for leaf in pytree.tree_leaves(result) if leaf is not None])
-    return ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
+    found = [path for path, value in calling.leaves(result) if isinstance(value, torch.Tensor)]
+    if len(found) == 1 and not found[0]:
+        return {"output": ""}
+    names = [f"output_{path}" if path[0].isdecimal() else f"new_{path}" if path in inputs else path for path in found]
+    return dict(zip(names, found, strict=True)) if len(found) > 1 else {names[0].removesuffix("_0"): found[0]}
 
 
 # Jobs of a worker: JSON values in and out

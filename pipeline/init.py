@@ -209,7 +209,7 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
         "",
         *_dimension_lines(interface.dimensions, comments),
         "# Names for what forward returns, in its order.",
-        f"outputs: {_flow(list(interface.outputs))}",
+        f"outputs: {_flow(dict(interface.paths) or list(interface.outputs))}",
         "",
         "exports: [torchscript, onnx]",
         "backends: [eager, torchscript, onnxruntime-cpu, onnxruntime-cuda]",

@@ -85,12 +85,12 @@ def evaluate(
 def _runner(module: nn.Module, interface: Interface) -> Callable[..., dict[str, torch.Tensor]]:
     import torch
 
-    order = calling.forward_order(module, [spec.name for spec in interface.inputs])
+    binding = calling.bind(module, interface)
 
     def run(arrays: Arrays, *, double: bool) -> dict[str, torch.Tensor]:
         tensors = calling.tensors_from(arrays, double=double)
         with torch.inference_mode():
-            named = calling.flatten_outputs(module(*(tensors[name] for name in order)), interface.outputs)
+            named = calling.call(module, binding, interface, tensors)
         return {name: tensor.clone() for name, tensor in named.items()}
 
     return run

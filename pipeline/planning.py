@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,10 @@ from pipeline import trust
 from pipeline.backends.table import backends
 from pipeline.benchmark import machine
 from pipeline.cache import Cache
+from pipeline.cases import allowed
 from pipeline.checkpoint import read, remote
 from pipeline.config import Vocabulary, load
+from pipeline.dimensions import bounds, free, ordered
 from pipeline.errors import ConfigError, DigestError, UnavailableError
 from pipeline.exporters.table import exporters
 from pipeline.release import signing
@@ -164,10 +166,27 @@ def interface(config: Config) -> Interface:
             )
             for name, each in config.inputs.items()
         ),
-        dimensions=tuple(
-            Dimension(name, each.min, each.max, each.multiple_of) for name, each in config.dimensions.items()
-        ),
+        dimensions=_dimensions(config),
         outputs=tuple(config.outputs),
+        method=config.model.call,
+        constants=config.constants,
+        paths=config.output_paths,
+    )
+
+
+def _dimensions(config: Config) -> tuple[Dimension, ...]:
+    """Return the dimensions in the config's order, each with its range."""
+    made = tuple(
+        Dimension(name, each.min, each.max or 0, each.multiple_of, each.formula)
+        for name, each in config.dimensions.items()
+    )
+    ranges = {each.name: (allowed(each)[0], allowed(each)[-1]) for each in free(made)}
+    for each in ordered(made):
+        if each.formula is not None:
+            ranges[each.name] = bounds(each.formula, ranges)
+    return tuple(
+        each if each.formula is None else replace(each, min=ranges[each.name][0], max=ranges[each.name][1])
+        for each in made
     )
 
 

@@ -52,7 +52,10 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """An input with the values it may hold: integers in [low, high), floats normal × scale or uniform in [low, high)."""
+    """An input with the values it may hold: integers in [low, high), floats normal × scale or uniform in [low, high).
+
+    A tensor inside a nested input is named by its path: `past.0.key` is `key` of the first item of `past`.
+    """
 
     name: str
     dtype: str
@@ -65,12 +68,16 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A dynamic dimension and the sizes it may take: min, min + step … up to max, each a multiple of `multiple_of`."""
+    """A dynamic dimension and the sizes it may take: min, min + step … up to max, each a multiple of `multiple_of`.
+
+    With a `formula` (see `pipeline.dimensions`) it follows from other dimensions, and min and max are what that gives.
+    """
 
     name: str
     min: int
     max: int
     multiple_of: int = 1
+    formula: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +100,18 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """What goes in and out of a network: inputs, the dimensions their shapes name, and the outputs' names in order."""
+    """What goes in and out of a network: inputs, the dimensions their shapes name, and the outputs' names in order.
+
+    `method` is what is called, `constants` are its further arguments (plain values), and `paths` says by an output's name
+    where in the returned value it lies, for outputs that are not called as they lie there.
+    """
 
     inputs: tuple[InputSpec, ...]
     dimensions: tuple[Dimension, ...]
     outputs: tuple[str, ...]
+    method: str = "forward"
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pipeline.backends import probe
 from pipeline.backends.backend import Source
 from pipeline.backends.onnxruntime import CudaOptions, open_cuda
 from pipeline.errors import UnavailableError
+from pipeline.types import Interface
 
 
 def tiny_model(path: Path) -> Path:
@@ -44,7 +45,7 @@ def main() -> int:
         got = onnxruntime.InferenceSession(str(model), providers=asked).get_providers()
         print(f"onnxruntime-gpu {onnxruntime.__version__}, asked for {asked[0]}: runs on {', '.join(got)}")
         try:
-            open_cuda(Source(("x",), ("y",), model), CudaOptions())
+            open_cuda(Source(Interface((), (), ("y",)), model), CudaOptions())
         except UnavailableError as error:
             print(f"noticed: {error.message}")
         else:

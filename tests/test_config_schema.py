@@ -71,7 +71,7 @@ def accepts(node: dict[str, Any], value: Any) -> bool:  # noqa: PLR0911 - a keyw
     known = {
         "$ref", "type", "enum", "const", "anyOf", "pattern", "minLength", "maxLength", "minimum", "exclusiveMinimum", "maximum",
         "minItems", "minProperties", "items", "properties", "additionalProperties", "required", "description", "default", "$defs",
-        "title", "$schema",
+        "title", "$schema", "not",
     }  # fmt: skip
     assert node.keys() <= known, node.keys() - known
     if "$ref" in node:
@@ -85,6 +85,8 @@ def accepts(node: dict[str, Any], value: Any) -> bool:  # noqa: PLR0911 - a keyw
     if "enum" in node and value not in node["enum"]:
         return False
     if "const" in node and value != node["const"]:
+        return False
+    if "not" in node and accepts(node["not"], value):
         return False
     if "anyOf" in node and not any(accepts(each, value) for each in node["anyOf"]):
         return False
@@ -136,7 +138,11 @@ def test_the_example_of_the_design_is_valid() -> None:
         {"modle": {}},
         {"name": "Simple Net"},
         {"inputs__x": {"dtype": "flaot32", "shape": []}},
-        {"dimensions__batch__min": 0},
+        {"inputs__x": [{"key": {"dtype": "float32", "shpae": []}}]},
+        {"outputs": {}},
+        {"outputs": {"logits": 1.5}},
+        {"dimensions__batch": 5},
+        {"dimensions__batch__min": -1},
         {"exports": []},
         {"exports": ["onx"]},
         {"exports": [{"format": "onnx", "opste": 20}]},

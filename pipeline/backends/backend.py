@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from pipeline.types import Arrays, Network
+    from pipeline.types import Arrays, Interface, Network
 
 
 class Options(BaseModel):
@@ -28,8 +28,7 @@ class Source:
     `custom_ops` is a library of operators that the file needs, as somebody named it on the command line.
     """
 
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    interface: Interface
     file: Path | None = None
     network: Network | None = None
     profile: Path | None = None

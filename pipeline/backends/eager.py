@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from pydantic import Field
 
 from pipeline.backends import probe, pytorch
 from pipeline.backends.backend import Backend, Options, Session, Source
 from pipeline.errors import InputError
-
-if TYPE_CHECKING:
-    from pipeline.types import Arrays
 
 
 class CpuOptions(Options):
@@ -35,12 +30,10 @@ def _open(source: Source, options: Options, device: str) -> Session:
         raise InputError("eager runs the network itself, and a release holds only what was exported from it")
     facts = pytorch.prepare(device, options)
     loaded = model.load(source.network, device=device)
-    order = calling.forward_order(loaded.module, source.inputs)
+    binding = calling.bind(loaded.module, source.interface)
 
-    def prepare(arrays: Arrays) -> tuple[list[str], list[Any]]:
-        return order, [arrays[name] for name in order]
-
-    return pytorch.session(loaded.module, prepare, source.outputs, device, facts)
+    called = calling.method_of(loaded.module, binding)
+    return pytorch.session(called, binding.arguments, source.interface, device, facts)
 
 
 EAGER = Backend(

@@ -9,11 +9,11 @@ from pipeline.backends.backend import Options, Session
 from pipeline.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
-    from pipeline.types import Arrays
+    from pipeline.types import Arrays, Interface
 
-    Prepare = Callable[[Arrays], tuple[list[str], list[Any]]]
+    Arguments = Callable[[Mapping[str, Any]], tuple[list[Any], dict[str, Any]]]
 
 
 def prepare(device: str, options: Options) -> dict[str, Any]:
@@ -40,45 +40,44 @@ def prepare(device: str, options: Options) -> dict[str, Any]:
 
 
 def session(
-    module: Callable[..., Any], prepare: Prepare, outputs: Sequence[str], device: str, facts: dict[str, Any]
+    called: Callable[..., Any], arguments: Arguments, interface: Interface, device: str, facts: dict[str, Any]
 ) -> Session:
-    """Return a session around a module that takes tensors in the order `prepare` gives."""
+    """Return a session around a callable; `arguments` turns tensors by input name into its positional and keyword arguments."""
     import torch
 
     def run(arrays: Arrays) -> dict[str, Any]:
-        names, values = prepare(arrays)
-        tensors = list(calling.tensors_from(dict(zip(names, values, strict=True)), device=device).values())
+        positional, keywords = arguments(calling.tensors_from(arrays, device=device))
         with torch.inference_mode():
-            named = calling.flatten_outputs(module(*tensors), outputs)
+            named = calling.named(called(*positional, **keywords), interface)
         # A module may return a view of its input or of its own state: the caller gets memory of its own.
         return {name: calling.array_from(tensor.clone()) for name, tensor in named.items()}
 
     def bind(arrays: Arrays) -> Callable[[], object]:
-        names, values = prepare(arrays)
-        host = list(calling.tensors_from(dict(zip(names, values, strict=True))).values())
+        host = calling.tensors_from(arrays)
+        positional, keywords = arguments(host)
         mode = torch.inference_mode()
 
         def on_cpu() -> object:
             with mode:
-                return module(*host)
+                return called(*positional, **keywords)
 
         def on_gpu() -> object:
             with mode:
-                named = calling.flatten_outputs(module(*(tensor.to(device) for tensor in host)), outputs)
+                there, by_name = arguments({name: tensor.to(device) for name, tensor in host.items()})
+                named = calling.named(called(*there, **by_name), interface)
                 return [tensor.cpu() for tensor in named.values()]  # .cpu() waits for the device
 
         return on_cpu if device == "cpu" else on_gpu
 
     def bind_on_device(arrays: Arrays) -> Callable[[int], list[int]]:
-        names, values = prepare(arrays)
-        tensors = list(calling.tensors_from(dict(zip(names, values, strict=True)), device=device).values())
+        positional, keywords = arguments(calling.tensors_from(arrays, device=device))
 
         def calls(count: int) -> list[int]:
             marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]  # type: ignore[no-untyped-call]
             with torch.inference_mode():
                 for begin, end in marks:
                     begin.record()
-                    module(*tensors)
+                    called(*positional, **keywords)
                     end.record()
             torch.cuda.synchronize()
             return [round(begin.elapsed_time(end) * 1e6) for begin, end in marks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.backends import probe, pytorch
@@ -10,13 +11,15 @@ from pipeline.backends.eager import CpuOptions, CudaOptions
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.types import Arrays
+    from collections.abc import Mapping
+
+    import torch
 
 
 def _open(source: Source, options: Options, device: str) -> Session:
     import torch
 
-    from pipeline.calling import ordered_inputs
+    from pipeline.calling import identifier
 
     if source.file is None:
         raise InputError(
@@ -26,12 +29,16 @@ def _open(source: Source, options: Options, device: str) -> Session:
     # No eval() here: whoever loads the file gets it as it was saved, and that is what has to be proven.
     module = torch.jit.load(str(source.file), map_location=device)  # type: ignore[no-untyped-call]
     parameters = [argument.name for argument in module.forward.schema.arguments[1:]]
-    order = ordered_inputs(parameters, source.inputs)
+    names = {identifier(spec.name): spec.name for spec in source.interface.inputs}
+    # A file that knows none of the names takes the inputs in the config's order.
+    order = [names[each] for each in parameters if each in names]
+    order = order if len(order) == len(names) else list(names.values())
 
-    def prepare(arrays: Arrays) -> tuple[list[str], list[Any]]:
-        return order, [arrays[name] for name in order]
+    def arguments(tensors: Mapping[str, torch.Tensor]) -> tuple[list[Any], dict[str, Any]]:
+        return [tensors[name] for name in order], {}
 
-    return pytorch.session(module, prepare, source.outputs, device, facts)
+    # Where outputs lie in what the network returns is no matter of a file, which returns them in order.
+    return pytorch.session(module, arguments, replace(source.interface, paths={}), device, facts)
 
 
 TORCHSCRIPT = Backend(

@@ -15,6 +15,7 @@ from pipeline.backends.table import backends
 from pipeline.benchmark import energy, figures, gpu, machine, rounds, throughput
 from pipeline.benchmark.samples import Plan, Samples
 from pipeline.benchmark.statistics import Analysis, analyse
+from pipeline.dimensions import complete
 from pipeline.errors import WeighbridgeError
 from pipeline.types import Event, in_words
 from pipeline.worker.process import Worker
@@ -293,10 +294,10 @@ def _energy(names: Sequence[str], samples: Mapping[str, Samples]) -> dict[str, A
 
 def _inputs(interface: Interface, settings: BenchmarkConfig, seed: int) -> dict[str, Case]:
     """Return the inputs of each size to time, by a name that says the sizes."""
-    lowest = {each.name: cases.allowed(each)[0] for each in interface.dimensions}
+    lowest = cases.smallest(interface)
     found = {}
     for sizes in settings.sizes or [{}]:
-        whole = lowest | sizes
+        whole = complete(interface.dimensions, lowest | sizes)
         found[in_words(whole)] = cases.make(interface, whole, seed=seed, name="benchmark")
     return found
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from pipeline import dimensions as formulas
 from pipeline.config.models import DIMENSION_NAME, DTYPES
 from pipeline.config.tree import Problem, describe
 from pipeline.trust import suggestion
@@ -101,15 +102,55 @@ def _shapes(inputs: Mapping[str, InputConfig], dimensions: Mapping[str, Dimensio
                     yield Problem(
                         ("inputs", name, "shape", index), f"{size!r} is not in dimensions{suggestion(size, dimensions)}"
                     )
+    for dimension in dimensions.values():
+        used.update(_names_in(dimension.formula))
     for name in dimensions.keys() - used:
         yield Problem(("dimensions", name), f"no input has a dimension {name!r}", at_key=True)
+
+
+def _names_in(formula: str | None) -> tuple[str, ...]:
+    try:
+        return formulas.names(formula) if formula else ()
+    except ValueError:
+        return ()  # told where formulas are judged
 
 
 def _inputs(inputs: Mapping[str, InputConfig]) -> Iterator[Problem]:
     for name, each in inputs.items():
         path: KeyPath = ("inputs", name)
-        yield from _identifier(name, path)
+        root, *parts = name.split(".")
+        yield from _identifier(root, path)
+        for part in parts:
+            if not (_NAME.fullmatch(part) or part.isdecimal()):
+                yield Problem(path, f"{part!r} in {name!r} is neither a position nor a name", at_key=True)
         yield from ((Problem((*path, key), message)) for key, message in _range(each))
+    yield from _nesting(list(inputs))
+
+
+def _nesting(names: list[str]) -> Iterator[Problem]:
+    """Yield lists with gaps, what is both a tensor and holds some, and names that only differ in what is no letter."""
+    known: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"\W", "_", name)
+        if plain in known:
+            yield Problem(
+                ("inputs", name), f"{name!r} and {known[plain]!r} would both be {plain!r} in an exported file"
+            )
+        known[plain] = name
+    branches: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            branches.setdefault(".".join(parts[:depth]), []).append(parts[depth])
+    for branch, parts in branches.items():
+        path: KeyPath = ("inputs", next(name for name in names if name.startswith(f"{branch}.")))
+        positions = {int(part) for part in parts if part.isdecimal()}
+        if branch in names:
+            yield Problem(path, f"{branch!r} is a tensor, and cannot hold others as well")
+        elif positions and any(not part.isdecimal() for part in parts):
+            yield Problem(path, f"{branch!r} is a list by its positions and a mapping by its names")
+        elif positions and positions != set(range(len(positions))):
+            yield Problem(path, f"the positions in {branch!r} are not 0 to {len(positions) - 1}")
 
 
 def _range(each: InputConfig) -> Iterator[tuple[str, str]]:
@@ -138,7 +179,11 @@ def _range(each: InputConfig) -> Iterator[tuple[str, str]]:
 def _dimensions(dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
     for name, each in dimensions.items():
         yield from _identifier(name, ("dimensions", name))
-        if each.max < each.min:
+        if each.formula is not None:
+            yield from _formula(name, each, dimensions)
+        elif each.max is None:
+            yield Problem(("dimensions", name, "max"), "is missing")
+        elif each.max < each.min:
             yield Problem(("dimensions", name, "max"), f"{each.max} is below min, which is {each.min}")
         elif each.smallest > each.max:
             yield Problem(
@@ -147,16 +192,76 @@ def _dimensions(dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
             )
 
 
+def _formula(name: str, each: DimensionConfig, dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
+    path: KeyPath = ("dimensions", name) if each.model_fields_set == {"formula"} else ("dimensions", name, "formula")
+    if given := sorted(each.model_fields_set - {"formula"}):
+        yield Problem(("dimensions", name, given[0]), "a size that follows from others has no range of its own")
+        return
+    try:
+        mentioned = formulas.names(each.formula or "")
+    except ValueError as error:
+        yield Problem(path, str(error))
+        return
+    unknown = [other for other in mentioned if other not in dimensions]
+    if unknown or not mentioned:
+        what = (
+            f"{unknown[0]!r} is not in dimensions{suggestion(unknown[0], dimensions)}" if unknown else "it names none"
+        )
+        yield Problem(path, f"expected the names of other dimensions: {what}")
+    elif circle := _circle(name, dimensions):
+        yield Problem(path, f"goes in a circle: {' → '.join(circle)}")
+    else:
+        low, high = _bounds(name, dimensions)
+        if low < 0 or high < 1:
+            yield Problem(path, f"can be {low} to {high}, and a size is not below 0")
+
+
+def _circle(name: str, dimensions: Mapping[str, DimensionConfig], seen: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the names that lead from a dimension back to itself; () if none do."""
+    if name in seen:
+        return (*seen[seen.index(name) :], name)
+    formula = dimensions[name].formula if name in dimensions else None
+    return next((found for each in _names_in(formula) if (found := _circle(each, dimensions, (*seen, name)))), ())
+
+
+def _bounds(name: str, dimensions: Mapping[str, DimensionConfig]) -> tuple[int, int]:
+    each = dimensions.get(name)
+    if each is None or each.formula is None:
+        return (each.smallest, each.max or each.smallest) if each else (1, 1)
+    return formulas.bounds(each.formula, {other: _bounds(other, dimensions) for other in _names_in(each.formula)})
+
+
 def _identifier(name: str, path: KeyPath) -> Iterator[Problem]:
     if not _NAME.fullmatch(name):
         yield Problem(path, f"{name!r} is not a name of letters, digits and '_'", at_key=True)
 
 
-def _outputs(outputs: list[str]) -> Iterator[Problem]:
+def _outputs(outputs: list[str], output_paths: Mapping[str, str]) -> Iterator[Problem]:
     yield from _unique(outputs, "outputs")
     for index, name in enumerate(outputs):
         if not _OUTPUT.fullmatch(name):
             yield Problem(("outputs", index), f"{name!r} is not a name of letters, digits, '_', '.' and '-'")
+    for name in output_paths.keys() - set(outputs):
+        yield Problem(("output_paths", name), f"{name!r} is not in outputs{suggestion(name, outputs)}", at_key=True)
+
+
+def _distinct(inputs: Mapping[str, InputConfig], outputs: list[str]) -> Iterator[Problem]:
+    for index, name in enumerate(outputs):
+        if name in inputs:
+            yield Problem(
+                ("outputs", index),
+                f"{name!r} is the name of an input too, and an exported file has one value of a name: call it new_{name} "
+                f"(where the network returns it under that key: outputs: {{new_{name}: {name}, …}})",
+            )
+
+
+def _constants(constants: Mapping[str, Any], inputs: Mapping[str, InputConfig]) -> Iterator[Problem]:
+    roots = {name.partition(".")[0] for name in inputs}
+    for name in constants:
+        path: KeyPath = ("constants", name)
+        yield from _identifier(name, path)
+        if name in roots:
+            yield Problem(path, f"{name!r} is an input already", at_key=True)
 
 
 def _unique(names: list[str], *path: str | int) -> Iterator[Problem]:
@@ -197,7 +302,9 @@ def _sizes(benchmark: BenchmarkConfig, dimensions: Mapping[str, DimensionConfig]
             dimension = dimensions.get(name)
             if dimension is None:
                 yield Problem(path, f"{name!r} is not in dimensions{suggestion(name, dimensions)}", at_key=True)
-            elif not dimension.min <= size <= dimension.max:
+            elif dimension.formula is not None:
+                yield Problem(path, f"{name} follows from others, as {dimension.formula}: leave it out", at_key=True)
+            elif dimension.max is not None and not dimension.min <= size <= dimension.max:
                 yield Problem(path, f"{size} is outside {name}, which goes from {dimension.min} to {dimension.max}")
             elif size % dimension.multiple_of:
                 yield Problem(path, f"{size} is not a multiple of {dimension.multiple_of}, as {name} must be")
@@ -233,7 +340,9 @@ _CHECKS: Iterable[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = (
     (("inputs",), _inputs),
     (("inputs", "dimensions"), _shapes),
     (("dimensions",), _dimensions),
-    (("outputs",), _outputs),
+    (("outputs", "output_paths"), _outputs),
+    (("inputs", "outputs"), _distinct),
+    (("constants", "inputs"), _constants),
     (("backends",), _backends),
     (("require", "backends"), _require),
     (("benchmark", "backends"), _reference),

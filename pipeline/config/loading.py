@@ -80,9 +80,35 @@ def _model_form(tree: Mapping[str, Any], places: Mapping[str, Place]) -> dict[st
         form["backends"] = [_backend_form(item) for item in form["backends"]]
     if isinstance(form.get("model"), dict) and isinstance(form["model"].get("weights"), str):
         form["model"] = form["model"] | {"weights": _absolute(form["model"]["weights"], places, ("model", "weights"))}
+    if isinstance(form.get("inputs"), dict):
+        form["inputs"] = dict(_leaf_inputs(form["inputs"], ""))
+    if isinstance(form.get("outputs"), dict):
+        paths = {name: str(each) if type(each) is int else each for name, each in form["outputs"].items()}
+        form |= {"outputs": list(paths), "output_paths": paths}
+    if isinstance(form.get("dimensions"), dict):
+        form["dimensions"] = {
+            name: {"formula": each} if isinstance(each, str) else each for name, each in form["dimensions"].items()
+        }
     if isinstance(form.get("samples"), str):
         form["samples"] = _absolute(form["samples"], places, ("samples",))
     return form
+
+
+def _leaf_inputs(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the inputs of nested lists and mappings under their paths: past.0.key."""
+    is_leaf = isinstance(value, dict) and path and ({"dtype", "shape"} & value.keys() or not _is_branch(value))
+    items = (
+        list(enumerate(value)) if isinstance(value, list) else list(value.items()) if isinstance(value, dict) else []
+    )
+    if is_leaf or not items:
+        yield path, value
+        return
+    for key, item in items:
+        yield from _leaf_inputs(item, f"{path}.{key}" if path else str(key))
+
+
+def _is_branch(value: Mapping[str, Any]) -> bool:
+    return bool(value) and all(isinstance(each, dict | list) for each in value.values())
 
 
 def _export_form(item: Any) -> Any:
@@ -140,7 +166,9 @@ def _existing(value: Any, details: ErrorDetails) -> tuple[KeyPath, Any]:
 
 
 def _yaml_path(path: KeyPath) -> KeyPath:
-    """Return a path as the YAML has it: a format's options stand beside `format`."""
+    """Return a path as the YAML has it: a format's options stand beside `format`, places of outputs in `outputs`."""
+    if path[0] == "output_paths":
+        return ("outputs", *path[1:])
     return (*path[:2], *path[3:]) if path[0] == "exports" and path[2:3] == ("options",) else path
 
 
@@ -220,7 +248,8 @@ def _reread(source: Source, problems: Sequence[Problem]) -> bool:
     """Read anew the values that came as text (from the environment, from --set) and are wanted as another type."""
     changed = False
     for problem in problems:
-        text = source.texts.pop(problem.path, None) if problem.kind in _REREAD else None
+        path = _written_path(source.tree, problem.path)
+        text = source.texts.pop(path, None) if problem.kind in _REREAD else None
         if text is None:
             continue
         try:
@@ -228,9 +257,16 @@ def _reread(source: Source, problems: Sequence[Problem]) -> bool:
         except ValueError:
             continue
         if not isinstance(value, dict | list):
-            assign(source.tree, problem.path, value)
+            assign(source.tree, path, value)
             changed = True
     return changed
+
+
+def _written_path(tree: Any, path: KeyPath) -> KeyPath:
+    """Return a path as the YAML has it, where a nested input goes by its dotted name."""
+    if path[:1] != ("inputs",) or len(path) < 2 or path[1] in tree.get("inputs", {}):
+        return path
+    return ("inputs", *(int(part) if part.isdecimal() else part for part in str(path[1]).split(".")), *path[2:])
 
 
 def _report(problems: Sequence[Problem], places: Mapping[str, Place]) -> str:
@@ -250,7 +286,12 @@ def _complete(config: Config) -> Config:
         names = [each.name for each in config.backends]
         cuda = {each.name for each in config.backends if each.name.endswith("-cuda") or each.backend.endswith("-cuda")}
         require = [name for name in names if name not in cuda] or names
-    smallest = {name: dimension.smallest for name, dimension in config.dimensions.items()}
+    # An empty input is no work to time, where it may as well not be empty.
+    smallest = {
+        name: dimension.smallest or min(dimension.multiple_of, dimension.max or 0)
+        for name, dimension in config.dimensions.items()
+        if dimension.formula is None
+    }
     sizes = [smallest | size for size in config.benchmark.sizes] or [smallest]
     benchmark = config.benchmark.model_copy(update={"sizes": sizes})
     return config.model_copy(update={"require": require, "benchmark": benchmark})

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.tree import Place, key_text
+from pipeline.dimensions import MAX_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,6 +77,9 @@ class ModelConfig(_Section):
         default=None,
         description="SHA-256 of the weights file in hex (sharded: of the list of its files' digests); required for a URL",
     )
+    call: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
+        default="forward", description="The method to export, if it is not forward"
+    )
     rename: dict[str, str] = Field(
         default={}, description="Names in the weights file → in the network; each stands for all names below it too"
     )
@@ -103,9 +107,14 @@ class InputConfig(_Section):
 class DimensionConfig(_Section):
     """The sizes a dynamic dimension may take."""
 
-    min: int = Field(default=1, ge=1, le=_MAX_SIZE, description="Smallest size")
-    max: int = Field(ge=1, le=_MAX_SIZE, description="Largest size")
+    min: int = Field(default=1, ge=0, le=_MAX_SIZE, description="Smallest size; 0 where an input may be empty")
+    max: int | None = Field(default=None, ge=1, le=_MAX_SIZE, description="Largest size; required but for a formula")
     multiple_of: int = Field(default=1, ge=1, le=_MAX_SIZE, description="Every size is a multiple of this")
+    formula: Annotated[str, Field(max_length=MAX_LENGTH)] | None = Field(
+        default=None,
+        description="How the size follows from others, as in past + 1, of names, whole numbers, +, -, * and brackets; "
+        "in short: total: past + 1",
+    )
 
     @property
     def smallest(self) -> int:
@@ -200,9 +209,25 @@ class Config(_Section):
 
     name: Slug = Field(description="Name of the release")
     model: ModelConfig = Field(description="The network and its weights")
-    inputs: dict[str, InputConfig] = Field(min_length=1, description="Inputs by name, in the network's order")
-    dimensions: dict[str, DimensionConfig] = Field(default={}, description="Dynamic dimensions that the shapes name")
-    outputs: list[Line] = Field(min_length=1, description="Names of the outputs, in the network's order")
+    inputs: dict[str, InputConfig] = Field(
+        min_length=1,
+        description="Inputs by the names of the method's parameters; lists and mappings of inputs where it takes such. "
+        "Names that are none of its parameters: in its order",
+    )
+    constants: dict[str, Any] = Field(
+        default={}, description="Further arguments of the call that are no tensors, as in use_cache: false"
+    )
+    dimensions: dict[str, DimensionConfig] = Field(
+        default={}, description="Dynamic dimensions that the shapes name; a formula where a size follows from others"
+    )
+    outputs: list[Line] = Field(
+        min_length=1,
+        description="Names of the outputs: in the order of what is returned, or its keys and fields (past.0.key); "
+        "or a mapping of names to where they lie, which may leave some out: {logits: 0, mean: 3}",
+    )
+    output_paths: dict[str, Line] = Field(
+        default={}, description="Where outputs lie in what is returned; in short: outputs: {logits: 0, mean: 3}"
+    )
     exports: list[ExportConfig] = Field(
         min_length=1, description="Artifacts to write: a format, or a mapping with its options"
     )

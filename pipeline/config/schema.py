@@ -33,6 +33,7 @@ def schema(vocabulary: Vocabulary) -> dict[str, Any]:
         list(vocabulary.backends),
         [_backend(name, model, definitions) for name, model in vocabulary.backends.items()],
     )
+    _add_short_forms(properties, definitions)
     for definition in definitions.values():
         definition.pop("required", None)  # the rest may stand in the file that this one extends
     required = document.pop("required")
@@ -54,6 +55,31 @@ def schema(vocabulary: Vocabulary) -> dict[str, Any]:
             **{name: _editable(each) for name, each in definitions.items()},
         },
     }
+
+
+def _add_short_forms(properties: dict[str, Any], definitions: dict[str, Any]) -> None:
+    """Let the schema take what YAML may say in short: nested inputs, places of outputs, formulas of dimensions."""
+    leaf = {"$ref": "#/$defs/InputConfig"}
+    nested = {"$ref": "#/$defs/NestedInput"}
+    several = [
+        {"type": "array", "items": nested, "minItems": 1},
+        {
+            "type": "object",
+            "additionalProperties": nested,
+            "not": {"anyOf": [{"required": ["dtype"]}, {"required": ["shape"]}]},
+        },
+    ]
+    definitions["NestedInput"] = {"description": "An input, or a list or mapping of them", "anyOf": [leaf, *several]}
+    properties["inputs"]["additionalProperties"] = nested
+    places = {
+        "type": "object",
+        "additionalProperties": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+        "minProperties": 1,
+    }
+    described = properties["outputs"].pop("description")
+    properties["outputs"] = {"description": described, "anyOf": [properties["outputs"], places]}
+    formula = definitions["DimensionConfig"]["properties"]["formula"]["anyOf"][0]
+    properties["dimensions"]["additionalProperties"] = {"anyOf": [formula, {"$ref": "#/$defs/DimensionConfig"}]}
 
 
 def _choice(names: list[str], mappings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from pipeline import calling
 from pipeline.cases import allowed
+from pipeline.dimensions import free, linear
 from pipeline.errors import ExportError
-from pipeline.exporters import canonical, program
+from pipeline.exporters import canonical, forward, program
 from pipeline.exporters.exporter import Exporter, Job, Options
 from pipeline.types import Artifact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
+
+    from pipeline.exporters.forward import Forward
+    from pipeline.types import Interface
 
 
 class OnnxOptions(Options):
@@ -33,8 +36,9 @@ class OnnxOptions(Options):
 
 def _export(job: Job, options: Options) -> Artifact:
     assert isinstance(options, OnnxOptions)  # noqa: S101 - the table pairs them
-    program_ = captured(job)
-    exported = _translated(program_, job, options.opset)
+    prepared = forward.prepare(job.module, job.interface, job.examples)
+    program_ = _captured(prepared, job.interface)
+    exported = _translated(program_, prepared, job.interface, options.opset)
     stripped = _write(exported, job, external=_is_external(job.module, options))
     _check(stripped.files[0])
     return Artifact(
@@ -53,36 +57,34 @@ def captured(job: Job) -> torch.export.ExportedProgram:
     Raises:
         ExportError: torch.export refuses it.
     """
+    return _captured(forward.prepare(job.module, job.interface, job.examples), job.interface)
+
+
+def _captured(prepared: Forward, interface: Interface) -> torch.export.ExportedProgram:
     import torch
 
-    names, arguments = _arguments(job)
+    shapes = _dynamic_shapes(interface, prepared.names)
     try:
         with torch.no_grad():
-            return torch.export.export(job.module, arguments, dynamic_shapes=_dynamic_shapes(job, names), strict=False)
+            return torch.export.export(prepared.module, prepared.tensors, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise ExportError(f"torch.export: {_reason(error)}", hint=_hint(error)) from error
 
 
-def translate(job: Job, opset: int) -> Any:
-    """Return the network as torch's ONNXProgram, with the exported program it was made from.
+def translate(job: Job, opset: int) -> tuple[Any, tuple[str, ...]]:
+    """Return the network as torch's ONNXProgram, with the exported program it was made from, and its inputs' names in order.
 
     Raises:
         ExportError: torch.export or torch.onnx.export refuses it.
     """
-    return _translated(captured(job), job, opset)
+    prepared = forward.prepare(job.module, job.interface, job.examples)
+    exported = _captured(prepared, job.interface)
+    return _translated(exported, prepared, job.interface, opset), prepared.names
 
 
-def _translated(exported: torch.export.ExportedProgram, job: Job, opset: int) -> Any:
-    names, arguments = _arguments(job)
-    outputs = _output_names(job, arguments)
-    return _translate(exported, _Names(names, outputs, _first_uses(_axis_names(job, names))), opset)
-
-
-def _arguments(job: Job) -> tuple[list[str], tuple[Any, ...]]:
-    """Return the inputs' names in the forward's order, and the example tensors."""
-    tensors = calling.tensors_from(job.examples)
-    names = calling.forward_order(job.module, [spec.name for spec in job.interface.inputs])
-    return names, tuple(tensors[name] for name in names)
+def _translated(exported: torch.export.ExportedProgram, prepared: Forward, interface: Interface, opset: int) -> Any:
+    axes = _first_uses(_axis_names(interface, prepared.names))
+    return _translate(exported, _Names(list(prepared.names), list(interface.outputs), axes), opset)
 
 
 def _write(exported: Any, job: Job, *, external: bool) -> canonical.Stripped:
@@ -169,24 +171,41 @@ def _is_translatable(program: torch.export.ExportedProgram, table: Mapping[Any, 
     return True
 
 
-def _dynamic_shapes(job: Job, names: list[str]) -> tuple[dict[int, Any], ...]:
+def _dynamic_shapes(interface: Interface, names: Sequence[str]) -> tuple[dict[int, Any], ...]:
     """Declare for each input, in order, which axes are dynamic and within which range."""
     from torch.export import Dim
 
-    dims = {}
-    for dimension in job.interface.dimensions:
+    dims: dict[str, Any] = {}
+    for dimension in free(interface.dimensions):
         sizes, step = allowed(dimension), dimension.multiple_of
         if len(sizes) > 1:
             name = dimension.name if step == 1 else f"_{dimension.name}"
             base = Dim(name, min=sizes[0] // step, max=sizes[-1] // step)
             dims[dimension.name] = base if step == 1 else step * base
-    return tuple({axis: dims[name] for axis, name in axes.items()} for axes in _axis_names(job, names))
+    for dimension in interface.dimensions:
+        if dimension.formula is not None:
+            dims[dimension.name] = _derived(dimension.formula, dims)
+    return tuple({axis: dims[name] for axis, name in axes.items()} for axes in _axis_names(interface, names))
 
 
-def _axis_names(job: Job, names: list[str]) -> tuple[dict[int, str], ...]:
+def _derived(formula: str, dims: Mapping[str, Any]) -> Any:
+    """Return a size that follows from one other as torch.export says it; torch finds out itself what others follow from."""
+    from torch.export import Dim
+
+    found = linear(formula)
+    if found is None or len(found[0]) != 1:
+        return Dim.DYNAMIC
+    ((name, factor),), added = found[0].items(), found[1]
+    if factor < 1 or name not in dims:
+        return Dim.DYNAMIC
+    scaled = dims[name] if factor == 1 else factor * dims[name]
+    return scaled + added if added > 0 else scaled - -added if added else scaled
+
+
+def _axis_names(interface: Interface, names: Sequence[str]) -> tuple[dict[int, str], ...]:
     """Return for each input, in order, its dynamic axes and the dimension each stands for."""
-    dynamic = {each.name for each in job.interface.dimensions if len(allowed(each)) > 1}
-    shapes = {spec.name: spec.shape for spec in job.interface.inputs}
+    dynamic = {each.name for each in interface.dimensions if len(allowed(each)) > 1}
+    shapes = {spec.name: spec.shape for spec in interface.inputs}
     return tuple(
         {axis: size for axis, size in enumerate(shapes[name]) if isinstance(size, str) and size in dynamic}
         for name in names
@@ -201,17 +220,6 @@ def _first_uses(axes: tuple[dict[int, str], ...]) -> tuple[dict[int, str], ...]:
         kept.append({axis: name for axis, name in names.items() if name not in used})
         used.update(names.values())
     return tuple(kept)
-
-
-def _output_names(job: Job, arguments: tuple[Any, ...]) -> list[str]:
-    """Return the outputs' names in the order in which torch.export flattens what the network returns."""
-    import torch
-
-    names = list(job.interface.outputs)
-    with torch.inference_mode():
-        result = job.module(*arguments)
-    calling.flatten_outputs(result, names)
-    return list(result) if isinstance(result, dict) else names
 
 
 def _is_external(module: Any, options: OnnxOptions) -> bool:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from pipeline import calling
 from pipeline.checkpoint import torchscript
 from pipeline.errors import ExportError, WeighbridgeError
-from pipeline.exporters import canonical
+from pipeline.exporters import canonical, forward
 from pipeline.exporters.exporter import Exporter, Job, Options
 from pipeline.types import Artifact
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+
+    from pipeline.exporters.forward import Forward
 
 
 class TorchScriptOptions(Options):
@@ -30,19 +31,19 @@ class TorchScriptOptions(Options):
 
 def _export(job: Job, options: Options) -> Artifact:
     assert isinstance(options, TorchScriptOptions)  # noqa: S101 - the table pairs them
+    prepared = forward.prepare(job.module, job.interface, job.examples)
     with warnings.catch_warnings():
         # Still what libtorch and Triton's PyTorch backend load; the release says how it was made.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is not supported", category=DeprecationWarning)
-        module, method, notes = _convert(job, options.method)
+        module, method, notes = _convert(prepared, options.method)
         raw = job.folder / "raw.torchscript"
         module.save(str(raw))
     target = job.folder / "model.torchscript"
     canonical.torchscript_file(raw, target, identity=job.identity)
     raw.unlink()
     _require_openable(target)
-    order = calling.forward_order(job.module, [spec.name for spec in job.interface.inputs])
-    return Artifact("torchscript", (target,), {"method": method, "inputs": order}, notes)
+    return Artifact("torchscript", (target,), {"method": method, "inputs": list(prepared.names)}, notes)
 
 
 def _require_openable(target: Path) -> None:
@@ -55,44 +56,36 @@ def _require_openable(target: Path) -> None:
         ) from error
 
 
-def _convert(job: Job, method: str) -> tuple[Any, str, tuple[str, ...]]:
+def _convert(prepared: Forward, method: str) -> tuple[Any, str, tuple[str, ...]]:
     if method == "trace":
-        return _trace(job), "trace", ()
+        return _trace(prepared), "trace", ()
     try:
-        return _script(job), "script", ()
+        return _script(prepared), "script", ()
     except ExportError as error:
         if method == "script":
             raise
         reason = error.message.splitlines()[0]
-        return _trace(job), "trace", (f"traced, because it cannot be scripted: {reason}",)
+        return _trace(prepared), "trace", (f"traced, because it cannot be scripted: {reason}",)
 
 
-def _script(job: Job) -> torch.jit.ScriptModule:
+def _script(prepared: Forward) -> torch.jit.ScriptModule:
     import torch
 
     try:
-        scripted: torch.jit.ScriptModule = torch.jit.script(job.module)
-        tensors = calling.tensors_from(job.examples)
-        order = calling.forward_order(job.module, [spec.name for spec in job.interface.inputs])
+        scripted: torch.jit.ScriptModule = torch.jit.script(prepared.module)
         with torch.inference_mode():
-            scripted(*(tensors[name] for name in order))
+            scripted(*prepared.tensors)
     except Exception as error:
         raise ExportError(f"torch.jit.script: {_first_line(error)}", hint="set `method: trace`") from error
     return scripted
 
 
-def _trace(job: Job) -> Any:
+def _trace(prepared: Forward) -> Any:
     import torch
 
-    tensors = calling.tensors_from(job.examples)
-    order = calling.forward_order(job.module, [spec.name for spec in job.interface.inputs])
     try:
-        with torch.inference_mode():
-            returns_dict = isinstance(job.module(*(tensors[name] for name in order)), dict)
         with torch.no_grad():
-            return torch.jit.trace(  # type: ignore[no-untyped-call]
-                job.module, tuple(tensors[name] for name in order), strict=not returns_dict, check_trace=False
-            )
+            return torch.jit.trace(prepared.module, prepared.tensors, check_trace=False)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise ExportError(
             f"torch.jit.trace: {_first_line(error)}", hint="leave `torchscript` out of `exports`"

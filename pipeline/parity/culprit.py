@@ -82,9 +82,10 @@ def truths(module: nn.Module, interface: Interface, examples: Arrays, inputs: Ar
     from pipeline.exporters import onnx, program
     from pipeline.exporters.exporter import Job
 
-    exported = onnx.translate(Job(module, interface, examples, Path(), {}), opset)
+    exported, names = onnx.translate(Job(module, interface, examples, Path(), {}), opset)
     captured = exported.exported_program
-    single, double = (_step_values(captured, inputs, double=double) for double in (False, True))
+    ordered = {name: inputs[name] for name in names}
+    single, double = (_step_values(captured, ordered, double=double) for double in (False, True))
     known = {
         name: (value, np.abs(single[name] - value))
         for name, value in double.items()
@@ -327,15 +328,15 @@ def _step_values(program: Any, inputs: Arrays, *, double: bool) -> dict[str, Any
 
 
 def _arguments(program: Any, inputs: Arrays, *, double: bool) -> Iterator[Any]:
-    """Yield the values of a program's placeholders, in order: its tensors, then the inputs by name."""
+    """Yield the values of a program's placeholders, in order: its tensors, then the inputs, which come in its order."""
     import torch
 
     from pipeline import calling
 
-    given = calling.tensors_from(inputs, double=double)
+    given = iter(calling.tensors_from(inputs, double=double).values())
     state = {**program.state_dict, **program.constants}
     for spec in program.graph_signature.input_specs:
-        value = given[spec.arg.name] if spec.kind.name == "USER_INPUT" else state[spec.target]
+        value = next(given) if spec.kind.name == "USER_INPUT" else state[spec.target]
         yield value.double() if double and isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 

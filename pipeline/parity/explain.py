@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline import cases
+from pipeline.dimensions import complete, free
 from pipeline.errors import WeighbridgeError
 from pipeline.parity import jobs, prove
 from pipeline.parity.candidate import Names
@@ -74,11 +75,12 @@ def shrink(proof: Proof, setup: Setup, known: Truth, names: Names, *, seed: int)
 def _smaller(case: Case, setup: Setup, seed: int) -> list[Case]:
     """Return the same kind of case at smaller sizes: each dimension halved several times, alone and all together."""
     values = case.name if case.name in cases.VALUES else "normal"
-    allowed = {each.name: cases.allowed(each) for each in setup.interface.dimensions}
+    allowed = {each.name: cases.allowed(each) for each in free(setup.interface.dimensions)}
     steps: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
     for divisor in (2**step for step in range(1, _SHRINK_STEPS)):
-        smaller = {name: _at_most(allowed[name], size // divisor) for name, size in case.sizes.items()}
-        for sizes in (smaller, *({**case.sizes, name: size} for name, size in smaller.items())):
+        smaller = {name: _at_most(sizes, case.sizes[name] // divisor) for name, sizes in allowed.items()}
+        for chosen in (smaller, *({**case.sizes, name: size} for name, size in smaller.items())):
+            sizes = complete(setup.interface.dimensions, {name: chosen[name] for name in smaller})
             steps[tuple(sorted(sizes.items()))] = sizes
     steps.pop(tuple(sorted(case.sizes.items())), None)
     return [

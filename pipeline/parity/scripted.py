@@ -110,9 +110,8 @@ def _recorded(eager: Any, interface: Interface, inputs: Arrays) -> list[tuple[st
 
     handles = [each.register_forward_hook(hook(name)) for name, each in eager.named_modules()]
     tensors = calling.tensors_from(inputs)
-    order = calling.forward_order(eager, [spec.name for spec in interface.inputs])
     with torch.no_grad():
-        eager(*(tensors[name] for name in order))
+        calling.invoke(eager, calling.bind(eager, interface), tensors)
     for handle in handles:
         handle.remove()
     return calls

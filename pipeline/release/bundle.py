@@ -135,6 +135,7 @@ def interface_facts(interface: Interface) -> dict[str, Any]:
     return {
         "dimensions": {
             each.name: {"max": each.max, "min": each.min, "multiple_of": each.multiple_of}
+            | ({"formula": each.formula} if each.formula else {})
             for each in interface.dimensions
         },
         "inputs": [
@@ -154,7 +155,7 @@ def interface_from(manifest: Mapping[str, Any]) -> Interface:
                 for each in manifest["inputs"]
             ),
             tuple(
-                Dimension(name, each["min"], each["max"], each.get("multiple_of", 1))
+                Dimension(name, each["min"], each["max"], each.get("multiple_of", 1), each.get("formula"))
                 for name, each in manifest["dimensions"].items()
             ),
             tuple(each["name"] for each in manifest["outputs"]),

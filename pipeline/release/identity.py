@@ -200,6 +200,7 @@ def _card_text(manifest: Facts) -> list[str]:
         *(
             f"- `{name}`: {each['min']} to {each['max']}"
             + (f", in steps of {each['multiple_of']}" if each["multiple_of"] > 1 else "")
+            + (f", always {each['formula']}" if each.get("formula") else "")
             for name, each in manifest["dimensions"].items()
         ),
         "",

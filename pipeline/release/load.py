@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline import dimensions
 from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
 from pipeline.errors import DigestError, InputError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.release import bundle, standalone
 from pipeline.release.verify import check, check_unread
 from pipeline.store import read_json
+from pipeline.types import in_words
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.backends.backend import Backend
     from pipeline.types import Array, Arrays, Dimension, InputSpec, Interface
@@ -39,11 +42,25 @@ class Model:
     interface: Interface
     run: Callable[[Arrays], dict[str, Any]]
 
-    def __call__(self, **inputs: Array) -> dict[str, Array]:
-        """Return the outputs by name; raises InputError for inputs the manifest does not declare so."""
+    def __call__(self, **inputs: Any) -> dict[str, Array]:
+        """Return the outputs by name; raises InputError for inputs the manifest does not declare so.
+
+        A nested input is given as the network takes it (lists and dicts of arrays), or array by array as {"past.0.key": …}.
+        """
+        if any("." in spec.name for spec in self.interface.inputs):
+            inputs = dict(_leaves(inputs, ""))
         check_inputs(self.interface, inputs)
         with _failing(f"{self.name} {self.version} on {self.backend}"):
             return self.run(inputs)
+
+
+def _leaves(value: Mapping[str, Any] | Sequence[Any], path: str) -> Iterator[tuple[str, Any]]:
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(item, dict | list | tuple):
+            yield from _leaves(item, name)
+        else:
+            yield name, item
 
 
 def load_release(
@@ -76,8 +93,7 @@ def load_release(
     if not verify and chosen.artifact == "torchscript":
         raise InputError("a TorchScript file is only opened once its digest is checked", hint="leave verify=True")
     interface = bundle.interface_from(manifest)
-    inputs = tuple(spec.name for spec in interface.inputs)
-    source = Source(inputs, interface.outputs, files[chosen.artifact or ""])
+    source = Source(interface, files[chosen.artifact or ""])
     with _failing(f"{release} on {chosen.name}"):
         session = chosen.open(source, _validated(chosen, options))
     return Model(manifest["name"], manifest["version"], chosen.name, interface, session.run)
@@ -132,6 +148,8 @@ def check_inputs(interface: Interface, inputs: Mapping[str, Array]) -> None:
         size = sizes.get(dimension.name, dimension.min)
         if not dimension.min <= size <= dimension.max or size % dimension.multiple_of:
             raise _range_error(dimension, size)
+        if dimension.formula is not None:
+            _check_related(dimension, sizes)
 
 
 def _check_shape(spec: InputSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
@@ -142,6 +160,18 @@ def _check_shape(spec: InputSpec, shape: tuple[int, ...], sizes: dict[str, int])
         expected = sizes.setdefault(declared, size) if isinstance(declared, str) else declared
         if size != expected:
             raise _size_error(spec, shape, declared, expected)
+
+
+def _check_related(dimension: Dimension, sizes: Mapping[str, int]) -> None:
+    """Refuse a size that does not follow from the others as declared, where these are known."""
+    formula = dimension.formula or ""
+    if dimension.name in sizes and all(name in sizes for name in dimensions.names(formula)):
+        wanted = dimensions.evaluate(formula, sizes)
+        if sizes[dimension.name] != wanted:
+            raise InputError(
+                f"{dimension.name} is {sizes[dimension.name]}, declared is {formula}, which is {wanted}",
+                hint=f"give inputs whose sizes agree: {in_words({name: sizes[name] for name in dimensions.names(formula)})}",
+            )
 
 
 def _check_integers(spec: InputSpec, array: Any) -> None:

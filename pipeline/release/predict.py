@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from pipeline import dimensions
 from pipeline.checkpoint import headers
 from pipeline.errors import InputError
 from pipeline.release.golden import safetensors_bytes
@@ -21,7 +22,7 @@ from pipeline.release.standalone import DamagedError, read_safetensors
 from pipeline.store import atomic_write, canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pipeline.release.load import Model
     from pipeline.types import Array, Arrays, Dimension, InputSpec, Interface
@@ -149,7 +150,19 @@ def _read_json(path: Path, specs: Sequence[InputSpec], _max_bytes: int) -> dict[
         spec = specs[0] if len(specs) == 1 else None
         return {None: _json_array(value, spec)}
     declared = {spec.name: spec for spec in specs}
-    return {name: _json_array(item, declared.get(name)) for name, item in value.items()}
+    return {name: _json_array(item, declared.get(name)) for name, item in _json_leaves(value, declared, "")}
+
+
+def _json_leaves(value: Any, declared: Mapping[str, InputSpec], path: str) -> Iterator[tuple[str, Any]]:
+    """Yield what is written for each input; a nested one may be written nested, or under its dotted name."""
+    items = enumerate(value) if isinstance(value, list) else value.items()
+    for key, item in items:
+        name = f"{path}.{key}" if path else str(key)
+        is_branch = name not in declared and any(each.startswith(f"{name}.") for each in declared)
+        if is_branch and isinstance(item, dict | list):
+            yield from _json_leaves(item, declared, name)
+        else:
+            yield name, item
 
 
 def _json_array(value: Any, spec: InputSpec | None) -> Array:
@@ -203,8 +216,10 @@ def run(model: Model, inputs: Arrays) -> dict[str, Array]:
 def _too_large(interface: Interface, inputs: Arrays) -> Dimension | None:
     """Return the dimension to split: beyond its maximum, the first of all, on one axis of every input, sizes equal."""
     first = next((size for spec in interface.inputs for size in spec.shape if isinstance(size, str)), None)
-    dimension = next((each for each in interface.dimensions if each.name == first), None)
+    dimension = next((each for each in dimensions.free(interface.dimensions) if each.name == first), None)
     if dimension is None or any(spec.shape.count(dimension.name) != 1 for spec in interface.inputs):
+        return None
+    if any(dimension.name in dimensions.names(each.formula) for each in interface.dimensions if each.formula):
         return None
     sizes = set()
     for spec in interface.inputs:

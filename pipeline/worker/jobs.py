@@ -61,8 +61,7 @@ class Jobs:
         chosen = backends()[backend]
         network = source["network"] and _network(source["network"])
         opened = Source(
-            inputs=tuple(source["inputs"]),
-            outputs=tuple(source["outputs"]),
+            interface=_interface(source["interface"]),
             file=source["file"] and Path(source["file"]),
             network=network or None,
             profile=source["profile"] and Path(source["profile"]),

@@ -35,8 +35,7 @@ def opened(
         WeighbridgeError: the backend cannot run here, or opening crashed or took too long.
     """
     source = {
-        "inputs": [spec.name for spec in interface.inputs],
-        "outputs": list(interface.outputs),
+        "interface": asdict(interface),
         "file": variant.file and str(variant.file),
         "network": network and variant.format is None and asdict(network),
         "profile": profile and str(profile),

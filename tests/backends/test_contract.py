@@ -60,7 +60,7 @@ def session(request, files):
         ("pipeline.architectures",),
         {"model.arguments": "simplenet.yaml:8:14"},
     )
-    source = Source(("x",), ("logits",), files.get(backend.artifact or ""), None if backend.artifact else network)
+    source = Source(INTERFACE, files.get(backend.artifact or ""), None if backend.artifact else network)
     return backend.open(source, backend.options())
 
 
@@ -168,4 +168,4 @@ def test_asking_the_cpu_build_for_cuda_is_refused_not_run_on_the_cpu(files):
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
         pytest.raises(UnavailableError, match="fell back to the CPU"),
     ):
-        open_cuda(Source(("x",), ("logits",), files["onnx"]), CudaOptions())
+        open_cuda(Source(INTERFACE, files["onnx"]), CudaOptions())

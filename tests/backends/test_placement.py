@@ -12,10 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.backends import onnxruntime as backend
 from pipeline.backends import placement
 from pipeline.backends.backend import Source
+from pipeline.types import Dimension, InputSpec, Interface
 
 CUDA = "CUDAExecutionProvider"
 # What onnxruntime's CUDA provider leaves on the CPU of the graph below: sizes made of the input's, one by way of a float.
 BOOKKEEPING = {"shape", "batch", "as_float", "halved", "as_size", "target"}
+INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 8),), ("y",))
 COMPUTE = {"product", "activation", "reshaped"}
 
 
@@ -142,7 +144,7 @@ def test_copies_between_devices_count_as_neither_provider(profile):
 
 def test_the_graph_that_ran_names_the_nodes_of_the_profile(file, tmp_path):
     """Optimisation renames and adds nodes: what is kept on the CPU is told from the graph that onnxruntime made."""
-    source = Source(("x",), ("y",), file, profile=tmp_path)
+    source = Source(INTERFACE, file, profile=tmp_path)
     session = backend.open_cpu(source, backend.CpuOptions(intra_op_num_threads=1))
     session.run({"x": np.ones((2, 4), np.float32)})
     ran = session.placement()["providers"][placement.CPU]["nodes"]
@@ -156,7 +158,7 @@ def test_the_graph_that_ran_names_the_nodes_of_the_profile(file, tmp_path):
 
 def test_a_session_that_is_not_watched_writes_nothing(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    session = backend.open_cpu(Source(("x",), ("y",), file), backend.CpuOptions())
+    session = backend.open_cpu(Source(INTERFACE, file), backend.CpuOptions())
     session.run({"x": np.ones((2, 4), np.float32)})
     assert session.placement is None
     assert list(tmp_path.iterdir()) == []

@@ -39,7 +39,7 @@ def export(network, interface, format_, folder, **options):
 
 def run(artifact, interface, inputs):
     backend = backends()[RUNNERS[artifact.format]]
-    source = Source(tuple(spec.name for spec in interface.inputs), interface.outputs, artifact.files[0])
+    source = Source(interface, artifact.files[0])
     return backend.open(source, backend.options()).run(inputs)
 
 
@@ -163,7 +163,7 @@ def test_the_wrong_number_of_outputs_is_named(tmp_path):
     from pipeline.errors import ArchitectureError
 
     interface = Interface((X,), (BATCH,), ("y", "z"))
-    with pytest.raises(ArchitectureError, match="returns 1 outputs, the config names 2"):
+    with pytest.raises(ArchitectureError, match=r"returns 1 outputs \(one value\), the config names 2"):
         export(networks.Norm(), interface, "onnx", tmp_path)
 
 

@@ -52,8 +52,7 @@ def proof_of(module, folder, *, required, left):
     def session():
         worker = InThisProcess(left)
         source = {
-            "inputs": ["x"],
-            "outputs": ["y"],
+            "interface": asdict(INTERFACE),
             "file": str(file),
             "network": None,
             "profile": str(folder),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pipeline import dimensions
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def _batch(manifest: Mapping[str, Any]) -> str | None:
     if not isinstance(name, str) or any(each["shape"].count(name) > 1 for each in tensors):
         return None
     dimension = manifest["dimensions"][name]
-    return name if dimension["min"] == 1 and dimension["multiple_of"] == 1 and dimension["max"] > 1 else None
+    formulas = [each["formula"] for each in manifest["dimensions"].values() if each.get("formula")]
+    is_related = bool(dimension.get("formula")) or any(name in dimensions.names(each) for each in formulas)
+    has_any_size = dimension["min"] == 1 and dimension["multiple_of"] == 1 and dimension["max"] > 1
+    return name if has_any_size and not is_related else None
 
 
 def _by_position(tensors: Sequence[Mapping[str, Any]], order: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -1,0 +1,122 @@
+"""Sizes that follow from others: `past + new`, of whole numbers, names, `+`, `-`, `*` and brackets."""
+
+from __future__ import annotations
+
+import ast
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.types import Dimension, Sizes
+
+MAX_LENGTH = 200
+_LARGEST = 2**31
+
+
+def names(formula: str) -> tuple[str, ...]:
+    """Return the names that a formula mentions, each once, in order.
+
+    Raises:
+        ValueError: it is none; the message says why.
+    """
+    return tuple(dict.fromkeys(node.id for node in ast.walk(_parsed(formula)) if isinstance(node, ast.Name)))
+
+
+def evaluate(formula: str, sizes: Sizes) -> int:
+    """Return the size that a formula gives."""
+    return _value(_parsed(formula), {name: (size, size) for name, size in sizes.items()})[0]
+
+
+def bounds(formula: str, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Return a lower and an upper bound of a formula's sizes, for names within `ranges`."""
+    return _value(_parsed(formula), ranges)
+
+
+def complete(dimensions: Sequence[Dimension], sizes: Sizes) -> dict[str, int]:
+    """Return sizes of all dimensions, in their order: the given ones, and those that follow from them."""
+    known = dict(sizes)
+    for each in ordered(dimensions):
+        if each.formula is not None:
+            known[each.name] = evaluate(each.formula, known)
+    return {each.name: known[each.name] for each in dimensions if each.name in known}
+
+
+def free(dimensions: Sequence[Dimension]) -> tuple[Dimension, ...]:
+    """Return the dimensions that follow from no other."""
+    return tuple(each for each in dimensions if each.formula is None)
+
+
+def ordered(dimensions: Sequence[Dimension]) -> tuple[Dimension, ...]:
+    """Return dimensions so that each comes after those that its formula names.
+
+    Raises:
+        ValueError: formulas go in a circle.
+    """
+    found: list[Dimension] = list(free(dimensions))
+    waiting = [each for each in dimensions if each.formula is not None]
+    while waiting:
+        known = {each.name for each in found}
+        ready = [each for each in waiting if known.issuperset(names(each.formula or ""))]
+        if not ready:
+            raise ValueError(f"{', '.join(each.name for each in waiting)} follow from one another in a circle")
+        found += ready
+        waiting = [each for each in waiting if each not in ready]
+    return tuple(found)
+
+
+def linear(formula: str) -> tuple[dict[str, int], int] | None:
+    """Return the whole factor of each name and what is added, or None where names are multiplied with one another."""
+    mentioned = names(formula)
+    added = evaluate(formula, dict.fromkeys(mentioned, 0))
+    factors = {name: evaluate(formula, {**dict.fromkeys(mentioned, 0), name: 1}) - added for name in mentioned}
+    probe = {name: 7 + 3 * index for index, name in enumerate(mentioned)}
+    wanted = added + sum(factor * probe[name] for name, factor in factors.items())
+    twice = added + sum(2 * factor * probe[name] for name, factor in factors.items())
+    doubled = {name: 2 * size for name, size in probe.items()}
+    is_linear = (evaluate(formula, probe), evaluate(formula, doubled)) == (wanted, twice)
+    return (factors, added) if is_linear else None
+
+
+def _parsed(formula: str) -> ast.expr:
+    if len(formula) > MAX_LENGTH:
+        raise ValueError(f"a formula of more than {MAX_LENGTH} characters")
+    try:
+        tree = ast.parse(formula.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError(f"{formula!r} is no formula of whole numbers, names, +, - and *") from None
+    _require_arithmetic(tree, formula)
+    return tree
+
+
+def _require_arithmetic(node: ast.AST, formula: str) -> None:
+    match node:
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult(), right=right):
+            _require_arithmetic(left, formula)
+            _require_arithmetic(right, formula)
+        case ast.Constant(value=value) if type(value) is int and value < _LARGEST:
+            pass
+        case ast.Name():
+            pass
+        case _:
+            raise ValueError(
+                f"{formula!r} holds {ast.unparse(node)!r}, and sizes are made of whole numbers, names, +, - and *"
+            )
+
+
+def _value(node: ast.expr, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Return the smallest and the largest value, by interval arithmetic."""
+    match node:
+        case ast.Constant(value=int(value)):
+            return value, value
+        case ast.Name(id=name):
+            return ranges[name]
+        case ast.BinOp(left=left, op=operator, right=right):
+            (low, high), (least, most) = _value(left, ranges), _value(right, ranges)
+            if isinstance(operator, ast.Add):
+                return low + least, high + most
+            if isinstance(operator, ast.Sub):
+                return low - most, high - least
+            corners = [one * other for one in (low, high) for other in (least, most)]
+            return min(corners), max(corners)
+    raise AssertionError(node)
