@@ -6,7 +6,7 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pipeline.benchmark.compare import Comparison
     from pipeline.planning import Plan, Settings
     from pipeline.release.verify import Origin, Verdict
-    from pipeline.types import Arrays, Interface
+    from pipeline.types import Arrays, Case, Dimension, Interface
 
 CANDIDATE = "candidate"
 CONFIGS = frozenset({".yaml", ".yml"})
@@ -335,35 +335,42 @@ def _present(variants: Sequence[Variant], release: Path) -> list[Variant]:
 
 
 def check(path: Path, settings: Settings) -> dict[str, Any]:
-    """Check a config, build its network and load its weights; return the plan of an export as JSON values.
+    """Check a config, build its network, load its weights and run it on every parity case; return the plan of an export.
 
     Raises:
         WeighbridgeError: what the user gave is wrong, or a required backend cannot run here.
     """
     planned = plan(path, settings)
+    sampled = stages.sampled(planned)
     with Worker("the network", threads=1) as worker:
-        facts = worker.call("load", timeout_s=planned.config.limits.run_seconds, network=asdict(planned.network))
-    return {"plan": _described(planned, facts)}
+        facts = stages.rehearse(worker, planned, sampled)
+    return {"plan": _described(planned, facts, sampled)}
 
 
-def _described(planned: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _described(planned: Plan, facts: Mapping[str, Any], sampled: Sequence[Case]) -> dict[str, Any]:
     config = planned.config
-    sampled = cases.sample(planned.interface, seed=config.parity.seed, cap_elements=config.parity.cap_elements)
+    binding = {"called by": facts["binding"]} if facts["binding"] else {}
     return {
         "network": f"{config.model.architecture}, {facts['parameters']:,} parameters, {facts['bytes']:,} bytes",
         "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts["notes"]],
         "inputs": [f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in planned.interface.inputs],
-        "dimensions": [f"{each.name}: {each.min} to {each.max}" for each in planned.interface.dimensions] or ["none"],
+        "dimensions": [_dimension(each) for each in planned.interface.dimensions] or ["none"],
         "outputs": list(planned.interface.outputs),
+        **binding,
         "exports": [f"{each.format} {each.options or ''}".strip() for each in config.exports],
         "backends": [
             f"{variant.name}: {'required' if variant.required else 'optional'}"
             + (f", cannot run here: {variant.unavailable}" if variant.unavailable else "")
             for variant in planned.variants
         ],
-        "parity cases": [f"{case.name}: {in_words(case.sizes)}" for case in sampled],
+        "parity cases": [f"{case.name}: {in_words(case.sizes)}, runs" for case in sampled],
         "benchmark": f"{config.benchmark.seconds:g} s, against {config.benchmark.reference}",
     }
+
+
+def _dimension(each: Dimension) -> str:
+    steps = f", in steps of {each.multiple_of}" if each.multiple_of > 1 else ""
+    return f"{each.name}: {each.min} to {each.max}{steps}{f', always {each.formula}' if each.formula else ''}"
 
 
 def reproduce(path: Path, settings: Settings, release: Path) -> tuple[str, ...]:

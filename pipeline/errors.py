@@ -79,6 +79,10 @@ class WorkerError(WeighbridgeError):
     exit_code = 4
 
 
+class DefectError(WorkerError):
+    """weighbridge itself did something else than it must: nothing that it says of this run may be believed."""
+
+
 class ExportError(WorkerError):
     """An exporter refused or failed on this network."""
 

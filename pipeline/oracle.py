@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import calling
-from pipeline.errors import ArchitectureError
+from pipeline.errors import ArchitectureError, DefectError
+from pipeline.rebuild import witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,24 +53,24 @@ def evaluate(
     cases: Sequence[Arrays],
     *,
     seed: int,
-    progress: Callable[[str], None] = lambda _: None,
+    plain: Sequence[dict[str, torch.Tensor]] | None = None,
 ) -> tuple[list[Reference], str | None]:
     """Return each case's reference, and the reason if float64 was not possible (None if it was).
 
-    Without float64 the reference is float32 eager, and the noise is twice its response to one-ulp changes.
-    The module's parameters are changed on the way: do not use it afterwards.
+    `plain` are the outputs of each case in float32, where they are known already. Without float64 the reference is float32
+    eager, and the noise is twice its response to one-ulp changes. The module's parameters are changed on the way: do not use
+    it afterwards.
 
     Raises:
-        ArchitectureError: the network draws random numbers, so that it has no output to hold anything against.
+        ArchitectureError: the network draws random numbers or keeps a state, so that it has no output to hold anything against.
+        DefectError: a call by hand gives something else than ours.
     """
     _own_tensors(module)
     run = _runner(module, interface)
     _require_same_twice(run, min(cases, key=_elements))
-    progress("float32")
-    plain = [run(case, double=False) for case in cases]
-    progress("float32, one ulp away")
+    plain = list(plain or (run(case, double=False) for case in cases))
+    _require_witness(module, interface, run, cases[0], plain[0])
     moved = _perturbed_runs(module, run, interface, cases, seed)
-    progress("float64")
     try:
         module.double()
         exact, reason = [run(case, double=True) for case in cases], None
@@ -88,7 +89,8 @@ def _runner(module: nn.Module, interface: Interface) -> Callable[..., dict[str, 
     binding = calling.bind(module, interface)
 
     def run(arrays: Arrays, *, double: bool) -> dict[str, torch.Tensor]:
-        tensors = calling.tensors_from(arrays, double=double)
+        # Copies: a network may write to its inputs.
+        tensors = {name: each.clone() for name, each in calling.tensors_from(arrays, double=double).items()}
         with torch.inference_mode():
             named = calling.call(module, binding, interface, tensors)
         return {name: tensor.clone() for name, tensor in named.items()}
@@ -109,6 +111,27 @@ def _require_same_twice(run: Callable[..., dict[str, torch.Tensor]], case: Array
             f"the network draws random numbers when it is called: {', '.join(changed)} came out differently twice on the same input",
             hint="make them an input, or leave them out in eval() mode: nothing can be held against outputs of chance",
         )
+
+
+def _require_witness(
+    module: nn.Module,
+    interface: Interface,
+    run: Callable[..., dict[str, torch.Tensor]],
+    case: Arrays,
+    ours: dict[str, torch.Tensor],
+) -> None:
+    """Hold a call of ours against one by hand (see `pipeline.rebuild.witness`)."""
+    try:
+        witness.require_agreement(module, interface, calling.tensors_from(case), ours)
+    except DefectError:
+        again = run(case, double=False)
+        changed = [name for name in ours if not _same(ours[name], again[name])]
+        if not changed:
+            raise
+        raise ArchitectureError(
+            f"the network keeps a state between calls: {', '.join(changed)} came out differently twice on the same input",
+            hint="make the state an input and an output: an exported file starts from the same state at every call",
+        ) from None
 
 
 def _same(first: torch.Tensor, again: torch.Tensor) -> bool:

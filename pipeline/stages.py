@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from pipeline.worker import kept
 from pipeline.worker.process import Terms, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pipeline.parity.candidate import Names
     from pipeline.parity.prove import Proof, Truth
@@ -74,22 +75,27 @@ def _cache(state: State) -> Cache:
 
 def sample(state: State) -> State:
     """Make the inputs everything is judged on."""
-    config = state.plan.config
-    sampled = cases.sample(state.plan.interface, seed=config.parity.seed, cap_elements=config.parity.cap_elements)
-    if config.samples:
-        from pipeline.release import predict
+    return replace(state, cases=sampled(state.plan))
 
-        arrays = predict.read_inputs([config.samples], state.plan.interface.inputs)
-        sampled = (*sampled, cases.from_samples(state.plan.interface, arrays))
-    return replace(state, cases=sampled)
+
+def sampled(planned: Plan) -> tuple[Case, ...]:
+    """Return the inputs that a config is judged on: seeded ones, and the user's own."""
+    config = planned.config
+    seeded = cases.sample(planned.interface, seed=config.parity.seed, cap_elements=config.parity.cap_elements)
+    if not config.samples:
+        return seeded
+    from pipeline.release import predict
+
+    arrays = predict.read_inputs([config.samples], planned.interface.inputs)
+    return (*seeded, cases.from_samples(planned.interface, arrays))
 
 
 def export_all(state: State) -> State:
-    """Export every format and evaluate the oracle, each in a worker of its own, a few at a time."""
+    """Run the network on every case; then export every format and evaluate the oracle, each in a worker of its own."""
     wanted = state.plan.config.exports
-    with ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
+    with rehearsed(state) as evaluate, ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
         exporting = [pool.submit(export_one, state, each.format, dict(each.options)) for each in wanted]
-        answer = pool.submit(evaluate_oracle, state)
+        answer = pool.submit(evaluate)
         outcomes = [each.exception() or each.result() for each in exporting]
         known = answer.result()
     artifacts = tuple(each for each in outcomes if isinstance(each, Artifact))
@@ -160,28 +166,49 @@ def _identity(planned: Plan) -> dict[str, str]:
     return identity | ({"version": version} if version else {})
 
 
+@contextmanager
+def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
+    """Run the network on every case, and yield what evaluates the oracle on them and returns that with the network's facts.
+
+    Raises:
+        ArchitectureError: it does not take them all, before anything else is done.
+    """
+    planned, report, key = state.plan, state.settings.report, dependencies.of_oracle(state.plan)
+    if (known := kept.recall(_cache(state), key)) is not None:
+        report(Event("export", "oracle", "reused"))
+        yield lambda: known
+        return
+    timeout_s = planned.config.limits.run_seconds
+    with Worker("the oracle", threads=1, environment=oracle.ENVIRONMENT, terms=_terms(state)) as worker:
+        report(Event("export", "network", "started"))
+        facts = rehearse(worker, planned, state.cases)
+        report(Event("export", "network", "ended", peak_bytes=worker.peak_bytes))
+
+        def evaluate() -> Any:
+            report(Event("export", "oracle", "started"))
+            answer = facts | worker.call("reference", timeout_s=timeout_s, seed=planned.config.parity.seed)
+            found = kept.keep(_cache(state), key, f"{planned.config.name}: oracle", lambda _: answer)
+            report(_ended("export", "oracle", found, peaks=[worker.peak_bytes]))
+            return found.answer
+
+        yield evaluate
+
+
+def rehearse(worker: Worker, planned: Plan, sampled: Sequence[Case]) -> Any:
+    """Let a worker build the network and run it on every case; return the network's facts and how it is bound."""
+    return worker.call(
+        "rehearse",
+        timeout_s=planned.config.limits.run_seconds,
+        network=asdict(planned.network),
+        interface=asdict(planned.interface),
+        cases=[case.to_json() for case in sampled],
+    )
+
+
 def evaluate_oracle(state: State) -> Any:
     """Return the oracle's answer for every case, and the facts about the network."""
-    planned, report = state.plan, state.settings.report
-    report(Event("export", "oracle", "started"))
-    peaks = []
-
-    def work(_: Path) -> Any:
-        with Worker("the oracle", threads=1, environment=oracle.ENVIRONMENT, terms=_terms(state)) as worker:
-            answer = worker.call(
-                "reference",
-                timeout_s=planned.config.limits.run_seconds,
-                network=asdict(planned.network),
-                interface=asdict(planned.interface),
-                cases=[dict(case.inputs) for case in state.cases],
-                seed=planned.config.parity.seed,
-            )
-            peaks.append(worker.peak_bytes)
-        return answer
-
-    found = kept.keep(_cache(state), dependencies.of_oracle(planned), f"{planned.config.name}: oracle", work)
-    report(_ended("export", "oracle", found, peaks=peaks))
-    return found.answer
+    with rehearsed(state) as evaluate:
+        return evaluate()
 
 
 def rules_of(planned: Plan) -> dict[str, Rule]:

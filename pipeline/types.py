@@ -32,6 +32,10 @@ class Case:
     sizes: Sizes
     inputs: Arrays
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the case as JSON values and arrays."""
+        return {"name": self.name, "sizes": dict(self.sizes), "inputs": dict(self.inputs)}
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:

@@ -95,14 +95,14 @@ def _at_most(sizes: range, wanted: int) -> int:
 
 def _truth(sampled: Sequence[Case], setup: Setup, known: Truth, seed: int) -> Truth:
     with Worker("the oracle", threads=1, terms=setup.terms) as worker:
-        answer = worker.call(
-            "reference",
+        worker.call(
+            "rehearse",
             timeout_s=setup.timeout_s,
             network=asdict(setup.network),
             interface=asdict(setup.interface),
-            cases=[dict(case.inputs) for case in sampled],
-            seed=seed,
+            cases=[case.to_json() for case in sampled],
         )
+        answer = worker.call("reference", timeout_s=setup.timeout_s, seed=seed)
     return prove.truth(sampled, answer, known.rules)
 
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from pipeline.types import Interface, Network
+from pipeline.types import Case, Interface, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.backends.backend import Session
     from pipeline.model import Loaded
+    from pipeline.rebuild.rehearsal import Rehearsal
 
 _MEMORY = {"resident": "VmRSS", "peak": "VmHWM"}
 _CALLS_ON_DEVICE = 5
@@ -32,9 +33,10 @@ class Jobs:
         self._session: Session | None = None
         self._inputs: dict[str, dict[str, Any]] = {}
         self._calls: dict[str, Callable[[], object]] = {}
+        self._rehearsed: tuple[Loaded, Interface, list[Case], Rehearsal] | None = None
         self._jobs: dict[str, Callable[..., Any]] = {
-            "load": load,
-            "reference": reference,
+            "rehearse": self._rehearse,
+            "reference": self._reference,
             "export": export,
             "open": self._open,
             "run": self._run,
@@ -52,6 +54,30 @@ class Jobs:
             module, _, function = job.partition(":")
             return getattr(import_module(module), function)(**arguments)
         return self._jobs[job](**arguments)
+
+    def _rehearse(
+        self, network: dict[str, Any], interface: dict[str, Any], cases: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Build the network, load its weights and run it on every case; return what was noted, its size, and its binding."""
+        from pipeline import model
+        from pipeline.rebuild import rehearsal
+
+        loaded, declared = model.load(_network(network)), _interface(interface)
+        given = [Case(each["name"], each["sizes"], each["inputs"]) for each in cases]
+        found = rehearsal.rehearse(loaded.module, declared, given)
+        self._rehearsed = (loaded, declared, given, found)
+        return {**_facts(loaded), "binding": list(found.binding)}
+
+    def _reference(self, seed: int) -> dict[str, Any]:
+        """Return the oracle's reference for each case that was rehearsed, and why float64 was not possible, if so."""
+        from pipeline import oracle
+
+        assert self._rehearsed is not None  # noqa: S101 - `rehearse` comes first
+        loaded, interface, cases, found = self._rehearsed
+        self._rehearsed = None  # the oracle changes the network
+        inputs = [case.inputs for case in cases]
+        references, fallback = oracle.evaluate(loaded.module, interface, inputs, seed=seed, plain=found.outputs)
+        return {"references": [asdict(each) for each in references], "fallback": fallback}
 
     def _open(self, backend: str, source: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         """Open a model with a backend; return the session's facts, how long importing and loading took, and the memory before."""
@@ -140,25 +166,6 @@ class Jobs:
         with ThreadPoolExecutor(callers) as pool:
             calls = sum(pool.map(work, bound))
         return {"calls": calls, "seconds": (clock() - start) / 1e9}
-
-
-def load(network: dict[str, Any]) -> dict[str, Any]:
-    """Build the network and load its weights; return what was noted and its size."""
-    from pipeline import model
-
-    return _facts(model.load(_network(network)))
-
-
-def reference(
-    network: dict[str, Any], interface: dict[str, Any], cases: list[dict[str, Any]], seed: int
-) -> dict[str, Any]:
-    """Return the oracle's reference for each case, what loading noted, and why float64 was not possible, if so."""
-    from pipeline import model, oracle
-
-    loaded = model.load(_network(network))
-    facts = _facts(loaded)  # before the oracle turns the module into float64
-    references, fallback = oracle.evaluate(loaded.module, _interface(interface), cases, seed=seed)
-    return {**facts, "references": [asdict(each) for each in references], "fallback": fallback}
 
 
 def export(

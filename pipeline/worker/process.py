@@ -30,7 +30,7 @@ _CLOSE_GRACE_S = 5.0
 _LIVENESS_CHECK_S = 0.5
 _SHOWN_LINES = 6
 _SHOWN_COLUMNS = 300
-_PREPARING = frozenset({"open", "bind"})
+_PREPARING = frozenset({"open", "bind", "rehearse"})
 """Jobs whose effect lasts: a crash in a later one can only be repeated after them."""
 
 
