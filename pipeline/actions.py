@@ -17,13 +17,13 @@ from pipeline.backends.table import backends
 from pipeline.benchmark import compare as comparing
 from pipeline.benchmark import timing
 from pipeline.checkpoint.files import digest
-from pipeline.config import BenchmarkConfig, resolved
+from pipeline.config import BenchmarkConfig, load, resolved
 from pipeline.config.text import parse_value
 from pipeline.dimensions import complete
 from pipeline.errors import DigestError, ExportError, GateError, InputError, UnavailableError, UnsafeError
 from pipeline.parity import candidate, prove
 from pipeline.parity.jobs import SIGNATURE
-from pipeline.planning import at_once, cores, plan, usual_values
+from pipeline.planning import at_once, cores, plan, usual_values, vocabulary
 from pipeline.release import bundle, recall, standalone
 from pipeline.release import verify as verifying
 from pipeline.report import document, markdown
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.benchmark.compare import Comparison
+    from pipeline.parity.trained import Agreement
     from pipeline.planning import Plan, Settings
+    from pipeline.rebuild.reference import Recording
     from pipeline.release.verify import Origin, Verdict
     from pipeline.types import Arrays, Case, Dimension, Interface
 
@@ -341,10 +343,43 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
         WeighbridgeError: what the user gave is wrong, or a required backend cannot run here.
     """
     planned = plan(path, settings)
-    sampled = stages.sampled(planned)
+    sampled, recording = stages.sampled(planned)
+    agreement = None
     with Worker("the network", threads=1) as worker:
-        facts = stages.rehearse(worker, planned, sampled)
-    return {"plan": _described(planned, facts, sampled)}
+        facts = stages.rehearse(worker, planned, sampled, recording)
+        if recording:
+            timeout_s, last = planned.config.limits.run_seconds, len(recording.calls)
+            answer = worker.call("reference", timeout_s=timeout_s, seed=planned.config.parity.seed, last=last)
+            agreement = stages.agreed(State(planned, settings, Path(), recording=recording), facts | answer)
+    return {"plan": _described(planned, facts, sampled) | {"trained network": _trained(recording, agreement)}}
+
+
+def recording_lines(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the lines that record a network's outputs, `python`, and the one that names the file, `config`."""
+    config = load(path, overrides=overrides, vocabulary=vocabulary()) if path else None
+    roots = dict.fromkeys(name.partition(".")[0] for name in config.inputs) if config else {"x": None}
+    constants = [f"{name}={value!r}" for name, value in config.constants.items()] if config else []
+    method = [f"method={config.model.call!r}"] if config and config.model.call != "forward" else []
+    given = ", ".join([*(f"{name}={name}" for name in roots), *constants, *method])
+    return {
+        "python": [
+            "from pipeline import record",
+            f'record("reference.npz", model, {given})',
+            f'record("reference.npz", model, {given}, append=True)  # and again, with another input',
+        ],
+        "config": "reference: reference.npz",
+    }
+
+
+def _trained(recording: Recording | None, agreement: Agreement | None) -> str:
+    """Say how the rebuilt network compares with the trained one."""
+    if recording is None or agreement is None:
+        return "not compared: nothing tells whether this is the network that was trained (see weighbridge record)"
+    found = agreement.to_json()
+    calls = f"{len(recording.calls)} recorded call{'s' if len(recording.calls) > 1 else ''}"
+    return (
+        f"the same in {calls} of {recording.name} ({recording.place}): {found['factor']:.3g}, limit {found['limit']:g}"
+    )
 
 
 def _described(planned: Plan, facts: Mapping[str, Any], sampled: Sequence[Case]) -> dict[str, Any]:

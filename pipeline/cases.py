@@ -86,8 +86,8 @@ def shape_of(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:
     return tuple(sizes[size] if isinstance(size, str) else size for size in spec.shape)
 
 
-def from_samples(interface: Interface, arrays: Arrays) -> Case:
-    """Return the user's own inputs as a case.
+def from_samples(interface: Interface, arrays: Arrays, *, name: str = "samples", what: str = "samples") -> Case:
+    """Return the user's own inputs as a case called `name`; `what` holds them, in messages.
 
     Raises:
         InputError: an input is missing, or has another dtype or shape than declared.
@@ -95,28 +95,28 @@ def from_samples(interface: Interface, arrays: Arrays) -> Case:
     for spec in interface.inputs:
         if spec.name not in arrays:
             raise InputError(
-                f"samples hold no array for input '{spec.name}'; they hold {', '.join(sorted(arrays)) or 'nothing'}"
+                f"{what}: no array for input '{spec.name}'; there are {', '.join(sorted(arrays)) or 'none'}"
             )
     sizes: dict[str, int] = {}
     for spec in interface.inputs:
         array = arrays[spec.name]
         if array.dtype.name != spec.dtype or array.ndim != len(spec.shape):
             raise InputError(
-                f"samples: '{spec.name}' is {array.dtype} {list(array.shape)}, declared is {spec.dtype} {list(spec.shape)}"
+                f"{what}: '{spec.name}' is {array.dtype} {list(array.shape)}, declared is {spec.dtype} {list(spec.shape)}"
             )
         for declared, given in zip(spec.shape, array.shape, strict=True):
             known = sizes.setdefault(declared, given) if isinstance(declared, str) else declared
             if known != given:
-                raise InputError(f"samples: '{spec.name}' has size {given} where {declared} is {known}")
-    _require_related(interface, sizes)
-    return Case("samples", sizes, {spec.name: arrays[spec.name] for spec in interface.inputs})
+                raise InputError(f"{what}: '{spec.name}' has size {given} where {declared} is {known}")
+    _require_related(interface, sizes, what)
+    return Case(name, sizes, {spec.name: arrays[spec.name] for spec in interface.inputs})
 
 
-def _require_related(interface: Interface, sizes: dict[str, int]) -> None:
+def _require_related(interface: Interface, sizes: dict[str, int], what: str) -> None:
     for name, size in complete(interface.dimensions, sizes).items():
         if sizes.setdefault(name, size) != size:
             formula = next(each.formula for each in interface.dimensions if each.name == name)
-            raise InputError(f"samples: {name} is {sizes[name]}, and {formula} is {size}")
+            raise InputError(f"{what}: {name} is {sizes[name]}, and {formula} is {size}")
 
 
 def _notable_sizes(interface: Interface, cap_elements: int) -> dict[str, dict[str, int]]:

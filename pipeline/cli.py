@@ -200,6 +200,27 @@ def init(
 
 
 @app.command()
+def record(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Takes the names of its inputs.")] = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Print the line that records a network's outputs where it was trained, for `reference` in the config."""
+    from pipeline import actions
+
+    lines = actions.recording_lines(config, tuple(set_ or ()))
+    if as_json:
+        _print_json(lines)
+        return
+    typer.echo(
+        "In the code that has the trained network, with inputs that it knows (torch and numpy are all it needs):\n"
+    )
+    typer.echo("\n".join(f"    {line}" for line in lines["python"]))
+    typer.echo(f"\nThen, in the config:\n\n    {lines['config']}\n")
+    typer.echo(f"next: weighbridge check {config or 'CONFIG'}")
+
+
+@app.command()
 def parity(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The network to compare with.")],
     candidate: Annotated[

@@ -34,6 +34,7 @@ def of_release(planned: Plan, settings: Settings) -> dict[str, Any]:
         **{f"backend {each.name}": each.unavailable or "can run here" for each in planned.variants},
         **_network(planned),
         "samples": _samples(planned),
+        "reference": _recording(planned),
         **_machine(),
     }
 
@@ -126,7 +127,13 @@ def _network(planned: Plan) -> dict[str, str]:
 
 def _cases(planned: Plan) -> dict[str, Any]:
     parity = planned.config.parity
-    return {"seed": parity.seed, "cap_elements": parity.cap_elements, "samples": _samples(planned)}
+    files = {"samples": _samples(planned), "reference": _recording(planned)}
+    return {"seed": parity.seed, "cap_elements": parity.cap_elements, **files}
+
+
+def _recording(planned: Plan) -> str:
+    reference = planned.config.reference
+    return digest_file(Path(reference.file)) if reference else ""
 
 
 def _samples(planned: Plan) -> str:

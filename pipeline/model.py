@@ -45,7 +45,7 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
     module = skeleton if skeleton is not None else _build(make, network)
     expected = module.state_dict()
     tensors, notes = fit.fitted(checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name)
-    _require_fit(network, make, _all_arguments(located, network), expected, tensors)
+    _require_fit(network, make, all_arguments(located, network), expected, tensors)
     converted = {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
     module.load_state_dict(converted, strict=True, assign=skeleton is not None)
     module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
@@ -79,7 +79,7 @@ def _path(network: Network) -> Any:
     return Path(network.weights)
 
 
-def _all_arguments(located: trust.Located, network: Network) -> dict[str, Any]:
+def all_arguments(located: trust.Located, network: Network) -> dict[str, Any]:
     """Return the configured arguments over the signature's defaults: a default may be what has to change."""
     defaults = {each.name: each.default for each in located.parameters or () if each.default is not None}
     return defaults | dict(network.arguments)

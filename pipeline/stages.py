@@ -10,6 +10,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,11 @@ from pipeline.benchmark import timing
 from pipeline.cache import Cache
 from pipeline.checkpoint.files import digest
 from pipeline.errors import UnavailableError, WeighbridgeError, WorkerError
-from pipeline.parity import explain, prove
+from pipeline.parity import explain, prove, trained
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import Finding
 from pipeline.planning import at_once, results
+from pipeline.rebuild import reference
 from pipeline.release import bundle, compose
 from pipeline.report import document, html, markdown
 from pipeline.types import Artifact, Event
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
     from pipeline.parity.candidate import Names
     from pipeline.parity.prove import Proof, Truth
+    from pipeline.parity.trained import Agreement
     from pipeline.planning import Plan, Settings
+    from pipeline.rebuild.reference import Recording
     from pipeline.types import Case, Variant
 
 CULPRITS = "culprits"
@@ -47,6 +51,8 @@ class State:
     settings: Settings
     work: Path
     cases: tuple[Case, ...] = ()
+    recording: Recording | None = None
+    agreement: Agreement | None = None
     artifacts: tuple[Artifact, ...] = ()
     refusals: Mapping[str, str] = field(default_factory=dict)
     network_facts: Mapping[str, Any] = field(default_factory=dict)
@@ -75,25 +81,34 @@ def _cache(state: State) -> Cache:
 
 def sample(state: State) -> State:
     """Make the inputs everything is judged on."""
-    return replace(state, cases=sampled(state.plan))
+    found, recording = sampled(state.plan)
+    return replace(state, cases=found, recording=recording)
 
 
-def sampled(planned: Plan) -> tuple[Case, ...]:
-    """Return the inputs that a config is judged on: seeded ones, and the user's own."""
+def sampled(planned: Plan) -> tuple[tuple[Case, ...], Recording | None]:
+    """Return the inputs that a config is judged on, and the recording that the last of them are of.
+
+    They are seeded ones, the user's own, and those that the trained network was recorded with.
+    """
     config = planned.config
-    seeded = cases.sample(planned.interface, seed=config.parity.seed, cap_elements=config.parity.cap_elements)
-    if not config.samples:
-        return seeded
+    found = cases.sample(planned.interface, seed=config.parity.seed, cap_elements=config.parity.cap_elements)
     from pipeline.release import predict
 
-    arrays = predict.read_inputs([config.samples], planned.interface.inputs)
-    return (*seeded, cases.from_samples(planned.interface, arrays))
+    if config.samples:
+        arrays = predict.read_inputs([config.samples], planned.interface.inputs)
+        found = (*found, cases.from_samples(planned.interface, arrays))
+    if not config.reference:
+        return found, None
+    file = Path(config.reference.file)
+    recording = reference.parse(predict.read_arrays(file), planned.interface, file.name)
+    return (*found, *recording.cases), recording
 
 
 def export_all(state: State) -> State:
     """Run the network on every case; then export every format and evaluate the oracle, each in a worker of its own."""
     wanted = state.plan.config.exports
     with rehearsed(state) as evaluate, ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
+        state = replace(state, agreement=agreed(state, evaluate()) if state.recording else None)
         exporting = [pool.submit(export_one, state, each.format, dict(each.options)) for each in wanted]
         answer = pool.submit(evaluate)
         outcomes = [each.exception() or each.result() for each in exporting]
@@ -104,6 +119,26 @@ def export_all(state: State) -> State:
     facts = {key: known[key] for key in ("notes", "sha256", "parameters", "bytes")}
     truth = prove.truth(state.cases, known, rules)
     return replace(state, artifacts=artifacts, refusals=refusals, network_facts=facts, truth=truth)
+
+
+def agreed(state: State, answer: Mapping[str, Any]) -> Agreement:
+    """Hold the rebuilt network against the recording, with the oracle's answer of all cases or of the recorded ones.
+
+    Raises:
+        GateError: it is not the network that was recorded.
+    """
+    recording, given = state.recording, state.plan.config.reference
+    assert recording is not None  # noqa: S101 - callers ask only where there is one
+    assert given is not None  # noqa: S101 - the config names what was recorded
+    state.settings.report(Event("reference", recording.name, "started"))
+    own = {**answer, "references": answer["references"][-len(recording.calls) :]}
+    explicit = given.atol is not None
+    rule = Rule(state.plan.config.parity.limit, given.atol, given.rtol)
+    rules = dict.fromkeys(state.plan.interface.outputs, rule)
+    found = trained.judge(recording, own, _setup(state), rules, explicit=explicit)
+    trained.require(found, recording, own, _setup(state), rules)
+    state.settings.report(Event("reference", recording.name, "ended"))
+    return found
 
 
 def _refusals(formats: Sequence[str], outcomes: Sequence[Any]) -> dict[str, str]:
@@ -181,9 +216,10 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
     timeout_s = planned.config.limits.run_seconds
     with Worker("the oracle", threads=1, environment=oracle.ENVIRONMENT, terms=_terms(state)) as worker:
         report(Event("export", "network", "started"))
-        facts = rehearse(worker, planned, state.cases)
+        facts = rehearse(worker, planned, state.cases, state.recording)
         report(Event("export", "network", "ended", peak_bytes=worker.peak_bytes))
 
+        @cache
         def evaluate() -> Any:
             report(Event("export", "oracle", "started"))
             answer = facts | worker.call("reference", timeout_s=timeout_s, seed=planned.config.parity.seed)
@@ -194,7 +230,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
         yield evaluate
 
 
-def rehearse(worker: Worker, planned: Plan, sampled: Sequence[Case]) -> Any:
+def rehearse(worker: Worker, planned: Plan, sampled: Sequence[Case], recording: Recording | None) -> Any:
     """Let a worker build the network and run it on every case; return the network's facts and how it is bound."""
     return worker.call(
         "rehearse",
@@ -202,6 +238,7 @@ def rehearse(worker: Worker, planned: Plan, sampled: Sequence[Case]) -> Any:
         network=asdict(planned.network),
         interface=asdict(planned.interface),
         cases=[case.to_json() for case in sampled],
+        recorded=len(recording.calls) if recording else 0,
     )
 
 
@@ -457,6 +494,7 @@ def _release(state: State) -> State:
         proofs=state.proofs,
         report=_report(state),
         sign=state.plan.sign,
+        recording=state.recording,
     )
     return replace(state, release=compose.write(evidence, state.settings.out))
 
@@ -465,7 +503,16 @@ def parity_document(state: State) -> dict[str, Any]:
     """Return parity.json of what is known so far."""
     assert state.truth is not None  # noqa: S101 - there is nothing to report before the oracle
     notes = tuple(state.network_facts["notes"])
-    return document.parity(state.truth, state.proofs, state.artifacts, state.audits, state.refusals, notes)
+    found = document.parity(state.truth, state.proofs, state.artifacts, state.audits, state.refusals, notes)
+    return found | {"reference": _compared(state)}
+
+
+def _compared(state: State) -> dict[str, Any] | None:
+    """Return what a report says of the comparison with the trained network; None if there was none."""
+    if state.agreement is None or state.recording is None:
+        return None
+    known = {"file": state.recording.name, "calls": len(state.recording.calls), "recorded": state.recording.place}
+    return known | state.agreement.to_json()
 
 
 def _report(state: State, explanations: Sequence[Mapping[str, Any]] = ()) -> dict[str, bytes]:

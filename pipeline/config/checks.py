@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         InputConfig,
         ModelConfig,
         ParityConfig,
+        ReferenceConfig,
         Vocabulary,
     )
     from pipeline.config.tree import KeyPath
@@ -319,6 +320,11 @@ def _parity(parity: ParityConfig) -> Iterator[Problem]:
             yield Problem(path, "expected limit, or atol with rtol")
 
 
+def _recorded(reference: ReferenceConfig | None) -> Iterator[Problem]:
+    if reference is not None:
+        yield from _tolerance(("reference",), reference.atol, reference.rtol, with_limit=False)
+
+
 def _tolerance(path: KeyPath, atol: float | None, rtol: float | None, *, with_limit: bool) -> Iterator[Problem]:
     if (atol is None) != (rtol is None):
         missing, given = ("atol", "rtol") if atol is None else ("rtol", "atol")
@@ -348,5 +354,6 @@ _CHECKS: Iterable[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = (
     (("benchmark", "backends"), _reference),
     (("benchmark", "dimensions"), _sizes),
     (("parity",), _parity),
+    (("reference",), _recorded),
     (("parity", "outputs"), _budgeted),
 )

@@ -38,6 +38,7 @@ _PATTERNS = {
     "architecture": "package.module:Class",
     "sha256": "64 hexadecimal digits",
     "samples": "a .npz or .safetensors file",
+    "file": "a .npz or .safetensors file",
 }
 _REREAD = {"int_type", "float_type", "bool_type", "number_type", "size_type", "string_type"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -89,6 +90,11 @@ def _model_form(tree: Mapping[str, Any], places: Mapping[str, Place]) -> dict[st
         form["dimensions"] = {
             name: {"formula": each} if isinstance(each, str) else each for name, each in form["dimensions"].items()
         }
+    if isinstance(form.get("reference"), str):
+        form["reference"] = {"file": form["reference"]}
+    if isinstance(form.get("reference"), dict) and isinstance(form["reference"].get("file"), str):
+        given = form["reference"]["file"]
+        form["reference"] = form["reference"] | {"file": _absolute(given, places, ("reference", "file"))}
     if isinstance(form.get("samples"), str):
         form["samples"] = _absolute(form["samples"], places, ("samples",))
     return form

@@ -25,6 +25,7 @@ DTYPES = {
 
 DIMENSION_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 SLUG = r"^[a-z0-9][a-z0-9._-]*$"
+ARRAYS_FILE = r"^[^\x00-\x1f\x7f]+\.(npz|safetensors)$"
 _MAX_SIZE = 2**31 - 1
 
 
@@ -162,6 +163,18 @@ class ParityConfig(_Section):
     cap_elements: int = Field(default=2**20, ge=1, description="Most elements any one input of a case may have")
 
 
+class ReferenceConfig(_Section):
+    """What the network gave where it was trained, and how far the rebuilt one may be off."""
+
+    file: Annotated[str, Field(pattern=ARRAYS_FILE)] = Field(
+        description="Inputs with outputs (.npz or .safetensors), as pipeline.record writes them, relative to this file"
+    )
+    atol: NotNegative | None = Field(
+        default=None, description="Largest absolute error, in place of parity.limit × the noise floor; goes with rtol"
+    )
+    rtol: NotNegative | None = Field(default=None, description="Largest relative error; goes with atol")
+
+
 class BenchmarkConfig(_Section):
     """What is timed, for how long, and which difference counts."""
 
@@ -240,7 +253,12 @@ class Config(_Section):
     parity: ParityConfig = Field(default=ParityConfig(), description="Error budgets")
     benchmark: BenchmarkConfig = Field(default=BenchmarkConfig(), description="What is timed")
     release: ReleaseConfig = Field(default=ReleaseConfig(), description="Name, signature and license of the release")
-    samples: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+\.(npz|safetensors)$")] | None = Field(
+    reference: ReferenceConfig | None = Field(
+        default=None,
+        description="What the network gave where it was trained: the rebuilt one must give the same; a file, or a mapping with "
+        "tolerances for another device or precision",
+    )
+    samples: Annotated[str, Field(pattern=ARRAYS_FILE)] | None = Field(
         default=None, description="Real inputs (.npz or .safetensors) beside the seeded ones, relative to this file"
     )
     limits: LimitsConfig = Field(default=LimitsConfig(), description="Limits of child processes")
@@ -272,6 +290,8 @@ def resolved(config: Config) -> dict[str, Any]:
     plain = config.model_dump(mode="json", exclude={"limits": True, "release": {"sign"}})
     plain["model"]["weights"] = _file_name(config.model.weights)
     plain["samples"] = _file_name(config.samples) if config.samples else None
+    if config.reference:
+        plain["reference"]["file"] = _file_name(config.reference.file)
     plain["input_order"] = list(config.inputs)
     return plain
 

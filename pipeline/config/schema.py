@@ -78,6 +78,8 @@ def _add_short_forms(properties: dict[str, Any], definitions: dict[str, Any]) ->
     }
     described = properties["outputs"].pop("description")
     properties["outputs"] = {"description": described, "anyOf": [properties["outputs"], places]}
+    file = definitions["ReferenceConfig"]["properties"]["file"]
+    properties["reference"]["anyOf"].insert(0, {key: each for key, each in file.items() if key != "description"})
     formula = definitions["DimensionConfig"]["properties"]["formula"]["anyOf"][0]
     properties["dimensions"]["additionalProperties"] = {"anyOf": [formula, {"$ref": "#/$defs/DimensionConfig"}]}
 

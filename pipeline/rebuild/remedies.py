@@ -308,27 +308,28 @@ class _Search:
 
     def constant(self) -> Remedy | None:
         """Look for a switch of the method with which it runs and returns what the config names."""
-        for name, value in self._switches():
+        for name, value in switches(self.module, self.interface):
             interface = replace(self.interface, constants={**self.interface.constants, name: value})
             if self._has_time() and all(self._takes(interface, case) for case in self.cases):
                 return Remedy((f"set constants: {{{name}: {str(value).lower()}}}",), interface, len(self.cases))
         return None
 
-    def _switches(self) -> Iterator[tuple[str, bool]]:
-        """Yield parameters that are on or off by default, or undecided, with the other value."""
-        try:
-            binding = calling.bind(self.module, self.interface)
-        except WeighbridgeError:
-            return
-        given = {*binding.parameters.values(), *self.interface.constants}
-        method: Callable[..., Any] = getattr(self.module, self.interface.method)
-        for name, each in inspect.signature(method).parameters.items():
-            if name in given or each.kind in {each.VAR_KEYWORD, each.VAR_POSITIONAL}:
-                continue
-            if isinstance(each.default, bool):
-                yield name, not each.default
-            elif each.default is None and "bool" in str(each.annotation):
-                yield from ((name, value) for value in (False, True))
+
+def switches(module: nn.Module, interface: Interface) -> Iterator[tuple[str, bool]]:
+    """Yield parameters of the method that are on or off by default, or undecided, with the other value."""
+    try:
+        binding = calling.bind(module, interface)
+    except WeighbridgeError:
+        return
+    given = {*binding.parameters.values(), *interface.constants}
+    method: Callable[..., Any] = getattr(module, interface.method)
+    for name, each in inspect.signature(method).parameters.items():
+        if name in given or each.kind in {each.VAR_KEYWORD, each.VAR_POSITIONAL}:
+            continue
+        if isinstance(each.default, bool):
+            yield name, not each.default
+        elif each.default is None and "bool" in str(each.annotation):
+            yield from ((name, value) for value in (False, True))
 
 
 def _first_sizes(dimension: Dimension) -> list[int]:

@@ -46,6 +46,8 @@ _RESERVED = {
     identity.SBOM,
     identity.PROVENANCE,
     identity.CARD,
+    "reference.npz",
+    "reference.safetensors",
 }
 
 
@@ -67,7 +69,8 @@ class ModelFile:
 class ReleaseContent:
     """All that a release holds.
 
-    `manifest` is what the caller knows (JSON values), `report` relative name → bytes, `sign` a private key's file.
+    `manifest` is what the caller knows (JSON values), `report` relative name → bytes, `sign` a private key's file,
+    `reference` the recorded outputs of the trained network.
     """
 
     name: str
@@ -77,6 +80,7 @@ class ReleaseContent:
     manifest: Mapping[str, Any]
     report: Mapping[str, bytes]
     sign: Path | None = None
+    reference: Path | None = None
 
 
 def write(content: ReleaseContent, root: Path) -> Path:
@@ -236,11 +240,20 @@ def _write_files(directory: Path, content: ReleaseContent) -> dict[str, str]:
         for name, path in model.extra_files.items():
             shutil.copyfile(path, directory / name)
             roles[name] = "weights"
+    if content.reference:
+        name = reference_name(content.reference)
+        shutil.copyfile(content.reference, directory / name)
+        roles[name] = "reference"
     from pipeline.release import golden  # numpy: what a run with nothing to do can do without
 
     (directory / standalone.GOLDEN).write_bytes(golden.golden_bytes(content.golden))
     shutil.copyfile(Path(standalone.__file__), directory / VERIFIER)
     return roles
+
+
+def reference_name(path: Path) -> str:
+    """Return what the recorded outputs of the trained network are called in a release."""
+    return f"reference{path.suffix}"
 
 
 def _file_facts(directory: Path, name: str, role: str) -> dict[str, Any]:

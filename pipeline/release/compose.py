@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from pipeline.store import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.config import Config
     from pipeline.parity.prove import Proof, Truth
+    from pipeline.rebuild.reference import Recording
     from pipeline.types import Artifact, Interface
 
 
@@ -36,6 +37,7 @@ class Evidence:
     proofs: tuple[Proof, ...]
     report: Mapping[str, bytes]
     sign: Path | None = None
+    recording: Recording | None = None
 
 
 def write(evidence: Evidence, out: Path) -> Path:
@@ -56,6 +58,7 @@ def write(evidence: Evidence, out: Path) -> Path:
         manifest=_manifest(evidence),
         report=evidence.report,
         sign=evidence.sign,
+        reference=Path(evidence.config.reference.file) if evidence.config.reference else None,
     )
     return bundle.write(content, out)
 
@@ -91,12 +94,27 @@ def _manifest(evidence: Evidence) -> dict[str, Any]:
             if proof.status == "pass"
         },
         "config": resolved(evidence.config),
+        "reference": _reference(evidence),
         "parity": {
             name: {"atol": rule.atol, "rtol": rule.rtol} if rule.explicit else {"limit": rule.limit}
             for name, rule in evidence.truth.rules.items()
         },
         "tools": tools(),
         "weights": dict(evidence.weights),
+    }
+
+
+def _reference(evidence: Evidence) -> dict[str, Any] | None:
+    """Return what is known of the recorded outputs that the network was held against; None if there were none."""
+    given, recording = evidence.config.reference, evidence.recording
+    if given is None or recording is None:
+        return None
+    return {
+        "path": bundle.reference_name(Path(given.file)),
+        "calls": len(recording.calls),
+        "recorded": recording.place,
+        "atol": given.atol,
+        "rtol": given.rtol,
     }
 
 

@@ -155,6 +155,13 @@ def _model_card(manifest: Facts, release: Facts) -> dict[str, Any]:
     }
 
 
+def _trained(reference: Facts | None) -> str:
+    if reference is None:
+        return "The network was not compared with the trained network: no recording of its outputs was given."
+    calls = f"{reference['calls']} call{'s' if reference['calls'] > 1 else ''}"
+    return f"The network gives what was recorded of the trained network in `{reference['path']}` ({calls}; {reference['recorded']})."
+
+
 def _front_matter(manifest: Facts) -> list[str]:
     """Return the card's YAML; JSON's strings are YAML's."""
     release = _release(manifest)
@@ -189,6 +196,7 @@ def _card_text(manifest: Facts) -> list[str]:
             f" (SHA-256 `{weights['sha256']}`), as {formats}."
         ),
         "Every file was held against the same network in float64 before it was released.",
+        _trained(manifest.get("reference")),
         "",
         "## Inputs and outputs",
         "",

@@ -19,7 +19,7 @@ Dtype = Literal[
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
     "bfloat16", "complex64", "complex128",
 ]  # fmt: skip
-Role = Literal["model", "weights", "golden", "verifier", "sbom", "card", "provenance"]
+Role = Literal["model", "weights", "golden", "verifier", "sbom", "card", "provenance", "reference"]
 
 
 class _Section(BaseModel):
@@ -98,6 +98,16 @@ class Budget(_Section):
     rtol: float | None = None
 
 
+class Reference(_Section):
+    """The recorded outputs of the trained network that the rebuilt one was held against."""
+
+    path: FileName
+    calls: Annotated[int, Field(ge=1)]
+    recorded: str = Field(description="Where they were recorded: torch's version, device, dtypes")
+    atol: float | None
+    rtol: float | None
+
+
 class Golden(_Section):
     """The golden cases."""
 
@@ -140,6 +150,9 @@ class Manifest(_Section):
     dimensions: dict[str, Dimension]
     backends: dict[str, Backend] = Field(description="By the name its results carry")
     parity: dict[str, Budget] = Field(description="By output")
+    reference: Reference | None = Field(
+        default=None, description="null: the network was not compared with the one that was trained"
+    )
     weights: Weights
     architecture: Architecture
     config: dict[str, Any] = Field(

@@ -193,6 +193,13 @@ _READERS: Mapping[str, Callable[[Path, Sequence[InputSpec], int], dict[str | Non
 }
 
 
+def read_arrays(path: Path, *, max_bytes: int = MAX_INPUT_BYTES) -> dict[str, Array]:
+    """Return all arrays of a `.npz` or `.safetensors` file by name; raises as `read_inputs`."""
+    if not path.is_file():
+        raise InputError(f"{path} is not a file", hint="record it with: from pipeline import record")
+    return {name or "": array for name, array in _read(path, None, (), max_bytes).items()}
+
+
 # Running
 
 

@@ -34,7 +34,7 @@ class Row:
 
 def rows(parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -> list[Row]:
     """Return the table of a run from its two documents."""
-    return [*_exports(parity), *_backends(parity), *_timings(benchmark)]
+    return [*_trained(parity), *_exports(parity), *_backends(parity), *_timings(benchmark)]
 
 
 def in_units(size_bytes: float) -> str:
@@ -62,6 +62,18 @@ def verdict(finding: Mapping[str, Any]) -> str:
     """Return the word for a finding, with the number of elements that float32 cannot decide."""
     ties = f" ({finding['ties']} ties)" if finding["ties"] else ""
     return ("pass" if finding["passed"] else "FAIL") + ties
+
+
+def _trained(parity: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield whether the network was held against the one that was trained; older reports do not say."""
+    if "reference" not in parity:
+        return
+    found = parity["reference"]
+    if found is None:
+        yield Row("network", "eager", "not compared with the trained network")
+    else:
+        calls = f"the trained network's, {found['calls']} call{'s' if found['calls'] > 1 else ''}"
+        yield Row("network", "eager", calls, factor(found["factor"]), tone="good")
 
 
 def _exports(parity: Mapping[str, Any]) -> Iterator[Row]:

@@ -56,27 +56,34 @@ class Jobs:
         return self._jobs[job](**arguments)
 
     def _rehearse(
-        self, network: dict[str, Any], interface: dict[str, Any], cases: list[dict[str, Any]]
+        self, network: dict[str, Any], interface: dict[str, Any], cases: list[dict[str, Any]], recorded: int = 0
     ) -> dict[str, Any]:
-        """Build the network, load its weights and run it on every case; return what was noted, its size, and its binding."""
-        from pipeline import model
-        from pipeline.rebuild import rehearsal
+        """Build the network, load its weights and run it on every case; return what was noted, its size, and its binding.
+
+        The last `recorded` cases are those of a recording: also their outputs are returned, and what identifies the network.
+        """
+        from pipeline import calling, model
+        from pipeline.rebuild import record, rehearsal
 
         loaded, declared = model.load(_network(network)), _interface(interface)
         given = [Case(each["name"], each["sizes"], each["inputs"]) for each in cases]
         found = rehearsal.rehearse(loaded.module, declared, given)
         self._rehearsed = (loaded, declared, given, found)
-        return {**_facts(loaded), "binding": list(found.binding)}
+        facts = {**_facts(loaded), "binding": list(found.binding)}
+        if not recorded:
+            return facts
+        plain = [{name: calling.array_from(each) for name, each in call.items()} for call in found.outputs[-recorded:]]
+        return {**facts, "plain": plain, "fingerprint": record.fingerprint(loaded.module)}
 
-    def _reference(self, seed: int) -> dict[str, Any]:
-        """Return the oracle's reference for each case that was rehearsed, and why float64 was not possible, if so."""
+    def _reference(self, seed: int, last: int = 0) -> dict[str, Any]:
+        """Return the oracle's reference for each case that was rehearsed, or the last few, and why float64 was not possible."""
         from pipeline import oracle
 
         assert self._rehearsed is not None  # noqa: S101 - `rehearse` comes first
         loaded, interface, cases, found = self._rehearsed
         self._rehearsed = None  # the oracle changes the network
-        inputs = [case.inputs for case in cases]
-        references, fallback = oracle.evaluate(loaded.module, interface, inputs, seed=seed, plain=found.outputs)
+        inputs, plain = [case.inputs for case in cases[-last:]], found.outputs[-last:]
+        references, fallback = oracle.evaluate(loaded.module, interface, inputs, seed=seed, plain=plain)
         return {"references": [asdict(each) for each in references], "fallback": fallback}
 
     def _open(self, backend: str, source: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
