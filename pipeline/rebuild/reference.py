@@ -58,7 +58,7 @@ class Recording:
     def attributes(self) -> dict[str, Any]:
         """The plain attributes of the recorded network itself."""
         settings = self.meta.get("settings", {})
-        found = next((settings[name] for name in ("", "module", "_orig_mod") if name in settings), {})
+        found: Any = next((settings[name] for name in ("", "module", "_orig_mod") if name in settings), {})
         return dict(found) if isinstance(found, dict) else {}
 
     @property

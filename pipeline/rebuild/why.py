@@ -39,14 +39,16 @@ _WORDS = (
 )  # fmt: skip
 
 
-def explain(network: dict[str, Any], interface: dict[str, Any], calls: list[dict[str, Any]]) -> dict[str, Any]:
+def explain(
+    network: dict[str, Any], interface: dict[str, Any], calls: list[dict[str, Any]], attributes: dict[str, Any]
+) -> dict[str, Any]:
     """Return what was found, as sentences under `told`, and under `fix` what to change, having tried it; None if nothing was.
 
-    A call holds its `case`, the recorded `outputs`, what each may be off by (`allowed`), and recorded `modules`.
+    A call holds its `case`, the recorded `outputs`, what each may be off by (`allowed`), and recorded `modules`. `attributes`
+    are the plain ones of the recorded network: many have the name of the argument that they keep.
     """
-    search = _Search(
-        TypeAdapter(Network).validate_python(network), TypeAdapter(Interface).validate_python(interface), calls
-    )
+    declared = TypeAdapter(Interface).validate_python(interface)
+    search = _Search(TypeAdapter(Network).validate_python(network), declared, calls, attributes)
     told = search.first_module()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -57,7 +59,13 @@ def explain(network: dict[str, Any], interface: dict[str, Any], calls: list[dict
 class _Search:
     """Tries one change after another until the recorded outputs come out, or time is up."""
 
-    def __init__(self, network: Network, interface: Interface, calls: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        interface: Interface,
+        calls: Sequence[Mapping[str, Any]],
+        attributes: Mapping[str, Any],
+    ) -> None:
         self.network = network
         self.interface = interface
         self.calls = calls
@@ -65,7 +73,7 @@ class _Search:
         self.located = trust.locate(network.architecture, network.trust)
         self.make = trust.import_architecture(self.located)
         self.deadline = time.monotonic() + SECONDS
-        self.attributes: Mapping[str, Any] = {}
+        self.attributes = attributes
         self.attempts: Sequence[Callable[[], str | None]] = (
             self._recorded_arguments,
             self._inputs,
