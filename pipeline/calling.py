@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
-from pipeline.errors import ArchitectureError
-from pipeline.trust import suggestion
+from pipeline.errors import ArchitectureError, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import objects
 from pipeline.config import resolved
 from pipeline.release.tools import tools
 from pipeline.store import digest_file, key
@@ -121,8 +122,13 @@ def _built(planned: Plan) -> dict[str, Any]:
 
 
 def _network(planned: Plan) -> dict[str, str]:
-    code = sources(planned.located)
-    return {"weights": planned.weights_sha256, **{f"the network's code, {name}": each for name, each in code.items()}}
+    code = {name: each for located in (planned.located, *planned.objects) for name, each in sources(located).items()}
+    files = objects.files(planned.config.model.arguments, Path(planned.network.folder))
+    return {
+        "weights": planned.weights_sha256,
+        **{f"the network's code, {name}": each for name, each in code.items()},
+        **{f"argument's file {each.name}": digest_file(each) for each in files},
+    }
 
 
 def _cases(planned: Plan) -> dict[str, Any]:
@@ -174,12 +180,20 @@ def sources(located: Located) -> dict[str, str]:
         return {}  # part of weighbridge's code
     depth = len(names) if located.path.name == "__init__.py" else len(names) - 1
     root = located.path.parents[depth]
-    return dict(_sources(root, names[0]))
+    is_installed = root.name in {"site-packages", "dist-packages"}
+    version = next((each.name for each in root.glob(f"{names[0]}-*.dist-info")), None) if is_installed else None
+    if (
+        version is not None
+    ):  # a package may have thousands of files: its version stands for those that are not beside this one
+        beside = {
+            file.relative_to(root).as_posix(): digest_file(file) for file in sorted(located.path.parent.glob("*.py"))
+        }
+        return {names[0]: version.removesuffix(".dist-info"), **beside}
+    return dict(_sources(root, names[0], is_installed=is_installed))
 
 
 @cache
-def _sources(root: Path, top: str) -> tuple[tuple[str, str], ...]:
-    is_installed = root.name in {"site-packages", "dist-packages"}
+def _sources(root: Path, top: str, *, is_installed: bool) -> tuple[tuple[str, str], ...]:
     found: dict[str, str] = {}
     waiting, seen = [top], {top, _OWN_FOLDER.name}
     while waiting:

@@ -6,8 +6,13 @@ these is a defect of weighbridge itself and keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
 import signal
 import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class _Stop(threading.Event):
@@ -96,3 +101,11 @@ class InterruptedRunError(BaseException):
     def __init__(self) -> None:
         super().__init__("the run was interrupted")
         self.exit_code = 128 + STOPPING.signal_number
+
+
+def suggestion(given: str, valid: Iterable[str]) -> str:
+    """Return " (nearest valid: 'x')", else the short list of what is valid, else nothing."""
+    names = sorted(set(valid))
+    if close := difflib.get_close_matches(given, names, n=1, cutoff=0.5):
+        return f" (nearest valid: {close[0]!r})"
+    return f" (valid: {', '.join(map(repr, names))})" if 0 < len(names) <= 10 else ""

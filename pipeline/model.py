@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import trust
+from pipeline import objects, trust
 from pipeline.checkpoint import fit, read
-from pipeline.errors import ArchitectureError, MisfitError
+from pipeline.errors import ArchitectureError, MisfitError, WeighbridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,7 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
         MisfitError: the state dict does not fit; the message names the change that makes it fit.
     """
     located = trust.locate(network.architecture, network.trust)
-    make = trust.import_architecture(located)
+    make = constructor(located, network)
     checkpoint = read.load(_path(network), max_bytes=network.max_bytes)
     with shapes_only():
         skeleton = _skeleton(make, network)
@@ -73,10 +74,18 @@ def shapes_only() -> Iterator[None]:
         yield
 
 
-def _path(network: Network) -> Any:
-    from pathlib import Path
-
+def _path(network: Network) -> Path:
     return Path(network.weights)
+
+
+def constructor(located: trust.Located, network: Network) -> Callable[..., nn.Module]:
+    """Return what builds the network from arguments as a config has them."""
+    make = trust.import_architecture(located)
+
+    def build(**arguments: Any) -> nn.Module:
+        return make(**objects.make(arguments, network.trust, Path(network.folder)))
+
+    return build
 
 
 def all_arguments(located: trust.Located, network: Network) -> dict[str, Any]:
@@ -90,6 +99,8 @@ def _build(make: Callable[..., nn.Module], network: Network) -> nn.Module:
 
     try:
         module = make(**network.arguments)
+    except WeighbridgeError:
+        raise
     except Exception as error:
         described = ", ".join(f"{key}={value!r}" for key, value in network.arguments.items())
         raise ArchitectureError(

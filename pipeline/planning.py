@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import trust
+from pipeline import objects, trust
 from pipeline.backends.table import backends
 from pipeline.benchmark import machine
 from pipeline.cache import Cache
@@ -16,14 +16,14 @@ from pipeline.cases import allowed
 from pipeline.checkpoint import read, remote
 from pipeline.config import Vocabulary, load
 from pipeline.dimensions import bounds, free, ordered
-from pipeline.errors import ConfigError, DigestError, UnavailableError
+from pipeline.errors import ConfigError, DigestError, UnavailableError, WeighbridgeError
 from pipeline.exporters.table import exporters
 from pipeline.release import signing
 from pipeline.turns import Turns
 from pipeline.types import Dimension, Event, InputSpec, Interface, Network, Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from pipeline.checkpoint.headers import Header
@@ -76,6 +76,7 @@ class Plan:
     weights_sha256: str
     weights_bytes: int
     located: Located
+    objects: tuple[Located, ...] = ()
     sign: Path | None = None
     signed_by: str = ""
 
@@ -121,6 +122,7 @@ def plan(path: Path, settings: Settings) -> Plan:
     if problems := trust.check_arguments(located, config.model.arguments):
         lines = [f"{config.place(f'model.arguments.{name}')}: {message}" for name, message in problems]
         raise ConfigError("\n".join(lines))
+    located_objects = _objects(config, prefixes)
     weights, header, weights_sha256 = _weights(config, settings)
     arguments = dict(config.model.arguments)
     places = {key: config.place(key) for key in ["model.arguments", *(f"model.arguments.{name}" for name in arguments)]}
@@ -136,6 +138,7 @@ def plan(path: Path, settings: Settings) -> Plan:
             config.model.rename,
             tuple(config.model.ignore),
             settings.max_bytes,
+            str(path.parent),
         ),
         interface=interface(config),
         variants=_variants(config),
@@ -144,11 +147,24 @@ def plan(path: Path, settings: Settings) -> Plan:
             (weights.parent / name).stat().st_size for name in [weights.name, *header.facts.get("files", ())]
         ),
         located=located,
+        objects=located_objects,
         sign=sign,
         signed_by=signing.read_signer(sign).key_id if sign else "",
     )
     _require_available(planned)
     return planned
+
+
+def _objects(config: Config, prefixes: Sequence[str]) -> tuple[Located, ...]:
+    """Return the classes of the objects among the arguments, found and trusted before anything runs."""
+    found = []
+    for path, given in objects.targets(config.model.arguments):
+        try:
+            found.append(objects.locate(given, prefixes))
+        except WeighbridgeError as error:
+            place = config.place(f"model.arguments.{path}")
+            raise type(error)(f"{place}: model.arguments.{path}: {error.message}", hint=error.hint) from None
+    return tuple(found)
 
 
 def interface(config: Config) -> Interface:

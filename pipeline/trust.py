@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import importlib
 import re
 import sys
 import tomllib
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
-from pipeline.errors import ArchitectureError, InputError, UnsafeError
+from pipeline import sources
+from pipeline.errors import ArchitectureError, InputError, UnsafeError, suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import ModuleType
 
     from torch import nn
 
 ALWAYS_TRUSTED = "pipeline.architectures"
+_MOST_STEPS = 8
 
-_OWN_FOLDER = Path(__file__).resolve().parent
-_MAX_SOURCE_BYTES = 4 * 2**20
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _TARGET = re.compile(rf"(?P<module>{_PREFIX.pattern}):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
-# PEP 263. Another encoding could make Python read another program than the one parsed here.
-_CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
 
 
 class Parameter(NamedTuple):
@@ -43,21 +39,17 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """An architecture found in its source file; `parameters` is None where the source alone cannot tell."""
+    """An architecture found in its source file; `parameters` is None where the source alone cannot tell.
+
+    `asked` is the module and name it was asked for under, where that is not where it is defined.
+    """
 
     module: str
     name: str
     path: Path
     source_sha256: str
     parameters: tuple[Parameter, ...] | None
-
-
-def suggestion(given: str, valid: Iterable[str]) -> str:
-    """Return " (nearest valid: 'x')", else the short list of what is valid, else nothing."""
-    names = sorted(set(valid))
-    if close := difflib.get_close_matches(given, names, n=1, cutoff=0.5):
-        return f" (nearest valid: {close[0]!r})"
-    return f" (valid: {', '.join(map(repr, names))})" if 0 < len(names) <= 10 else ""
+    asked: tuple[str, str] | None = None
 
 
 def trusted_prefixes(cwd: Path, extra: Sequence[str]) -> tuple[str, ...]:
@@ -101,15 +93,86 @@ def _project_trust(path: Path) -> list[str]:
 def locate(dotted: str, prefixes: Sequence[str]) -> Located:
     """Find `module:Name` under one of `prefixes` by reading files only; nothing is imported or run.
 
-    Raises UnsafeError for what is not trusted or not defined where it is named, and ArchitectureError for a malformed
+    A name that the module only imports is followed to where it is defined, as long as that is trusted too; so is one that a
+    package makes available when it is first asked for.
+
+    Raises UnsafeError for what is not trusted or not defined under a trusted prefix, and ArchitectureError for a malformed
     name, an unknown module or name, and source that cannot be read.
     """
-    module, name = _split(dotted)
+    return _located(*_split(dotted), prefixes, _require_network_definition)
+
+
+def locate_class(dotted: str, prefixes: Sequence[str]) -> Located:
+    """Find a class that makes objects for arguments, as `locate` finds networks; raises as it does."""
+    return _located(*_split(dotted), prefixes, _require_class)
+
+
+def _located(
+    module: str, name: str, prefixes: Sequence[str], require: Callable[..., None], seen: tuple[str, ...] = ()
+) -> Located:
     _require_trust(module, prefixes)
-    path = _source_file(module)
-    source = _read(path)
-    definition = _definition(_parse(source, path), module, name, path)
-    return Located(module, name, path, hashlib.sha256(source).hexdigest(), definition)
+    path = sources.find(module)
+    source = sources.read(path)
+    tree = sources.parse(source, path)
+    definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    target = f"{module}:{name}"
+    if name not in definitions and len(seen) < _MOST_STEPS and target not in seen:
+        elsewhere = _elsewhere(tree, module, path, name)
+        if elsewhere is not None and _is_trusted(elsewhere[0], prefixes):
+            found = _located(*elsewhere, prefixes, require, (*seen, target))
+            return replace(found, asked=(module, name))
+    definition = _definition(tree, module, name, path)
+    require(definition, f"{module}:{name} ({path}:{definition.lineno})")
+    parameters = (
+        _parameters(definition, skip=0)
+        if isinstance(definition, ast.FunctionDef)
+        else _class_parameters(definition, definitions, seen=())
+    )
+    return Located(module, name, path, hashlib.sha256(source).hexdigest(), parameters)
+
+
+def _elsewhere(tree: ast.Module, module: str, path: Path, name: str) -> tuple[str, str] | None:
+    """Return module and name of what `name` stands for, where the module says so or its package holds just one; else None."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    bound = [origin for other, _, origin in _bindings(tree.body) if other == name]
+    if bound:
+        return _absolute(bound[0], package) if len(bound) == 1 and bound[0] is not None else None
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            source = _absolute((node.level, node.module or "", name), package)
+            if source is not None and _defines(*source):
+                return source
+    if path.name != "__init__.py":
+        return None
+    files = sources.defining(path.parent, name)
+    if len(files) > 1:
+        places = [f"{sources.module_name(path.parent, module, file)}:{name}" for file in files[:6]]
+        raise ArchitectureError(
+            f"{module} does not say which {name} it means: {len(files)} of its files define one",
+            hint=f"name the one: {', '.join(places)}",
+        )
+    return (sources.module_name(path.parent, module, files[0]), name) if files else None
+
+
+def _absolute(origin: tuple[int, str, str], package: str) -> tuple[str, str] | None:
+    """Return the module and name that an import names, seen from a package."""
+    level, module, name = origin
+    if not level:
+        return module, name
+    parts = package.split(".")
+    if level > len(parts):
+        return None
+    return ".".join([*parts[: len(parts) - level + 1], *([module] if module else [])]), name
+
+
+def _defines(module: str, name: str) -> bool:
+    try:
+        path = sources.find(module)
+        tree = sources.parse(sources.read(path), path)
+    except (ArchitectureError, UnsafeError):
+        return False
+    is_defined = any(isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name for node in tree.body)
+    return is_defined or any(bound == name and origin is not None for bound, _, origin in _bindings(tree.body))
 
 
 def check_arguments(located: Located, arguments: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -140,26 +203,48 @@ def import_architecture(located: Located) -> type[nn.Module] | Callable[..., nn.
     Raises ArchitectureError where the import fails or the object is no nn.Module class or function returning one, and
     UnsafeError where Python imported another file than the one that was read.
     """
-    if hashlib.sha256(_read(located.path)).hexdigest() != located.source_sha256:
+    return _require_network(import_object(located), located)
+
+
+def import_object(located: Located) -> Any:
+    """Import what `locate` or `locate_class` found, and check that it is what was found; raises as `import_architecture`."""
+    if hashlib.sha256(sources.read(located.path)).hexdigest() != located.source_sha256:
         raise UnsafeError(f"{located.path} changed after it was checked", hint="run again")
     cwd = Path.cwd().resolve()
     # Left in place: a network may import from its own package later, when it is called.
     if located.path.is_relative_to(cwd) and str(cwd) not in sys.path:
         sys.path.append(str(cwd))
-    try:
-        module = importlib.import_module(located.module)
-    except (Exception, SystemExit) as error:
-        raise ArchitectureError(
-            f"{located.module} ({located.path}) cannot be imported: {type(error).__name__}: {error}",
-            hint="import it in Python to see where it fails",
-        ) from error
+    module = _imported(located.module, located.path)
     origin = getattr(module, "__file__", None)
     if origin is None or Path(origin).resolve() != located.path:
         raise UnsafeError(
             f"{located.module} was checked in {located.path} but Python imports it from {origin}",
             hint="remove or rename the other module of that name",
         )
-    return _require_network(getattr(module, located.name, None), located)
+    found = getattr(module, located.name, None)
+    if getattr(found, "__module__", None) != located.module:
+        raise UnsafeError(
+            f"{located.module}:{located.name} is not defined in {located.module} once imported", hint="define it there"
+        )
+    if (
+        located.asked is not None
+        and getattr(_imported(located.asked[0], located.path), located.asked[1], None) is not found
+    ):
+        raise UnsafeError(
+            f"{':'.join(located.asked)} is another object than {located.module}:{located.name} once imported",
+            hint="name the module that defines it",
+        )
+    return found
+
+
+def _imported(name: str, path: Path) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise ArchitectureError(
+            f"{name} ({path}) cannot be imported: {type(error).__name__}: {error}",
+            hint="import it in Python to see where it fails",
+        ) from error
 
 
 def _split(dotted: str) -> tuple[str, str]:
@@ -179,12 +264,16 @@ def _split(dotted: str) -> tuple[str, str]:
     return module, name
 
 
+def _is_trusted(module: str, prefixes: Sequence[str]) -> bool:
+    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
+
+
 def _require_trust(module: str, prefixes: Sequence[str]) -> None:
     if module.partition(".")[0] in sys.stdlib_module_names:
         raise UnsafeError(
             f"{module} belongs to Python itself, which holds no network", hint="name a module of your own"
         )
-    if not any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes):
+    if not _is_trusted(module, prefixes):
         raise UnsafeError(
             f"{module} is not trusted, and building a network runs its code (trusted: {', '.join(prefixes)})",
             hint=f"if you trust it, add --trust {module}, or to pyproject.toml: [tool.weighbridge] trust = [{module!r}]".replace(
@@ -193,106 +282,10 @@ def _require_trust(module: str, prefixes: Sequence[str]) -> None:
         )
 
 
-def _source_file(module: str) -> Path:
-    """Return the resolved source file of a dotted module, found by walking folders."""
-    top, *rest = module.split(".")
-    start, base = _top_level(top)
-    if not rest:
-        return _inside(start / "__init__.py" if start.is_dir() else start, base, module)
-    folder = start
-    for depth, part in enumerate(rest, start=1):
-        parent, folder = folder, folder / part
-        is_last = depth == len(rest)
-        found = _module_file(folder) if is_last else folder if _is_folder(folder) else None
-        if found is None:
-            known = _modules_in(parent)
-            within = ".".join([top, *rest[: depth - 1]])
-            raise ArchitectureError(
-                f"{within} has no {'module' if is_last else 'package'} {part!r}{suggestion(part, known)}",
-                hint=f"looked in {parent}",
-            )
-        if is_last:
-            return _inside(found, base, module)
-    raise AssertionError(module)
-
-
-def _top_level(top: str) -> tuple[Path, Path]:
-    """Return where a top-level package (its folder) or module (its file) is, and the folder that must hold the source."""
-    if top == "pipeline":
-        return _OWN_FOLDER, _OWN_FOLDER
-    spec = PathFinder.find_spec(top, [*sys.path, str(Path.cwd())])
-    if spec is not None and spec.submodule_search_locations:
-        folder = Path(next(iter(spec.submodule_search_locations))).resolve()
-        return folder, folder
-    if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
-        path = Path(spec.origin).absolute()
-        return path, path.parent.resolve()
-    raise ArchitectureError(
-        f"there is no package or source file {top!r}", hint="run from the folder that holds it, or install its package"
-    )
-
-
-def _is_folder(path: Path) -> bool:
-    # The listing, and not the file system, decides about upper and lower case.
-    return path.is_dir() and path.name in {entry.name for entry in path.parent.iterdir()}
-
-
-def _module_file(stem: Path) -> Path | None:
-    """Return the file that Python would import, a package before a module of the same name."""
-    if _is_folder(stem) and (stem / "__init__.py").is_file():
-        return stem / "__init__.py"
-    path = stem.with_name(f"{stem.name}.py")
-    return path if path.is_file() else None
-
-
-def _modules_in(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return [
-        entry.stem
-        for entry in folder.iterdir()
-        if not entry.name.startswith(("_", ".")) and (entry.suffix == ".py" or entry.is_dir())
-    ]
-
-
-def _inside(path: Path, base: Path, module: str) -> Path:
-    resolved = path.resolve()
-    if not resolved.is_relative_to(base) or resolved.name != path.name:
-        raise UnsafeError(f"{module} is a link that leads from {path} to {resolved}", hint="put the file itself there")
-    if not resolved.is_file():
-        raise ArchitectureError(f"{module} has no source file {path}", hint="name the module that defines the network")
-    return resolved
-
-
-def _read(path: Path) -> bytes:
-    try:
-        size_bytes = path.stat().st_size
-        if size_bytes > _MAX_SOURCE_BYTES:
-            raise UnsafeError(
-                f"{path} has {size_bytes} bytes, the limit is {_MAX_SOURCE_BYTES}", hint="split the module"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise ArchitectureError(f"{path} cannot be read: {error.strerror}", hint="check the file") from error
-
-
-def _parse(source: bytes, path: Path) -> ast.Module:
-    for line in source.splitlines()[:2]:
-        coding = _CODING.match(line)
-        if coding and coding[1].lower() not in (b"utf-8", b"utf8", b"ascii"):
-            raise ArchitectureError(f"{path} is encoded as {coding[1].decode()}, not as UTF-8", hint="save it as UTF-8")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(source.decode("utf-8").removeprefix("\ufeff"))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ArchitectureError(f"{path} is not valid Python: {error}", hint="correct the file") from error
-
-
-def _definition(tree: ast.Module, module: str, name: str, path: Path) -> tuple[Parameter, ...] | None:
-    """Return the parameters of the one top-level class or function `name`, after refusing everything else so named."""
+def _definition(tree: ast.Module, module: str, name: str, path: Path) -> ast.ClassDef | ast.FunctionDef:
+    """Return the one top-level class or function `name`, after refusing everything else so named."""
     definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    bound = dict(_bindings(tree.body))
+    bound = {other: how for other, how, _ in _bindings(tree.body)}
     if name in bound:
         also = "is also" if name in definitions else "is not defined there but"
         raise UnsafeError(f"{name} in {path} {also} {bound[name]}", hint="name the module whose own class or def it is")
@@ -300,29 +293,44 @@ def _definition(tree: ast.Module, module: str, name: str, path: Path) -> tuple[P
     if definition is None:
         known = [other for other, node in definitions.items() if not other.startswith("_") and _is_network(node)]
         raise ArchitectureError(f"{module} defines no {name!r}{suggestion(name, known)}", hint=f"looked in {path}")
+    return definition
+
+
+def _require_network_definition(definition: ast.ClassDef | ast.FunctionDef, what: str) -> None:
     if not _is_network(definition):
         raise ArchitectureError(
-            f"{module}:{name} ({path}:{definition.lineno}) is not declared as a network",
-            hint="a class must subclass torch.nn.Module; a function must say so: def build(...) -> nn.Module",
+            f"{what} is not declared as a network",
+            hint="a class must subclass torch.nn.Module; a function must return one: def build(...) -> nn.Module",
         )
-    if isinstance(definition, ast.FunctionDef):
-        return _parameters(definition, skip=0)
-    return _class_parameters(definition, definitions, seen=())
 
 
-def _bindings(body: Sequence[ast.AST]) -> Iterator[tuple[str, str]]:
-    """Yield (name, how) for what imports and assignments bind at module level, at any depth of if, try, for and with."""
+def _require_class(definition: ast.ClassDef | ast.FunctionDef, what: str) -> None:
+    if not isinstance(definition, ast.ClassDef):
+        raise UnsafeError(
+            f"{what} is a function, and arguments are made by classes only",
+            hint="name a class, or one of its class methods",
+        )
+
+
+def _bindings(body: Sequence[ast.AST]) -> Iterator[tuple[str, str, tuple[int, str, str] | None]]:
+    """Yield name, how and origin of what imports and assignments bind at module level, at any depth of if, try, for and with.
+
+    The origin of `from .a import b` is (1, "a", "b"); anything else has none.
+    """
     pending = list(body)
     while pending:
         node = pending.pop()
         match node:
             case ast.Import(names=names):
-                yield from ((a.asname or a.name.partition(".")[0], f"imported (line {node.lineno})") for a in names)
+                yield from (
+                    (a.asname or a.name.partition(".")[0], f"imported (line {node.lineno})", None) for a in names
+                )
             case ast.ImportFrom(names=names):
                 source = "." * node.level + (node.module or "")
-                yield from ((a.asname or a.name, f"imported from {source} (line {node.lineno})") for a in names)
+                how = f"imported from {source} (line {node.lineno})"
+                yield from ((a.asname or a.name, how, (node.level, node.module or "", a.name)) for a in names)
             case ast.Name(ctx=ast.Store()):
-                yield node.id, f"assigned (line {node.lineno})"
+                yield node.id, f"assigned (line {node.lineno})", None
             case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 pass  # a scope of its own
             case _:
@@ -330,13 +338,25 @@ def _bindings(body: Sequence[ast.AST]) -> Iterator[tuple[str, str]]:
 
 
 def _is_network(node: ast.ClassDef | ast.FunctionDef) -> bool:
-    """Tell whether a class has a base, or a function an annotation that can name a module class."""
+    """Tell whether a class has a base, or a function an annotation that can name a module class, or none and a result."""
     if isinstance(node, ast.ClassDef):
         return bool(node.bases)
     returns = node.returns
+    if returns is None:
+        return any(isinstance(each, ast.Return) and each.value is not None for each in _own_statements(node))
     if isinstance(returns, ast.Constant) and isinstance(returns.value, str):
         return bool(_PREFIX.fullmatch(returns.value))
     return isinstance(returns, ast.Name | ast.Attribute)
+
+
+def _own_statements(node: ast.FunctionDef) -> Iterator[ast.AST]:
+    """Yield what is inside a function, but not inside functions and classes of its own."""
+    pending: list[ast.AST] = list(node.body)
+    while pending:
+        each = pending.pop()
+        yield each
+        if not isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            pending.extend(ast.iter_child_nodes(each))
 
 
 def _class_parameters(
@@ -380,12 +400,13 @@ def _literal(node: ast.expr | None) -> Any:
 
 
 def _require_network(found: Any, located: Located) -> type[nn.Module] | Callable[..., nn.Module]:
-    """Return the imported object once it is a module class, or a function annotated with one, of that very module."""
+    """Return the imported object if it is a module class, or a function that is annotated with one, or with nothing."""
     from torch import nn
 
     target = f"{located.module}:{located.name}"
-    if getattr(found, "__module__", None) != located.module:
-        raise UnsafeError(f"{target} is not defined in {located.module} once imported", hint="define it there")
+    if not isinstance(found, type) and callable(found) and "return" not in getattr(found, "__annotations__", {}):
+        made: Callable[..., nn.Module] = found  # what it returns is looked at once it did
+        return made
     returned = found if isinstance(found, type) else _returned(found, target)
     if not (isinstance(returned, type) and issubclass(returned, nn.Module)):
         raise ArchitectureError(

@@ -89,7 +89,8 @@ class Network:
     """A network and its state dict, as a child process needs them to build it.
 
     `places` maps "model.arguments" and what is written below it to where it stands in the config, for error messages.
-    `rename` and `ignore` are the config's exceptions from strict loading; `max_bytes` bounds the weights file.
+    `rename` and `ignore` are the config's exceptions from strict loading; `max_bytes` bounds the weights file. `folder` is the
+    config's: objects among the arguments may read files there.
     """
 
     architecture: str
@@ -100,6 +101,7 @@ class Network:
     rename: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     max_bytes: int | None = None
+    folder: str = "."
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ArchitectureError, InputError, UnsafeError, WeighbridgeError
+from pipeline.errors import ArchitectureError, InputError, UnsafeError, WeighbridgeError, suggestion
 from pipeline.trust import (
     ALWAYS_TRUSTED,
     Located,
@@ -20,7 +20,6 @@ from pipeline.trust import (
     check_arguments,
     import_architecture,
     locate,
-    suggestion,
     trusted_prefixes,
 )
 
@@ -122,13 +121,13 @@ AUDIT = """
 import json, sys
 from pathlib import Path
 import pipeline.trust as trust
-from pipeline.errors import WeighbridgeError
+from pipeline.errors import WeighbridgeError, suggestion
 events = []
 def watch(event, args):
     if event in ("exec", "import", "os.system", "subprocess.Popen", "marshal.loads", "ctypes.dlopen", "socket.connect"):
         events.append((event, repr(args)[:200]))
 prefixes, targets = json.loads(sys.stdin.read())
-trust.suggestion("warm", ["worm"])  # what the standard library itself imports late
+suggestion("warm", ["worm"])  # what the standard library itself imports late
 before = set(sys.modules)
 sys.addaudithook(watch)
 outcomes = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import dimensions as formulas
 from pipeline.config.models import DIMENSION_NAME, DTYPES
 from pipeline.config.tree import Problem, describe
-from pipeline.trust import suggestion
+from pipeline.errors import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

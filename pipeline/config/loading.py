@@ -14,8 +14,7 @@ from pipeline.config.models import Config, find_place
 from pipeline.config.source import read
 from pipeline.config.text import parse_value
 from pipeline.config.tree import Problem, assign, describe, key_text, lookup
-from pipeline.errors import ConfigError
-from pipeline.trust import suggestion
+from pipeline.errors import ConfigError, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tree import KeyPath, Problem, describe, key_text, leaves, lookup
-from pipeline.trust import suggestion
+from pipeline.errors import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import references
 from pipeline.config.text import FaultError, parse, parse_value
 from pipeline.config.tree import KeyPath, Place, Problem, assign, describe, key_text
-from pipeline.errors import ConfigError
-from pipeline.trust import suggestion
+from pipeline.errors import ConfigError, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence, Set

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline import cases
-from pipeline.errors import InputError
+from pipeline.errors import InputError, suggestion
 from pipeline.rebuild.record import FORMAT, META
-from pipeline.trust import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -71,7 +71,7 @@ class _Search:
         self.calls = calls
         self.module = model.load(network).module
         self.located = trust.locate(network.architecture, network.trust)
-        self.make = trust.import_architecture(self.located)
+        self.make = model.constructor(self.located, network)
         self.deadline = time.monotonic() + SECONDS
         self.attributes = attributes
         self.attempts: Sequence[Callable[[], str | None]] = (
