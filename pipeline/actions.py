@@ -29,7 +29,7 @@ from pipeline.release import verify as verifying
 from pipeline.report import document, markdown
 from pipeline.stages import STAGES, State
 from pipeline.store import atomic_write, disk_errors, private_directory
-from pipeline.types import Artifact, Variant, in_words
+from pipeline.types import Artifact, Event, Variant, in_words
 from pipeline.worker.process import Worker
 from pipeline.worker.session import opened
 
@@ -345,6 +345,7 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
     planned = plan(path, settings)
     sampled, recording = stages.sampled(planned)
     agreement = None
+    settings.report(Event("check", f"{len(sampled)} cases", "started"))
     with Worker("the network", threads=1) as worker:
         facts = stages.rehearse(worker, planned, sampled, recording)
         if recording:

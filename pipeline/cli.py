@@ -114,11 +114,14 @@ def check(
 ) -> None:
     """Validate a config with its weights and architecture, and print the plan. Exports nothing."""
     from pipeline import actions
+    from pipeline.report.console import progress
 
     settings = replace(_settings(out, trust, set_), max_bytes=max_bytes)
     outcomes = []
     for config in configs:
-        outcomes.append(_attempt(partial(actions.check, config, settings), as_json))
+        with progress(config.stem) as show:
+            checked = partial(actions.check, config, replace(settings, report=show))
+            outcomes.append(_attempt(checked, as_json))
         if not as_json and "plan" in outcomes[-1]:
             _print_plan(outcomes[-1]["plan"])
     if as_json:

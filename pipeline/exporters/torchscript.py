@@ -36,9 +36,8 @@ def _export(job: Job, options: Options) -> Artifact:
         # Still what libtorch and Triton's PyTorch backend load; the release says how it was made.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is not supported", category=DeprecationWarning)
-        module, method, notes = _convert(prepared, options.method)
         raw = job.folder / "raw.torchscript"
-        module.save(str(raw))
+        method, notes = _save(prepared, options.method, raw)
     target = job.folder / "model.torchscript"
     canonical.torchscript_file(raw, target, identity=job.identity)
     raw.unlink()
@@ -56,28 +55,32 @@ def _require_openable(target: Path) -> None:
         ) from error
 
 
-def _convert(prepared: Forward, method: str) -> tuple[Any, str, tuple[str, ...]]:
+def _save(prepared: Forward, method: str, raw: Path) -> tuple[str, tuple[str, ...]]:
+    """Write the module to `raw`, by `method`; return the method that it came to, and why."""
     if method == "trace":
-        return _trace(prepared), "trace", ()
+        _trace(prepared).save(str(raw))
+        return "trace", ()
     try:
-        return _script(prepared), "script", ()
+        _save_scripted(prepared, raw)
     except ExportError as error:
         if method == "script":
             raise
         reason = error.message.splitlines()[0]
-        return _trace(prepared), "trace", (f"traced, because it cannot be scripted: {reason}",)
+        _trace(prepared).save(str(raw))
+        return "trace", (f"traced, because it cannot be scripted: {reason}",)
+    return "script", ()
 
 
-def _script(prepared: Forward) -> torch.jit.ScriptModule:
+def _save_scripted(prepared: Forward, raw: Path) -> None:
     import torch
 
     try:
         scripted: torch.jit.ScriptModule = torch.jit.script(prepared.module)
         with torch.inference_mode():
             scripted(*prepared.tensors)
+        scripted.save(str(raw))  # what compiles cannot always be saved
     except Exception as error:
         raise ExportError(f"torch.jit.script: {_first_line(error)}", hint="set `method: trace`") from error
-    return scripted
 
 
 def _trace(prepared: Forward) -> Any:

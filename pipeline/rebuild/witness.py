@@ -6,17 +6,21 @@ call the network as a user would by hand: with the config's names as keywords. T
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+import inspect
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pipeline.errors import DefectError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import torch
     from torch import nn
 
     from pipeline.types import Interface
+
+_FORMS = ("lists", "tuples", "as annotated")
 
 
 def require_agreement(
@@ -32,32 +36,40 @@ def require_agreement(
         for part in outer:
             place = place.setdefault(part, {})
         place[last] = tensor.clone()
-    try:
+    answers = []
+    for form in _FORMS:
         with torch.inference_mode():
-            result = _by_hand(module, interface, {name: _plain(value, list) for name, value in given.items()})
-    except TypeError:  # what the network wants is tuples
-        with torch.inference_mode():
-            result = _by_hand(module, interface, {name: _plain(value, tuple) for name, value in given.items()})
-    tensors = list(_tensors(result))
-    for position, name in enumerate(interface.outputs):
-        theirs = _found(result, interface.paths.get(name, name))
-        theirs = theirs if theirs is not None else tensors[position] if position < len(tensors) else None
-        if theirs is None or theirs.shape != ours[name].shape or not torch.equal(_bits(theirs), _bits(ours[name])):
-            raise DefectError(
-                f"weighbridge called the network otherwise than a call by hand does: output {name!r} differs",
-                hint="this is a defect of weighbridge: please report it with the signature of the network's "
-                f"{interface.method} and the config's inputs; no release can be made until it is mended",
-            )
+            answer = _by_hand(module, interface, copy.deepcopy(given), form)
+        answers += [] if answer is None else [_named(answer, interface)]
+    # Of what names and plain values cannot say there is no other opinion.
+    wrong = [[name for name in ours if not _same(ours[name], answer.get(name))] for answer in answers]
+    if wrong and all(wrong):
+        raise DefectError(
+            f"weighbridge called the network otherwise than a call by hand does: {', '.join(wrong[0])} came out differently",
+            hint="this is a defect of weighbridge: please report it with the signature of the network's "
+            f"{interface.method} and the config's inputs; no release can be made until it is mended",
+        )
 
 
-def _by_hand(module: nn.Module, interface: Interface, given: Mapping[str, Any]) -> Any:
-    method = module if interface.method == "forward" else getattr(module, interface.method)
+def _by_hand(module: nn.Module, interface: Interface, given: dict[str, Any], form: str) -> Any:
+    """Return what the network gives, or None if it does not take the inputs in this form."""
+    called = module if interface.method == "forward" else getattr(module, interface.method)
+    parameters = inspect.signature(getattr(module, interface.method)).parameters
     try:
-        return method(**given, **interface.constants)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error) and "positional-only" not in str(error):
-            raise
-        return method(*given.values(), **interface.constants)  # the config has names of its own
+        if form == "as annotated":
+            hints = get_type_hints(getattr(module, interface.method))
+            given = {name: hints[name](**value) if isinstance(value, dict) else value for name, value in given.items()}
+        else:
+            given = {name: _plain(value, tuple if form == "tuples" else list) for name, value in given.items()}
+        if any(name in parameters for name in given):
+            first = [each for each in parameters.values() if each.kind is each.POSITIONAL_ONLY]
+            return called(*(given.pop(each.name, each.default) for each in first), **given, **interface.constants)
+        try:
+            return called(**given, **interface.constants)
+        except TypeError:
+            return called(*given.values(), **interface.constants)  # the config has names of its own
+    except Exception:  # noqa: BLE001 - it does not take them so
+        return None
 
 
 def _plain(value: Any, sequence: type) -> Any:
@@ -68,7 +80,22 @@ def _plain(value: Any, sequence: type) -> Any:
     return sequence(inner[str(index)] for index in range(len(inner))) if "0" in inner else inner
 
 
-def _tensors(result: Any) -> Any:
+def _named(result: Any, interface: Interface) -> dict[str, torch.Tensor]:
+    """Return the outputs by name: where they lie, or else in order."""
+    tensors = list(_tensors(result))
+    found = {name: _found(result, interface.paths.get(name, name)) for name in interface.outputs}
+    if all(each is None for each in found.values()):
+        return dict(zip(interface.outputs, tensors, strict=False))
+    return {name: each for name, each in found.items() if each is not None}
+
+
+def _same(ours: torch.Tensor, theirs: torch.Tensor | None) -> bool:
+    import torch
+
+    return theirs is not None and theirs.shape == ours.shape and torch.equal(_bits(theirs), _bits(ours))
+
+
+def _tensors(result: Any) -> Iterator[torch.Tensor]:
     import torch
 
     if isinstance(result, torch.Tensor):
