@@ -437,6 +437,25 @@ def test_every_problem_is_listed_at_once_in_order_with_its_place() -> None:
         ("{sign: null}", "{sing: null}", "net.yaml:19:11: release.sing: unknown key (nearest valid: 'sign')"),
         ("release:", "samples: x.txt\nrelease:", "samples: expected a .npz or .safetensors file"),
         (":SimpleNet\n", "\n", "expected package.module:Class"),
+        ("outputs: [logits]", "outputs: [x]", "net.yaml:11:11: outputs.0: 'x' is the name of an input too"),
+        ("outputs: [logits]", "outputs: {logits: 1.5}", "net.yaml:11:19: outputs.logits: expected a text"),
+        ("outputs: [logits]", "outputs: {}", "net.yaml:11:10: outputs: expected at least 1"),
+        ("outputs: [logits]", "constants: {x: 1}\noutputs: [logits]", "constants.x: 'x' is an input already"),
+        ("outputs: [logits]", "constants: {a b: 1}\noutputs: [logits]", "constants.a b: 'a b' is not a name"),
+        ("  batch: {min", "  other: batch + n\n  batch: {min", "dimensions.other: expected the names of other dimensions: 'n' is not in"),
+        ("  batch: {min", "  other: other + batch\n  batch: {min", "dimensions.other: goes in a circle: other → other"),
+        ("  batch: {min", "  other: batch / 2\n  batch: {min", "dimensions.other: 'batch / 2' holds 'batch / 2', and sizes are made of"),
+        ("  batch: {min", "  other: batch - 1\n  batch: {min", "dimensions.other: no input has a dimension 'other'"),
+        ("  batch: {min", "  other: {formula: batch + 1, max: 4}\n  batch: {min", "dimensions.other.max: a size that follows from others has no range"),
+        ("  batch: {min", "  other: 2 - batch\n  batch: {min", "dimensions.other: can be -62 to 1, and a size is not below 0"),
+        ("  batch: {min", "  other: ''\n  batch: {min", "dimensions.other: '' is no formula"),
+        ("  x: {", "  x.0: {dtype: float32, shape: [2]}\n  x: {", "inputs.x.0: 'x' is a tensor, and cannot hold others as well"),
+        ("  x: {", "  y.1: {dtype: float32, shape: [2]}\n  x: {", "inputs.y.1: the positions in 'y' are not 0 to 0"),
+        ("  x: {", "  y: [{dtype: flaot32, shape: [2]}]\n  x: {", "net.yaml:8:15: inputs.y.0.dtype: the text 'flaot32' is not valid"),
+        ("  x: {", "  y: {a: {b: {dtype: float32, shpae: [2]}}}\n  x: {", "inputs.y.a.b.shpae: unknown key (nearest valid: 'shape')"),
+        ("  x: {", "  y: {a_b: {dtype: float32, shape: []}, a: {b: {dtype: float32, shape: []}}}\n  x: {", "would both be 'y_a_b' in an exported file"),
+        ("release:", "reference: x.txt\nrelease:", "reference.file: expected a .npz or .safetensors file"),
+        ("release:", "reference: {file: x.npz, atol: 1}\nrelease:", "reference.atol: goes with rtol, which is missing"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_what_would_be_right(old: str, new: str, said: str) -> None:
@@ -666,3 +685,59 @@ def _loads_or_config_error(text: str, *overrides: str) -> None:
         assert re.match(r"mutant\.yaml|--set ", error.message)  # noqa: PT017 - and an error says where
     else:
         json.dumps(resolved(config), allow_nan=False)
+
+
+GROWN = """\
+name: step
+model: {architecture: pipeline.architectures.simplenet:SimpleNet, weights: step.pth, call: decode}
+inputs:
+  ids: {dtype: int64, shape: [batch, new], low: 0, high: 9}
+  past:
+    - {key: {dtype: float32, shape: [batch, past, 4]}, value: {dtype: float32, shape: [batch, past, 4]}}
+    - key: {dtype: float32, shape: [batch, past, 4]}
+      value: {dtype: float32, shape: [batch, past, 4], scale: "${oc.env:WB_SCALE}"}
+  mask: {dtype: int64, shape: [batch, total], values: mask}
+constants: {use_cache: true, kind: greedy}
+dimensions: {batch: {max: 4}, past: {min: 0, max: 8}, new: {max: 3}, total: past + new}
+outputs: {logits: 0, new_past.0.key: past.0.key}
+exports: [onnx]
+backends: [eager, onnxruntime-cpu]
+benchmark: {sizes: [{past: 8}]}
+reference: {file: recorded.npz, atol: 1.0e-3, rtol: 0}
+"""
+
+
+def test_nested_inputs_formulas_constants_and_places_of_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WB_SCALE", "0.5")
+    file = tmp_path / "step.yaml"
+    file.write_text(GROWN)
+    config = load(file, overrides=["inputs.past.0.value.scale=2"], vocabulary=VOCABULARY)
+    names = ["ids", *(f"past.{index}.{name}" for index in (0, 1) for name in ("key", "value")), "mask"]
+    assert list(config.inputs) == names
+    assert config.inputs["past.1.key"].shape == ["batch", "past", 4]
+    assert (config.inputs["past.0.value"].scale, config.inputs["past.1.value"].scale) == (2, 0.5)
+    assert (config.model.call, config.constants) == ("decode", {"use_cache": True, "kind": "greedy"})
+    assert config.dimensions["total"].formula == "past + new"
+    assert (config.outputs, config.output_paths) == (
+        ["logits", "new_past.0.key"],
+        {"logits": "0", "new_past.0.key": "past.0.key"},
+    )
+    assert config.reference is not None
+    assert config.reference.file == str(tmp_path / "recorded.npz")
+    # What follows from other sizes is left out, and nothing is timed on an empty input by itself.
+    assert config.benchmark.sizes == [{"batch": 1, "past": 8, "new": 1}]
+    plain = resolved(config)
+    assert plain["reference"]["file"] == "recorded.npz"
+    assert str(tmp_path) not in json.dumps(plain)
+    place = config.place("inputs.past.1.key.shape")
+    assert place.startswith("step.yaml:7:")
+
+
+def test_a_size_that_follows_is_not_timed_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WB_SCALE", "1")
+    file = tmp_path / "step.yaml"
+    file.write_text(GROWN.replace("{past: 8}", "{total: 8}"))
+    with pytest.raises(ConfigError, match=r"benchmark\.sizes\.0\.total: total follows from others, as past \+ new"):
+        load(file, vocabulary=VOCABULARY)

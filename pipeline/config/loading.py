@@ -171,9 +171,7 @@ def _existing(value: Any, details: ErrorDetails) -> tuple[KeyPath, Any]:
 
 
 def _yaml_path(path: KeyPath) -> KeyPath:
-    """Return a path as the YAML has it: a format's options stand beside `format`, places of outputs in `outputs`."""
-    if path[0] == "output_paths":
-        return ("outputs", *path[1:])
+    """Return a path as the YAML has it: a format's options stand beside `format`."""
     return (*path[:2], *path[3:]) if path[0] == "exports" and path[2:3] == ("options",) else path
 
 
@@ -277,10 +275,12 @@ def _written_path(tree: Any, path: KeyPath) -> KeyPath:
 def _report(problems: Sequence[Problem], places: Mapping[str, Place]) -> str:
     lines = {}
     for problem in problems:
-        place = find_place(places, problem.path)
-        exact = places.get(key_text(problem.path)) is place
+        # Places of outputs stand in `outputs`.
+        path = ("outputs", *problem.path[1:]) if problem.path[:1] == ("output_paths",) else problem.path
+        place = find_place(places, path)
+        exact = places.get(key_text(path)) is place
         label = place.key_label if problem.at_key and exact else place.label
-        lines[f"{label}: {key_text(problem.path) or 'config'}: {problem.message}"] = place.rank
+        lines[f"{label}: {key_text(path) or 'config'}: {problem.message}"] = place.rank
     return "\n".join(sorted(lines, key=lambda line: lines[line]))
 
 
