@@ -16,7 +16,7 @@ import pytest
 import pipeline
 from pipeline.backends.table import backends
 from pipeline.errors import DigestError, InputError, UnavailableError
-from pipeline.release import bundle
+from pipeline.release import bundle, load
 from pipeline.release.load import check_inputs, load_release
 from pipeline.types import Dimension, InputSpec, Interface
 
@@ -214,3 +214,66 @@ def test_checks_cost_less_than_20_microseconds(model):
     # The bare call is timed through the same session: the difference is what we add.
     added_ns = _fastest_ns(lambda: model(x=X)) - _fastest_ns(lambda: model.run({"x": X}))
     assert added_ns < 20_000
+
+
+STEP = Interface(
+    (
+        InputSpec("ids", "int64", ("batch", "new"), 0, 9),
+        InputSpec("past.0.key", "float32", ("batch", "past")),
+        InputSpec("past.0.value", "float32", ("batch", "past")),
+        InputSpec("mask", "int64", ("batch", "total"), 0, 2),
+    ),
+    (
+        Dimension("batch", 1, 4),
+        Dimension("new", 1, 3),
+        Dimension("past", 0, 8),
+        Dimension("total", 1, 11, formula="past + new"),
+    ),
+    ("logits",),
+)
+
+
+def step(past, total):
+    return {
+        "ids": np.ones((2, 1), np.int64),
+        "past.0.key": np.ones((2, past), np.float32),
+        "past.0.value": np.ones((2, past), np.float32),
+        "mask": np.ones((2, total), np.int64),
+    }
+
+
+@pytest.mark.parametrize("past", [0, 1, 8])
+def test_an_empty_input_and_a_size_that_follows_from_others_are_taken(past):
+    check_inputs(STEP, step(past, past + 1))
+
+
+@pytest.mark.parametrize(("past", "total"), [(3, 3), (3, 5), (0, 2)])
+def test_a_size_that_does_not_follow_is_refused_with_what_it_must_be(past, total):
+    with pytest.raises(InputError, match=rf"total is {total}, declared is past \+ new, which is {past + 1}"):
+        check_inputs(STEP, step(past, total))
+
+
+def test_nested_inputs_are_given_as_the_network_takes_them():
+    model = load.Model("step", "1", "onnxruntime-cpu", STEP, dict)
+    flat = step(2, 3)
+    nested = model(
+        ids=flat["ids"], past=[{"key": flat["past.0.key"], "value": flat["past.0.value"]}], mask=flat["mask"]
+    )
+    assert {name: id(each) for name, each in nested.items()} == {name: id(each) for name, each in flat.items()}
+    assert list(model(**flat)) == list(flat)
+    with pytest.raises(InputError, match=r"inputs do not fit: missing past\.0\.value"):
+        model(ids=flat["ids"], past=[{"key": flat["past.0.key"]}], mask=flat["mask"])
+
+
+def test_a_manifest_keeps_formulas_and_refuses_those_that_are_none(content, changed, tmp_path):
+    dimensions = {
+        **content.manifest["dimensions"],
+        "rows": {"min": 2, "max": 9, "multiple_of": 1, "formula": "batch + 1"},
+    }
+    release = bundle.write(changed(manifest={**content.manifest, "dimensions": dimensions}), tmp_path)
+    assert load_release(release).interface.dimensions[1].formula == "batch + 1"
+    for formula in ("batch +", "rows", "columns", "__import__('os')", "batch.x"):
+        dimensions["rows"] = {**dimensions["rows"], "formula": formula}
+        wrong = bundle.write(changed(manifest={**content.manifest, "dimensions": dimensions}), tmp_path)
+        with pytest.raises(DigestError, match=r"formula|circle|no dimensions"):
+            load_release(wrong)

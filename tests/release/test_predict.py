@@ -330,3 +330,30 @@ def test_a_broken_file_given_as_an_input_is_merely_wrong(name, content, tmp_path
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match="cannot be read as"):
         read_inputs([str(tmp_path / name)], ONE)
+
+
+def test_json_may_be_nested_as_the_network_takes_it(tmp_path):
+    specs = (
+        InputSpec("past.0.key", "float32", (2,)),
+        InputSpec("past.0.value", "float32", (2,)),
+        InputSpec("x", "float32", (1,)),
+    )
+    nested = {"past": [{"key": [1, 2], "value": [3, 4]}], "x": [5]}
+    flat = {"past.0.key": [1, 2], "past.0.value": [3, 4], "x": [5]}
+    for document in (nested, flat):
+        (tmp_path / "step.json").write_text(json.dumps(document))
+        found = read_inputs([str(tmp_path / "step.json")], specs)
+        assert {name: each.tolist() for name, each in found.items()} == {
+            name: list(map(float, each)) for name, each in flat.items()
+        }
+
+
+def test_a_batch_that_other_sizes_follow_from_is_not_split():
+    interface = Interface(
+        (InputSpec("x", "float32", ("batch", 2)), InputSpec("y", "float32", ("batch", "twice"))),
+        (Dimension("batch", 1, 2), Dimension("twice", 2, 4, formula="2 * batch")),
+        ("z",),
+    )
+    inputs = {"x": np.ones((4, 2), np.float32), "y": np.ones((4, 8), np.float32)}
+    with pytest.raises(InputError, match="batch is 4, declared is 1 to 2"):
+        run(Model("m", "1", "b", interface, dict), inputs)
