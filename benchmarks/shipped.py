@@ -52,7 +52,7 @@ def export(name: str, folder: Path) -> Shipped:
     """Export a shipped config into `folder`; resnet18, which ships without weights, with seeded ones."""
     overrides = ()
     if name == "resnet18":
-        torch.save(_seeded_resnet18().state_dict(), folder / "resnet18.pth")
+        torch.save(seeded_resnet18().state_dict(), folder / "resnet18.pth")
         overrides = (f"model.weights={folder / 'resnet18.pth'}",)
     planned = planning.plan(Path(f"configs/{name}.yaml"), planning.Settings(out=folder, overrides=overrides))
     interface = planned.interface
@@ -63,7 +63,7 @@ def export(name: str, folder: Path) -> Shipped:
     return Shipped(name, planned.network, interface, proto, dict(artifact.program), examples)
 
 
-def _seeded_resnet18() -> ResNet:
+def seeded_resnet18() -> ResNet:
     """Return a resnet18 whose batch statistics are no zeros and ones, which would hide what becomes of them."""
     torch.manual_seed(0)
     network = ResNet(depth=18, num_classes=1000)
