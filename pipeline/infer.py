@@ -63,7 +63,9 @@ class Inputs:
 # Arguments
 
 
-def arguments(located: trust.Located, weights: Path, given: Mapping[str, Any], *, max_bytes: int | None) -> Arguments:
+def arguments(
+    located: trust.Located, weights: Path, given: Mapping[str, Any], *, key: str | None = None, max_bytes: int | None
+) -> Arguments:
     """Return the arguments that make the network fit `weights`; those in `given` are taken as they are.
 
     Raises:
@@ -72,7 +74,7 @@ def arguments(located: trust.Located, weights: Path, given: Mapping[str, Any], *
         MisfitError: no arguments were found with which it fits; the message shows the closest.
     """
     make = trust.import_architecture(located)
-    header = read.require_state_dict(weights, max_bytes=max_bytes)
+    header = read.require_state_dict(weights, key=key, max_bytes=max_bytes)
     start = _start(located, make, given)
     expected = _build(make, start)
     tensors, notes = fit.align(_meta(header.tensors), list(expected))
@@ -441,23 +443,27 @@ def _output_names(result: Any, given: Sequence[str]) -> tuple[str, ...]:
 def describe(
     architecture: str,
     prefixes: Sequence[str],
-    weights: str,
+    file: Mapping[str, Any],
     values: Mapping[str, Any],
     given: Mapping[str, Any],
     outputs: Sequence[str],
-    max_bytes: int | None,
 ) -> dict[str, Any]:
-    """Return what `arguments` and `inputs` find for `architecture` with the state dict in `weights`; raises as they do."""
+    """Return what `arguments` and `inputs` find for `architecture`; raises as they do.
+
+    `file` holds the weights' path, the key that picks one of several state dicts in it, and max_bytes.
+    """
     located = trust.locate(architecture, prefixes)
-    found = arguments(located, Path(weights), values, max_bytes=max_bytes)
+    found = arguments(located, Path(file["path"]), values, key=file["key"], max_bytes=file["max_bytes"])
     specs = TypeAdapter(dict[str, InputSpec]).validate_python(given)
     taken = inputs(located, {**found.values, **values}, specs, outputs)
     return {"arguments": asdict(found), "inputs": asdict(taken)}
 
 
-def matching(candidates: Sequence[str], weights: str, max_bytes: int | None) -> dict[str, dict[str, Any]]:
+def matching(
+    candidates: Sequence[str], weights: str, key: str | None, max_bytes: int | None
+) -> dict[str, dict[str, Any]]:
     """Return which of `candidates` (MODULE:CLASS) take the state dict in `weights`, with the arguments they need."""
-    header = read.require_state_dict(Path(weights), max_bytes=max_bytes)
+    header = read.require_state_dict(Path(weights), key=key, max_bytes=max_bytes)
     found = {}
     for target in candidates:
         located = trust.locate(target, (trust.ALWAYS_TRUSTED,))
@@ -467,7 +473,7 @@ def matching(candidates: Sequence[str], weights: str, max_bytes: int | None) -> 
         if sum(name in expected for name in aligned) * 2 < min(len(aligned), len(expected)):
             continue
         try:
-            found[target] = dict(arguments(located, Path(weights), {}, max_bytes=max_bytes).values)
+            found[target] = dict(arguments(located, Path(weights), {}, key=key, max_bytes=max_bytes).values)
         except MisfitError:
             continue
     return found

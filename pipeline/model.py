@@ -39,7 +39,7 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
     """
     located = trust.locate(network.architecture, network.trust)
     make = trust.import_architecture(located)
-    checkpoint = read.load(_path(network), max_bytes=network.max_bytes)
+    checkpoint = read.load(_path(network), key=network.key, max_bytes=network.max_bytes)
     with shapes_only():
         skeleton = _skeleton(make, network)
     module = skeleton if skeleton is not None else _build(make, network)

@@ -78,7 +78,8 @@ class Network:
     """A network and its state dict, as a child process needs them to build it.
 
     `places` maps "model.arguments" and what is written below it to where it stands in the config, for error messages.
-    `rename` and `ignore` are the config's exceptions from strict loading; `max_bytes` bounds the weights file.
+    `rename` and `ignore` are the config's exceptions from strict loading; `max_bytes` bounds the weights file; `key` picks
+    one of several state dicts in it.
     """
 
     architecture: str
@@ -89,6 +90,7 @@ class Network:
     rename: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     max_bytes: int | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

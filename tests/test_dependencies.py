@@ -56,6 +56,7 @@ FIELDS = {
     "seconds": ("seconds: 20", "seconds: 21", "benchmark.seconds changed: 20 → 21"),
     "version": ("release: {", "release: {version: v1, ", "release.version changed: none → v1"),
     "license": ("Apache-2.0", "MIT", "release.license changed: Apache-2.0 → MIT"),
+    "state dict in the file": ("  arguments: {", "  key: .\n  arguments: {", "model.key changed: none → ."),
     "name": ("name: simplenet", "name: other", "not built before"),
 }
 
@@ -241,12 +242,13 @@ def keys(config, tmp_path):
         ("limit: 16", "limit: 16, cap_elements: 500", {"oracle", "proof"}),
         ("limit: 16", "limit: 16, seed: 1", {"export", "oracle", "proof"}),
         ("max: 64", "max: 65", {"export", "oracle", "proof"}),
+        ("  arguments: {", "  key: .\n  arguments: {", {"export", "oracle", "proof"}),
         ("seconds: 20", "seconds: 21", set()),
         ("Apache-2.0", "MIT", set()),
         ("exports: [torchscript, onnx]", "exports: [onnx, torchscript]", set()),
         ("sha256: 1a990fdca4d6fec56e5b45906c43ea23c2d744bd4706af1d229d20b3f383289c", "ignore: []", set()),
     ],
-    ids=["limit", "cap", "seed", "range", "seconds", "license", "order of exports", "digest not stated"],
+    ids=["limit", "cap", "seed", "range", "key", "seconds", "license", "order of exports", "digest not stated"],
 )
 def test_a_change_makes_only_those_results_again_that_it_touches(tmp_path, old, new, misses):
     before = keys(changed(tmp_path), tmp_path)

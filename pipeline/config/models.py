@@ -76,6 +76,10 @@ class ModelConfig(_Section):
         default=None,
         description="SHA-256 of the weights file in hex (sharded: of the list of its files' digests); required for a URL",
     )
+    key: Line | None = Field(
+        default=None,
+        description="Which state dict of a file that holds several, as in generator or ema.shadow; weights: FILE#KEY says the same",
+    )
     rename: dict[str, str] = Field(
         default={}, description="Names in the weights file → in the network; each stands for all names below it too"
     )
