@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pipeline.types import Arrays, Interface
 
 CANDIDATE = "candidate"
+UNDECIDED = "pipeline.doubts:undecided"
 CONFIGS = frozenset({".yaml", ".yml"})
 VERIFY_TIMEOUT_S = 600.0
 MAX_TIMED_ELEMENTS = 2**28
@@ -340,16 +341,27 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
     """
     planned = plan(path, settings)
     with Worker("the network", threads=1) as worker:
-        facts = worker.call("load", timeout_s=planned.config.limits.run_seconds, network=asdict(planned.network))
-    return {"plan": _described(planned, facts)}
+        timeout_s, network = planned.config.limits.run_seconds, asdict(planned.network)
+        facts = worker.call("load", timeout_s=timeout_s, network=network)
+        undecided = worker.call(UNDECIDED, timeout_s=timeout_s, network=network)
+    return {"plan": _described(planned, facts, undecided)}
 
 
-def _described(planned: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _described(planned: Plan, facts: Mapping[str, Any], undecided: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     config = planned.config
+    doubts = {
+        "contradicted": list(facts["contradictions"]),
+        "not decided": [
+            f"{each['name']}={each['value']} (default of {planned.located.name}): {each['why']}; "
+            "write it under model.arguments, or give a reference"
+            for each in undecided
+        ],
+    }
     sampled = cases.sample(planned.interface, seed=config.parity.seed, cap_elements=config.parity.cap_elements)
     return {
         "network": f"{config.model.architecture}, {facts['parameters']:,} parameters, {facts['bytes']:,} bytes",
         "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts["notes"]],
+        **{key: lines for key, lines in doubts.items() if lines},
         "inputs": [f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in planned.interface.inputs],
         "dimensions": [f"{each.name}: {each.min} to {each.max}" for each in planned.interface.dimensions] or ["none"],
         "outputs": list(planned.interface.outputs),

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.checkpoint import stated
 from pipeline.config import resolved
 from pipeline.release.tools import tools
 from pipeline.store import digest_file, key
@@ -121,7 +122,12 @@ def _built(planned: Plan) -> dict[str, Any]:
 
 def _network(planned: Plan) -> dict[str, str]:
     code = sources(planned.located)
-    return {"weights": planned.weights_sha256, **{f"the network's code, {name}": each for name, each in code.items()}}
+    beside = Path(planned.network.weights).with_name(stated.BESIDE)
+    return {
+        "weights": planned.weights_sha256,
+        **({f"{stated.BESIDE} beside the weights": digest_file(beside)} if beside.is_file() else {}),
+        **{f"the network's code, {name}": each for name, each in code.items()},
+    }
 
 
 def _cases(planned: Plan) -> dict[str, Any]:

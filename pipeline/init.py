@@ -85,8 +85,7 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
             given[name] = parse_input(f"{name}={ask(f'{name}: its type and shape, as in float32[batch,10]')}")
     text = _text(request, target, found, read.weights_digest(request.weights, header))
     atomic_write(target, text.encode())
-    arguments = found["arguments"]
-    return Draft(target, text, (*arguments["unsure"], *found["inputs"]["comments"]))
+    return Draft(target, text, (*found["arguments"]["checks"], *found["inputs"]["comments"]))
 
 
 def _with_key(request: Request, ask: Callable[[str], str] | None) -> Request:
@@ -206,7 +205,6 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
     interface = TypeAdapter(Interface).validate_python(inferred["interface"])
     comments: Mapping[str, str] = inferred["comments"]
     weights = Path(os.path.relpath(request.weights.resolve(), target.resolve().parent)).as_posix()
-    names = ", ".join(arguments["unsure"])
     lines = [
         f"# Written by weighbridge init from {request.weights.name}. Lines marked CHECK could not be told from the file.",
         "",
@@ -214,8 +212,9 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
         "",
         "model:",
         f"  architecture: {request.architecture}",
-        *([f"  # CHECK {names}: other values fit these shapes too."] if names else []),
+        *(f"  # from {source} ({', '.join(names)})" for source, names in arguments["sources"].items()),
         f"  arguments: {_flow(arguments['values'])}",
+        *(f"  # CHECK {name}: {why}." for name, why in arguments["checks"].items()),
         f"  weights: {json.dumps(weights, ensure_ascii=False)}",
         *([f"  key: {_flow(request.key)}"] if request.key is not None else []),
         f"  sha256: {sha256}",

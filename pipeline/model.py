@@ -7,25 +7,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import trust
-from pipeline.checkpoint import fit, read
+from pipeline.checkpoint import fit, read, stated
 from pipeline.errors import ArchitectureError, MisfitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
     from torch import nn
 
+    from pipeline.checkpoint.headers import Header
     from pipeline.types import Network
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network in eval mode without gradients, and what was done to get there."""
+    """A network in eval mode without gradients, and what was done to get there.
+
+    `contradictions` say which arguments of the config are not what the checkpoint says of itself.
+    """
 
     module: nn.Module
     notes: tuple[str, ...]
     weights_sha256: str
+    contradictions: tuple[str, ...] = ()
 
 
 def load(network: Network, *, device: str = "cpu") -> Loaded:
@@ -35,7 +40,8 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
         UnsafeError: the architecture is not trusted, or the weights file is hostile.
         ArchitectureError: it does not exist or cannot be built from its arguments.
         WeightsError: the weights file cannot be read.
-        MisfitError: the state dict does not fit; the message names the change that makes it fit.
+        MisfitError: the state dict does not fit, and the message names the change that makes it fit; or an argument is left
+            at its default that the checkpoint says is another.
     """
     located = trust.locate(network.architecture, network.trust)
     make = trust.import_architecture(located)
@@ -46,10 +52,11 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
     expected = module.state_dict()
     tensors, notes = fit.fitted(checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name)
     _require_fit(network, make, _all_arguments(located, network), expected, tensors)
+    contradictions = _contradictions(network, located, make, checkpoint.header, _shapes(expected))
     converted = {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
     module.load_state_dict(converted, strict=True, assign=skeleton is not None)
     module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
-    return Loaded(module.to(device), (*checkpoint.notes, *notes), checkpoint.sha256)
+    return Loaded(module.to(device), (*checkpoint.notes, *notes), checkpoint.sha256, contradictions)
 
 
 @contextmanager
@@ -142,6 +149,52 @@ def _require_fit(
     )
     if misfit is not None:
         raise MisfitError(misfit.message(lambda key: network.places.get(key) or network.places["model.arguments"]))
+
+
+def _contradictions(
+    network: Network,
+    located: trust.Located,
+    make: Callable[..., nn.Module],
+    header: Header,
+    expected: Mapping[str, tuple[int, ...]],
+) -> tuple[str, ...]:
+    """Say which arguments that the config writes out are not what the checkpoint says.
+
+    Raises MisfitError for those that it does not write out: nobody decided them.
+    """
+
+    def fits(changes: Mapping[str, Any]) -> bool:
+        try:
+            with shapes_only():
+                return _shapes(make(**{**network.arguments, **changes}).state_dict()) == expected
+        except Exception:  # noqa: BLE001 - a constructor may raise anything for values it does not take
+            return False
+
+    parameters = trust.parameters_of(located, make)
+    names = {each.name: each.default for each in parameters}
+    defaults = {each.name: each.default for each in parameters if each.has_default}
+    said = stated.read(_path(network), header, names, key=network.key, fits=fits)
+    found = stated.contradictions(said, defaults, network.arguments, fits)
+    if left := [each for each in found if not each.is_written]:
+        used = ", ".join(f"{each.name}={each.used!r:.60}" for each in left)
+        fixes = ", ".join(f"set model.arguments.{each.name} to {each.claim.value!r:.60}" for each in left)
+        raise MisfitError(
+            f"{_says(left)}; {network.places['model.arguments']} leaves {located.name} at its default {used}",
+            hint=f"{fixes}; or write out what is right, where the checkpoint is not",
+        )
+    return tuple(
+        f"{_says([each])}, and {network.places.get(f'model.arguments.{each.name}', 'the config')} says "
+        f"{each.used!r:.60}, which is taken"
+        for each in found
+    )
+
+
+def _says(found: Sequence[stated.Contradiction]) -> str:
+    """Return what a checkpoint says of arguments, by the sections that say it."""
+    sources: dict[str, list[str]] = {}
+    for each in found:
+        sources.setdefault(each.claim.source, []).append(f"{each.name}={each.claim.value!r:.60}")
+    return "; ".join(f"{source} says {', '.join(values)}" for source, values in sources.items())
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

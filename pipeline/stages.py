@@ -181,7 +181,10 @@ def evaluate_oracle(state: State) -> Any:
 
     found = kept.keep(_cache(state), dependencies.of_oracle(planned), f"{planned.config.name}: oracle", work)
     report(_ended("export", "oracle", found, peaks=peaks))
-    return found.answer
+    contradictions = found.answer["contradictions"]
+    for each in contradictions:
+        report(Event("export", "oracle", "noted", each))
+    return {**found.answer, "notes": [*contradictions, *found.answer["notes"]]}
 
 
 def rules_of(planned: Plan) -> dict[str, Rule]:

@@ -57,7 +57,8 @@ class TensorHeader:
 class Header:
     """What a file declares: its kind, tensors and what is around them. `facts` are JSON values, by format.
 
-    `model_class` is the class a whole pickled model needs, `needs` all classes outside the allow-list.
+    `model_class` is the class a whole pickled model needs, `needs` all classes outside the allow-list. `record` is what
+    stands around the tensors: the whole value that torch.save wrote, as records, or the metadata of a safetensors file.
     """
 
     kind: Kind
@@ -68,6 +69,7 @@ class Header:
     needs: tuple[str, ...] = ()
     has_numpy_scalars: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    record: Any = None
 
 
 def read(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Header:
@@ -178,6 +180,7 @@ def _torch(data: mmap, container: Kind, name: str, key: str | None) -> Header:
             "pickle protocol": parsed.protocol,
             "holds": parsed.value.maker if isinstance(parsed.value, pickles.Object) else type(parsed.value).__name__,
         },
+        record=parsed.value,
     )
 
 
@@ -325,6 +328,7 @@ def _safetensors(data: mmap, name: str) -> Header:
             "header bytes": size,
             **{f"metadata {k}"[:80]: v[:200] for k, v in metadata.items()},
         },
+        record=metadata,
     )
 
 

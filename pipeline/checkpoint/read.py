@@ -36,12 +36,16 @@ _OWN_WARNINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A state dict on the CPU; `notes` say in plain sentences what was done to get it, `sha256` is the file's."""
+    """A state dict on the CPU; `notes` say in plain sentences what was done to get it, `sha256` is the file's.
+
+    `header` is what the file declares, with what it says around the tensors.
+    """
 
     tensors: Mapping[str, torch.Tensor]
     kind: Kind
     notes: tuple[str, ...]
     sha256: str
+    header: Header
 
 
 def load(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Checkpoint:
@@ -56,7 +60,7 @@ def load(path: Path, *, key: str | None = None, max_bytes: int | None = None) ->
     with guarded(sum(tensor.nbytes for tensor in header.tensors) + header.size_bytes, path.name):
         found = _tensors(path, header, key)
     notes = [*(header.wrapped.notes() if header.wrapped else ()), *_doubts(found)]
-    return Checkpoint(found, header.kind, tuple(notes), weights_digest(path, header))
+    return Checkpoint(found, header.kind, tuple(notes), weights_digest(path, header), header)
 
 
 def weights_digest(path: Path, header: Header) -> str:

@@ -22,10 +22,9 @@ _STATE_NAMES = frozenset({
     "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema", "shadow_params",
 })  # fmt: skip
 _PARAMETER = re.compile(r"\.|^(weight|bias|running_)|(weight|bias)$")
-_OTHER_WORD = re.compile(
-    r"optims?|optimi[sz]ers?|sched(ule|uler)?s?|loss(es)?|criterions?|rng|hyper|hparams|hyperparam(eter)?s|configs?|cfg|args|metadata"
-)
-_OTHER_NAMES = frozenset({"", "amp", "momentum", "momentum_buffer", "grad", "grads", "gradients"})
+_TRAINING_WORD = re.compile(r"optims?|optimi[sz]ers?|sched(ule|uler)?s?|loss(es)?|criterions?|rng")
+_ARGUMENT_WORD = re.compile(r"hyper|hparams|hyperparam(eter)?s|configs?|cfg|args|metadata")
+_TRAINING_NAMES = frozenset({"", "amp", "momentum", "momentum_buffer", "grad", "grads", "gradients"})
 _MOMENTS = ("exp_avg", "max_exp_avg", "square_avg")
 _MAX_WRAPPERS = 5
 _MAX_SEEN_AGAIN = 300_000
@@ -168,7 +167,9 @@ class _Search:
         inner = [
             state
             for step, item in (_entries(value) if len(steps) < _MAX_WRAPPERS else ())
-            if isinstance(item, dict | list | tuple) and not _is_other(step, item)
+            if isinstance(item, dict | list | tuple)
+            and not is_training_state(step, item)
+            and not _has_word(str(step), _ARGUMENT_WORD)
             for state in self.states(item, (*steps, step))
         ]
         if isinstance(value, dict):
@@ -193,20 +194,20 @@ def _entries(value: Any) -> Iterator[tuple[str | int, Any]]:
     yield from ((step, item) for step, item in pairs if isinstance(step, str | int))
 
 
-def _is_other(step: str | int, item: Any) -> bool:
+def is_training_state(step: str | int, item: Any) -> bool:
     """Tell whether an entry is an optimizer's, a scheduler's or the like, by its name or by what it holds."""
     if isinstance(item, dict) and "param_groups" in item:
         return True
     if not isinstance(step, str):
         return False
-    is_named_so = step in _OTHER_NAMES or step.endswith("_extra_state") or step.startswith(_MOMENTS)
-    return is_named_so or _has_other_word(step[:200])
+    is_named_so = step in _TRAINING_NAMES or step.endswith("_extra_state") or step.startswith(_MOMENTS)
+    return is_named_so or _has_word(step, _TRAINING_WORD)
 
 
 @lru_cache(maxsize=1024)
-def _has_other_word(name: str) -> bool:
-    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
-    return any(_OTHER_WORD.fullmatch(word) for word in words)
+def _has_word(name: str, wanted: re.Pattern[str]) -> bool:
+    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name[:200]).lower())
+    return any(wanted.fullmatch(word) for word in words)
 
 
 def _are_parameters(tensors: Mapping[str, Any]) -> bool:
