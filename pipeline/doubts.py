@@ -30,18 +30,24 @@ if TYPE_CHECKING:
 _SECONDS = 10.0
 _MOST_ITEMS = 4
 _SHOWN = 60
+_IDLE = {"dropout": ("p",), "recurrent": ("dropout", "_flat_weights", "_flat_weight_refs"), "attention": ("dropout",)}
+"""What torch's layers hold that makes no difference in eval mode, or that is a weight."""
 _UNASKED = frozenset({"device", "pretrained"})
 """The device is ours to choose, and the weights are in the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """An argument that nothing decides: its value as a text, whether that is the code's default, and why it is in doubt."""
+    """An argument that nothing decides: its value as a text, whether that is the code's default, and why it is in doubt.
+
+    `is_idle`: the network computes the same with other values, as with another probability of dropping out.
+    """
 
     name: str
     value: str
     is_default: bool
     why: str
+    is_idle: bool
 
 
 def shapes_of(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -53,7 +59,7 @@ def shapes_of(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> dict
 def undecided(network: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the arguments of a `Network` that neither the config nor anything else decides, each as a `Doubt`.
 
-    A job of a worker: JSON values in and out.
+    Left out are those that make no difference. A job of a worker: JSON values in and out.
     """
     wanted: Network = TypeAdapter(Network).validate_python(network)
     located = trust.locate(wanted.architecture, wanted.trust)
@@ -65,7 +71,8 @@ def undecided(network: Mapping[str, Any]) -> list[dict[str, Any]]:
     doubts = Doubts(make, weights.name, wanted.arguments, left)
     names = {each.name: each.default for each in parameters}
     said = stated.read(weights, header, names, key=wanted.key, fits=doubts.fits)
-    return [asdict(doubt) for each in left if (doubt := doubts.about(each, said))]
+    found = [doubt for each in left if (doubt := doubts.about(each, said))]
+    return [asdict(doubt) for doubt in found if not doubt.is_idle]
 
 
 class Doubts:
@@ -100,7 +107,7 @@ class Doubts:
         if is_told or name in _UNASKED or self._is_decided(name, value):
             return None
         is_default = parameter.has_default and stated.is_same(value, parameter.default)
-        return Doubt(name, shown(value), is_default, self._why(parameter, said))
+        return Doubt(name, shown(value), is_default, self._why(parameter, said), self._is_idle(name, value))
 
     def _why(self, parameter: trust.Parameter, said: stated.Stated) -> str:
         claim = said.claims.get(parameter.name)
@@ -139,11 +146,55 @@ class Doubts:
         )
         return any(time.monotonic() < self.deadline and self.fits(changes) for changes in pairs)
 
+    def _is_idle(self, name: str, value: Any) -> bool:
+        """Tell whether networks built with other values, where there are such, do the same in eval mode."""
+        fitting = islice((other for other in _others(value, self.options.get(name, ())) if self.fits({name: other})), 2)
+        behaviours = [self._behaviour({name: other}) for other in fitting if time.monotonic() < self.deadline]
+        own = self._behaviour({}) if behaviours else None
+        return own is not None and all(each is not None and _are_alike(own, each) for each in behaviours)
+
+    def _behaviour(self, changes: Mapping[str, Any]) -> dict[tuple[str, str], Any] | None:
+        try:
+            with shapes_only():
+                return _behaviour(self.make(**{**self.values, **changes}))
+        except Exception:  # noqa: BLE001 - what cannot be built does nothing that could be told
+            return None
+
     def _shapes(self, changes: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
         try:
             return shapes_of(self.make, {**self.values, **changes})
         except Exception:  # noqa: BLE001 - a value that the constructor refuses is not another way to fit
             return None
+
+
+def _behaviour(network: nn.Module) -> dict[tuple[str, str], Any] | None:
+    """Return what decides, weights aside, what a network does in eval mode: its modules' classes and attributes.
+
+    None where that is not in plain sight: hooks, and tensors whose values only the constructor knows.
+    """
+    from torch import nn
+
+    saved = set(network.state_dict())
+    held = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
+    machinery = vars(nn.Module())
+    found: dict[tuple[str, str], Any] = {}
+    for name, module in network.named_modules():
+        if any(vars(module).get(each) for each in machinery if each.endswith("_hooks")):
+            return None
+        idle = {attribute for kind, each in _IDLE.items() if type(module) in _classes(nn, kind) for attribute in each}
+        found[name, ""] = type(module)
+        found |= {(name, key): value for key, value in vars(module).items() if key not in machinery and key not in idle}
+    return found if all(name in saved for name, _ in held) else None
+
+
+def _classes(nn: Any, kind: str) -> tuple[type, ...]:
+    """Return torch's own layers of a kind: what others derive from them may do otherwise."""
+    base = {"dropout": nn.modules.dropout._DropoutNd, "recurrent": nn.RNNBase}.get(kind, nn.MultiheadAttention)  # noqa: SLF001
+    return tuple(each for each in vars(nn).values() if isinstance(each, type) and issubclass(each, base))
+
+
+def _are_alike(one: Mapping[tuple[str, str], Any], other: Mapping[tuple[str, str], Any]) -> bool:
+    return one.keys() == other.keys() and all(stated.is_same(one[key], other[key]) for key in one)
 
 
 def shown(value: Any) -> str:

@@ -121,7 +121,8 @@ def arguments(
 
 
 def _sentence(doubt: Doubt, owner: str) -> str:
-    return f"{doubt.value} is {f'the default of {owner}' if doubt.is_default else 'used'}; {doubt.why}"
+    idle = ", but other values change nothing in eval mode" if doubt.is_idle else ""
+    return f"{doubt.value} is {f'the default of {owner}' if doubt.is_default else 'used'}; {doubt.why}{idle}"
 
 
 def _by_source(names: Iterable[str], said: stated.Stated) -> dict[str, tuple[str, ...]]:
@@ -162,7 +163,7 @@ def _start(
             try:
                 shapes_of(make, start)
             except Exception as error:  # noqa: BLE001 - a constructor may raise anything for values it does not take
-                failure = error
+                failure = failure or error
                 continue
             return start, refused
     needed = ", ".join(each.name for each in parameters if not each.has_default) or "its defaults"

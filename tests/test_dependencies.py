@@ -79,6 +79,15 @@ def test_changed_weights_are_a_miss_and_their_digests_are_said(built, tmp_path):
     assert "weights changed: 1a990fdca4d6 → " in found.why
 
 
+def test_what_stands_beside_the_weights_is_a_part_of_what_they_say(built, tmp_path):
+    shutil.copytree("configs", tmp_path / "configs")
+    assert recalled(tmp_path / "configs" / "simplenet.yaml", built).release == built
+    (tmp_path / "configs" / "weights" / "config.json").write_text("{}")
+    found = recalled(tmp_path / "configs" / "simplenet.yaml", built)
+    assert found.release is None
+    assert "config.json beside the weights changed: none → " in found.why
+
+
 def test_a_timed_release_or_a_signed_one_is_not_an_untimed_or_unsigned_one(built, tmp_path):
     from pipeline.release.signing import generate
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import doubts, model
+from pipeline import doubts, model, trust
 from pipeline.architectures.resnet import ResNet
+from pipeline.checkpoint import stated
 from pipeline.errors import MisfitError
 from pipeline.types import Network
 from tests import told
@@ -128,6 +129,62 @@ def test_why_is_said_where_the_file_is_of_no_help(tmp_path: Path) -> None:
     assert found["act"] == "net.pth: a says 'GELU', which does not tell what that is in the code"
     assert found["extra"] == "net.pth: a holds a tensor for it, which is not read"
     assert found["clip"] == "net.pth: b says 0.1, net.pth: c says None"
+
+
+# What makes no difference
+
+
+class Dropping(nn.Module):
+    """Arguments that change nothing in eval mode, and one that does."""
+
+    def __init__(self, p: float = 0.1, std: float = 0.02, verbose: bool = False, eps: float = 1e-5):
+        super().__init__()
+        self.fc, self.drop = nn.Linear(4, 4), nn.Dropout(p)
+        self.rnn = nn.LSTM(4, 4, 2, dropout=p)
+        self.encoder = nn.TransformerEncoderLayer(4, 2, 8, dropout=p)
+        self.norm = nn.LayerNorm(4, eps=eps)
+        nn.init.normal_(self.fc.weight, std=2 * std if verbose else std)
+
+
+class Own(nn.Dropout):
+    """A layer that may drop out whenever it likes."""
+
+
+class Kept(nn.Module):
+    """What an argument is kept in where nobody can look, or where it may be used."""
+
+    def __init__(self, way: str, p: float = 0.1):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        if way == "attribute":
+            self.p = p
+        elif way == "closure":
+            self.act = lambda x: x * p
+        elif way == "hook":
+            self.fc.register_forward_hook(lambda _module, _inputs, output: output * p)
+        elif way == "buffer":
+            self.register_buffer("scale", torch.full((4,), p), persistent=False)
+        elif way == "tensor":
+            self.scale = torch.full((4,), p)
+        elif way == "class":
+            self.drop = Own(p)
+        elif way == "object":
+            self.config = Network("", {"p": p}, "", (), {})
+
+
+def test_what_makes_no_difference_is_not_asked_for_again_and_again(tmp_path: Path) -> None:
+    wanted = network(tmp_path, Dropping(), {}, target="tests.test_doubts:Dropping")
+    assert undecided(wanted).keys() == {"eps"}
+    parameters = [trust.Parameter("p", True, 0.1), trust.Parameter("eps", True, 1e-5)]
+    of = doubts.Doubts(Dropping, "net.pth", {}, parameters)
+    found = [of.about(each, stated.Stated()) for each in parameters]
+    assert [each and each.is_idle for each in found] == [True, False]
+
+
+@pytest.mark.parametrize("way", ["attribute", "closure", "hook", "buffer", "tensor", "class", "object"])
+def test_what_may_make_a_difference_is_asked_for(way: str, tmp_path: Path) -> None:
+    wanted = network(tmp_path, Kept(way), {"way": way}, target="tests.test_doubts:Kept")
+    assert undecided(wanted).keys() == {"p"}
 
 
 # What the checkpoint says, and the network is not built with

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ _BOOKKEEPING = frozenset(
     {"epoch", "epochs", "step", "global_step", "iteration", "loss", "name", "version", "arch", "format"}
 )
 _TRAINING = frozenset({"callbacks", "loops", "_metadata"})
+_LOCATION = re.compile(r"[/~\\]|\.\.?[/\\]|[A-Za-z]:[/\\]|.*://|.*[/\\]\.\.[/\\]")
 _STRUCTS = {"f2": "e", "f4": "f", "f8": "d", "b1": "?"} | {
     f"{sign}{size}": letter if sign == "i" else letter.upper() for size, letter in zip("1248", "bhiq", strict=True) for sign in "iu"
 }  # fmt: skip
@@ -269,6 +271,8 @@ class _Plain:
                 return {name: self.of(item) for name, item in value.items()}
             case pickles.Object(maker="numpy scalar"):
                 return self.of(_number(value))
+            case str() if _LOCATION.match(value):
+                raise _UnreadError("a path or an address, which a file may not choose,")
             case _ if is_plain(value):
                 return value
             case _:

@@ -145,6 +145,7 @@ def test_an_argument_of_an_outer_section_fills_in_and_one_of_another_is_uncertai
         (torch.Size([2, 3]), [2, 3]),
         ({"a": (1, None)}, {"a": [1, None]}),
         ("ä", "ä"),
+        ("ViT-B/32", "ViT-B/32"),
     ],
 )
 def test_values_are_plain_as_in_json(value: Any, plain: Any, tmp_path: Path) -> None:
@@ -166,6 +167,9 @@ def test_values_are_plain_as_in_json(value: Any, plain: Any, tmp_path: Path) -> 
         ({3: 4}, "a table whose keys are no texts"),
         (list(range(5000)), "more than 1,000 values"),
         (np.complex64(1), "a numpy number of type c8"),
+        ("/etc/passwd", "a path or an address, which a file may not choose,"),
+        ("https://example.org/x.bin", "a path or an address, which a file may not choose,"),
+        (["a/../../b"], "a path or an address, which a file may not choose,"),
     ],
 )
 def test_what_is_no_plain_value_is_named_and_left_alone(value: Any, what: str, tmp_path: Path) -> None:
@@ -233,6 +237,8 @@ def test_what_cannot_be_compared_or_is_disputed_is_no_contradiction(tmp_path: Pa
     found = said({"model": STATE, "args": {"activation": "gelu"}}, tmp_path)
     assert _contradicted(found, {}, activation=torch.nn.ReLU) == {}
     assert _contradicted(found, {}) == {"activation": False}
+    elsewhere = {"net": {"width": 16, "depth": 2}, "loader": {"scale": 9.0}}
+    assert _contradicted(said({"model": STATE, "config": elsewhere}, tmp_path), {}) == {}
     disputed = said({"model": STATE, "a": {"scale": 2.5}, "b": {"scale": 1.0}}, tmp_path)
     assert _contradicted(disputed, {}) == {}
     assert _contradicted(disputed, {"scale": 7.0}) == {"scale": True}

@@ -82,6 +82,7 @@ ONE: dict[str, tuple[Any, str]] = {
     "optimizer": ({"net": _trained()[0].state_dict(), "any_name": _trained()[1].state_dict()}, "net"),
     "momentum by name": ({"net": _state(), "optimizer": {"momentum": _state()}}, "net"),
     "moments by name": ({"net": _state(), "state": {"exp_avg": _state(), "exp_avg_sq": _state()}}, "net"),
+    "optimizer of another name": ({"net": _state(), "muon": {"state": _state(), "param_groups": []}}, "net"),
     "optimizers in a list": ({"state_dict": _state(), "optimizer_states": [{"state": {0: _state()}}]}, "state_dict"),
     "scheduler, scaler, random states": (
         {
