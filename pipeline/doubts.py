@@ -10,7 +10,7 @@ import inspect
 import time
 from dataclasses import asdict, dataclass
 from enum import Enum
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 _SECONDS = 10.0
 _MOST_ITEMS = 4
 _SHOWN = 60
-_IDLE = {"dropout": ("p",), "recurrent": ("dropout", "_flat_weights", "_flat_weight_refs"), "attention": ("dropout",)}
-"""What torch's layers hold that makes no difference in eval mode, or that is a weight."""
 _UNASKED = frozenset({"device", "pretrained"})
 """The device is ours to choose, and the weights are in the file."""
 
@@ -148,8 +146,9 @@ class Doubts:
 
     def _is_idle(self, name: str, value: Any) -> bool:
         """Tell whether networks built with other values, where there are such, do the same in eval mode."""
-        fitting = islice((other for other in _others(value, self.options.get(name, ())) if self.fits({name: other})), 2)
-        behaviours = [self._behaviour({name: other}) for other in fitting if time.monotonic() < self.deadline]
+        in_time = takewhile(lambda _: time.monotonic() < self.deadline, _others(value, self.options.get(name, ())))
+        fitting = islice((other for other in in_time if self.fits({name: other})), 2)
+        behaviours = [self._behaviour({name: other}) for other in fitting]
         own = self._behaviour({}) if behaviours else None
         return own is not None and all(each is not None and _are_alike(own, each) for each in behaviours)
 
@@ -181,16 +180,27 @@ def _behaviour(network: nn.Module) -> dict[tuple[str, str], Any] | None:
     for name, module in network.named_modules():
         if any(vars(module).get(each) for each in machinery if each.endswith("_hooks")):
             return None
-        idle = {attribute for kind, each in _IDLE.items() if type(module) in _classes(nn, kind) for attribute in each}
+        aside = {*machinery, *_idle_attributes(module)}
         found[name, ""] = type(module)
-        found |= {(name, key): value for key, value in vars(module).items() if key not in machinery and key not in idle}
+        found |= {(name, key): value for key, value in vars(module).items() if key not in aside}
     return found if all(name in saved for name, _ in held) else None
 
 
-def _classes(nn: Any, kind: str) -> tuple[type, ...]:
-    """Return torch's own layers of a kind: what others derive from them may do otherwise."""
-    base = {"dropout": nn.modules.dropout._DropoutNd, "recurrent": nn.RNNBase}.get(kind, nn.MultiheadAttention)  # noqa: SLF001
-    return tuple(each for each in vars(nn).values() if isinstance(each, type) and issubclass(each, base))
+def _idle_attributes(module: nn.Module) -> tuple[str, ...]:
+    """Return what torch's own layers hold that makes no difference in eval mode, or that is a weight."""
+    from torch import nn
+    from torch.nn.modules import dropout
+
+    if not type(module).__module__.startswith("torch.nn."):
+        return ()  # what is derived from them may do otherwise
+    match module:
+        case dropout._DropoutNd():  # noqa: SLF001 - the base that all of them share
+            return ("p",)
+        case nn.RNNBase():
+            return ("dropout", "_flat_weights", "_flat_weight_refs")
+        case nn.MultiheadAttention():
+            return ("dropout",)
+    return ()
 
 
 def _are_alike(one: Mapping[tuple[str, str], Any], other: Mapping[tuple[str, str], Any]) -> bool:

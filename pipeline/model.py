@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline import trust
@@ -12,6 +13,7 @@ from pipeline.errors import ArchitectureError, MisfitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import torch
     from torch import nn
@@ -163,12 +165,19 @@ def _contradictions(
     Raises MisfitError for those that it does not write out: nobody decided them.
     """
 
-    def fits(changes: Mapping[str, Any]) -> bool:
+    def builds(changes: Mapping[str, Any], where: Callable[[], AbstractContextManager[None]]) -> bool:
         try:
-            with shapes_only():
+            with where():
                 return _shapes(make(**{**network.arguments, **changes}).state_dict()) == expected
         except Exception:  # noqa: BLE001 - a constructor may raise anything for values it does not take
             return False
+
+    @cache
+    def where() -> Callable[[], AbstractContextManager[None]]:
+        return shapes_only if builds({}, shapes_only) else nullcontext
+
+    def fits(changes: Mapping[str, Any]) -> bool:
+        return builds(changes, where())
 
     parameters = trust.parameters_of(located, make)
     names = {each.name: each.default for each in parameters}

@@ -86,10 +86,11 @@ class Scaled(nn.Module):
 class Stubborn(nn.Module):
     """A constructor that takes one value only, and one that cannot be built without data."""
 
-    def __init__(self, layers: int = 3, largest: float = 1.0):
+    def __init__(self, layers: int = 3, largest: float = 1.0, temperature: float = 1.0):
         super().__init__()
         if layers != 3:
             raise ValueError("only 3")
+        self.temperature = temperature
         self.fc = nn.Linear(int(torch.full((1,), 2.0).item() * largest), 2)
 
 
@@ -102,6 +103,7 @@ def test_what_could_not_be_tried_is_not_taken_for_decided(tmp_path: Path) -> Non
     assert undecided(network(tmp_path, Stubborn(), {}, target="tests.test_doubts:Stubborn")).keys() == {
         "layers",
         "largest",
+        "temperature",
     }
 
 
@@ -221,6 +223,12 @@ def test_a_function_without_parameters_in_its_source_is_held_against_the_checkpo
     around = {"args": {"temperature": 2.5}}
     with pytest.raises(MisfitError, match=r"args says temperature=2\.5"):
         model.load(network(tmp_path, told.Net(width=32), {"width": 32}, around, f"tests.told:{target}"))
+
+
+def test_a_network_that_needs_real_tensors_is_held_against_the_checkpoint_too(tmp_path: Path) -> None:
+    said = {"args": {"temperature": 2.5, "layers": 9, "largest": 3.0}}
+    with pytest.raises(MisfitError, match=r"args says temperature=2\.5; net"):
+        model.load(network(tmp_path, Stubborn(), {}, said, "tests.test_doubts:Stubborn"))
 
 
 def test_shapes_decide_over_the_file(tmp_path: Path) -> None:
