@@ -93,9 +93,10 @@ class Doubts:
         self.shapes = self._shapes({})
         self.deadline = time.monotonic() + _SECONDS
 
-    def fits(self, changes: Mapping[str, Any]) -> bool:
-        """Tell whether a network with these changes takes the same weights."""
-        return self.shapes is not None and self._shapes(changes) == self.shapes
+    def fits(self, changes: Mapping[str, Any]) -> bool | None:
+        """Tell whether a network with these changes takes the same weights; None if it cannot be built."""
+        shapes = None if self.shapes is None else self._shapes(changes)
+        return None if shapes is None else shapes == self.shapes
 
     def about(self, parameter: trust.Parameter, said: stated.Stated) -> Doubt | None:
         """Return why the value of an argument is in doubt; None if the shapes decide it, or what the file says."""
@@ -117,7 +118,9 @@ class Doubts:
             return f"{says}, which does not tell what that is in the code"
         if claim.others:
             return ", ".join([says, *(f"{source} says {shown(other)}" for source, other in claim.others)])
-        return f"{says}, {'with which the weights do not fit' if claim.is_certain else 'which may mean something else'}"
+        if not claim.is_near:
+            return f"{says}, which may mean something else"
+        return f"{says}, {'with which the weights do not fit' if claim.is_sound else 'and more with which the weights do not fit'}"
 
     def _is_decided(self, name: str, value: Any) -> bool:
         """Tell whether shapes decide an argument: other plausible values can be built, and the weights fit none of them."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Shapes = Mapping[str, tuple[int, ...]]
 
 _SEARCH_SECONDS = 20.0
+_TEST_SECONDS = 3.0
 _TRIAL_SECONDS = 20.0
 _BATCH = 2
 _IMAGE_SIZES = (224, 32, 64, 28, 128, 256, 299, 384, 512)
@@ -94,11 +95,13 @@ def arguments(
 
     def fits(values: Mapping[str, Any]) -> bool:
         try:
-            start, refused = _start(located, make, parameters, values, given)
+            start, _ = _start(located, make, parameters, values, given)
         except ArchitectureError:
             return False
-        shapes = shapes_of(make, start)
-        return not refused and _found(header, shapes)[0] == shapes
+        found, _ = _found(header, shapes_of(make, start))
+        free = {name: value for name, value in start.items() if name not in values and name not in given}
+        misfit = _misfit(located, make, start, found, free, weights.name, _TEST_SECONDS)
+        return misfit is None or (misfit.changes is not None and not misfit.ignore)
 
     said = stated.read(weights, header, {each.name: each.default for each in parameters}, key=key, fits=fits)
     taken = {each.name: said.claims[each.name].value for each in parameters if _is_taken(each, said)}
@@ -206,27 +209,41 @@ def _changes(
     """
     given, said = fixed
 
-    def build(changes: Mapping[str, Any]) -> Shapes:
-        return shapes_of(make, {**start, **changes})
+    def misfit_with(kept: Mapping[str, Any]) -> fit.Misfit | None:
+        free = {name: value for name, value in start.items() if name not in kept}
+        return _misfit(located, make, start, found, free, weights_name, _SEARCH_SECONDS / (2 if said else 1))
 
-    misfit = None
-    attempts = [{**given, **said}, given] if said else [given]
-    for kept in attempts:
-        misfit = fit.explain(
-            shapes_of(make, start),
-            found,
-            arguments={name: value for name, value in start.items() if name not in kept},
-            build_shapes=build,
-            owner=located.name,
-            weights_name=weights_name,
-            seconds=_SEARCH_SECONDS / len(attempts),
-        )
-        if misfit is None or misfit.changes is not None:
-            return (misfit and misfit.changes) or {}
-    assert misfit is not None  # noqa: S101 - there is at least one attempt
+    misfit = misfit_with({**given, **said})
+    # Leaving tensors out is the last thing to try.
+    if said and misfit is not None and (misfit.changes is None or misfit.ignore):
+        misfit = misfit_with(given)
+    if misfit is None:
+        return {}
+    if misfit.changes is not None:
+        return misfit.changes
     raise MisfitError(
         misfit.message(lambda _: "not set yet"),
         hint="if the weights belong to this network, give what it is built with: --set model.arguments.NAME=VALUE",
+    )
+
+
+def _misfit(
+    located: trust.Located,
+    make: Callable[..., nn.Module],
+    start: Mapping[str, Any],
+    found: Shapes,
+    free: Mapping[str, Any],
+    weights_name: str,
+    seconds: float,
+) -> fit.Misfit | None:
+    return fit.explain(
+        shapes_of(make, start),
+        found,
+        arguments=free,
+        build_shapes=lambda changes: shapes_of(make, {**start, **changes}),
+        owner=located.name,
+        weights_name=weights_name,
+        seconds=seconds,
     )
 
 

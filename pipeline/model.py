@@ -165,18 +165,18 @@ def _contradictions(
     Raises MisfitError for those that it does not write out: nobody decided them.
     """
 
-    def builds(changes: Mapping[str, Any], where: Callable[[], AbstractContextManager[None]]) -> bool:
+    def builds(changes: Mapping[str, Any], where: Callable[[], AbstractContextManager[None]]) -> bool | None:
         try:
             with where():
                 return _shapes(make(**{**network.arguments, **changes}).state_dict()) == expected
         except Exception:  # noqa: BLE001 - a constructor may raise anything for values it does not take
-            return False
+            return None
 
     @cache
     def where() -> Callable[[], AbstractContextManager[None]]:
         return shapes_only if builds({}, shapes_only) else nullcontext
 
-    def fits(changes: Mapping[str, Any]) -> bool:
+    def fits(changes: Mapping[str, Any]) -> bool | None:
         return builds(changes, where())
 
     parameters = trust.parameters_of(located, make)

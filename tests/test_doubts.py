@@ -237,7 +237,12 @@ def test_shapes_decide_over_the_file(tmp_path: Path) -> None:
     assert loaded.contradictions == ()
     made = told.Net()
     assert model.load(network(tmp_path, made, {}, wrong)).contradictions == ()
-    assert undecided(network(tmp_path, made, {}, wrong)) == {}
+    reason = "and more with which the weights do not fit"
+    assert undecided(network(tmp_path, made, {}, wrong)) == {
+        "temperature": f"net.pth: args says 1.0, {reason}",
+        "residual": f"net.pth: args says False, {reason}",
+        "activation": f"net.pth: args says 'relu', {reason}",
+    }
 
 
 def test_arguments_that_only_fit_together_contradict_together(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,13 @@ def told_by(around: Callable[[dict[str, Any]], Any], path: Path, target: str, ma
             lambda s: {"model": s, "args": {**SAID, "width": 64}},
             SAID,
             {"net.pth: args": tuple(name for name in SAID if name != "width")},
-            {"width": "32 is used; net.pth: args says 64, with which the weights do not fit"},
+            {
+                "width": "32 is used; net.pth: args says 64, with which the weights do not fit",
+                **{
+                    name: f"{value!r} is used; net.pth: args says {value!r}, and more with which the weights do not fit"
+                    for name, value in REST.items()
+                },
+            },
         ),
         (
             lambda s: {"model": s, "args": {**WIDTHS, "residual": True, "activation": "gelu_new"}},
@@ -175,6 +182,30 @@ def test_arguments_come_from_what_the_checkpoint_says_and_the_rest_is_marked(
     assert found.values == values
     assert found.sources == sources
     assert found.checks == checks
+
+
+DEFAULTS = {"inputs": 8, "width": 16, "classes": 2, "temperature": 1.0, "residual": False, "activation": "relu"}
+CHOICES = {**{name: (value, 3 * value) for name, value in DEFAULTS.items() if type(value) is int},
+           "temperature": (1.0, 2.5, 0.5), "residual": (False, True), "activation": ("relu", "tanh")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "seed", range(30)
+)  # each draws another checkpoint: what it says, where, and what else is there
+def test_no_argument_of_a_drawn_checkpoint_is_wrong_in_silence(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    right, decoy = ({name: rng.choice(values) for name, values in CHOICES.items()} for _ in range(2))
+    table: dict[str, Any] = {name: value for name, value in right.items() if rng.random() < 0.7}
+    for key in rng.choices(["hparams", "config", "args", "x"], k=rng.randint(1, 3)):
+        table = {key: table, **({"lr": 1e-3, "epochs": 9} if rng.random() < 0.5 else {})}
+    others = (
+        {"other": {name: value for name, value in decoy.items() if rng.random() < 0.5}} if rng.random() < 0.5 else {}
+    )
+    optimizer = {"optimizer": {"temperature": 9.0, "residual": True, "param_groups": []}}
+    made = told.Net(**right)
+    found = told_by(lambda s: {"state_dict": s, **table, **others, **optimizer}, tmp_path / "net.pth", "Net", made)
+    used = {**DEFAULTS, **found.values}
+    assert {name for name in right if used[name] != right[name]} <= set(found.checks)
 
 
 def test_lists_none_and_choices_come_from_the_checkpoint_too(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoint import pickles
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.checkpoint.headers import Header
+
+    Fits = Callable[[Mapping[str, Any]], bool | None]
+    """Tells whether a network takes the weights with these arguments besides its own; None if it cannot be built."""
 
 BESIDE = "config.json"
 """The file beside the weights that Hugging Face's libraries write the arguments to."""
@@ -45,6 +48,15 @@ _STRUCTS = {"f2": "e", "f4": "f", "f8": "d", "b1": "?"} | {
 }  # fmt: skip
 
 
+class _Nothing:
+    def __repr__(self) -> str:
+        return "nothing of it"
+
+
+NOTHING = _Nothing()
+"""What a section says of an argument that it does not hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """A table with values for some of a network's arguments; `unread` says what a value is that is no plain data."""
@@ -59,18 +71,21 @@ class Section:
 class Claim:
     """What a file says that an argument is, and where; `others` are the sections that say something else.
 
-    `is_near` tells whether it stands in the section that says most, or in one around or within that.
+    `is_near` tells whether it stands in the section that says most, or in one around or within that; `is_sound` whether the
+    weights fit with all that its section says. A section elsewhere that says nearly as much may be the network's as well:
+    where that is silent, it says NOTHING.
     """
 
     value: Any
     source: str
     is_near: bool = True
+    is_sound: bool = True
     others: tuple[tuple[str, Any], ...] = ()
 
     @property
     def is_certain(self) -> bool:
         """Whether nothing else in the file speaks against it."""
-        return self.is_near and not self.others
+        return self.is_near and self.is_sound and not self.others
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +112,33 @@ def read(
     defaults: Mapping[str, Any],
     *,
     key: str | None = None,
-    fits: Callable[[Mapping[str, Any]], bool],
+    fits: Fits,
 ) -> Stated:
     """Return what a weights file, and a config.json beside it, say of the arguments named in `defaults`.
 
     Of several sections the one that holds most of them decides, the deeper one of two, and the one named like the state
-    dict `key`; but none with which the network does not take the weights, which `fits` tells, if there is another. The
-    others fill in what it lacks; where they say something else, that is kept beside the claim.
+    dict `key`; but none with which the network does not take the weights, if there is another. The others fill in what it
+    lacks; where they say something else, that is kept beside the claim.
     """
     sections = _sections(path, header, defaults, key or "")
-    if len(sections) > 1:
-        first = next((each for each in sections[:_TRIED] if each.values and fits(each.values)), sections[0])
+    unsound = [each for each in sections[:_TRIED] if not _is_sound(each.values, fits)]
+    first = next((each for each in sections[:_TRIED] if each not in unsound), None)
+    if first is not None:
         sections = [first, *(each for each in sections if each is not first)]
     claims: dict[str, Claim] = {}
     unread: dict[str, str] = {}
     for section in sections:
         is_near = _is_around(section.steps, sections[0].steps) or _is_around(sections[0].steps, section.steps)
         for name, value in section.values.items():
-            claims[name] = _joined(claims.get(name), Claim(value, section.source, is_near))
+            claim = Claim(value, section.source, is_near, section not in unsound)
+            claims[name] = _joined(claims.get(name), claim)
         unread |= {
             name: f"{section.source} holds {what} for it" for name, what in section.unread.items() if name not in unread
         }
+    for section in sections[1:_TRIED]:
+        if section not in unsound and _are_rivals(sections[0], section):
+            silent = {name: _joined(claim, Claim(NOTHING, section.source)) for name, claim in claims.items()}
+            claims |= {name: claim for name, claim in silent.items() if name not in section.values}
     return Stated(claims, {name: what for name, what in unread.items() if name not in claims})
 
 
@@ -125,7 +146,7 @@ def contradictions(
     found: Stated,
     defaults: Mapping[str, Any],
     arguments: Mapping[str, Any],
-    fits: Callable[[Mapping[str, Any]], bool],
+    fits: Fits,
 ) -> list[Contradiction]:
     """Return where the arguments of a network, written out or left at their `defaults`, are not what its file says.
 
@@ -166,7 +187,21 @@ def _joined(first: Claim | None, further: Claim) -> Claim:
     known = [first.value, *(value for _, value in first.others)]
     if any(is_same(value, further.value) for value in known):
         return first
-    return Claim(first.value, first.source, first.is_near, (*first.others, (further.source, further.value)))
+    return replace(first, others=(*first.others, (further.source, further.value)))
+
+
+def _is_sound(values: Mapping[str, Any], fits: Fits) -> bool:
+    """Tell whether the weights fit with all that a section says, but for one value that the constructor does not take."""
+    outcome = fits(values)
+    if outcome is None:
+        return any(fits({name: value for name, value in values.items() if name != left}) for left in values)
+    return outcome
+
+
+def _are_rivals(first: Section, other: Section) -> bool:
+    """Tell whether another section may be about the network too: a teacher's beside a student's."""
+    are_apart = not (_is_around(first.steps, other.steps) or _is_around(other.steps, first.steps))
+    return are_apart and 2 * len(other.values) > len(first.values)
 
 
 def _is_around(outer: tuple[str, ...], inner: tuple[str, ...]) -> bool:

@@ -108,6 +108,26 @@ def test_the_section_that_holds_most_arguments_decides_and_the_others_are_kept_b
     assert not found.claims["depth"].is_certain
 
 
+def test_where_another_section_says_as_much_what_only_one_of_them_says_is_uncertain(tmp_path: Path) -> None:
+    less = {name: value for name, value in SAID.items() if name != "scale"}
+    found = said({"model": STATE, "teacher": SAID, "student": less}, tmp_path)
+    assert found.claims["scale"].others == (("net.pth: student", stated.NOTHING),)
+    assert all(claim.is_certain for name, claim in found.claims.items() if name != "scale")
+    few = {"width": 32, "depth": 3}
+    assert said({"model": STATE, "teacher": SAID, "data": few}, tmp_path).claims["scale"].is_certain
+    fits = lambda values: values.get("width") != 99  # noqa: E731
+    wrong = {**less, "width": 99}
+    assert said({"model": STATE, "teacher": SAID, "student": wrong}, tmp_path, fits=fits).claims["scale"].is_certain
+
+
+def test_a_section_with_which_the_weights_do_not_fit_is_uncertain_in_all_that_it_says(tmp_path: Path) -> None:
+    found = said({"model": STATE, "args": SAID}, tmp_path, fits=lambda values: "width" not in values)
+    assert not any(claim.is_sound or claim.is_certain for claim in found.claims.values())
+    # One value that the constructor does not take is another matter.
+    found = said({"model": STATE, "args": SAID}, tmp_path, fits=lambda values: None if "activation" in values else True)
+    assert all(claim.is_certain for claim in found.claims.values())
+
+
 def test_of_two_sections_that_tell_as_much_the_deeper_one_decides_and_then_the_one_that_fits(tmp_path: Path) -> None:
     saved = {"model": STATE, "old": {**SAID, "width": 99}, "new": {"net": {**SAID, "scale": 4.0}}}
     assert said(saved, tmp_path).claims["scale"].value == 4.0
