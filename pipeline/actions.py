@@ -6,7 +6,7 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pipeline.types import Arrays, Case, Dimension, Interface
 
 CANDIDATE = "candidate"
+UNDECIDED = "pipeline.doubts:undecided"
 CONFIGS = frozenset({".yaml", ".yml"})
 VERIFY_TIMEOUT_S = 600.0
 MAX_TIMED_ELEMENTS = 2**28
@@ -347,12 +348,17 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
     agreement = None
     settings.report(Event("check", f"{len(sampled)} cases", "started"))
     with Worker("the network", threads=1) as worker:
+        timeout_s = planned.config.limits.run_seconds
         facts = stages.rehearse(worker, planned, sampled, recording)
+        undecided = []
         if recording:
-            timeout_s, last = planned.config.limits.run_seconds, len(recording.calls)
-            answer = worker.call("reference", timeout_s=timeout_s, seed=planned.config.parity.seed, last=last)
+            seed, last = planned.config.parity.seed, len(recording.calls)
+            answer = worker.call("reference", timeout_s=timeout_s, seed=seed, last=last)
             agreement = stages.agreed(State(planned, settings, Path(), recording=recording), facts | answer)
-    return {"plan": _described(planned, facts, sampled) | {"trained network": _trained(recording, agreement)}}
+        else:
+            undecided = worker.call(UNDECIDED, timeout_s=timeout_s, network=asdict(planned.network))
+    plan_ = _described(planned, facts, sampled, undecided)
+    return {"plan": plan_ | {"trained network": _trained(recording, agreement)}}
 
 
 def recording_lines(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
@@ -383,12 +389,23 @@ def _trained(recording: Recording | None, agreement: Agreement | None) -> str:
     )
 
 
-def _described(planned: Plan, facts: Mapping[str, Any], sampled: Sequence[Case]) -> dict[str, Any]:
+def _described(
+    planned: Plan, facts: Mapping[str, Any], sampled: Sequence[Case], undecided: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     config = planned.config
+    doubts = {
+        "contradicted": list(facts["contradictions"]),
+        "not decided": [
+            f"{each['name']}={each['value']} (default of {planned.located.name}): {each['why']}; "
+            "write it under model.arguments, or give a reference"
+            for each in undecided
+        ],
+    }
     binding = {"called by": facts["binding"]} if facts["binding"] else {}
     return {
         "network": f"{config.model.architecture}, {facts['parameters']:,} parameters, {facts['bytes']:,} bytes",
         "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts["notes"]],
+        **{key: lines for key, lines in doubts.items() if lines},
         "inputs": [f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in planned.interface.inputs],
         "dimensions": [_dimension(each) for each in planned.interface.dimensions] or ["none"],
         "outputs": list(planned.interface.outputs),

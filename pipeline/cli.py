@@ -135,7 +135,9 @@ def check(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Any weights or model file.")],
+    file: Annotated[
+        str, typer.Argument(help="Any weights or model file; FILE#KEY for one of several state dicts in it.")
+    ],
     values: Annotated[
         bool, typer.Option("--values", help="Also read the weights: NaN, infinite and constant tensors.")
     ] = False,
@@ -145,12 +147,14 @@ def inspect(
     """Say what a file is, what it holds and how to run it. Runs none of its code."""
     from dataclasses import asdict
 
+    from pipeline.checkpoint.files import split_key
     from pipeline.checkpoint.inspect import describe
     from pipeline.report.inspection import print_description, with_values
 
-    description = describe(file, max_bytes=max_bytes)
+    path, key = split_key(file)
+    description = describe(Path(path), key=key, max_bytes=max_bytes)
     if values:
-        description = with_values(description, file, max_bytes)
+        description = with_values(description, Path(path), key, max_bytes)
     if as_json:
         _print_json(asdict(description))
     else:
@@ -159,7 +163,12 @@ def inspect(
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(help="A state dict: .pth, .pt, .safetensors, or the index of a sharded one.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A state dict: .pth, .pt, .safetensors, or the index of a sharded one; FILE#KEY for one of several in it."
+        ),
+    ],
     architecture: Annotated[
         str | None,
         typer.Option("--architecture", metavar="MODULE:CLASS", help="The network. Without it: those of ours that fit."),
@@ -182,14 +191,23 @@ def init(
 ) -> None:
     """Write a config for a weights file, with what its shapes tell about the network."""
     from pipeline import init as rooms
+    from pipeline.checkpoint.files import split_key
 
+    name, key = split_key(file)
     if architecture is None:
-        found = rooms.match(file, max_bytes=max_bytes)
+        found = rooms.match(Path(name), key=key, max_bytes=max_bytes)
         _print_json({"architectures": found}) if as_json else _print_matches(file, found)
         _exit_with(0 if found else InputError.exit_code)
         return
     request = rooms.Request(
-        file, architecture, tuple(trust or ()), tuple(set_ or ()), tuple(inputs or ()), tuple(outputs or ()), max_bytes
+        weights=Path(name),
+        architecture=architecture,
+        trust=tuple(trust or ()),
+        overrides=tuple(set_ or ()),
+        inputs=tuple(inputs or ()),
+        outputs=tuple(outputs or ()),
+        max_bytes=max_bytes,
+        key=key,
     )
     is_asked = sys.stdin.isatty() and not as_json
     ask = partial(typer.prompt, err=True) if is_asked else None
@@ -666,9 +684,9 @@ def _counter() -> Iterator[Callable[[int, int, str], None]]:
         yield lambda done, total, name: show(Event("files", name, "working", f"{done} of {total}", done / total))
 
 
-def _print_matches(file: Path, found: dict[str, Any]) -> None:
+def _print_matches(file: str, found: dict[str, Any]) -> None:
     if not found:
-        typer.echo(f"none of the networks that come with weighbridge takes {file.name}", err=True)
+        typer.echo(f"none of the networks that come with weighbridge takes {Path(file).name}", err=True)
         typer.echo(f"next: weighbridge init {file} --architecture MODULE:CLASS --trust MODULE", err=True)
     for target, arguments in found.items():
         typer.echo(f"{target}  {', '.join(f'{name}={value!r}' for name, value in arguments.items())}")

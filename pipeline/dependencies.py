@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import objects
+from pipeline.checkpoint import stated
 from pipeline.config import resolved
 from pipeline.release.tools import tools
 from pipeline.store import digest_file, key
@@ -124,8 +125,10 @@ def _built(planned: Plan) -> dict[str, Any]:
 def _network(planned: Plan) -> dict[str, str]:
     code = {name: each for located in (planned.located, *planned.objects) for name, each in sources(located).items()}
     files = objects.files(planned.config.model.arguments, Path(planned.network.folder))
+    beside = Path(planned.network.weights).with_name(stated.BESIDE)
     return {
         "weights": planned.weights_sha256,
+        **({f"{stated.BESIDE} beside the weights": digest_file(beside)} if beside.is_file() else {}),
         **{f"the network's code, {name}": each for name, each in code.items()},
         **{f"argument's file {each.name}": digest_file(each) for each in files},
     }

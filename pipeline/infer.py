@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from pipeline import calling, trust
-from pipeline.checkpoint import fit, read
+from pipeline.checkpoint import fit, read, stated
+from pipeline.doubts import Doubt, Doubts, shapes_of, shown
 from pipeline.errors import ArchitectureError, MisfitError
 from pipeline.model import shapes_only
 from pipeline.types import Dimension, InputSpec, Interface
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from pipeline.checkpoint.headers import Header
+
     Shapes = Mapping[str, tuple[int, ...]]
 
 _SEARCH_SECONDS = 20.0
+_TEST_SECONDS = 3.0
 _TRIAL_SECONDS = 20.0
 _BATCH = 2
 _IMAGE_SIZES = (224, 32, 64, 28, 128, 256, 299, 384, 512)
@@ -42,11 +46,21 @@ _SLOW_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """Constructor arguments with which a state dict fits strictly; `unsure` are those that its shapes do not tell."""
+    """Constructor arguments with which a state dict fits strictly.
+
+    `sources` says which of them come from what the checkpoint says, by its section. `checks` are the arguments that nothing
+    decides, or not alone, each with what is used and why it is in doubt.
+    """
 
     values: Mapping[str, Any]
-    unsure: tuple[str, ...]
+    checks: Mapping[str, str]
+    sources: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
+
+    @property
+    def unsure(self) -> tuple[str, ...]:
+        """The names of the arguments to look at."""
+        return tuple(self.checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +76,12 @@ class Inputs:
 # Arguments
 
 
-def arguments(located: trust.Located, weights: Path, given: Mapping[str, Any], *, max_bytes: int | None) -> Arguments:
+def arguments(
+    located: trust.Located, weights: Path, given: Mapping[str, Any], *, key: str | None = None, max_bytes: int | None
+) -> Arguments:
     """Return the arguments that make the network fit `weights`; those in `given` are taken as they are.
+
+    The others are what the checkpoint says of them, unless its shapes do not fit then, and else what fits.
 
     Raises:
         WeightsError, UnsafeError: the file is no state dict.
@@ -71,66 +89,161 @@ def arguments(located: trust.Located, weights: Path, given: Mapping[str, Any], *
         MisfitError: no arguments were found with which it fits; the message shows the closest.
     """
     make = trust.import_architecture(located)
-    header = read.require_state_dict(weights, max_bytes=max_bytes)
-    start = _start(located, make, given)
-    expected = _build(make, start)
-    tensors, notes = fit.align(_meta(header.tensors), list(expected))
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    free = {name: value for name, value in start.items() if name not in given}
+    header = read.require_state_dict(weights, key=key, max_bytes=max_bytes)
+    parameters = [each for each in trust.parameters_of(located, make) if each.name not in given]
 
-    def build(changes: Mapping[str, Any]) -> Shapes:
-        return _build(make, {**start, **changes})
-
-    misfit = fit.explain(
-        expected,
-        found,
-        arguments=free,
-        build_shapes=build,
-        owner=located.name,
-        weights_name=weights.name,
-        seconds=_SEARCH_SECONDS,
-    )
-    if misfit is not None and misfit.changes is None:
-        raise MisfitError(
-            misfit.message(lambda _: "not set yet"),
-            hint="if the weights belong to this network, give what it is built with: --set model.arguments.NAME=VALUE",
-        )
-    chosen = {**start, **(misfit.changes if misfit and misfit.changes else {})}
-    unsure = tuple(name for name in free if _is_free(make, chosen, name, found))
-    shown = _shown(located, chosen, given, unsure)
-    return Arguments(shown, tuple(name for name in unsure if name in shown), tuple(notes))
-
-
-def _start(located: trust.Located, make: Callable[..., nn.Module], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments to start the search from: the defaults, and for the others the first values that build."""
-    parameters = _parameters(located, make)
-    defaults = {name: default for name, has_default, default in parameters if has_default and default is not None}
-    wanted = [name for name, has_default, _ in parameters if not has_default and name not in given]
-    failure: Exception | None = None
-    for values in _guesses(wanted):
-        start = {**defaults, **values, **given}
+    def fits(values: Mapping[str, Any]) -> bool:
         try:
-            _build(make, start)
-        except Exception as error:  # noqa: BLE001 - a constructor may raise anything for values it does not take
-            failure = error
-            continue
-        return start
-    needed = ", ".join(wanted) or "its defaults"
+            start, _ = _start(located, make, parameters, values, given)
+        except ArchitectureError:
+            return False
+        found, _ = _found(header, shapes_of(make, start))
+        free = {name: value for name, value in start.items() if name not in values and name not in given}
+        misfit = _misfit(located, make, start, found, free, weights.name, _TEST_SECONDS)
+        return misfit is None or (misfit.changes is not None and not misfit.ignore)
+
+    said = stated.read(weights, header, {each.name: each.default for each in parameters}, key=key, fits=fits)
+    taken = {each.name: said.claims[each.name].value for each in parameters if _is_taken(each, said)}
+    start, refused = _start(located, make, parameters, taken, given)
+    found, notes = _found(header, shapes_of(make, start))
+    chosen = {**start, **_changes(located, make, start, found, (given, taken), weights.name)}
+    kept = {name: value for name, value in taken.items() if stated.is_same(chosen.get(name), value)}
+    doubts = Doubts(make, weights.name, chosen, [each for each in parameters if each.name not in kept])
+    doubtful = [doubt for each in parameters if (doubt := doubts.about(each, said))]
+    checks = {each.name: _sentence(each, located.name) for each in doubtful}
+    for name, value in taken.items():
+        if name not in kept:
+            how = "it cannot be built" if name in refused else "the weights do not fit"
+            says = f"{said.claims[name].source} says {shown(value)}, with which {how}"
+            checks[name] = f"{shown(chosen.get(name))} is used; {says}"
+    # What is only a default is not written down: `check` asks for it until somebody does.
+    left_out = {each.name for each in doubtful if each.is_default and each.name not in kept}
+    values = {name: _listed(value) for name, value in chosen.items() if name not in left_out}
+    return Arguments(values, checks, _by_source(kept, said), tuple(notes))
+
+
+def _sentence(doubt: Doubt, owner: str) -> str:
+    idle = ", but other values change nothing in eval mode" if doubt.is_idle else ""
+    return f"{doubt.value} is {f'the default of {owner}' if doubt.is_default else 'used'}; {doubt.why}{idle}"
+
+
+def _by_source(names: Iterable[str], said: stated.Stated) -> dict[str, tuple[str, ...]]:
+    sources: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        source = said.claims[name].source
+        sources[source] = (*sources.get(source, ()), name)
+    return sources
+
+
+def _is_taken(parameter: trust.Parameter, said: stated.Stated) -> bool:
+    """Tell whether what a file says can be an argument: where the code has a class or function, a file has its name only."""
+    return parameter.name in said.claims and stated.is_plain(parameter.default)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _start(
+    located: trust.Located,
+    make: Callable[..., nn.Module],
+    parameters: Sequence[trust.Parameter],
+    said: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return arguments to start the search from, and which of those that the file says had to be left out for that.
+
+    They are the defaults, and for the others what the file says, or else the first values that build.
+    """
+    defaults = {each.name: each.default for each in parameters if each.has_default and _is_searched(each.default)}
+    failure: Exception | None = None
+    for refused in _fewer(list(said)):
+        taken = {name: value for name, value in said.items() if name not in refused}
+        wanted = [each.name for each in parameters if not each.has_default and each.name not in taken]
+        for values in _guesses(wanted):
+            start = {**defaults, **values, **taken, **given}
+            try:
+                shapes_of(make, start)
+            except Exception as error:  # noqa: BLE001 - a constructor may raise anything for values it does not take
+                failure = failure or error
+                continue
+            return start, refused
+    needed = ", ".join(each.name for each in parameters if not each.has_default) or "its defaults"
     raise ArchitectureError(
         f"{located.name} could not be built to compare it with the file: {type(failure).__name__}: {failure}",
         hint=f"give what it needs ({needed}): --set model.arguments.NAME=VALUE",
     )
 
 
-def _parameters(located: trust.Located, make: Callable[..., nn.Module]) -> list[tuple[str, bool, Any]]:
-    if located.parameters is not None:
-        return [tuple(each) for each in located.parameters]
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    found = [each for each in inspect.signature(make).parameters.values() if each.kind in named]
-    return [
-        (each.name, each.default is not each.empty, None if each.default is each.empty else each.default)
-        for each in found
-    ]
+def _fewer(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield which names to do without: none, then each alone, then all."""
+    yield ()
+    if len(names) > 1:
+        yield from ((name,) for name in names)
+    if names:
+        yield tuple(names)
+
+
+def _is_searched(default: Any) -> bool:
+    return default is not None and stated.is_plain(default)
+
+
+def _found(header: Header, expected: Shapes) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """Return the file's shapes under the names that a network expects, and what was done to their names."""
+    tensors, notes = fit.align(_meta(header.tensors), list(expected))
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, notes
+
+
+def _changes(
+    located: trust.Located,
+    make: Callable[..., nn.Module],
+    start: Mapping[str, Any],
+    found: Shapes,
+    fixed: tuple[Mapping[str, Any], Mapping[str, Any]],
+    weights_name: str,
+) -> Mapping[str, Any]:
+    """Return the values with which the network fits `found`, changing what the file says only where nothing else helps.
+
+    `fixed` are the arguments that were given and those that the file says. Raises MisfitError where nothing fits.
+    """
+    given, said = fixed
+
+    def misfit_with(kept: Mapping[str, Any]) -> fit.Misfit | None:
+        free = {name: value for name, value in start.items() if name not in kept}
+        return _misfit(located, make, start, found, free, weights_name, _SEARCH_SECONDS / (2 if said else 1))
+
+    misfit = misfit_with({**given, **said})
+    # Leaving tensors out is the last thing to try.
+    if said and misfit is not None and (misfit.changes is None or misfit.ignore):
+        misfit = misfit_with(given)
+    if misfit is None:
+        return {}
+    if misfit.changes is not None:
+        return misfit.changes
+    raise MisfitError(
+        misfit.message(lambda _: "not set yet"),
+        hint="if the weights belong to this network, give what it is built with: --set model.arguments.NAME=VALUE",
+    )
+
+
+def _misfit(
+    located: trust.Located,
+    make: Callable[..., nn.Module],
+    start: Mapping[str, Any],
+    found: Shapes,
+    free: Mapping[str, Any],
+    weights_name: str,
+    seconds: float,
+) -> fit.Misfit | None:
+    return fit.explain(
+        shapes_of(make, start),
+        found,
+        arguments=free,
+        build_shapes=lambda changes: shapes_of(make, {**start, **changes}),
+        owner=located.name,
+        weights_name=weights_name,
+        seconds=seconds,
+    )
 
 
 def _guesses(names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -146,49 +259,12 @@ def _guesses(names: Sequence[str]) -> Iterator[dict[str, Any]]:
     yield from ({name: list(value) for name in names} for value in ((24, 48, 72), (2, 2, 2, 2)))
 
 
-def _build(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    with shapes_only():
-        return {name: tuple(tensor.shape) for name, tensor in make(**values).state_dict().items()}
-
-
 def _meta(tensors: Iterable[Any]) -> dict[str, torch.Tensor]:
     import torch
 
     return {
         each.name: torch.empty(each.shape, dtype=getattr(torch, each.dtype, torch.float32), device="meta")
         for each in tensors
-    }
-
-
-def _is_free(make: Callable[..., nn.Module], chosen: Mapping[str, Any], name: str, found: Shapes) -> bool:
-    """Tell whether other values of an argument fit as well, so that the shapes do not tell it."""
-    value = chosen[name]
-    others: list[Any] = [not value] if isinstance(value, bool) else []
-    if type(value) is int:
-        others = [other for other in (value * 2, value // 2, value + 1) if other > 0 and other != value]
-    elif isinstance(value, float | str):
-        return True
-    for other in others:
-        try:
-            if _build(make, {**chosen, name: other}) == found:
-                return True
-        except Exception:  # noqa: BLE001, S112 - a value that the constructor refuses is not another way to fit
-            continue
-    return False
-
-
-def _shown(
-    located: trust.Located, chosen: Mapping[str, Any], given: Mapping[str, Any], unsure: Sequence[str]
-) -> dict[str, Any]:
-    """Return the arguments worth writing down: plain values, without the floats and texts that are only defaults."""
-    defaults = {name: default for name, has_default, default in located.parameters or () if has_default}
-    plain = {
-        name: value for name, value in chosen.items() if isinstance(value, bool | int | float | str | list | tuple)
-    }
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in plain.items()
-        if name in given or value != defaults.get(name) or (name not in unsure or type(value) is int)
     }
 
 
@@ -446,33 +522,37 @@ def _output_paths(result: Any, inputs: set[str]) -> dict[str, str]:
 def describe(
     architecture: str,
     prefixes: Sequence[str],
-    weights: str,
+    file: Mapping[str, Any],
     values: Mapping[str, Any],
     given: Mapping[str, Any],
     outputs: Sequence[str],
-    max_bytes: int | None,
 ) -> dict[str, Any]:
-    """Return what `arguments` and `inputs` find for `architecture` with the state dict in `weights`; raises as they do."""
+    """Return what `arguments` and `inputs` find for `architecture`; raises as they do.
+
+    `file` holds the weights' path, the key that picks one of several state dicts in it, and max_bytes.
+    """
     located = trust.locate(architecture, prefixes)
-    found = arguments(located, Path(weights), values, max_bytes=max_bytes)
+    found = arguments(located, Path(file["path"]), values, key=file["key"], max_bytes=file["max_bytes"])
     specs = TypeAdapter(dict[str, InputSpec]).validate_python(given)
     taken = inputs(located, {**found.values, **values}, specs, outputs)
     return {"arguments": asdict(found), "inputs": asdict(taken)}
 
 
-def matching(candidates: Sequence[str], weights: str, max_bytes: int | None) -> dict[str, dict[str, Any]]:
+def matching(
+    candidates: Sequence[str], weights: str, key: str | None, max_bytes: int | None
+) -> dict[str, dict[str, Any]]:
     """Return which of `candidates` (MODULE:CLASS) take the state dict in `weights`, with the arguments they need."""
-    header = read.require_state_dict(Path(weights), max_bytes=max_bytes)
+    header = read.require_state_dict(Path(weights), key=key, max_bytes=max_bytes)
     found = {}
     for target in candidates:
         located = trust.locate(target, (trust.ALWAYS_TRUSTED,))
-        expected = _build(trust.import_architecture(located), {})
+        expected = shapes_of(trust.import_architecture(located), {})
         aligned, _ = fit.align(_meta(header.tensors), list(expected))
         # A search is only worth its time where most names are the network's.
         if sum(name in expected for name in aligned) * 2 < min(len(aligned), len(expected)):
             continue
         try:
-            found[target] = dict(arguments(located, Path(weights), {}, max_bytes=max_bytes).values)
+            found[target] = dict(arguments(located, Path(weights), {}, key=key, max_bytes=max_bytes).values)
         except MisfitError:
             continue
     return found

@@ -6,14 +6,15 @@ import ast
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from pipeline import trust
-from pipeline.checkpoint import read
+from pipeline.checkpoint import headers, read, wrappers
+from pipeline.checkpoint.kinds import Kind
 from pipeline.config.models import DIMENSION_NAME, DTYPES
 from pipeline.config.text import parse_value
 from pipeline.errors import InputError
@@ -33,7 +34,7 @@ _ARGUMENT = "model.arguments."
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command was given."""
+    """What the command was given; `key` picks one of several state dicts in the weights file."""
 
     weights: Path
     architecture: str
@@ -42,6 +43,7 @@ class Request:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     max_bytes: int | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
     target = output or Path(f"{_slug(request.weights.stem)}.yaml")
     if target.exists() and not force:
         raise InputError(f"{target} is there already", hint="name another with --output, or replace it with --force")
-    header = read.require_state_dict(request.weights, max_bytes=request.max_bytes)
+    request = _with_key(request, ask)
+    header = read.require_state_dict(request.weights, key=request.key, max_bytes=request.max_bytes)
     prefixes = trust.trusted_prefixes(Path.cwd(), request.trust)
     trust.locate(request.architecture, prefixes)
     values = _values(request.overrides)
@@ -82,19 +85,32 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
             given[name] = parse_input(f"{name}={ask(f'{name}: its type and shape, as in float32[batch,10]')}")
     text = _text(request, target, found, read.weights_digest(request.weights, header))
     atomic_write(target, text.encode())
-    arguments = found["arguments"]
-    return Draft(target, text, (*arguments["unsure"], *found["inputs"]["comments"]))
+    return Draft(target, text, (*found["arguments"]["checks"], *found["inputs"]["comments"]))
 
 
-def match(weights: Path, *, max_bytes: int | None = None) -> dict[str, dict[str, Any]]:
+def _with_key(request: Request, ask: Callable[[str], str] | None) -> Request:
+    """Return the request with the state dict that the user means, where the file holds several and somebody can tell."""
+    if ask is None or request.key is not None:
+        return request
+    header = headers.read(request.weights, max_bytes=request.max_bytes)
+    if header.kind is not Kind.SEVERAL or header.wrapped is None:
+        return request
+    choices = wrappers.listed(header.wrapped.choices)
+    return replace(
+        request, key=ask(f"{request.weights.name} holds several state dicts:\n{choices}\nwhich one is meant")
+    )
+
+
+def match(weights: Path, *, key: str | None = None, max_bytes: int | None = None) -> dict[str, dict[str, Any]]:
     """Return the shipped architectures that take a state dict, as MODULE:CLASS → arguments; raises as `init`."""
-    read.require_state_dict(weights, max_bytes=max_bytes)
+    read.require_state_dict(weights, key=key, max_bytes=max_bytes)
     with Worker("the search for an architecture", threads=1) as worker:
         answer: dict[str, dict[str, Any]] = worker.call(
             "pipeline.infer:matching",
             timeout_s=TIMEOUT_S,
             candidates=shipped(),
             weights=str(weights),
+            key=key,
             max_bytes=max_bytes,
         )
     return answer
@@ -163,11 +179,10 @@ def _infer(
             timeout_s=TIMEOUT_S,
             architecture=request.architecture,
             prefixes=list(prefixes),
-            weights=str(request.weights),
+            file={"path": str(request.weights), "key": request.key, "max_bytes": request.max_bytes},
             values=dict(values),
             given={name: asdict(spec) for name, spec in given.items()},
             outputs=list(request.outputs),
-            max_bytes=request.max_bytes,
         )
     return answer
 
@@ -190,7 +205,6 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
     interface = TypeAdapter(Interface).validate_python(inferred["interface"])
     comments: Mapping[str, str] = inferred["comments"]
     weights = Path(os.path.relpath(request.weights.resolve(), target.resolve().parent)).as_posix()
-    names = ", ".join(arguments["unsure"])
     lines = [
         f"# Written by weighbridge init from {request.weights.name}. Lines marked CHECK could not be told from the file.",
         "",
@@ -198,9 +212,11 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
         "",
         "model:",
         f"  architecture: {request.architecture}",
-        *([f"  # CHECK {names}: other values fit these shapes too."] if names else []),
+        *(f"  # from {source} ({', '.join(names)})" for source, names in arguments["sources"].items()),
         f"  arguments: {_flow(arguments['values'])}",
+        *(f"  # CHECK {name}: {why}." for name, why in arguments["checks"].items()),
         f"  weights: {json.dumps(weights, ensure_ascii=False)}",
+        *([f"  key: {_flow(request.key)}"] if request.key is not None else []),
         f"  sha256: {sha256}",
         "",
         "# The arguments of the network's forward. In a shape, a number is a fixed size and a name a dynamic one.",

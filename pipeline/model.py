@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import objects, trust
-from pipeline.checkpoint import fit, read
+from pipeline.checkpoint import fit, read, stated
 from pipeline.errors import ArchitectureError, MisfitError, WeighbridgeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import torch
     from torch import nn
 
+    from pipeline.checkpoint.headers import Header
     from pipeline.types import Network
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network in eval mode without gradients, and what was done to get there."""
+    """A network in eval mode without gradients, and what was done to get there.
+
+    `contradictions` say which arguments of the config are not what the checkpoint says of itself.
+    """
 
     module: nn.Module
     notes: tuple[str, ...]
     weights_sha256: str
+    contradictions: tuple[str, ...] = ()
 
 
 def load(network: Network, *, device: str = "cpu") -> Loaded:
@@ -36,21 +43,23 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
         UnsafeError: the architecture is not trusted, or the weights file is hostile.
         ArchitectureError: it does not exist or cannot be built from its arguments.
         WeightsError: the weights file cannot be read.
-        MisfitError: the state dict does not fit; the message names the change that makes it fit.
+        MisfitError: the state dict does not fit, and the message names the change that makes it fit; or an argument is left
+            at its default that the checkpoint says is another.
     """
     located = trust.locate(network.architecture, network.trust)
     make = constructor(located, network)
-    checkpoint = read.load(_path(network), max_bytes=network.max_bytes)
+    checkpoint = read.load(_path(network), key=network.key, max_bytes=network.max_bytes)
     with shapes_only():
         skeleton = _skeleton(make, network)
     module = skeleton if skeleton is not None else _build(make, network)
     expected = module.state_dict()
     tensors, notes = fit.fitted(checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name)
     _require_fit(network, make, all_arguments(located, network), expected, tensors)
+    contradictions = _contradictions(network, located, make, checkpoint.header, _shapes(expected))
     converted = {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
     module.load_state_dict(converted, strict=True, assign=skeleton is not None)
     module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
-    return Loaded(module.to(device), (*checkpoint.notes, *notes), checkpoint.sha256)
+    return Loaded(module.to(device), (*checkpoint.notes, *notes), checkpoint.sha256, contradictions)
 
 
 @contextmanager
@@ -85,6 +94,7 @@ def constructor(located: trust.Located, network: Network) -> Callable[..., nn.Mo
     def build(**arguments: Any) -> nn.Module:
         return make(**objects.make(arguments, network.trust, Path(network.folder)))
 
+    build.__wrapped__ = make  # type: ignore[attr-defined]  # its signature is that of the network
     return build
 
 
@@ -153,6 +163,59 @@ def _require_fit(
     )
     if misfit is not None:
         raise MisfitError(misfit.message(lambda key: network.places.get(key) or network.places["model.arguments"]))
+
+
+def _contradictions(
+    network: Network,
+    located: trust.Located,
+    make: Callable[..., nn.Module],
+    header: Header,
+    expected: Mapping[str, tuple[int, ...]],
+) -> tuple[str, ...]:
+    """Say which arguments that the config writes out are not what the checkpoint says.
+
+    Raises MisfitError for those that it does not write out: nobody decided them.
+    """
+
+    def builds(changes: Mapping[str, Any], where: Callable[[], AbstractContextManager[None]]) -> bool | None:
+        try:
+            with where():
+                return _shapes(make(**{**network.arguments, **changes}).state_dict()) == expected
+        except Exception:  # noqa: BLE001 - a constructor may raise anything for values it does not take
+            return None
+
+    @cache
+    def where() -> Callable[[], AbstractContextManager[None]]:
+        return shapes_only if builds({}, shapes_only) else nullcontext
+
+    def fits(changes: Mapping[str, Any]) -> bool | None:
+        return builds(changes, where())
+
+    parameters = trust.parameters_of(located, make)
+    names = {each.name: each.default for each in parameters}
+    defaults = {each.name: each.default for each in parameters if each.has_default}
+    said = stated.read(_path(network), header, names, key=network.key, fits=fits)
+    found = stated.contradictions(said, defaults, network.arguments, fits)
+    if left := [each for each in found if not each.is_written]:
+        used = ", ".join(f"{each.name}={each.used!r:.60}" for each in left)
+        fixes = ", ".join(f"set model.arguments.{each.name} to {each.claim.value!r:.60}" for each in left)
+        raise MisfitError(
+            f"{_says(left)}; {network.places['model.arguments']} leaves {located.name} at its default {used}",
+            hint=f"{fixes}; or write out what is right, where the checkpoint is not",
+        )
+    return tuple(
+        f"{_says([each])}, and {network.places.get(f'model.arguments.{each.name}', 'the config')} says "
+        f"{each.used!r:.60}, which is taken"
+        for each in found
+    )
+
+
+def _says(found: Sequence[stated.Contradiction]) -> str:
+    """Return what a checkpoint says of arguments, by the sections that say it."""
+    sources: dict[str, list[str]] = {}
+    for each in found:
+        sources.setdefault(each.claim.source, []).append(f"{each.name}={each.claim.value!r:.60}")
+    return "; ".join(f"{source} says {', '.join(values)}" for source, values in sources.items())
 
 
 def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from pipeline.backends.table import backends
 from pipeline.benchmark import machine
 from pipeline.cache import Cache
 from pipeline.cases import allowed
-from pipeline.checkpoint import read, remote
+from pipeline.checkpoint import files, read, remote
 from pipeline.config import Vocabulary, load
 from pipeline.dimensions import bounds, free, ordered
 from pipeline.errors import ConfigError, DigestError, UnavailableError, WeighbridgeError
@@ -116,7 +116,7 @@ def plan(path: Path, settings: Settings) -> Plan:
         ConfigError, WeightsError, ArchitectureError, UnsafeError: what the user gave is wrong.
         UnavailableError: a required backend cannot run here.
     """
-    config = load(path, overrides=settings.overrides, vocabulary=vocabulary())
+    config = _with_key(load(path, overrides=settings.overrides, vocabulary=vocabulary()))
     prefixes = trust.trusted_prefixes(Path.cwd(), settings.trust)
     located = trust.locate(config.model.architecture, prefixes)
     if problems := trust.check_arguments(located, config.model.arguments):
@@ -138,7 +138,8 @@ def plan(path: Path, settings: Settings) -> Plan:
             config.model.rename,
             tuple(config.model.ignore),
             settings.max_bytes,
-            str(path.parent),
+            folder=str(path.parent),
+            key=config.model.key,
         ),
         interface=interface(config),
         variants=_variants(config),
@@ -206,16 +207,30 @@ def _dimensions(config: Config) -> tuple[Dimension, ...]:
     )
 
 
+def _with_key(config: Config) -> Config:
+    """Return a config with the key that stands behind the weights file's name in its own place."""
+    weights, key = files.split_key(config.model.weights)
+    if key is None:
+        return config
+    if config.model.key not in {None, key}:
+        raise ConfigError(
+            f"{config.place('model.key')}: model.key is {config.model.key!r}, and model.weights "
+            f"({config.place('model.weights')}) names {key!r} behind its #",
+            hint="take one of them away",
+        )
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": weights, "key": key})})
+
+
 def _weights(config: Config, settings: Settings) -> tuple[Path, Header, str]:
     """Return the weights file, fetched if it is remote, its header, and its digest: the configured one if there is one."""
     if "://" in config.model.weights:
         assert config.model.sha256 is not None  # noqa: S101 - the config requires it for a URL
         path = remote.fetch(config.model.weights, config.model.sha256, settings.out / ".cache")
-        header = read.require_state_dict(path, max_bytes=settings.max_bytes)
+        header = read.require_state_dict(path, key=config.model.key, max_bytes=settings.max_bytes)
         return path, header, config.model.sha256
     path = Path(config.model.weights)
     # From its headers and before any worker starts: a hostile file is refused here.
-    header = read.require_state_dict(path, max_bytes=settings.max_bytes)
+    header = read.require_state_dict(path, key=config.model.key, max_bytes=settings.max_bytes)
     found = read.weights_digest(path, header)
     if config.model.sha256 not in {None, found}:
         raise DigestError(

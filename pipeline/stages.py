@@ -116,7 +116,8 @@ def export_all(state: State) -> State:
     artifacts = tuple(each for each in outcomes if isinstance(each, Artifact))
     refusals = _refusals([each.format for each in wanted], outcomes)
     rules = rules_of(state.plan)
-    facts = {key: known[key] for key in ("notes", "sha256", "parameters", "bytes")}
+    facts = {key: known[key] for key in ("sha256", "parameters", "bytes")}
+    facts["notes"] = [*known["contradictions"], *known["notes"]]
     truth = prove.truth(state.cases, known, rules)
     return replace(state, artifacts=artifacts, refusals=refusals, network_facts=facts, truth=truth)
 
@@ -211,6 +212,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
     planned, report, key = state.plan, state.settings.report, dependencies.of_oracle(state.plan)
     if (known := kept.recall(_cache(state), key)) is not None:
         report(Event("export", "oracle", "reused"))
+        _note_contradictions(state, known)
         yield lambda: known
         return
     timeout_s = planned.config.limits.run_seconds
@@ -218,6 +220,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
         report(Event("export", "network", "started"))
         facts = rehearse(worker, planned, state.cases, state.recording)
         report(Event("export", "network", "ended", peak_bytes=worker.peak_bytes))
+        _note_contradictions(state, facts)
 
         @cache
         def evaluate() -> Any:
@@ -228,6 +231,12 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
             return found.answer
 
         yield evaluate
+
+
+def _note_contradictions(state: State, facts: Mapping[str, Any]) -> None:
+    """Remark on arguments that the config writes out otherwise than the checkpoint says."""
+    for each in facts["contradictions"]:
+        state.settings.report(Event("export", "network", "noted", each))
 
 
 def rehearse(worker: Worker, planned: Plan, sampled: Sequence[Case], recording: Recording | None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
+import inspect
 import re
 import sys
 import tomllib
@@ -195,6 +196,19 @@ def check_arguments(located: Located, arguments: Mapping[str, object]) -> list[t
         for parameter in located.parameters
         if not parameter.has_default and parameter.name not in arguments
     ]
+
+
+def parameters_of(located: Located, make: type[nn.Module] | Callable[..., nn.Module]) -> tuple[Parameter, ...]:
+    """Return the named parameters of what `import_architecture` returned, with the very defaults that the code has."""
+    try:
+        found = inspect.signature(make).parameters.values()
+    except (ValueError, TypeError):
+        return located.parameters or ()
+    named = [each for each in found if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}]
+    return tuple(
+        Parameter(each.name, each.default is not each.empty, None if each.default is each.empty else each.default)
+        for each in named
+    )
 
 
 def import_architecture(located: Located) -> type[nn.Module] | Callable[..., nn.Module]:

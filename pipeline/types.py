@@ -89,8 +89,8 @@ class Network:
     """A network and its state dict, as a child process needs them to build it.
 
     `places` maps "model.arguments" and what is written below it to where it stands in the config, for error messages.
-    `rename` and `ignore` are the config's exceptions from strict loading; `max_bytes` bounds the weights file. `folder` is the
-    config's: objects among the arguments may read files there.
+    `rename` and `ignore` are the config's exceptions from strict loading; `max_bytes` bounds the weights file; `key` picks
+    one of several state dicts in it. `folder` is the config's: objects among the arguments may read files there.
     """
 
     architecture: str
@@ -102,6 +102,7 @@ class Network:
     ignore: tuple[str, ...] = ()
     max_bytes: int | None = None
     folder: str = "."
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

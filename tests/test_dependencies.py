@@ -56,6 +56,7 @@ FIELDS = {
     "seconds": ("seconds: 20", "seconds: 21", "benchmark.seconds changed: 20 → 21"),
     "version": ("release: {", "release: {version: v1, ", "release.version changed: none → v1"),
     "license": ("Apache-2.0", "MIT", "release.license changed: Apache-2.0 → MIT"),
+    "state dict in the file": ("  arguments: {", "  key: .\n  arguments: {", "model.key changed: none → ."),
     "name": ("name: simplenet", "name: other", "not built before"),
 }
 
@@ -76,6 +77,15 @@ def test_changed_weights_are_a_miss_and_their_digests_are_said(built, tmp_path):
     found = recalled(config, built)
     assert found.release is None
     assert "weights changed: 1a990fdca4d6 → " in found.why
+
+
+def test_what_stands_beside_the_weights_is_a_part_of_what_they_say(built, tmp_path):
+    shutil.copytree("configs", tmp_path / "configs")
+    assert recalled(tmp_path / "configs" / "simplenet.yaml", built).release == built
+    (tmp_path / "configs" / "weights" / "config.json").write_text("{}")
+    found = recalled(tmp_path / "configs" / "simplenet.yaml", built)
+    assert found.release is None
+    assert "config.json beside the weights changed: none → " in found.why
 
 
 def test_a_timed_release_or_a_signed_one_is_not_an_untimed_or_unsigned_one(built, tmp_path):
@@ -241,12 +251,13 @@ def keys(config, tmp_path):
         ("limit: 16", "limit: 16, cap_elements: 500", {"oracle", "proof"}),
         ("limit: 16", "limit: 16, seed: 1", {"export", "oracle", "proof"}),
         ("max: 64", "max: 65", {"export", "oracle", "proof"}),
+        ("  arguments: {", "  key: .\n  arguments: {", {"export", "oracle", "proof"}),
         ("seconds: 20", "seconds: 21", set()),
         ("Apache-2.0", "MIT", set()),
         ("exports: [torchscript, onnx]", "exports: [onnx, torchscript]", set()),
         ("sha256: 1a990fdca4d6fec56e5b45906c43ea23c2d744bd4706af1d229d20b3f383289c", "ignore: []", set()),
     ],
-    ids=["limit", "cap", "seed", "range", "seconds", "license", "order of exports", "digest not stated"],
+    ids=["limit", "cap", "seed", "range", "key", "seconds", "license", "order of exports", "digest not stated"],
 )
 def test_a_change_makes_only_those_results_again_that_it_touches(tmp_path, old, new, misses):
     before = keys(changed(tmp_path), tmp_path)

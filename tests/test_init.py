@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +22,7 @@ from pipeline.errors import ArchitectureError, InputError, MisfitError, UnsafeEr
 from pipeline.init import Request
 from pipeline.planning import Settings
 from pipeline.types import InputSpec
+from tests import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +78,195 @@ def test_an_argument_that_was_given_is_taken_as_it_is(tmp_path: Path) -> None:
     found = infer.arguments(located("bert:BertEncoder"), weights, {"heads": 4}, max_bytes=None)
     assert found.values["heads"] == 4
     assert "heads" not in found.unsure
+
+
+SAID = {"inputs": 12, "width": 32, "classes": 5, "temperature": 2.5, "residual": True, "activation": "tanh"}
+WIDTHS = {name: SAID[name] for name in ("inputs", "width", "classes")}
+REST = {name: SAID[name] for name in ("temperature", "residual", "activation")}
+UNTOLD = "the default of Net; neither the shapes nor net.pth tell"
+
+
+def told_by(around: Callable[[dict[str, Any]], Any], path: Path, target: str, made: nn.Module, **more: Any) -> Any:
+    torch.save(around(made.state_dict()), path)
+    return infer.arguments(trust.locate(f"tests.told:{target}", ("tests.told",)), path, {}, max_bytes=None, **more)
+
+
+@pytest.mark.parametrize(
+    ("around", "values", "sources", "checks"),
+    [
+        (lambda s: {"state_dict": s, "hyper_parameters": SAID}, SAID, {"net.pth: hyper_parameters": tuple(SAID)}, {}),
+        (
+            lambda s: {"state_dict": s, "hparams": {**REST, "lr": 0.1, "Width": 3}},
+            SAID,
+            {"net.pth: hparams": tuple(REST)},
+            {},
+        ),
+        (
+            lambda s: {"model": s, "config": {"model": SAID, "data": {"classes": 10}, "optimizer": {"temperature": 9.0}}},
+            SAID,
+            {"net.pth: config.model": tuple(SAID)},
+            {},
+        ),
+        (
+            lambda s: {"model": s, "hyper_parameters": {"temperature": 2.5, "net": {**WIDTHS, "residual": True}}},
+            {**WIDTHS, "temperature": 2.5, "residual": True},
+            {
+                "net.pth: hyper_parameters.net": (*WIDTHS, "residual"),
+                "net.pth: hyper_parameters": ("temperature",),
+            },
+            {"activation": f"'relu' is {UNTOLD}"},
+        ),
+        (
+            lambda s: {"model": s, "student": {**SAID, "width": 16}, "teacher": {**SAID, "temperature": 1.5}},
+            {**SAID, "temperature": 1.5},
+            {"net.pth: teacher": tuple(SAID)},
+            {"temperature": "1.5 is used; net.pth: teacher says 1.5, net.pth: student says 2.5"},
+        ),
+        (
+            lambda s: {"model": s, "args": {**SAID, "width": 64}},
+            SAID,
+            {"net.pth: args": tuple(name for name in SAID if name != "width")},
+            {
+                "width": "32 is used; net.pth: args says 64, with which the weights do not fit",
+                **{
+                    name: f"{value!r} is used; net.pth: args says {value!r}, and more with which the weights do not fit"
+                    for name, value in REST.items()
+                },
+            },
+        ),
+        (
+            lambda s: {"model": s, "args": {**WIDTHS, "residual": True, "activation": "gelu_new"}},
+            {**WIDTHS, "residual": True},
+            {"net.pth: args": (*WIDTHS, "residual")},
+            {
+                "temperature": f"1.0 is {UNTOLD}",
+                "activation": "'relu' is used; net.pth: args says 'gelu_new', with which it cannot be built",
+            },
+        ),
+        (
+            lambda s: {"model": s, "args": {**SAID, "temperature": np.float32(0.1), "residual": torch.tensor(1)}},
+            {**WIDTHS, "temperature": 0.1, "activation": "tanh"},
+            {"net.pth: args": (*WIDTHS, "temperature", "activation")},
+            {"residual": "False is the default of Net; net.pth: args holds a tensor for it, which is not read"},
+        ),
+        (
+            lambda s: {"model_state": s, **WIDTHS, "temperature": 2.5, "tags": ["a"], "epoch": 3},
+            {**WIDTHS, "temperature": 2.5},
+            {"net.pth: top level": (*WIDTHS, "temperature")},
+            {"residual": f"False is {UNTOLD}", "activation": f"'relu' is {UNTOLD}"},
+        ),
+        (
+            lambda s: {"model": s, "config": {"net": WIDTHS, "loader": {"residual": True}}},
+            {**WIDTHS, "residual": True},
+            {"net.pth: config.net": tuple(WIDTHS), "net.pth: config.loader": ("residual",)},
+            {
+                "temperature": f"1.0 is {UNTOLD}",
+                "residual": "True is used; net.pth: config.loader says True, which may mean something else",
+                "activation": f"'relu' is {UNTOLD}",
+            },
+        ),
+        (
+            lambda s: s,
+            WIDTHS,
+            {},
+            {name: f"{value!r} is {UNTOLD}" for name, value in zip(REST, (1.0, False, "relu"), strict=True)},
+        ),
+    ],
+    ids=["lightning", "hparams", "nested", "outer", "two networks", "shapes contradict", "refused", "numpy and tensors",
+         "top level", "another section", "nothing"],
+)  # fmt: skip
+def test_arguments_come_from_what_the_checkpoint_says_and_the_rest_is_marked(
+    around: Any, values: Any, sources: Any, checks: Any, tmp_path: Path
+) -> None:
+    found = told_by(around, tmp_path / "net.pth", "Net", told.Net(**SAID))
+    assert found.values == values
+    assert found.sources == sources
+    assert found.checks == checks
+
+
+DEFAULTS = {"inputs": 8, "width": 16, "classes": 2, "temperature": 1.0, "residual": False, "activation": "relu"}
+CHOICES = {**{name: (value, 3 * value) for name, value in DEFAULTS.items() if type(value) is int},
+           "temperature": (1.0, 2.5, 0.5), "residual": (False, True), "activation": ("relu", "tanh")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "seed", range(30)
+)  # each draws another checkpoint: what it says, where, and what else is there
+def test_no_argument_of_a_drawn_checkpoint_is_wrong_in_silence(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    right, decoy = ({name: rng.choice(values) for name, values in CHOICES.items()} for _ in range(2))
+    table: dict[str, Any] = {name: value for name, value in right.items() if rng.random() < 0.7}
+    for key in rng.choices(["hparams", "config", "args", "x"], k=rng.randint(1, 3)):
+        table = {key: table, **({"lr": 1e-3, "epochs": 9} if rng.random() < 0.5 else {})}
+    others = (
+        {"other": {name: value for name, value in decoy.items() if rng.random() < 0.5}} if rng.random() < 0.5 else {}
+    )
+    optimizer = {"optimizer": {"temperature": 9.0, "residual": True, "param_groups": []}}
+    made = told.Net(**right)
+    found = told_by(lambda s: {"state_dict": s, **table, **others, **optimizer}, tmp_path / "net.pth", "Net", made)
+    used = {**DEFAULTS, **found.values}
+    assert {name for name in right if used[name] != right[name]} <= set(found.checks)
+
+
+def test_lists_none_and_choices_come_from_the_checkpoint_too(tmp_path: Path) -> None:
+    said = {
+        "widths": (3, 8, 4),
+        "strides": (1, 2),
+        "clip": None,
+        "head": 6,
+        "norm": "batch",
+        "extra": {"a": [1]},
+        "act": "GELU",
+    }
+    made = told.Many([3, 8, 4], head=6, norm="batch")
+    found = told_by(lambda s: {"s": s, "cfg": said}, tmp_path / "net.pth", "Many", made)
+    assert found.values == {name: list(v) if isinstance(v, tuple) else v for name, v in said.items() if name != "act"}
+    assert found.unsure == ("act", "pool", "padding")
+    assert found.checks["act"].endswith("says 'GELU', which does not tell what that is in the code")
+
+
+def test_factors_that_the_shapes_leave_open_are_both_marked_unless_one_is_told(tmp_path: Path) -> None:
+    made = told.Attention(32, 16, 32)
+    assert told_by(lambda s: s, tmp_path / "net.pth", "Attention", made).unsure == ("heads", "dim_head")
+    found = told_by(lambda s: {"s": s, "hparams": {"heads": 16}}, tmp_path / "net.pth", "Attention", made)
+    assert found.values == {"dim": 32, "heads": 16, "dim_head": 32}
+    assert found.unsure == ()
+
+
+@pytest.mark.parametrize(
+    ("target", "said", "values"),
+    [
+        ("build", {"width": 32, "temperature": 3.0}, {"width": 32, "temperature": 3.0}),
+        ("decorated", {"temperature": 3.0}, {"width": 32, "temperature": 3.0}),
+        ("from_dict", {"config": {"width": 32}}, {"config": {"width": 32}}),
+    ],
+)
+def test_a_function_is_told_its_arguments_too(target: str, said: Any, values: Any, tmp_path: Path) -> None:
+    found = told_by(lambda s: {"model": s, **said}, tmp_path / "net.pth", target, told.Net(width=32))
+    assert found.values == values
+    assert found.unsure == ()
+
+
+def test_the_state_dict_that_was_picked_is_what_the_arguments_must_fit(tmp_path: Path) -> None:
+    other = told.Net(width=16).state_dict()
+    saved = {"config": {"d": {**SAID, "width": 16}, "g": SAID}}
+    found = told_by(lambda s: {"d": other, "g": s, **saved}, tmp_path / "net.pth", "Net", told.Net(**SAID), key="g")
+    assert found.values == SAID
+    assert set(found.sources) == {"net.pth: config.g"}
+
+
+def test_safetensors_are_told_by_their_metadata_and_by_the_config_beside_them(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    located_net = trust.locate("tests.told:Net", ("tests.told",))
+    save_file(told.Net(**SAID).state_dict(), path, metadata={"temperature": "2.5", "residual": "True", "format": "pt"})
+    found = infer.arguments(located_net, path, {}, max_bytes=None)
+    assert found.values == {**WIDTHS, "temperature": 2.5, "residual": True}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "net", **SAID}))
+    found = infer.arguments(located_net, path, {}, max_bytes=None)
+    assert found.values == SAID
+    assert found.sources == {"config.json": tuple(SAID)}
 
 
 NETWORK = """
@@ -170,6 +363,48 @@ def test_a_written_config_passes_check(tmp_path: Path) -> None:
     assert plan["inputs"] == ["x: float32 ['batch', 7]"]
     with pytest.raises(InputError, match="is there already"):
         init.init(Request(weights, f"{OURS}simplenet:SimpleNet"), target, None)
+
+
+def test_what_a_checkpoint_says_is_in_the_config_with_its_source_and_check_asks_for_the_rest(
+    tmp_path: Path, weighbridge: Callable[..., Any]
+) -> None:
+    saved_, name = {**WIDTHS, "temperature": 2.5, "residual": True}, tmp_path / "gan.ckpt"
+    state, other = told.Net(**saved_).state_dict(), told.Net().state_dict()
+    torch.save({"d": other, "g": state, "hyper_parameters": saved_}, name)
+    command = ("--architecture", "tests.told:Net", "--trust", "tests.told", "--output", tmp_path / "net.yaml")
+    done = weighbridge("init", name, *command)
+    assert done.failed_with(2, "gan.ckpt holds 2 state dicts", "another network", "gan.ckpt#d")
+    assert not (tmp_path / "net.yaml").exists()
+    done = weighbridge("init", f"{name}#g", *command)
+    assert done.code == 0, done.err
+    assert "(look at the lines marked CHECK: activation)" in done.err
+    lines = [
+        "  # from gan.ckpt: hyper_parameters (inputs, width, classes, temperature, residual)",
+        "  arguments: {inputs: 12, width: 32, classes: 5, temperature: 2.5, residual: true}",
+        "  # CHECK activation: 'relu' is the default of Net; neither the shapes nor gan.ckpt tell.",
+        '  weights: "gan.ckpt"',
+        "  key: g",
+    ]
+    assert "\n".join(lines) in (tmp_path / "net.yaml").read_text()
+    check = ("check", tmp_path / "net.yaml", "--trust", "tests.told")
+    asked = "not decided   activation='relu' (default of Net): neither the shapes nor gan.ckpt tell; write it under model.arg"
+    assert asked in weighbridge(*check).out
+    done = weighbridge(*check, "--set", "model.arguments.activation=relu", "--set", "model.arguments.temperature=1.0")
+    assert "not decided" not in done.out
+    assert "contradicted  gan.ckpt: hyper_parameters says temperature=2.5, and --set model.arg" in done.out
+    text = (tmp_path / "net.yaml").read_text().replace(", temperature: 2.5", "")
+    (tmp_path / "net.yaml").write_text(text)
+    done = weighbridge("export", *check[1:], "--out", tmp_path / "out", "--no-benchmark")
+    assert done.failed_with(2, "says temperature=2.5", "default temperature=1.0", "set model.arguments.temperature")
+
+
+def test_somebody_who_is_there_is_asked_which_state_dict_is_meant(tmp_path: Path) -> None:
+    torch.save({"net": SimpleNet(7, 33, 5).state_dict(), "ema": SimpleNet(7, 33, 5).state_dict()}, tmp_path / "w.pth")
+    asked: list[str] = []
+    request = Request(tmp_path / "w.pth", f"{OURS}simplenet:SimpleNet")
+    draft = init.init(request, tmp_path / "w.yaml", lambda question: asked.append(question) or "ema")
+    assert "w.pth holds several state dicts" in asked[0]
+    assert "\n  key: ema\n" in draft.text
 
 
 def test_the_rest_is_asked_for_or_named_with_its_flag(tmp_path: Path) -> None:

@@ -105,6 +105,28 @@ def test_a_wrapped_or_prefixed_checkpoint_is_handled_and_said(project, weighbrid
     assert "unwrapped" in done.out or "prefix" in done.out
 
 
+def test_a_file_with_several_state_dicts_is_asked_about_and_never_guessed_at(project, weighbridge):
+    state = torch.load(WEIGHTS, weights_only=True)
+    other = {"fc1.weight": torch.ones(3, 10), "fc1.bias": torch.ones(3)}
+    torch.save({"discriminator": other, "generator": state, "ema": dict(state)}, project / "my_model.pth")
+    for command in ("check", "export"):
+        done = weighbridge(command, project / "simplenet.yaml", "--out", project / "out")
+        assert done.failed_with(2, "3 state dicts", "another network", "an average of it", "model.key: discriminator")
+    assert weighbridge("check", project / "simplenet.yaml", "--set", "model.key=generatr").failed_with(
+        2, "'generatr'", "nearest valid: 'generator'"
+    )
+    for chosen in ("model.key=generator", f"model.weights={project}/my_model.pth#ema"):
+        done = weighbridge("check", project / "simplenet.yaml", "--set", chosen)
+        assert done.code == 0, done.err
+        assert "as asked, of 3 state dicts" in done.out
+    twice = ("--set", "model.key=generator", "--set", f"model.weights={project}/my_model.pth#ema")
+    done = weighbridge("check", project / "simplenet.yaml", *twice)
+    assert done.failed_with(2, "model.key is 'generator'", "names 'ema'", "--set")
+    done = weighbridge("inspect", f"{project}/my_model.pth#ema")
+    assert "state dict under: ema" in done.out
+    assert "fc1" in weighbridge("inspect", project / "my_model.pth").out
+
+
 def test_another_file_than_the_config_was_written_for_is_a_digest_mismatch(project, weighbridge):
     edited(project, "weights:", f"sha256: {'ab' * 32}\n  weights:")
     assert weighbridge("check", project / "simplenet.yaml").failed_with(1, "ab" * 32, "sha256")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import mmap
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import WeightsError
@@ -12,7 +13,6 @@ from pipeline.store import digest_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".pt2", ".onnx", ".npz", ".npy", ".h5", ".keras", ".gguf",
             ".th", ".tar", ".index.json")  # fmt: skip
@@ -34,6 +34,19 @@ def require_file(path: Path) -> None:
     if path.exists():
         raise WeightsError(f"{path} is not a regular file", hint="copy its contents into a file first")
     raise WeightsError(f"there is no file {path}", hint=_hint(path))
+
+
+def split_key(location: str) -> tuple[str, str | None]:
+    """Return a weights file, or a URL, and the key that stands behind it: "gan.pth#generator" names one state dict in it.
+
+    A `#` that belongs to the name of a file that is there is no separator.
+    """
+    if "#" not in location or Path(location).exists():
+        return location, None
+    spots = [index for index, character in enumerate(location) if character == "#"]
+    found = next((spot for spot in reversed(spots) if Path(location[:spot]).is_file()), None)
+    spot = found if found is not None else location.find("#", location.rfind("/") + 1)
+    return (location, None) if spot < 0 else (location[:spot], location[spot + 1 :])
 
 
 def weights_beside(folder: Path) -> list[str]:

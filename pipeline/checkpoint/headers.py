@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.checkpoint import archive, danger, files, kinds, nested, pickles, wrappers
 from pipeline.checkpoint.kinds import Kind
-from pipeline.errors import UnsafeError, WeightsError
+from pipeline.errors import UnsafeError, WeightsError, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +56,8 @@ class TensorHeader:
 class Header:
     """What a file declares: its kind, tensors and what is around them. `facts` are JSON values, by format.
 
-    `model_class` is the class a whole pickled model needs, `needs` all classes outside the allow-list.
+    `model_class` is the class a whole pickled model needs, `needs` all classes outside the allow-list. `record` is what
+    stands around the tensors: the whole value that torch.save wrote, as records, or the metadata of a safetensors file.
     """
 
     kind: Kind
@@ -67,15 +68,20 @@ class Header:
     needs: tuple[str, ...] = ()
     has_numpy_scalars: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    record: Any = None
 
 
-def read(path: Path, *, max_bytes: int | None = None) -> Header:
+def read(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Header:
     """Return what `path` declares, whatever kind of file it is; no tensor data is read and nothing in it is run.
 
-    Raises UnsafeError for a file made to run code or to exhaust memory, also above `max_bytes` (of the file or of its
-    tensors), and WeightsError for one that is missing, cut off or malformed.
+    `key` picks one of several state dicts. Raises UnsafeError for a file made to run code or to exhaust memory, also above
+    `max_bytes` (of the file or of its tensors), and WeightsError for one that is missing, cut off or malformed, or that has
+    no state dict `key`.
     """
-    return _header(path, max_bytes, may_be_index=True)
+    header = _header(path, max_bytes, key, may_be_index=True)
+    if key is not None and (header.wrapped is None or not header.wrapped.tensors):
+        raise _no_such_key(path.name, key, header)
+    return header
 
 
 def require_harmless(path: Path) -> None:
@@ -86,7 +92,25 @@ def require_harmless(path: Path) -> None:
         return
 
 
-def _header(path: Path, max_bytes: int | None, *, may_be_index: bool) -> Header:
+def _no_such_key(name: str, key: str, header: Header) -> WeightsError:
+    """Say which keys there are in place of one that picks nothing, or not one thing alone."""
+    known = [state.key for state in header.wrapped.choices] if header.wrapped else []
+    if known.count(key) > 1:
+        return WeightsError(
+            f"{known.count(key)} state dicts of {name} are called {key!r:.80}", hint="save the one you mean by itself"
+        )
+    if header.wrapped is None or not known:
+        hint = "take model.key, or what stands behind the #, away"
+        return WeightsError(
+            f"{name} is {kinds.with_article(header.kind)}: there is no {key!r:.80} to pick in it", hint=hint
+        )
+    near = suggestion(key, map(wrappers.printable, known))
+    return WeightsError(
+        f"{name} has no state dict {key!r:.80}{near}", hint=f"it holds:\n{wrappers.listed(header.wrapped.choices)}"
+    )
+
+
+def _header(path: Path, max_bytes: int | None, key: str | None = None, *, may_be_index: bool) -> Header:
     files.require_file(path)
     size = path.stat().st_size
     if size == 0:
@@ -98,7 +122,7 @@ def _header(path: Path, max_bytes: int | None, *, may_be_index: bool) -> Header:
             if kind is Kind.SHARDED and may_be_index:
                 header = _sharded(kinds.shards(data) or {}, path, max_bytes)
             else:
-                header = _single(data, kind, path.name)
+                header = _single(data, kind, path.name, key)
         except pickles.MalformedError as error:
             danger.require_harmless(error.foreign, path.name, is_model=True)
             raise WeightsError(f"{path.name} is truncated or damaged: {error}", hint=_DAMAGED) from error
@@ -116,9 +140,9 @@ def _require_below(size: int, max_bytes: int | None, what: str) -> None:
         raise UnsafeError(f"{what}, more than the limit of {max_bytes:,}", hint="raise --max-bytes if you trust it")
 
 
-def _single(data: mmap, kind: Kind, name: str) -> Header:
+def _single(data: mmap, kind: Kind, name: str, key: str | None) -> Header:
     if kind in kinds.TORCH_KINDS:
-        return _torch(data, kind, name)
+        return _torch(data, kind, name, key)
     if kind is Kind.PICKLE:
         return _plain_pickle(data, name)
     if kind is Kind.SAFETENSORS:
@@ -131,19 +155,21 @@ def _single(data: mmap, kind: Kind, name: str) -> Header:
 # torch.save, zip and legacy
 
 
-def _torch(data: mmap, container: Kind, name: str) -> Header:
+def _torch(data: mmap, container: Kind, name: str, key: str | None) -> Header:
     is_legacy = container is Kind.STATE_DICT_LEGACY
     parsed = _legacy(data, name) if is_legacy else _zip(data, name)
-    kind = kinds.of_pickle(parsed, legacy=is_legacy)
     require_sound(parsed, name)
-    wrapped = None if kind is Kind.PICKLED_MODEL else wrappers.unwrap(parsed.value, kinds.is_tensor)
+    wrapped = wrappers.unwrap(parsed.value, kinds.is_tensor, key)
+    kind = kinds.of_pickle(parsed.value, wrapped, legacy=is_legacy)
+    if kind is Kind.PICKLED_MODEL:
+        wrapped = None
     records = wrapped.tensors if wrapped else {}
     if len(records) > pickles.MAX_TENSORS:
         raise UnsafeError(f"{name} declares {len(records):,} tensors, more than {pickles.MAX_TENSORS:,}", hint=_ALTERED)
     return Header(
         kind,
         len(data),
-        tensors=tuple(_tensor_header(key, record) for key, record in records.items()),
+        tensors=tensor_headers(records),
         wrapped=wrapped,
         model_class=kinds.model_class(parsed.value),
         needs=tuple(parsed.foreign),
@@ -153,6 +179,7 @@ def _torch(data: mmap, container: Kind, name: str) -> Header:
             "pickle protocol": parsed.protocol,
             "holds": parsed.value.maker if isinstance(parsed.value, pickles.Object) else type(parsed.value).__name__,
         },
+        record=parsed.value,
     )
 
 
@@ -248,6 +275,11 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(map(str, shape[:8]))}{', …' if len(shape) > 8 else ''}]"
 
 
+def tensor_headers(records: Mapping[str, pickles.Tensor]) -> tuple[TensorHeader, ...]:
+    """Return what is declared of the tensors of a state dict."""
+    return tuple(_tensor_header(name, record) for name, record in records.items())
+
+
 def _tensor_header(name: str, record: pickles.Tensor) -> TensorHeader:
     memory = f"{record.storage.key}+{record.offset}" if record.storage and record.elements else None
     has_data = record.storage is not None or bool(record.parts)
@@ -295,6 +327,7 @@ def _safetensors(data: mmap, name: str) -> Header:
             "header bytes": size,
             **{f"metadata {k}"[:80]: v[:200] for k, v in metadata.items()},
         },
+        record=metadata,
     )
 
 

@@ -7,21 +7,23 @@ from dataclasses import dataclass, field
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint import contents, files, guess, headers, onnx_header
+from pipeline.checkpoint import contents, files, guess, headers, onnx_header, wrappers
 from pipeline.checkpoint.kinds import REMEDIES, Kind
 from pipeline.errors import WeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.checkpoint.headers import Header
+    from pipeline.checkpoint.headers import Header, TensorHeader
 
 _MAX_POINTER_BYTES = 1024
+_NAMED = 4
 _EXPLANATIONS = {
     Kind.STATE_DICT: "Named tensors saved with torch.save: the weights, without the network's code.",
     Kind.STATE_DICT_LEGACY: "Named tensors saved with torch.save in the format before torch 1.6: the weights, without code.",
     Kind.WRAPPED: "A training checkpoint: a state dict with other things around it.",
+    Kind.SEVERAL: "A training checkpoint with several state dicts: which one is the network's, only its maker can tell.",
     Kind.PICKLED_MODEL: "A whole model saved as Python objects: it loads only with its code, and loading it runs code.",
     Kind.TORCH_OBJECT: "Something saved with torch.save that holds no state dict.",
     Kind.PICKLE: "A pickle written by something other than torch.save.",
@@ -61,12 +63,25 @@ class TensorDescription:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of several state dicts: the key that picks it, what it holds, and whether it is like another of them."""
+
+    key: str
+    relation: str
+    tensors: tuple[TensorDescription, ...]
+    elements: int
+    tensor_bytes: int
+    likely: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What a file is and holds; `dataclasses.asdict` gives JSON values.
 
     `elements` and `tensor_bytes` count tied tensors once. `wrapper` leads to the state dict, `beside` is what else was
-    there; `needs` are the classes that loading would import. `values` (None until they are read) tells which tensors hold
-    NaN, infinities or one value only; `contents` are the files in an archive.
+    there; `candidates` are the state dicts of a file that holds several, of which none was picked, and `unnamed` says
+    which lists of tensors are none. `needs` are the classes that loading would import. `values` (None until they are read)
+    tells which tensors hold NaN, infinities or one value only; `contents` are the files in an archive.
     """
 
     name: str
@@ -80,6 +95,8 @@ class Description:
     tied: tuple[tuple[str, ...], ...] = ()
     wrapper: str | None = None
     beside: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    unnamed: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     likely: str | None = None
     values: Mapping[str, Mapping[str, Any]] | None = None
@@ -87,16 +104,16 @@ class Description:
     next: tuple[str, ...] = ()
 
 
-def describe(path: Path, *, max_bytes: int | None = None) -> Description:
+def describe(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Description:
     """Say what `path` is, from its headers; none of its code is run and no tensor data is read.
 
-    Raises WeightsError for a file that is missing or damaged, and UnsafeError for one made to run code or exhaust memory.
+    `key` picks one of several state dicts. Raises WeightsError for a file that is missing or damaged or has no state dict
+    `key`, and UnsafeError for one made to run code or exhaust memory.
     """
-    header = headers.read(path, max_bytes=max_bytes)
+    header = headers.read(path, key=key, max_bytes=max_bytes)
     tensors, details = _contents(path, header)
-    groups = _groups(header)
-    counted = [group[0] for group in groups]
-    sizes = {tensor.name: tensor for tensor in tensors}
+    groups = _groups(header.tensors)
+    elements, tensor_bytes = _sizes(tensors, groups)
     wrapped = header.wrapped
     inside = _inside(path, header)
     return Description(
@@ -106,15 +123,17 @@ def describe(path: Path, *, max_bytes: int | None = None) -> Description:
         header.size_bytes,
         details=details,
         tensors=tensors,
-        elements=sum(sizes[name].elements for name in counted) if groups else sum(t.elements for t in tensors),
-        tensor_bytes=sum(sizes[name].nbytes for name in counted) if groups else sum(t.nbytes for t in tensors),
+        elements=elements,
+        tensor_bytes=tensor_bytes,
         tied=tuple(group for group in groups if len(group) > 1),
         wrapper=".".join(wrapped.path) if wrapped and wrapped.path else None,
-        beside=(*wrapped.beside, *wrapped.ignored, *wrapped.choices) if wrapped else (),
+        beside=(*wrapped.beside, *wrapped.ignored) if wrapped else (),
+        candidates=tuple(_candidates(header)),
+        unnamed=wrapped.without_names() if wrapped else (),
         needs=tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *header.needs])),
         likely=guess.likely({tensor.name: tensor.shape for tensor in tensors}) if header.kind in _WEIGHTS else None,
         contents=inside,
-        next=_next(path, header, inside),
+        next=_next(path, header, inside, key),
     )
 
 
@@ -130,16 +149,39 @@ def _contents(path: Path, header: Header) -> tuple[tuple[TensorDescription, ...]
     if header.kind is Kind.LFS_POINTER:
         lines = path.read_bytes()[:_MAX_POINTER_BYTES].decode(errors="replace").splitlines()
         return (), {key: value for key, _, value in (line.partition(" ") for line in lines) if key in ("oid", "size")}
-    made = tuple(TensorDescription(t.name, t.dtype, t.shape, t.elements, t.nbytes) for t in header.tensors)
-    return made, dict(header.facts)
+    return _described(header.tensors), dict(header.facts)
 
 
-def _groups(header: Header) -> list[tuple[str, ...]]:
+def _described(tensors: Sequence[TensorHeader]) -> tuple[TensorDescription, ...]:
+    return tuple(TensorDescription(t.name, t.dtype, t.shape, t.elements, t.nbytes) for t in tensors)
+
+
+def _groups(tensors: Sequence[TensorHeader]) -> list[tuple[str, ...]]:
     """Return the names of each distinct tensor."""
     groups: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
-    for tensor in header.tensors:
+    for tensor in tensors:
         groups[tensor.memory or f"={tensor.name}", tensor.shape].append(tensor.name)
     return [tuple(names) for names in groups.values()]
+
+
+def _sizes(tensors: Sequence[TensorDescription], groups: Sequence[tuple[str, ...]]) -> tuple[int, int]:
+    """Return the number of elements and of bytes, of each distinct tensor once where those are known."""
+    sizes = {tensor.name: tensor for tensor in tensors}
+    counted = [sizes[group[0]] for group in groups] or tensors
+    return sum(tensor.elements for tensor in counted), sum(tensor.nbytes for tensor in counted)
+
+
+def _candidates(header: Header) -> Iterator[Candidate]:
+    """Yield the state dicts of a file that holds several, where none of them was picked."""
+    if header.kind is not Kind.SEVERAL or header.wrapped is None:
+        return
+    choices = header.wrapped.choices
+    for state, relation in zip(choices, wrappers.relations(choices), strict=True):
+        declared = headers.tensor_headers(state.tensors)
+        tensors = _described(declared)
+        elements, tensor_bytes = _sizes(tensors, _groups(declared))
+        likely = guess.likely({tensor.name: tensor.shape for tensor in tensors})
+        yield Candidate(state.key, relation, tensors, elements, tensor_bytes, likely)
 
 
 def _inside(path: Path, header: Header) -> tuple[str, ...]:
@@ -149,12 +191,18 @@ def _inside(path: Path, header: Header) -> tuple[str, ...]:
         return contents.names(data, header.kind)
 
 
-def _next(path: Path, header: Header, inside: tuple[str, ...]) -> tuple[str, ...]:
+def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) -> tuple[str, ...]:
     """Return what to do with it, as commands where there is one."""
     if header.kind in _WEIGHTS:
+        name = quote(f"{path}#{key}" if key else str(path))
         return (
-            f"weighbridge init {quote(str(path))}  (which of the networks that come with weighbridge takes it?)",
-            f"weighbridge init {quote(str(path))} --architecture MODULE:CLASS --trust MODULE  (your own network)",
+            f"weighbridge init {name}  (which of the networks that come with weighbridge takes it?)",
+            f"weighbridge init {name} --architecture MODULE:CLASS --trust MODULE  (your own network)",
+        )
+    if header.kind is Kind.SEVERAL and header.wrapped:
+        keys = [state.key for state in header.wrapped.choices[:_NAMED]]
+        return tuple(
+            f"weighbridge init {quote(f'{path}#{each}')} --architecture MODULE:CLASS --trust MODULE" for each in keys
         )
     if header.kind in (Kind.ONNX, Kind.TORCHSCRIPT):
         return (f"weighbridge parity CONFIG --candidate {quote(str(path))}",)

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     STATE_DICT = "state dict"
     STATE_DICT_LEGACY = "state dict (legacy format)"
     WRAPPED = "checkpoint with a state dict inside"
+    SEVERAL = "checkpoint with several state dicts"
     PICKLED_MODEL = "whole pickled model"
     TORCH_OBJECT = "torch file without a state dict"
     PICKLE = "pickle that torch.save did not write"
@@ -47,12 +48,15 @@ class Kind(StrEnum):
     UNKNOWN = "unknown file"
 
 
-TORCH_KINDS = frozenset({Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.PICKLED_MODEL, Kind.TORCH_OBJECT})
+TORCH_KINDS = frozenset(
+    {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SEVERAL, Kind.PICKLED_MODEL, Kind.TORCH_OBJECT}
+)
 SAVE = "torch.save(model.state_dict(), 'weights.pth')"
 """How to save the weights alone."""
 
 _UNPACK = "unpack it and name the weights file inside"
 REMEDIES = {
+    Kind.SEVERAL: "say which one is meant",
     Kind.PICKLED_MODEL: f"in the code that made it, load it and save its weights alone: {SAVE}",
     Kind.TORCH_OBJECT: f"save the network's state dict: {SAVE}",
     Kind.PICKLE: f"save the weights with torch.save, not with pickle: {SAVE}",
@@ -112,7 +116,8 @@ def identify(path: Path) -> Kind:
         if kind not in (Kind.STATE_DICT, Kind.STATE_DICT_LEGACY):
             return kind
         try:
-            return of_pickle(read_pickle(data, kind), legacy=kind is Kind.STATE_DICT_LEGACY)
+            value = read_pickle(data, kind).value
+            return of_pickle(value, wrappers.unwrap(value, is_tensor), legacy=kind is Kind.STATE_DICT_LEGACY)
         except (pickles.MalformedError, archive.BrokenArchiveError):
             return Kind.TRUNCATED
         except (pickles.TooLargeError, UnsafeError):
@@ -278,12 +283,13 @@ def pickle_entry(entries: Sequence[archive.Entry]) -> archive.Entry:
     return next(entry for entry in entries if entry.name.partition("/")[2].casefold() == "data.pkl")
 
 
-def of_pickle(parsed: pickles.Parsed, *, legacy: bool) -> Kind:
-    """Say what a file is from the records of its main pickle."""
-    found = wrappers.unwrap(parsed.value, is_tensor)
-    if model_class(parsed.value) is not None:
+def of_pickle(value: Any, found: wrappers.Unwrapped | None, *, legacy: bool) -> Kind:
+    """Say what a file is from the value of its main pickle, as records, and the state dicts found there."""
+    if model_class(value) is not None:
         return Kind.PICKLED_MODEL
-    if found is None:
+    if found is not None and found.choices and not found.tensors:
+        return Kind.SEVERAL
+    if found is None or not found.tensors:
         return Kind.TORCH_OBJECT
     if found.path:
         return Kind.WRAPPED

@@ -493,7 +493,9 @@ def _bytes(machine: _Machine, text: Any = b"", encoding: Any = "latin-1") -> byt
     if not isinstance(text, str | bytes) or encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
         raise MalformedError("bytes are not made of a plain text")
     machine.count_copy(range(len(text) // 1000))  # characters are copied that much faster than items
-    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return (
+        text if isinstance(text, bytes) else text.encode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
+    )
 
 
 def _text(_machine: _Machine, *parts: Any) -> str:
@@ -517,7 +519,7 @@ def _numpy_scalar(machine: _Machine, dtype: Any, data: Any) -> Object:
     if not isinstance(dtype, Object) or dtype.maker != "numpy.dtype" or not isinstance(data, bytes):
         raise MalformedError("a numpy number is not made of a dtype and bytes")
     machine.numpy_scalars = True
-    return Object("numpy scalar", dtype.arguments)
+    return Object("numpy scalar", dtype.arguments, (dtype.state, data))
 
 
 _BUILDERS: dict[str, Callable[..., Any]] = {

@@ -36,26 +36,31 @@ _OWN_WARNINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A state dict on the CPU; `notes` say in plain sentences what was done to get it, `sha256` is the file's."""
+    """A state dict on the CPU; `notes` say in plain sentences what was done to get it, `sha256` is the file's.
+
+    `header` is what the file declares, with what it says around the tensors.
+    """
 
     tensors: Mapping[str, torch.Tensor]
     kind: Kind
     notes: tuple[str, ...]
     sha256: str
+    header: Header
 
 
-def load(path: Path, *, max_bytes: int | None = None) -> Checkpoint:
+def load(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Checkpoint:
     """Return the state dict in `path`, unwrapped, on the CPU; zip files and safetensors are mapped, not copied.
 
+    `key` picks one of several.
     `sha256` is that of `weights_digest`. Raises UnsafeError for what could run code or exhaust memory
     (also above `max_bytes`), and WeightsError, with the fix, for everything else that is no state dict.
     """
-    header = require_state_dict(path, max_bytes=max_bytes)
+    header = require_state_dict(path, key=key, max_bytes=max_bytes)
     _warm_up(header)
     with guarded(sum(tensor.nbytes for tensor in header.tensors) + header.size_bytes, path.name):
-        found = _tensors(path, header)
+        found = _tensors(path, header, key)
     notes = [*(header.wrapped.notes() if header.wrapped else ()), *_doubts(found)]
-    return Checkpoint(found, header.kind, tuple(notes), weights_digest(path, header))
+    return Checkpoint(found, header.kind, tuple(notes), weights_digest(path, header), header)
 
 
 def weights_digest(path: Path, header: Header) -> str:
@@ -80,20 +85,21 @@ def _warm_up(header: Header) -> None:
         import safetensors.torch  # noqa: F401 - for its effect
 
 
-def require_state_dict(path: Path, *, max_bytes: int | None = None) -> Header:
+def require_state_dict(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Header:
     """Return the header of a file that `load` would take, as far as headers tell; needs no torch. Raises as `load`."""
-    header = headers.read(path, max_bytes=max_bytes)
+    header = headers.read(path, key=key, max_bytes=max_bytes)
     _require_weights(header, path)
     return header
 
 
 def _require_weights(header: Header, path: Path) -> None:
     """Raise WeightsError unless the header declares a state dict with data."""
-    if header.wrapped is not None and header.wrapped.choices:
-        names = ", ".join(header.wrapped.choices[:12])
+    if header.kind is Kind.SEVERAL and header.wrapped:
+        choices = header.wrapped.choices
+        key = wrappers.printable(choices[0].key)
         raise WeightsError(
-            f"{path.name} holds several state dicts: {names}",
-            hint=f"save the one you want: torch.save(checkpoint[{header.wrapped.choices[0]!r}], 'weights.pth')",
+            f"{path.name} holds {len(choices)} state dicts, and nothing says which one is meant:\n{wrappers.listed(choices)}",
+            hint=f"{kinds.REMEDIES[header.kind]}, as in `model.key: {key}` in the config, or {path.name}#{key} wherever the file is named",
         )
     loadable = {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENSORS, Kind.SHARDED}
     if header.kind not in loadable:
@@ -116,11 +122,13 @@ def _what(header: Header) -> str:
         return f"is a whole pickled model ({header.model_class}), not a state dict: loading it would run its code"
     if header.kind is Kind.TORCH_OBJECT:
         holds = header.facts.get("holds", "nothing")
+        if header.wrapped and header.wrapped.unnamed:
+            return f"holds no state dict: {header.wrapped.without_names()[0]}"
         return "holds no tensor" if holds == "dict" else f"holds {holds}, not a state dict"
     return f"is {kinds.with_article(header.kind)}, not a state dict"
 
 
-def _tensors(path: Path, header: Header) -> dict[str, torch.Tensor]:
+def _tensors(path: Path, header: Header, key: str | None = None) -> dict[str, torch.Tensor]:
     if header.kind is Kind.SHARDED:
         found: dict[str, torch.Tensor] = {}
         for shard in header.facts["files"]:
@@ -129,7 +137,7 @@ def _tensors(path: Path, header: Header) -> dict[str, torch.Tensor]:
     if header.kind is Kind.SAFETENSORS:
         return _safetensors(path)
     value = _torch_load(path, header)
-    unwrapped = wrappers.unwrap(value, _is_tensor)
+    unwrapped = wrappers.unwrap(value, _is_tensor, key)
     if unwrapped is None:
         raise WeightsError(f"{path.name} changed while it was read", hint="run again")
     return {key: _plain(tensor) for key, tensor in unwrapped.tensors.items()}

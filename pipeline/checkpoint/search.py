@@ -15,7 +15,8 @@ from pipeline.checkpoint.difference import Difference, Shape, difference_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-_FAMILIES = ((11, 13, 16, 19), (18, 34, 50, 101, 152), (121, 161, 169, 201))
+FAMILIES = ((11, 13, 16, 19), (18, 34, 50, 101, 152), (121, 161, 169, 201))
+"""Numbers that name the variants of one network: VGG, ResNet, DenseNet."""
 SEARCH_SECONDS = 8.0
 _MAX_CHANGES = 4
 _SMALL = 6
@@ -220,7 +221,7 @@ def _counts(shapes: Mapping[str, Shape]) -> dict[str, int]:
 
 
 def _from_family(value: int) -> Iterator[int]:
-    for family in _FAMILIES:
+    for family in FAMILIES:
         if value in family:
             yield from family
 

@@ -81,6 +81,10 @@ class ModelConfig(_Section):
     call: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = Field(
         default="forward", description="The method to export, if it is not forward"
     )
+    key: Line | None = Field(
+        default=None,
+        description="Which state dict of a file that holds several, as in generator or ema.shadow; weights: FILE#KEY says the same",
+    )
     rename: dict[str, str] = Field(
         default={}, description="Names in the weights file → in the network; each stands for all names below it too"
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from pipeline.checkpoint.wrappers import printable
 from pipeline.report.rows import in_units
 from pipeline.worker.process import Worker
 
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.checkpoint.inspect import Description, TensorDescription
+    from pipeline.checkpoint.inspect import Candidate, Description, TensorDescription
 
 READ_TIMEOUT_S = 600.0
 _SHOWN_TENSORS = 400
+_SHOWN_CANDIDATES = 20
 
 
 def print_description(description: Description) -> None:
@@ -31,16 +33,28 @@ def print_description(description: Description) -> None:
     for label, value in _facts(description):
         console.print(Text(f"{label}: {value}"))
     if description.tensors:
-        console.print(_tree(description))
+        console.print(_tree(description, ""))
+    for candidate in description.candidates[:_SHOWN_CANDIDATES]:
+        console.print(_tree(candidate, f"{printable(candidate.key)}: "))
+        if candidate.relation:
+            console.print(Text(f"it has {candidate.relation}"))
+        if candidate.likely:
+            console.print(Text(f"likely: {candidate.likely}"))
+    if len(description.candidates) > _SHOWN_CANDIDATES:
+        console.print(Text(f"… and {len(description.candidates) - _SHOWN_CANDIDATES} more (--json lists all)"))
     for step in description.next:
         console.print(Text(f"next: {step}", style="cyan"))
 
 
-def with_values(description: Description, path: Path, max_bytes: int | None) -> Description:
+def with_values(description: Description, path: Path, key: str | None, max_bytes: int | None) -> Description:
     """Return `description` with what the weights' numbers are like, read in a worker; raises as loading does."""
     with Worker(f"reading {path.name}", threads=1) as worker:
         values = worker.call(
-            "pipeline.checkpoint.values:survey", timeout_s=READ_TIMEOUT_S, weights=str(path), max_bytes=max_bytes
+            "pipeline.checkpoint.values:survey",
+            timeout_s=READ_TIMEOUT_S,
+            weights=str(path),
+            key=key,
+            max_bytes=max_bytes,
         )
     return replace(description, values=values)
 
@@ -50,6 +64,7 @@ def _facts(description: Description) -> list[tuple[str, str]]:
         ("likely", description.likely or ""),
         ("state dict under", description.wrapper or ""),
         ("beside it", ", ".join(description.beside)),
+        ("not a state dict", "; ".join(description.unnamed)),
         ("loading it would import", ", ".join(description.needs)),
         ("tied", "; ".join(" = ".join(group) for group in description.tied)),
         ("holds", _listed(description.contents)),
@@ -74,10 +89,10 @@ def _oddities(description: Description) -> str:
     return _listed(found) or "all finite, none constant"
 
 
-def _tree(description: Description) -> Tree:
+def _tree(description: Description | Candidate, label: str) -> Tree:
     """Return the tensors as a tree of the modules their names spell."""
     count = len(description.tensors)
-    title = f"{count} tensors, {description.elements:,} elements, {in_units(description.tensor_bytes)}"
+    title = f"{label}{count} tensors, {description.elements:,} elements, {in_units(description.tensor_bytes)}"
     root = Tree(Text(title), guide_style="dim")
     branches: dict[str, Tree] = {"": root}
     for tensor in description.tensors[:_SHOWN_TENSORS]:

@@ -226,6 +226,7 @@ def _facts(loaded: Loaded) -> dict[str, Any]:
     state = loaded.module.state_dict().values()
     return {
         "notes": list(loaded.notes),
+        "contradictions": list(loaded.contradictions),
         "sha256": loaded.weights_sha256,
         "parameters": sum(tensor.numel() for tensor in state),
         "bytes": sum(tensor.nbytes for tensor in state),

@@ -81,6 +81,7 @@ FILES: dict[Kind, Callable[[Path], object]] = {
     Kind.STATE_DICT: lambda path: torch.save(Net().state_dict(), path),
     Kind.STATE_DICT_LEGACY: lambda path: torch.save(Net().state_dict(), path, _use_new_zipfile_serialization=False),
     Kind.WRAPPED: lambda path: torch.save({"epoch": 3, "model_state_dict": Net().state_dict()}, path),
+    Kind.SEVERAL: lambda path: torch.save({"net": Net().state_dict(), "ema": Net().state_dict()}, path),
     Kind.PICKLED_MODEL: lambda path: torch.save(Net(), path),
     Kind.TORCH_OBJECT: lambda path: torch.save([1, 2], path),
     Kind.PICKLE: lambda path: path.write_bytes(asm.pickle(asm.dict_of({"a": asm.number(3)}), 4)),
@@ -132,7 +133,7 @@ def test_what_is_no_state_dict_is_refused_with_its_kind_and_a_fix(kind: Kind, tm
     with pytest.raises(WeightsError, match=r"^my_model\.pth ") as caught:
         read.load(path)
     assert caught.value.exit_code == 2
-    assert caught.value.hint == kinds.REMEDIES[kind]
+    assert str(caught.value.hint).startswith(kinds.REMEDIES[kind])
 
 
 @pytest.mark.parametrize("kind", sorted(LOADABLE), ids=lambda kind: kind.name)
