@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.calling import identifier
 from pipeline.cases import allowed
 from pipeline.checkpoint import headers
 from pipeline.checkpoint.confined import require_confined_onnx
@@ -102,13 +103,15 @@ def match(signature: Signature, interface: Interface, *, ordered: bool = False) 
     """
     wanted = {spec.name: spec for spec in interface.inputs}
     declared = [name for name, _, _ in signature.inputs]
-    by_name = set(wanted) == set(declared)
+    # TorchScript has names of Python: past.0.key is past_0_key there.
+    own = {name if name in declared else identifier(name): name for name in wanted}
+    by_name = set(own) == set(declared)
     if len(declared) != len(wanted):
         raise InputError(
             f"the candidate takes {len(declared)} inputs ({', '.join(declared)}), the config declares {len(wanted)}: "
             f"{', '.join(wanted)}"
         )
-    inputs = {name: name for name in wanted} if by_name else _by_shape(signature, interface)
+    inputs = {name: theirs for theirs, name in own.items()} if by_name else _by_shape(signature, interface)
     theirs = {name: (dtype, shape) for name, dtype, shape in signature.inputs}
     problems = [
         problem
