@@ -144,8 +144,8 @@ sweep-verify: .venv/installed weights  ## run verify.py offline with numpy and o
 sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 20,000 examples, and 1,000 damaged places in each of 9 real files
 	@$(ONE_THREAD) $(BIN)/python -m pytest tests/sweeps/fuzz.py --timeout 900
 
-sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds those that take a release
-	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.hostile_commands $(RELEASE)
+sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds those that take a release, PART=… takes a part
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.hostile_commands $(RELEASE) $(addprefix --part ,$(PART))
 
 # Last run on 2026-11-24: see SECURITY.md. Another seed draws other misfits.
 sweep-doctor: .venv/installed-dev  ## how often the doctor explains misfits that nobody chose: SEED=… COUNT=…

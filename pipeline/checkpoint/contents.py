@@ -20,7 +20,6 @@ MAX_NAMES = 1_000
 _BLOCK = 512
 _MAX_BLOCKS = 100_000
 _HEAD_BYTES = 1 << 20
-_MEMBER_BYTES = 16 << 20
 _TEXT_ENTRIES = b"LKxg"
 
 
@@ -59,11 +58,6 @@ def unpacked(data: mmap | bytes) -> bytes:
 
 def _in_tar(data: mmap | bytes) -> Iterator[str]:
     return (name for name, _, _ in _files(data))
-
-
-def members(data: mmap | bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of the regular files of a tar archive, each up to 16 MiB."""
-    return ((name, bytes(data[start : start + min(size, _MEMBER_BYTES)])) for name, start, size in _files(data))
 
 
 def _files(data: mmap | bytes) -> Iterator[tuple[str, int, int]]:

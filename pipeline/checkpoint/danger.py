@@ -1,13 +1,15 @@
-"""What a foreign global in a pickle would do, in words, and which of them make a file hostile."""
+"""The one rule for every pickle: what is not known to be data is refused. And what it would do, in words, where known."""
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UnsafeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 _CODE = "run Python code from the file"
 _REACH = "reach into Python's own objects, to find a function that runs commands"
@@ -15,13 +17,15 @@ _DEEDS = {
     "run a command of the operating system": (
         "os", "posix", "nt", "subprocess", "commands", "pty", "popen2", "_posixsubprocess", "multiprocessing", "asyncio",
         "distutils", "setuptools", "torch.utils.cpp_extension", "torch.utils.collect_env", "numpy.f2py", "numpy.distutils",
-        "torch.distributed.run", "torch.distributed.elastic", "uuid", "platform", "sysconfig", "site", "venv",
+        "torch.distributed.run", "torch.distributed.elastic", "uuid", "platform", "sysconfig", "site", "venv", "ensurepip",
+        "mailcap", "_osx_support", "_aix_support", "_pyrepl",
     ),
     _CODE: (
         "code", "codeop", "timeit", "profile", "cProfile", "pdb", "bdb", "trace", "doctest", "runpy", "imp", "importlib",
         "pkgutil", "zipimport", "idlelib", "pydoc", "unittest", "test", "lib2to3", "pip", "numpy.testing", "torch.jit",
         "torch._dynamo", "torch._inductor", "torch.fx", "torch.testing", "torch.package", "logging.config", "types",
         "IPython", "jinja2", "sqlite3", "threading", "_thread", "atexit", "signal", "sched", "concurrent", "torch.onnx",
+        "torch.utils.bottleneck", "torch.utils.data.datapipes", "torch.utils._config_module", "turtledemo",
     ),
     "load another pickle, without any check": (
         "pickle", "_pickle", "cPickle", "pickletools", "marshal", "dill", "joblib", "cloudpickle", "shelve",
@@ -34,7 +38,7 @@ _DEEDS = {
     ),
     "read, write or delete files": (
         "shutil", "io", "_io", "pathlib", "tempfile", "fileinput", "glob", "tarfile", "zipfile", "bz2", "gzip", "lzma",
-        "linecache", "mmap", "dbm", "configparser", "numpy.save", "numpy.fromfile", "numpy.memmap", "numpy.savetxt",
+        "linecache", "mmap", "dbm", "configparser", "logging", "numpy.save", "numpy.fromfile", "numpy.memmap", "numpy.savetxt",
         "torch.save", "torch.from_file", "codecs", "builtins.open",
     ),
     "run machine code": ("ctypes", "_ctypes", "cffi", "torch.ops", "torch.classes", "numba", "torch._ops"),
@@ -55,37 +59,71 @@ _HINT = (
     "do not load it anywhere, least of all with weights_only=False; a maker you trust can give you the weights alone: "
     "torch.save(model.state_dict(), 'weights.pth')"
 )
+_NAME = re.compile(r"[\w.-]*\w")
+# Functions that a network keeps as its activation: to name them imports torch.
+_ACTIVATIONS = ("torch.nn.functional", "torch._C._nn")
 
 
 def deed(dotted: str) -> str | None:
     """Return what a known dangerous global does, in words; None for one that is merely unknown."""
     parts = dotted.split(".")
     prefixes = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
-    if parts[-1].startswith("__") and parts[-1] != "__builtins__":
+    if parts[-1].startswith("__") and parts[-1].endswith("__"):
         return _REACH
     return next((_DEED_OF[prefix] for prefix in prefixes if prefix in _DEED_OF), None)
 
 
-def require_harmless(foreign: Mapping[str, str], name: str, *, is_model: bool) -> None:
-    """Refuse a pickle with globals outside the allow-list; `foreign` maps each to "names", "makes" or "calls".
+def runs(foreign: Mapping[str, str]) -> bool:
+    """Tell whether a pickle that breaks off has done more up to there than a text that reads as one: a list of words."""
+    return any(
+        how in ("makes", "calls") or (how == "changes" and is_module(dotted.rpartition(".")[0])) or deed(dotted)
+        for dotted, how in importable(foreign).items()
+    )
 
-    A pickled model (`is_model`) may name and make classes of its own: it is never run, only described. Raises
-    UnsafeError naming the worst global and what it would have done.
+
+def importable(foreign: Mapping[str, str]) -> dict[str, str]:
+    """Return the globals whose names can be of something; a text names sentences."""
+    return {dotted: how for dotted, how in foreign.items() if _NAME.fullmatch(dotted)}
+
+
+def is_module(name: str) -> bool:
+    """Tell whether a name is likely one of a module: Python's own, or one with a package."""
+    parts = name.split(".")
+    return parts[0] in sys.stdlib_module_names or (len(parts) > 1 and all(part.isidentifier() for part in parts))
+
+
+def require_harmless(foreign: Mapping[str, str], name: str, own: Collection[str] = ()) -> None:
+    """Refuse a pickle with any global outside the allow-list; `foreign` maps each to the most that is done with it.
+
+    Of a pickled model, which is described and never run, `own` are the classes that it makes networks of; they are let
+    through unless they are Python's own or known to do harm. Raises UnsafeError naming the worst global and what it would
+    have done.
     """
-    for dotted, how in foreign.items():
+    strange = {dotted: how for dotted, how in foreign.items() if not (own and _is_of_model(dotted, how, own))}
+    for dotted, how in strange.items():
         known = deed(dotted)
         if known is not None:
             verb = "would" if how != "names" else "names it, and could"
             raise UnsafeError(f"{name} is hostile: {dotted!r:.120} {verb} {known} as soon as it is loaded", hint=_HINT)
-    strange = {dotted: how for dotted, how in foreign.items() if how == "calls" or not is_model}
     if strange:
-        dotted, how = max(strange.items(), key=lambda item: ("names", "makes", "calls").index(item[1]))
-        does = {
-            "calls": "call this function, whatever it does",
-            "makes": "import its module and make an object of it",
-            "names": "import its module",
-        }
+        dotted, how = max(strange.items(), key=lambda item: tuple(_DOES).index(item[1]))
         raise UnsafeError(
-            f"{name} is refused: loading it would need {dotted!r:.120}, which is not data; it would {does[how]}",
+            f"{name} is refused: loading it would need {dotted!r:.120}, which is not data; it would {_DOES[how]}",
             hint=_HINT,
         )
+
+
+_DOES = {
+    "names": "import its module",
+    "makes": "import its module and make an object of it",
+    "changes": "import its module and change what is in there",
+    "calls": "call this function, whatever it does",
+}
+
+
+def _is_of_model(dotted: str, how: str, own: Collection[str]) -> bool:
+    module, _, function = dotted.rpartition(".")
+    is_activation = how == "names" and module in _ACTIVATIONS and function.isidentifier()
+    top = dotted.partition(".")[0]
+    is_own = dotted in own and top not in sys.stdlib_module_names and deed(dotted) is None
+    return is_activation or is_own

@@ -6,7 +6,7 @@ import difflib
 import mmap
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 from pipeline.errors import WeightsError
 from pipeline.store import digest_file
@@ -71,6 +71,60 @@ def _hint(path: Path) -> str:
 def _listed(names: list[str]) -> str:
     more = f" … and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
+
+
+class Part:
+    """Some bytes of a map, from `start` to `stop`, as a file of its own: searched, sliced and read without a copy."""
+
+    def __init__(self, data: mmap.mmap | bytes | Part, start: int, stop: int) -> None:
+        shift = data.start if isinstance(data, Part) else 0
+        self.data: mmap.mmap | bytes = data.data if isinstance(data, Part) else data
+        self.start: int = shift + start
+        self.stop: int = shift + min(stop, len(data))
+        self._position = 0
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> bytes: ...
+    def __getitem__(self, index: int | slice) -> int | bytes:
+        if isinstance(index, slice):
+            first, last, _ = index.indices(len(self))
+            return self.data[self.start + first : self.start + max(first, last)]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.data[(self.start if index >= 0 else self.stop) + index]
+
+    def find(self, what: bytes, start: int = 0) -> int:
+        """Return where `what` is at or behind `start`, or -1."""
+        return max(self.data.find(what, self.start + start, self.stop) - self.start, -1)
+
+    def rfind(self, what: bytes, start: int = 0) -> int:
+        """Return where `what` is last at or behind `start`, or -1."""
+        return max(self.data.rfind(what, self.start + start, self.stop) - self.start, -1)
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        """Set where `read` goes on: from the start, the present position or the end, as files do."""
+        self._position = max(0, (0, self._position, len(self))[whence] + position)
+        return self._position
+
+    def tell(self) -> int:
+        """Return where `read` goes on."""
+        return self._position
+
+    def read(self, count: int = -1) -> bytes:
+        """Return the next `count` bytes, or all that are left."""
+        end = len(self) if count < 0 else self._position + count
+        found = self[self._position : end]
+        self._position += len(found)
+        return found
+
+
+Bytes: TypeAlias = mmap.mmap | bytes | Part
+"""What can be searched and sliced like bytes."""
 
 
 @contextmanager

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint import archive, danger, files, kinds, nested, pickles, wrappers
+from pipeline.checkpoint import archive, danger, files, kinds, nested, npy, pickles, wrappers
 from pipeline.checkpoint.kinds import Kind
 from pipeline.errors import UnsafeError, WeightsError, suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from mmap import mmap
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from pipeline.checkpoint.files import Bytes
 
 MAX_HEADER_BYTES = 64 * 2**20
 MAX_EXCESS_BYTES = 64 * 2**20
@@ -33,7 +35,13 @@ SAFETENSORS_DTYPES = {
 }  # fmt: skip
 """safetensors' name of a dtype → torch's."""
 
-_CONTAINERS = {Kind.TORCHSCRIPT, Kind.EXPORTED_PROGRAM, Kind.NUMPY, Kind.ZIP, Kind.TAR, Kind.GZIP, Kind.HDF5}
+_PROGRAMS = {Kind.TORCHSCRIPT, Kind.EXPORTED_PROGRAM}
+_CONTAINERS = {*_PROGRAMS, Kind.NUMPY, Kind.ZIP, Kind.TAR, Kind.GZIP, Kind.HDF5}
+# What torch.save writes into its archive, and names that are never read as anything else.
+_RECORD = re.compile(
+    r"data(\.pkl|/[^/]+)|version|byteorder|\.format_version|\.storage_alignment|\.data/\w+", re.IGNORECASE
+)
+_PROGRAM_CLASS = re.compile(r"__torch__(\.\w+)+")
 _SHARD_NAME = re.compile(r"[^/\\\x00-\x1f]+")
 _DAMAGED = "it was cut off or altered on its way: copy or download it again"
 _ALTERED = "no saving function writes such a file: it was altered, so do not load it; get it again from its maker"
@@ -66,7 +74,7 @@ class Header:
     wrapped: wrappers.Unwrapped | None = None
     model_class: str | None = None
     needs: tuple[str, ...] = ()
-    has_numpy_scalars: bool = False
+    has_numpy: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     record: Any = None
 
@@ -86,10 +94,8 @@ def read(path: Path, *, key: str | None = None, max_bytes: int | None = None) ->
 
 def require_harmless(path: Path) -> None:
     """Raise UnsafeError for a file that is hostile by its content, whatever its name; broken ones and all others pass."""
-    try:
+    with suppress(WeightsError):
         read(path)
-    except WeightsError:
-        return
 
 
 def _no_such_key(name: str, key: str, header: Header) -> WeightsError:
@@ -117,19 +123,11 @@ def _header(path: Path, max_bytes: int | None, key: str | None = None, *, may_be
         return Header(Kind.EMPTY, 0)
     _require_below(size, max_bytes, f"{path.name} is {size:,} bytes")
     with files.mapped(path) as data:
-        try:
-            kind = kinds.container(data)
-            if kind is Kind.SHARDED and may_be_index:
-                header = _sharded(kinds.shards(data) or {}, path, max_bytes)
-            else:
-                header = _single(data, kind, path.name, key)
-        except pickles.MalformedError as error:
-            danger.require_harmless(error.foreign, path.name, is_model=True)
-            raise WeightsError(f"{path.name} is truncated or damaged: {error}", hint=_DAMAGED) from error
-        except archive.BrokenArchiveError as error:
-            raise WeightsError(f"{path.name} is truncated or damaged: {error}", hint=_DAMAGED) from error
-        except pickles.TooLargeError as error:
-            raise UnsafeError(f"{path.name}: {error}", hint=_ALTERED) from error
+        kind = kinds.container(data)
+        if kind is Kind.SHARDED and may_be_index:
+            header = _sharded(kinds.shards(data) or {}, path, max_bytes)
+        else:
+            header = _described(data, kind, path.name, nested.Walk(), key)
     total = sum(tensor.nbytes for tensor in header.tensors)
     _require_below(total, max_bytes, f"the tensors of {path.name} need {total:,} bytes")
     return header
@@ -140,24 +138,95 @@ def _require_below(size: int, max_bytes: int | None, what: str) -> None:
         raise UnsafeError(f"{what}, more than the limit of {max_bytes:,}", hint="raise --max-bytes if you trust it")
 
 
-def _single(data: mmap, kind: Kind, name: str, key: str | None) -> Header:
+def _described(data: Bytes, kind: Kind, name: str, walk: nested.Walk, key: str | None = None) -> Header:
+    """Return the header of a file, or of what lies in one, with every fault as an error of ours."""
+    try:
+        return _single(data, kind, name, walk, key)
+    except pickles.CraftedError as error:
+        danger.require_harmless(error.foreign, name)
+        raise UnsafeError(f"{name} is a pickle that no saving function writes: {error}", hint=_ALTERED) from error
+    except pickles.MalformedError as error:
+        danger.require_harmless(error.foreign, name)
+        raise WeightsError(f"{name} is truncated or damaged: {error}", hint=_DAMAGED) from error
+    except archive.BrokenArchiveError as error:
+        raise WeightsError(f"{name} is truncated or damaged: {error}", hint=_DAMAGED) from error
+    except pickles.TooLargeError as error:
+        raise UnsafeError(f"{name}: {error}", hint=nested.HINT if walk.depth else _ALTERED) from error
+
+
+def _single(data: Bytes, kind: Kind, name: str, walk: nested.Walk, key: str | None = None) -> Header:
     if kind in kinds.TORCH_KINDS:
-        return _torch(data, kind, name, key)
+        return _torch(data, kind, name, walk, key)
     if kind is Kind.PICKLE:
-        return _plain_pickle(data, name)
+        return _plain_pickle(data, name, walk)
     if kind is Kind.SAFETENSORS:
         return _safetensors(data, name)
+    if kind is Kind.SEALED:
+        raise UnsafeError(f"{name} is an archive that nobody here looks into ({kinds.sealed(data)})", hint=nested.HINT)
     if kind in _CONTAINERS:
-        nested.require_no_hostile_pickle(data, name)
+        _require_harmless_inside(data, kind, name, walk)
+    if kind is Kind.TRUNCATED:
+        _require_none(archive.left(data), data, name)
     return Header(kind, len(data))
+
+
+def _require_harmless_inside(data: Bytes, kind: Kind, name: str, walk: nested.Walk) -> None:
+    """Judge everything in an archive by the rules for a file of its own."""
+    if data[: len(npy.MAGIC)] == npy.MAGIC:
+        end = npy.walk(data, name, lambda start: _data_pickle(data, name, walk, start).end)
+        if end < len(data):
+            _require_nothing_hidden(files.Part(data, end, len(data)), name, walk)
+        return
+    if kind is Kind.HDF5 and data[:2] != b"PK":
+        _require_none(nested.strewn(data), data, name)
+        return
+    damaged: WeightsError | None = None
+    with walk.inside(name, program=kind in _PROGRAMS):
+        for place, inner in nested.members(data, kind, name, walk):
+            try:
+                _require_harmless_member(inner, place, walk)
+            except WeightsError as error:  # what comes behind it may be hostile
+                damaged = damaged or error
+    if damaged is not None:
+        raise damaged
+
+
+def _require_harmless_member(data: Bytes, name: str, walk: nested.Walk) -> None:
+    kind = kinds.packed(data, walk.instructions)
+    if kind is not None:
+        _described(data, kind, name, walk)
+    if kind is Kind.TRUNCATED:
+        raise WeightsError(f"{name} is cut off", hint=_DAMAGED)
+
+
+def _require_nothing_hidden(rest: files.Part, name: str, walk: nested.Walk) -> None:
+    """Tell what is there to be found behind an array from what is merely too much."""
+    if kinds.packed(rest, walk.instructions) is not None:
+        raise UnsafeError(f"{name} hides {len(rest):,} bytes behind its array", hint=_ALTERED)
+    raise archive.BrokenArchiveError(f"{len(rest):,} bytes follow its array")
+
+
+def _require_none(starts: Iterable[int], data: Bytes, name: str) -> None:
+    """Refuse bytes that no reader of archives gets at if a hostile pickle begins at one of `starts`."""
+    budget = pickles.Budget(pickles.MAX_OPCODES + len(data) // 256)
+    for start in starts:
+        place = f"{name} (at byte {start:,})"
+        try:
+            parsed = pickles.parse(data, start, budget)
+        except pickles.MalformedError as error:
+            if danger.runs(error.foreign):
+                danger.require_harmless(_beside_programs(error.foreign), place)
+        else:
+            if danger.runs(parsed.foreign):
+                _require_harmless(parsed, place, program=True)
 
 
 # torch.save, zip and legacy
 
 
-def _torch(data: mmap, container: Kind, name: str, key: str | None) -> Header:
+def _torch(data: Bytes, container: Kind, name: str, walk: nested.Walk, key: str | None) -> Header:
     is_legacy = container is Kind.STATE_DICT_LEGACY
-    parsed = _legacy(data, name) if is_legacy else _zip(data, name)
+    parsed = _legacy(data, name, walk) if is_legacy else _zip(data, name, walk)
     require_sound(parsed, name)
     wrapped = wrappers.unwrap(parsed.value, kinds.is_tensor, key)
     kind = kinds.of_pickle(parsed.value, wrapped, legacy=is_legacy)
@@ -173,7 +242,7 @@ def _torch(data: mmap, container: Kind, name: str, key: str | None) -> Header:
         wrapped=wrapped,
         model_class=kinds.model_class(parsed.value),
         needs=tuple(parsed.foreign),
-        has_numpy_scalars=parsed.numpy_scalars,
+        has_numpy=parsed.has_numpy,
         facts={
             "format": "legacy torch.save" if is_legacy else "torch.save (zip)",
             "pickle protocol": parsed.protocol,
@@ -183,13 +252,15 @@ def _torch(data: mmap, container: Kind, name: str, key: str | None) -> Header:
     )
 
 
-def _zip(data: mmap, name: str) -> pickles.Parsed:
-    entries = archive.directory(data)
+def _zip(data: Bytes, name: str, walk: nested.Walk) -> pickles.Parsed:
+    entries = archive.directory(data, name)
     archive.require_plain(data, entries, name)
     roots = {entry.name.partition("/")[0] for entry in entries}
     if len(roots) != 1:
         raise UnsafeError(f"{name} holds several archives in one: {', '.join(sorted(roots))[:200]}", hint=_ALTERED)
-    parsed = kinds.read_pickle(data, Kind.STATE_DICT)
+    if any(not _RECORD.fullmatch(entry.name.partition("/")[2]) for entry in entries):
+        _require_harmless_inside(data, Kind.ZIP, name, walk)
+    parsed = kinds.read_pickle(data, Kind.STATE_DICT, walk.instructions)
     _require_harmless(parsed, name)
     hidden = kinds.pickle_entry(entries).size - parsed.end
     if hidden:
@@ -204,14 +275,12 @@ def _zip(data: mmap, name: str) -> pickles.Parsed:
     return parsed
 
 
-def _legacy(data: mmap, name: str) -> pickles.Parsed:
-    data.seek(0)
+def _legacy(data: Bytes, name: str, walk: nested.Walk) -> pickles.Parsed:
+    end = 0
     for _ in range(3):  # magic number, protocol version, system info
-        _require_harmless(pickles.parse(data), name)
-    parsed = kinds.read_pickle(data, Kind.STATE_DICT_LEGACY)
-    _require_harmless(parsed, name)
-    keys = pickles.parse(data)
-    _require_harmless(keys, name)
+        end = _data_pickle(data, name, walk, end).end
+    parsed = _data_pickle(data, name, walk, end)
+    keys = _data_pickle(data, name, walk, parsed.end)
     if not isinstance(keys.value, list) or len(set(map(str, keys.value))) != len(keys.value):
         raise pickles.MalformedError("it does not list its storages")
     position = keys.end
@@ -232,9 +301,16 @@ def _legacy(data: mmap, name: str) -> pickles.Parsed:
     return parsed
 
 
-def _require_harmless(parsed: pickles.Parsed, name: str) -> None:
+def _require_harmless(parsed: pickles.Parsed, name: str, *, program: bool = False) -> None:
+    """Refuse what is not data but the classes of a pickled model, and of a TorchScript program (`program`)."""
     is_model = kinds.model_class(parsed.value) is not None
-    danger.require_harmless(parsed.foreign, name, is_model=is_model)
+    foreign = _beside_programs(parsed.foreign) if program else parsed.foreign
+    danger.require_harmless(foreign, name, parsed.own if is_model else ())
+
+
+def _beside_programs(foreign: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the classes that a TorchScript program defines, and Python has not."""
+    return {dotted: how for dotted, how in foreign.items() if how == "changes" or not _PROGRAM_CLASS.fullmatch(dotted)}
 
 
 def _stored(storage: pickles.Storage, held: int) -> str:
@@ -286,20 +362,24 @@ def _tensor_header(name: str, record: pickles.Tensor) -> TensorHeader:
     return TensorHeader(name, record.dtype, record.shape, record.elements, record.nbytes, memory, has_data)
 
 
-def _plain_pickle(data: mmap, name: str) -> Header:
+def _plain_pickle(data: Bytes, name: str, walk: nested.Walk) -> Header:
     """Describe a pickle that torch.save did not write; anything that it would call is refused."""
-    data.seek(0)
-    parsed = pickles.parse(data)
-    _require_harmless(parsed, name)
+    parsed = _data_pickle(data, name, walk)
     if parsed.end != len(data):
         raise UnsafeError(f"{name} hides {len(data) - parsed.end:,} bytes behind its pickle", hint=_ALTERED)
     return Header(Kind.PICKLE, len(data), needs=tuple(parsed.foreign), facts={"pickle protocol": parsed.protocol})
 
 
+def _data_pickle(data: Bytes, name: str, walk: nested.Walk, start: int = 0) -> pickles.Parsed:
+    parsed = pickles.parse(data, start, walk.instructions)
+    _require_harmless(parsed, name, program=walk.program)
+    return parsed
+
+
 # safetensors
 
 
-def _safetensors(data: mmap, name: str) -> Header:
+def _safetensors(data: Bytes, name: str) -> Header:
     size = int.from_bytes(data[:8], "little")
     if size > MAX_HEADER_BYTES:
         raise UnsafeError(f"{name} declares a header of {size:,} bytes, more than {MAX_HEADER_BYTES:,}", hint=_ALTERED)
@@ -402,6 +482,16 @@ def _sharded(shard_of: Mapping[str, str], path: Path, max_bytes: int | None) -> 
             f"{len(missing)} of {len(names)} files that {path.name} names are missing: {', '.join(missing[:8])}",
             hint=f"put them into {path.parent}",
         )
+    try:
+        return _together(names, shard_of, path, max_bytes)
+    except WeightsError:
+        for shard in names:  # one of the others may be hostile
+            with suppress(WeightsError):
+                _header(path.parent / shard, max_bytes, may_be_index=False)
+        raise
+
+
+def _together(names: Sequence[str], shard_of: Mapping[str, str], path: Path, max_bytes: int | None) -> Header:
     tensors: dict[str, TensorHeader] = {}
     size = path.stat().st_size
     for shard in names:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
-import pickletools
+import tarfile
+import zlib
 from enum import StrEnum
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint import archive, files, pickles, protobuf, wrappers
+from pipeline.checkpoint import archive, danger, files, npy, opcodes, pickles, protobuf, wrappers
 from pipeline.errors import UnsafeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from mmap import mmap
     from pathlib import Path
+
+    from pipeline.checkpoint.files import Bytes
 
 
 class Kind(StrEnum):
@@ -38,7 +39,7 @@ class Kind(StrEnum):
     GGUF = "GGUF model"
     TAR = "tar archive"
     ZIP = "zip archive"
-    SEVEN_ZIP = "7z archive"
+    SEALED = "archive of a kind that is not looked into"
     GZIP = "compressed file"
     LFS_POINTER = "Git LFS pointer"
     HTML = "HTML page"
@@ -54,10 +55,10 @@ TORCH_KINDS = frozenset(
 SAVE = "torch.save(model.state_dict(), 'weights.pth')"
 """How to save the weights alone."""
 
-_UNPACK = "unpack it and name the weights file inside"
+_UNPACK = "unpack it, and run weighbridge inspect on the weights file inside"
 REMEDIES = {
     Kind.SEVERAL: "say which one is meant",
-    Kind.PICKLED_MODEL: f"in the code that made it, load it and save its weights alone: {SAVE}",
+    Kind.PICKLED_MODEL: f"whoever made it can save its weights alone, in the code that made it: {SAVE}",
     Kind.TORCH_OBJECT: f"save the network's state dict: {SAVE}",
     Kind.PICKLE: f"save the weights with torch.save, not with pickle: {SAVE}",
     Kind.TORCHSCRIPT: "in the code that made it, save the weights beside it: torch.save(module.state_dict(), "
@@ -66,14 +67,14 @@ REMEDIES = {
     "'weights.pth')",
     Kind.ONNX: "a release is made from the state dict that it was exported from (.pth or .safetensors); to compare this "
     "file with the network, use weighbridge parity CONFIG --candidate FILE",
-    Kind.NUMPY: "convert it: torch.save({name: torch.from_numpy(array) for name, array in numpy.load(file).items()}, "
-    "'weights.pth')",
+    Kind.NUMPY: "convert it: torch.save({name: torch.from_numpy(array) for name, array in numpy.load(file, "
+    "allow_pickle=False).items()}, 'weights.pth')",
     Kind.HDF5: "Keras weights do not carry over by themselves: convert them to a PyTorch state dict first",
     Kind.TENSORFLOW: "TensorFlow weights do not carry over by themselves: convert them to a PyTorch state dict first",
     Kind.GGUF: "take the original .safetensors that it was quantised from",
     Kind.TAR: _UNPACK,
     Kind.ZIP: _UNPACK,
-    Kind.SEVEN_ZIP: _UNPACK,
+    Kind.SEALED: _UNPACK,
     Kind.GZIP: _UNPACK,
     Kind.LFS_POINTER: "it only names the weights: fetch them with `git lfs pull`",
     Kind.HTML: "a web page was saved in place of the weights, often a login page: download the file itself",
@@ -90,14 +91,19 @@ MAX_PICKLE_BYTES = 256 * 2**20
 _MAX_INDEX_BYTES = 16 * 2**20
 _MAX_INDEX_CONTAINERS = 1_000
 _MAX_ONNX_VERSION = 100
-_OPCODES = {opcode.code.encode("latin-1") for opcode in pickletools.opcodes}
-_HIGHEST_PROTOCOL = max(opcode.proto for opcode in pickletools.opcodes)
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+_MAX_STACKED = 100
+_HIGHEST_PROTOCOL = 5
+_COMPRESSED = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00", b"\x5d\x00\x00")
+_SEALED = {
+    b"7z\xbc\xaf\x27\x1c": "7z", b"\x28\xb5\x2f\xfd": "Zstandard", b"Rar!\x1a\x07": "RAR", b"\x04\x22\x4d\x18": "LZ4",
+    b"LZIP\x01": "lzip", b"\x1f\x9d\x90": "compress", b"MSCF\x00\x00\x00\x00": "cabinet", b"\x89LZO\x00": "lzop",
+    b"\xff\x06\x00\x00sNaPpY": "Snappy",
+}  # fmt: skip
 _MAGICS = (
-    (b"\x93NUMPY", Kind.NUMPY),
+    (npy.MAGIC, Kind.NUMPY),
     (b"\x89HDF\r\n\x1a\n", Kind.HDF5),
     (b"GGUF", Kind.GGUF),
-    (b"7z\xbc\xaf\x27\x1c", Kind.SEVEN_ZIP),
+    *((magic, Kind.SEALED) for magic in _SEALED),
     *((magic, Kind.GZIP) for magic in _COMPRESSED),
     (b"version https://git-lfs.github.com/spec/", Kind.LFS_POINTER),
 )
@@ -118,29 +124,67 @@ def identify(path: Path) -> Kind:
         try:
             value = read_pickle(data, kind).value
             return of_pickle(value, wrappers.unwrap(value, is_tensor), legacy=kind is Kind.STATE_DICT_LEGACY)
+        except (pickles.CraftedError, pickles.TooLargeError, UnsafeError):
+            return Kind.UNKNOWN
         except (pickles.MalformedError, archive.BrokenArchiveError):
             return Kind.TRUNCATED
-        except (pickles.TooLargeError, UnsafeError):
-            return Kind.UNKNOWN
 
 
-def container(data: mmap) -> Kind:
+def container(data: Bytes) -> Kind:
     """Say what the outermost format is; STATE_DICT and STATE_DICT_LEGACY stand for whatever torch.save wrote."""
-    for magic, kind in _MAGICS:
-        if data[: len(magic)] == magic:
-            return kind
-    if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return _zip_kind(data)
-    if data[257:262] == b"ustar":
-        return Kind.TAR
-    for recognise in (_safetensors_kind, _pickle_kind, _protobuf_kind, _text_kind):
+    for recognise in (packed, _safetensors_kind, _cut_pickle_kind, _late_zip_kind, _protobuf_kind, _text_kind):
         found = recognise(data)
         if found is not None:
             return found
     return Kind.UNKNOWN
 
 
-def _zip_kind(data: mmap) -> Kind:
+def packed(data: Bytes, budget: pickles.Budget | None = None) -> Kind | None:
+    """Say what kind of pickle, archive or other file with a magic number this is, None for what has none.
+
+    A pickle comes first: it may begin as GGUF files do, or have "ustar" where a tar archive has it.
+    """
+    kind = _pickle_kind(data, budget)
+    if kind is not None:
+        return kind
+    for magic, kind in _MAGICS:
+        if data[: len(magic)] == magic:
+            return kind
+    if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _zip_kind(data)
+    if _is_tar(data):
+        return Kind.TAR
+    return Kind.GZIP if _is_zlib(data) else None
+
+
+def sealed(data: Bytes) -> str:
+    """Return the name of the format of an archive that is not looked into."""
+    return next(name for magic, name in _SEALED.items() if data[: len(magic)] == magic)
+
+
+def _is_tar(data: Bytes) -> bool:
+    """Tell a tar archive by its first header: those of before POSIX have no "ustar", but a sum that is right."""
+    if data[257:262] == b"ustar":
+        return True
+    try:
+        tarfile.TarInfo.frombuf(data[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
+
+
+def _is_zlib(data: Bytes) -> bool:
+    """Tell a zlib stream (RFC 1950), as joblib writes it, by its beginning."""
+    head = data[:1024]
+    if len(head) < 3 or head[0] & 0x8F != 8 or int.from_bytes(head[:2], "big") % 31:
+        return False
+    try:
+        return bool(zlib.decompressobj().decompress(head, 1 << 16))
+    except zlib.error:
+        return False
+
+
+def _zip_kind(data: Bytes) -> Kind:
     try:
         entries = archive.directory(data)
     except archive.BrokenArchiveError:
@@ -148,6 +192,11 @@ def _zip_kind(data: mmap) -> Kind:
     except UnsafeError:
         return Kind.ZIP
     return kind_of_names([entry.name for entry in entries])
+
+
+def _late_zip_kind(data: Bytes) -> Kind | None:
+    """Recognise a zip archive behind something else, as programs that unpack themselves have it."""
+    return Kind.ZIP if archive.is_behind(data) else None
 
 
 def kind_of_names(names: Sequence[str]) -> Kind:
@@ -165,7 +214,7 @@ def kind_of_names(names: Sequence[str]) -> Kind:
     return Kind.HDF5 if "model.weights.h5" in names else Kind.ZIP
 
 
-def _safetensors_kind(data: mmap) -> Kind | None:
+def _safetensors_kind(data: Bytes) -> Kind | None:
     if data[8:10] not in (b'{"', b"{}", b"{ ", b"{\n"):
         return None
     size = int.from_bytes(data[:8], "little")
@@ -175,41 +224,45 @@ def _safetensors_kind(data: mmap) -> Kind | None:
     return Kind.TRUNCATED if len(data) < 8 + size <= MAX_PICKLE_BYTES else Kind.SAFETENSORS
 
 
-def _pickle_kind(data: mmap) -> Kind | None:
-    """Recognise a pickle by running over its opcodes; texts are none unless every opcode of theirs holds."""
-    binary = data[:1] == b"\x80" and data[1:2] <= bytes([_HIGHEST_PROTOCOL])
-    if data[:1] not in _OPCODES:
+def _pickle_kind(data: Bytes, budget: pickles.Budget | None) -> Kind | None:
+    """Recognise a pickle by what it does; a text, or numbers, may begin like one and then do nothing."""
+    if data[:1] not in opcodes.CODES:
         return None
-    try:
-        first = pickles.parse(_stream(data))
-    except pickles.TooLargeError:
-        return Kind.PICKLE
-    except pickles.MalformedError as error:
-        # A text may read as the names of globals, but it does not call them.
-        runs = any(how == "calls" for how in error.foreign.values())
-        return Kind.PICKLE if runs else _broken_pickle_kind(data) if binary else None
-    if first.value == LEGACY_MAGIC and type(first.value) is int:
-        return Kind.STATE_DICT_LEGACY
-    is_trivial = not binary and not first.foreign and not isinstance(first.value, dict | list | tuple)
-    return None if is_trivial else Kind.PICKLE
-
-
-def _broken_pickle_kind(data: mmap) -> Kind:
-    """Tell a pickle that is cut off from one whose opcodes are complete but not for us."""
-    try:
-        for _ in pickletools.genops(cast("IO[bytes]", _stream(data))):
-            pass
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError):
-        return Kind.TRUNCATED
+    is_binary = _has_protocol(data)
+    position = 0
+    for _ in range(_MAX_STACKED):
+        try:
+            first = pickles.parse(data, position, budget)
+        except pickles.TooLargeError:
+            return Kind.PICKLE
+        except pickles.MalformedError as error:
+            return Kind.PICKLE if _acts(error, is_binary=is_binary) else None
+        if position == 0 and first.value == LEGACY_MAGIC and type(first.value) is int:
+            return Kind.STATE_DICT_LEGACY
+        is_all = first.end == len(data) and isinstance(first.value, dict | list | tuple)
+        if is_binary or danger.importable(first.foreign) or is_all:
+            return Kind.PICKLE
+        position = first.end  # what is behind it may be another one
     return Kind.PICKLE
 
 
-def _stream(data: mmap) -> mmap:
-    data.seek(0)
-    return data
+def _acts(error: pickles.MalformedError, *, is_binary: bool) -> bool:
+    """Tell a pickle that breaks off, or that no saving function writes, from bytes that only begin like one."""
+    is_crafted = isinstance(error, pickles.CraftedError)
+    is_whole = isinstance(error, pickles.CraftedError) and error.is_whole
+    named = bool(danger.importable(error.foreign))
+    return danger.runs(error.foreign) or (is_binary and (is_crafted or bool(error.foreign))) or (is_whole and named)
 
 
-def _protobuf_kind(data: mmap) -> Kind | None:
+def _cut_pickle_kind(data: Bytes) -> Kind | None:
+    return Kind.TRUNCATED if _has_protocol(data) else None
+
+
+def _has_protocol(data: Bytes) -> bool:
+    return data[:1] == b"\x80" and data[1:2] <= bytes([_HIGHEST_PROTOCOL])
+
+
+def _protobuf_kind(data: Bytes) -> Kind | None:
     """Recognise an ONNX ModelProto (onnx.proto) or a TensorFlow SavedModel (saved_model.proto)."""
     if data[:1] != b"\x08":
         return None
@@ -230,7 +283,7 @@ def _protobuf_kind(data: mmap) -> Kind | None:
     return kind if kind and 0 < seen.get(1, 0) < _MAX_ONNX_VERSION else None
 
 
-def _text_kind(data: mmap) -> Kind | None:
+def _text_kind(data: Bytes) -> Kind | None:
     head = data[:4096]
     try:
         text = head.decode("utf-8-sig")
@@ -247,7 +300,7 @@ def _text_kind(data: mmap) -> Kind | None:
     return Kind.SHARDED if lowered.startswith("{") and shards(data) else Kind.TEXT
 
 
-def shards(data: mmap) -> dict[str, str] | None:
+def shards(data: Bytes) -> dict[str, str] | None:
     """Return tensor name → file of a shard index (`weight_map`, as Hugging Face writes it); None if it is none."""
     if len(data) > _MAX_INDEX_BYTES:
         return None
@@ -264,18 +317,18 @@ def shards(data: mmap) -> dict[str, str] | None:
     return shard_of
 
 
-def read_pickle(data: mmap, kind: Kind) -> pickles.Parsed:
+def read_pickle(data: Bytes, kind: Kind, budget: pickles.Budget | None = None) -> pickles.Parsed:
     """Return the records of the main pickle of what torch.save wrote.
 
     Raises MalformedError or BrokenArchiveError for what is cut off, TooLargeError and UnsafeError for what is hostile.
     """
     if kind is Kind.STATE_DICT_LEGACY:
-        stream = _stream(data)
+        end = 0
         for _ in range(3):  # magic number, protocol version, system info
-            pickles.parse(stream)
-        return pickles.parse(stream)
+            end = pickles.parse(data, end, budget).end
+        return pickles.parse(data, end, budget)
     entry = pickle_entry(archive.directory(data))
-    return pickles.parse(io.BytesIO(archive.content(data, entry, MAX_PICKLE_BYTES)))
+    return pickles.parse(archive.content(data, entry, MAX_PICKLE_BYTES), 0, budget)
 
 
 def pickle_entry(entries: Sequence[archive.Entry]) -> archive.Entry:
@@ -304,14 +357,7 @@ def is_tensor(value: Any) -> bool:
 def model_class(value: Any) -> str | None:
     """Return the class of a pickled nn.Module, at the top or under a wrapper's key; None if there is none."""
     candidates = [value, *(value.values() if isinstance(value, dict) else ())]
-    return next((item.maker for item in candidates if _is_module(item)), None)
-
-
-def _is_module(value: Any) -> bool:
-    if not isinstance(value, pickles.Object):
-        return False
-    state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
-    return isinstance(state, dict) and "_modules" in state and "_parameters" in state
+    return next((item.maker for item in candidates if pickles.is_module(item)), None)
 
 
 def with_article(kind: Kind) -> str:

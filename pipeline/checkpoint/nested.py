@@ -1,99 +1,250 @@
-"""Look for hostile pickles inside archives that we do not load ourselves, so that nobody is told to unpack and load them.
+"""What lies inside archives and compressed files, so that it is judged like a file that somebody brings.
 
-TorchScript programs, exported programs, npz and plain archives hold pickles, or archives with pickles, of their own. Only
-a pickle that would do something known to be dangerous makes a file hostile here: what is merely foreign is not loaded
-anyway.
+Nobody is to be told to unpack a trap. What is inside is looked at, in archives in archives too; what cannot be looked at, or
+would take too much to, is refused.
 """
 
 from __future__ import annotations
 
-import io
+import bz2
+import gzip
+import lzma
+import re
+import sys
+import tarfile
 import zlib
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from pipeline.checkpoint import archive, contents, danger, pickles
+from pipeline.checkpoint import archive, danger, npy, pickles
+from pipeline.checkpoint.files import Part
+from pipeline.checkpoint.kinds import Kind
 from pipeline.errors import UnsafeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from mmap import mmap
+    from collections.abc import Callable, Iterator
 
-_MAX_DEPTH = 3
-_MAX_ENTRIES = 2_000
-_MAX_BYTES = 64 * 2**20
-_HEAD_BYTES = 4096
-# Functions of TorchScript's own pickles that build lists, and the classes of the program.
-_TORCHSCRIPT = ("torch.jit._pickle.", "__torch__.")
-_ZIP, _PICKLE, _NPY = b"PK\x03\x04", b"\x80", b"\x93NUMPY"
+    from pipeline.checkpoint.files import Bytes
+
+_MAX_DEPTH = 4
+_MAX_MEMBERS = 20_000
+_MAX_UNPACKED_BYTES = 64 * 2**20
+_MAX_INSTRUCTIONS = 2 * pickles.MAX_OPCODES
+_COPIED_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
+# Numbers of tensors in the archives of torch.jit.save and torch.export.save, which torch reads as nothing else.
+_NUMBERS = re.compile(r"(data|constants|traced_inputs)/\d+|data/(weights|constants)/(weight|tensor)_\d+")
+# A pickle's protocol; and the second line of a global's name, in the protocols without.
+_PROTOCOL, _NAME = re.compile(rb"\x80[\x02-\x05]"), re.compile(rb"\n[A-Za-z_][\w.]{0,99}\n")
+_LONGEST_NAME = 100
+_PIECE_BYTES = 1 << 24
+HINT = "unpack it, and run weighbridge inspect on what is inside"
+"""What to do with what is not looked into."""
+_ENCRYPTED = 0x1
 
 
-def require_no_hostile_pickle(data: mmap, name: str) -> None:
-    """Raise UnsafeError naming the entry and the global if a pickle somewhere inside would do something dangerous."""
-    _Scan(name).scan(data, "", 0)
+@dataclass(slots=True)
+class Walk:
+    """What may still be looked at in one file, and how deep in archives that is; `program` tells that one is a program."""
 
+    depth: int = 0
+    program: bool = False
+    members: int = _MAX_MEMBERS
+    unpacked: int = _MAX_UNPACKED_BYTES
+    instructions: pickles.Budget = field(default_factory=pickles.Budget)
 
-class _Scan:
-    """Walks archives in archives, up to a depth and a number of bytes in all."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.left = _MAX_BYTES
-
-    def scan(self, data: mmap | bytes, inside: str, depth: int) -> None:
-        if depth > _MAX_DEPTH:
-            raise UnsafeError(f"{self.name}: {inside!r:.120} nests archives without end", hint="do not unpack it")
-        if data[:4] == _ZIP:
-            self._children(_in_zip(data), inside, depth)
-        elif data[257:262] == b"ustar":
-            self._children(contents.members(data), inside, depth)
-        elif data[:6] == _NPY:
-            self._numpy(data, inside)
-        elif data[:2] == b"\x1f\x8b" or data[:3] == b"BZh" or data[:6] == b"\xfd7zXZ\x00":
-            self.scan(contents.unpacked(data), inside, depth + 1)
-        elif inside.endswith((".pkl", ".pickle", ".p", "/pickle", "pickle")) or data[:1] == _PICKLE:
-            self._pickle(data, inside)
-
-    def _children(self, entries: Iterator[tuple[str, bytes]], inside: str, depth: int) -> None:
-        for count, (child, content) in enumerate(entries):
-            self.left -= len(content)
-            if count >= _MAX_ENTRIES or self.left < 0:
-                return
-            self.scan(content, f"{inside}/{child}" if inside else child, depth + 1)
-
-    def _numpy(self, data: mmap | bytes, inside: str) -> None:
-        header = bytes(data[:_HEAD_BYTES])
-        if b"'|O'" in header or b"'O'" in header:
-            # numpy.lib.format, version 1 and 2: magic, version, length of the header, header, then a pickle.
-            wide = header[6] >= 2
-            start = (12 if wide else 10) + int.from_bytes(header[8 : 12 if wide else 10], "little")
-            self._pickle(bytes(data[start : start + _MAX_BYTES]), inside)
-
-    def _pickle(self, data: mmap | bytes, inside: str) -> None:
-        stream = io.BytesIO(bytes(data[:_MAX_BYTES]))
+    @contextmanager
+    def inside(self, name: str, *, program: bool) -> Iterator[None]:
+        """Be one archive deeper."""
+        if self.depth == _MAX_DEPTH:
+            raise UnsafeError(f"{name} lies in {_MAX_DEPTH} archives, and is not looked into", hint=HINT)
+        if self.depth == 0:
+            self.instructions = pickles.Budget(_MAX_INSTRUCTIONS)
+        before = self.program
+        self.depth, self.program = self.depth + 1, before or program
         try:
-            foreign = pickles.parse(stream).foreign
-        except pickles.MalformedError as error:
-            foreign = error.foreign
-        except pickles.TooLargeError as error:
-            raise UnsafeError(f"{self.name}: {inside or 'it'}: {error}", hint="do not load it") from error
-        known = [dotted for dotted in foreign if not dotted.startswith(_TORCHSCRIPT) and danger.deed(dotted)]
-        if known:
-            place = f"{self.name} ({inside})" if inside else self.name
-            danger.require_harmless({known[0]: foreign[known[0]]}, place, is_model=True)
+            yield
+        finally:
+            self.depth, self.program = self.depth - 1, before
+
+    def count(self, name: str) -> None:
+        """Take one more member."""
+        self.members -= 1
+        if self.members < 0:
+            raise UnsafeError(f"{name} holds more than {_MAX_MEMBERS:,} files, and not all are looked at", hint=HINT)
+
+    def unpack(self, name: str, size: int) -> None:
+        """Take so many unpacked bytes more."""
+        self.unpacked -= size
+        if self.unpacked < 0:
+            raise UnsafeError(
+                f"{name} unpacks to more than {_MAX_UNPACKED_BYTES >> 20} MiB, and not all is looked at", hint=HINT
+            )
 
 
-def _in_zip(data: mmap | bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the names and bytes of entries that may hold pickles; data of tensors is passed over."""
+def members(data: Bytes, kind: Kind, name: str, walk: Walk) -> Iterator[tuple[str, Bytes]]:
+    """Yield what lies in an archive or compressed file: where, for messages, and its bytes.
+
+    Raises UnsafeError for what cannot be looked at or is there to be read in two ways, and BrokenArchiveError for what is
+    cut off or damaged; what could be read before is yielded first.
+    """
+    if kind is Kind.TAR:
+        yield from _in_tar(data, name, walk)
+    elif kind is Kind.GZIP:
+        yield from _decompressed(data, name, walk)
+    else:
+        yield from _in_zip(data, kind, name, walk)
+
+
+def _in_zip(data: Bytes, kind: Kind, name: str, walk: Walk) -> Iterator[tuple[str, Bytes]]:
+    entries = archive.directory(data, name)
+    archive.require_one_reading(data, entries, name)
+    has_numbers = kind in (Kind.TORCHSCRIPT, Kind.EXPORTED_PROGRAM)
+    broken: archive.BrokenArchiveError | None = None
+    for entry in entries:
+        walk.count(name)
+        if has_numbers and _NUMBERS.fullmatch(entry.name.partition("/")[2]):
+            continue
+        place = _place(name, entry.name)
+        try:
+            yield from ((place, content) for content in _contents(data, entry, place, walk))
+        except archive.BrokenArchiveError as error:
+            broken = broken or error
+    if broken is not None:
+        raise broken
+
+
+def _contents(data: Bytes, entry: archive.Entry, place: str, walk: Walk) -> Iterator[Bytes]:
+    start = archive.start_of(data, entry)
+    if entry.flags & _ENCRYPTED:
+        raise UnsafeError(f"{place} is encrypted, and not looked into", hint=HINT)
+    if entry.method == 0:
+        yield _near(Part(data, start, start + entry.size))
+    elif entry.method == zlib.DEFLATED:
+        yield from _inflated(Part(data, start, start + entry.packed_size), entry.size, place, walk)
+    else:
+        raise UnsafeError(f"{place} is packed by method {entry.method}, and not looked into", hint=HINT)
+
+
+def _inflated(packed: Part, size: int, place: str, walk: Walk) -> Iterator[bytes]:
+    head, _ = _read(_inflate(packed, -15), npy.HEAD_BYTES)
+    if npy.is_plain(head, size):
+        return  # all of it is numbers
+    walk.unpack(place, size)
+    made, broken = _read(_inflate(packed, -15), size + 1)
+    yield made
+    if broken is not None:
+        raise archive.BrokenArchiveError(f"{place} cannot be unpacked to its end: {broken}")
+    if len(made) != size:
+        raise UnsafeError(f"{place} unpacks to another size than it declares", hint=HINT)
+
+
+def _in_tar(data: Bytes, name: str, walk: Walk) -> Iterator[tuple[str, Bytes]]:
+    part = Part(data, 0, len(data))
     try:
-        entries = [(entry, archive.start_of(data, entry)) for entry in archive.directory(data)]
-    except archive.BrokenArchiveError:
+        with tarfile.open(fileobj=cast("IO[bytes]", part), mode="r:") as opened:
+            for member in opened:
+                walk.count(name)
+                place = _place(name, member.name)
+                if member.issparse():
+                    raise UnsafeError(f"{place} has holes, and is not looked into", hint=HINT)
+                if member.isreg() or member.type not in tarfile.SUPPORTED_TYPES:
+                    yield place, _near(Part(data, member.offset_data, member.offset_data + member.size))
+            end = opened.offset
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        raise archive.BrokenArchiveError(f"it is no whole tar archive: {error}") from error
+    rest = data[end : end + _COPIED_BYTES]
+    if len(rest) < tarfile.BLOCKSIZE and rest.strip(b"\x00"):
+        raise archive.BrokenArchiveError("it ends in the midst of a header")
+    if len(rest) == _COPIED_BYTES or rest.strip(b"\x00"):
+        raise UnsafeError(f"{name} hides {len(data) - end:,} bytes behind its end", hint=HINT)
+
+
+def _place(name: str, inner: str) -> str:
+    # Names may hold anything: they are shown, and never used.
+    return f"{name} ({inner if inner.isprintable() else ascii(inner)})"[:300]
+
+
+def _near(part: Part) -> Bytes:
+    """Return a copy of what is small, which is faster to walk through."""
+    return part[:] if len(part) <= _COPIED_BYTES else part
+
+
+_OPENERS: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    b"\x5d\x00\x00": lzma.open,
+}
+
+
+def _decompressed(data: Bytes, name: str, walk: Walk) -> Iterator[tuple[str, Bytes]]:
+    part = Part(data, 0, len(data))
+    made, broken = _read(_chunks(part), walk.unpacked + 1)
+    walk.unpack(name, len(made))
+    # Whoever reads it bit by bit comes to what is inside before the damage.
+    yield name, made
+    if isinstance(broken, MemoryError):
+        raise UnsafeError(f"{name} takes too much memory to unpack, and not all is looked at", hint=HINT)
+    if broken is not None:
+        raise archive.BrokenArchiveError(f"it cannot be unpacked to its end: {broken}")
+
+
+def _read(chunks: Iterator[bytes], most: int) -> tuple[bytes, Exception | None]:
+    """Return up to `most` bytes, and the error that ended them before their end."""
+    made: list[bytes] = []
+    left = most
+    try:
+        for chunk in chunks:
+            made.append(chunk[:left])
+            left -= len(made[-1])
+            if left == 0:
+                break
+    except (OSError, EOFError, MemoryError, zlib.error, lzma.LZMAError) as error:
+        return b"".join(made), error
+    return b"".join(made), None
+
+
+def _chunks(part: Part) -> Iterator[bytes]:
+    opener = next((opener for magic, opener in _OPENERS.items() if part[: len(magic)] == magic), None)
+    if opener is None:
+        yield from _inflate(part, zlib.MAX_WBITS)
         return
-    for entry, start in entries:
-        packed = bytes(data[start : start + min(entry.packed_size, _MAX_BYTES)])
-        if entry.method == 0:
-            yield entry.name, packed
-        elif entry.method == zlib.DEFLATED:
-            try:
-                yield entry.name, zlib.decompressobj(-15).decompress(packed, _MAX_BYTES // 8)
-            except zlib.error:
-                continue
+    with opener(part) as file:
+        while chunk := file.read1(_CHUNK_BYTES):  # without waiting for the checksum, as pickle.load does
+            yield chunk
+
+
+def _inflate(part: Part, bits: int) -> Iterator[bytes]:
+    """Yield what deflated streams, one behind the other, hold."""
+    part.seek(0)
+    packed = part.read(_COPIED_BYTES)
+    while packed:
+        inflater = zlib.decompressobj(bits)
+        while not inflater.eof:
+            if not packed:
+                raise EOFError("its end is missing")
+            yield inflater.decompress(packed, _CHUNK_BYTES)
+            packed = inflater.unconsumed_tail or (b"" if inflater.eof else part.read(_COPIED_BYTES))
+        packed = inflater.unused_data or part.read(_COPIED_BYTES)
+
+
+def strewn(data: Bytes) -> Iterator[int]:
+    """Yield where in the bytes of an HDF5 file a pickle may begin, as PyTables writes them; not in compressed pieces."""
+    for begin in range(0, len(data), _PIECE_BYTES):
+        piece = data[begin : begin + _PIECE_BYTES + 2 * _LONGEST_NAME]
+        yield from (begin + found.start() for found in _PROTOCOL.finditer(piece))
+        for found in _NAME.finditer(piece):
+            start = max(0, found.start() - _LONGEST_NAME)
+            line = piece[start : found.start()]
+            yield from (begin + start + index for index in range(len(line)) if _names_module(line, index))
+
+
+def _names_module(line: bytes, index: int) -> bool:
+    """Tell whether an instruction that names a global may begin here, and not in the midst of another's name."""
+    module = line[index + 1 :].decode("latin-1")
+    if line[index] not in b"ci" or not danger.is_module(module):
+        return False
+    is_first = index == 0 or not (chr(line[index - 1]).isalnum() or line[index - 1] in b"_.")
+    return is_first or module.partition(".")[0] in sys.stdlib_module_names

@@ -1,28 +1,33 @@
 """What a pickle would build, read without building it: a pickle machine that knows records only.
 
-No class is looked up, imported or called. Functions on the allow-list (what torch.save writes for tensors and plain
-values) become records; every other global is kept by name, with what the file would do with it. The format is that of
-`pickletools`; the persistent ids and rebuild functions are those of torch/serialization.py and torch/_utils.py.
+No class is looked up, imported or called. Functions on the allow-list (what torch.save and numpy write for tensors, arrays
+and plain values) become records; every other global is kept by name, with what the file would do with it. The persistent
+ids and rebuild functions are those of torch/serialization.py and torch/_utils.py, states of arrays those of
+numpy/_core/src/multiarray.
 """
 
 from __future__ import annotations
 
 import math
-import pickletools
+import re
 import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
+
+from pipeline.checkpoint import opcodes
+from pipeline.checkpoint.opcodes import Long
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from mmap import mmap
+
+    from pipeline.checkpoint.files import Bytes
 
 MAX_TENSORS = 100_000
 """More tensors than that in one file are refused."""
 
 # Both bound the time of reading to a second: 30,000 tensors take a million instructions, and name a handful of globals.
-_MAX_OPCODES = 1_200_000
+MAX_OPCODES = 1_200_000
 _MAX_GLOBALS = 10_000
 _MAX_COPIED = 1_000_000
 _MAX_MARKS = 1_000
@@ -59,11 +64,14 @@ _STORAGES = {
     f"{module}.{name}": dtype for name, dtype in _STORAGE_DTYPES.items() for module in ("torch", "torch.cuda")
 } | {"torch.storage.UntypedStorage": "uint8"}
 _DTYPES = {f"torch.{name}": name for name in DTYPE_BYTES}
-_REFERENCES = {"torch.Tensor", "torch.nn.parameter.Parameter"}
+_REFERENCES = {"torch.Tensor", "torch.nn.parameter.Parameter", "numpy.ndarray", "builtins.object"}
+_NUMPY_CODE = re.compile(r"[<>=|]?(?:([fiubcSUV])(\d{1,9})|[mM]8|O[48]?|\?)")
+_NUMPY_DTYPE, _NUMPY_ARRAY = "numpy.dtype", "numpy.ndarray"
+_HOW = ("names", "makes", "changes", "calls")
 
 
 class MalformedError(ValueError):
-    """The bytes are no pickle, or one that torch.save does not write.
+    """The bytes are no pickle, or one that is cut off or damaged: every unpickler stops where this reader does.
 
     `foreign` are the globals up to there: a reader that runs as it reads would have run them before it failed.
     """
@@ -73,8 +81,27 @@ class MalformedError(ValueError):
         self.foreign = foreign or {}
 
 
-class TooLargeError(ValueError):
+class CraftedError(MalformedError):
+    """The pickle does what no saving function makes one do, and an unpickler may well go on behind it.
+
+    It was read on all the same, so that `foreign` are all globals that it names; `is_whole` tells that it has an end.
+    """
+
+    def __init__(self, message: str, foreign: Mapping[str, str], *, is_whole: bool) -> None:
+        super().__init__(message, foreign)
+        self.is_whole = is_whole
+
+
+class TooLargeError(Exception):
     """Reading on would exhaust time or memory."""
+
+
+class _StoppedError(Exception):
+    """An instruction finds nothing on the stack or in the memo: every unpickler stops there."""
+
+
+class _OddError(ValueError):
+    """An instruction does what no saving function makes one do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,75 +164,131 @@ class Object:
 class Parsed:
     """A pickle's value as records.
 
-    `foreign` holds the globals outside the allow-list, each with the most the file does with it: "names", "makes" an
-    object of it, "calls" it. `tensors` and `storages` list all there are, wherever they stand; `numpy_scalars` tells
-    whether there are numpy numbers, `end` where in the stream the pickle ended.
+    `foreign` holds the globals outside the allow-list, each with the most the file does with it: "names" it, "makes" an
+    object of it, "changes" it, "calls" it. `own` are those of them that it makes networks of (nn.Module) and uses for
+    nothing else. `tensors` and `storages` list all there are, wherever they stand; `has_numpy` tells whether there are
+    numpy numbers or arrays, `end` where in the bytes the pickle ended.
     """
 
     value: Any
     foreign: Mapping[str, str]
+    own: frozenset[str]
     tensors: Sequence[Tensor]
     storages: Mapping[str, Storage]
     protocol: int
-    numpy_scalars: bool
+    has_numpy: bool
     end: int
 
 
-def parse(stream: IO[bytes] | mmap) -> Parsed:
-    """Read one pickle from `stream`, which is left behind its STOP.
+@dataclass(slots=True)
+class Budget:
+    """How many instructions may still be read, by all readings that share it."""
 
-    Raises MalformedError for what is no such pickle, and TooLargeError for one made to exhaust the reader.
+    left: int = MAX_OPCODES
+
+
+def parse(data: Bytes, start: int = 0, budget: Budget | None = None) -> Parsed:
+    """Read the pickle that begins at `start`.
+
+    Raises MalformedError for one that is cut off or none, CraftedError for one that torch and numpy do not write, and
+    TooLargeError for one made to exhaust the reader.
     """
     machine = _Machine()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unknown escapes in a text, which the file chose
-            value = machine.run(stream)
-    except TooLargeError:
-        raise
-    except MalformedError as error:
-        raise MalformedError(str(error), machine.foreign) from error
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError) as error:
-        raise MalformedError(f"not a complete pickle: {error}", machine.foreign) from error
+            value, end = machine.run(data, start, budget or Budget())
+    except (opcodes.CutOffError, _StoppedError) as error:
+        if machine.problem is None:
+            raise MalformedError(f"not a complete pickle: {error}", machine.foreign) from error
+        raise CraftedError(machine.problem, machine.foreign, is_whole=False) from error
+    if machine.problem is not None:
+        raise CraftedError(machine.problem, machine.foreign, is_whole=True)
     _require_shallow(value)
     return Parsed(
         value,
         machine.foreign,
+        machine.own(),
         machine.tensors,
         machine.storages,
         machine.protocol,
-        machine.numpy_scalars,
-        stream.tell(),
+        machine.has_numpy,
+        end,
     )
 
 
+def is_module(value: Any) -> bool:
+    """Tell whether a record is an object with the state of an nn.Module."""
+    if not isinstance(value, Object):
+        return False
+    state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
+    return isinstance(state, dict) and "_modules" in state and "_parameters" in state
+
+
 class _Machine:
-    """A stack machine over records; every method is one group of pickle's opcodes."""
+    """A stack machine over records; every method is one group of pickle's opcodes.
+
+    What no saving function writes is kept as `problem`, and the reading goes on: an unpickler may go on as well. So an
+    instruction takes from the stack and leaves on it as many values as for an unpickler, whatever they are.
+    """
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.foreign: dict[str, str] = {}
+        self.made: list[Object] = []
         self.storages: dict[str, Storage] = {}
         self.protocol = 0
-        self.numpy_scalars = False
+        self.has_numpy = False
         self.tensors: list[Tensor] = []
         self.copied = 0
         self.globals = 0
+        self.problem: str | None = None
 
-    def run(self, stream: IO[bytes] | mmap) -> Any:
-        # A memory map reads, tells and finds lines as a file does, which is all that genops asks for.
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", stream))):
-            if count > _MAX_OPCODES:
-                raise TooLargeError(f"its pickle has more than {_MAX_OPCODES:,} instructions")
-            if opcode.name in _LITERALS:
-                self.stack.append(argument)
-            elif opcode.name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[opcode.name])
-            elif opcode.name != "STOP":
-                _HANDLERS[opcode.name](self, argument)
+    def run(self, data: Bytes, start: int, budget: Budget) -> tuple[Any, int]:
+        """Return the value and where the pickle ends."""
+        end, left = start, budget.left
+        try:
+            for name, argument, end in opcodes.instructions(data, start):  # noqa: B007 - the last one is STOP's
+                left -= 1
+                if left < 0:
+                    raise TooLargeError("its pickle has more instructions than are read")
+                if name in _LITERALS:
+                    self.stack.append(argument)
+                elif name in _CONSTANTS:
+                    self.stack.append(_CONSTANTS[name])
+                elif name != "STOP":
+                    self.do(_HANDLERS[name], argument)
+        finally:
+            budget.left = left
+        return self.take(), end
+
+    def do(self, handler: Callable[[_Machine, Any], None], argument: Any) -> None:
+        try:
+            handler(self, argument)
+        except _ODD as error:
+            self.note_problem(error)
+
+    def own(self) -> frozenset[str]:
+        others = {each.maker for each in self.made if not is_module(each)}
+        return frozenset(
+            each.maker for each in self.made if each.maker not in others and self.foreign.get(each.maker) == "makes"
+        )
+
+    def note_problem(self, error: Exception) -> None:
+        if self.problem is None:
+            self.problem = str(error)[:200]
+
+    def take(self) -> Any:
+        if not self.stack:
+            raise _StoppedError("a value is missing")
         return self.stack.pop()
+
+    def top(self) -> Any:
+        if not self.stack:
+            raise _StoppedError("a value is missing")
+        return self.stack[-1]
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -220,6 +303,8 @@ class _Machine:
         self.stack = []
 
     def pop_mark(self) -> list[Any]:
+        if not self.marks:
+            raise _StoppedError("a mark is missing")
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -230,49 +315,52 @@ class _Machine:
             self.pop_mark()
 
     def put(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
+        self.memo[index] = self.top()
 
     def memoize(self, _: object) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
+        self.memo[len(self.memo)] = self.top()
 
     def get(self, index: int) -> None:
+        if index not in self.memo:
+            raise _StoppedError(f"nothing was remembered as {index}")
         self.stack.append(self.memo[index])
 
     def proto(self, version: int) -> None:
         self.protocol = version
 
     def make_tuple(self, count: int) -> None:
-        items = tuple(self.stack[len(self.stack) - count :])
-        if len(items) != count:
-            raise MalformedError("a tuple lacks items")
-        del self.stack[len(self.stack) - count :]
-        self.stack.append(items)
+        self.stack.append(tuple(reversed([self.take() for _ in range(count)])))
 
     def append(self, items: Sequence[Any]) -> None:
-        target = self.stack[-1]
+        target = self.top()
         if isinstance(target, Object):
+            self.use(target.maker, "calls")  # its append or extend
             target.items.extend(items)
+        elif isinstance(target, Global):
+            self.use(target.dotted, "changes")
         elif isinstance(target, list):
             target.extend(items)
         else:
-            raise MalformedError(f"items are appended to a {type(target).__name__}")
+            raise _OddError(f"items are appended to a {type(target).__name__}")
 
     def set_items(self, items: Sequence[Any]) -> None:
-        target = self.stack[-1]
-        pairs = list(zip(items[::2], items[1::2], strict=True))
+        target = self.top()
         if isinstance(target, Object):
-            target.items.extend(pairs)
+            self.use(target.maker, "calls")  # its __setitem__
+            target.items.extend(items)
+        elif isinstance(target, Global):
+            self.use(target.dotted, "changes")
         elif isinstance(target, dict):
-            for key, value in pairs:
+            for key, value in zip(items[::2], items[1::2], strict=True):
                 target[_hashable(key)] = value
         else:
-            raise MalformedError(f"keys are set on a {type(target).__name__}")
+            raise _OddError(f"keys are set on a {type(target).__name__}")
 
     def one_list_item(self, _: object) -> None:
-        self.append([self.stack.pop()])
+        self.append([self.take()])
 
     def one_dict_item(self, _: object) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
+        value, key = self.take(), self.take()
         self.set_items([key, value])
 
     def new_dict(self, _: object) -> None:
@@ -280,111 +368,144 @@ class _Machine:
         self.stack.append({})
         self.set_items(items)
 
-    def global_by_text(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
-        self.push_global(module, name)
+    def global_by_text(self, name: tuple[str, str]) -> None:
+        self.push_global(*name)
 
     def global_from_stack(self, _: object) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
+        name, module = self.take(), self.take()
         if not (isinstance(module, str) and isinstance(name, str)):
-            raise MalformedError("a global's name is not a text")
+            self.stack.append(Object("a global whose name is no text"))
+            raise _OddError("a global's name is not a text")
         self.push_global(module, name)
 
     def push_global(self, module: str, name: str) -> None:
         self.globals += 1
         if self.globals > _MAX_GLOBALS:
             raise TooLargeError(f"its pickle names more than {_MAX_GLOBALS:,} globals")
-        # Names of Python 2, which pickle protocols up to 2 still carry.
-        if (module, name) in NAME_MAPPING:
-            module, name = NAME_MAPPING[(module, name)]
-        elif module in IMPORT_MAPPING:
-            module = IMPORT_MAPPING[module]
+        if not module or not module.isprintable():
+            raise _StoppedError(f"no module is called {module!r:.80}")
+        if self.protocol < 3:  # names of Python 2
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         made = Global(f"{module}.{name}")
         self.note(made.dotted, "names")
         self.stack.append(made)
 
     def extension(self, code: int) -> None:
-        self.note(f"copyreg extension {code}", "calls")
-        self.stack.append(Object(f"copyreg extension {code}"))
+        dotted = f"copyreg.extension-{code}"
+        self.note(dotted, "names")
+        self.stack.append(Global(dotted))
+
+    def buffer(self, _: object) -> None:
+        raise _StoppedError("it takes bytes from outside the file")
 
     def persistent_text(self, argument: str) -> None:
         self.persistent(argument)
 
     def persistent_from_stack(self, _: object) -> None:
-        self.persistent(self.stack.pop())
+        self.persistent(self.take())
 
     def persistent(self, identity: Any) -> None:
-        kind = identity[0] if isinstance(identity, tuple) and identity else None
-        if kind == "storage":
-            self.stack.append(self.storage(*identity[1:]))
-        elif kind == "module" and isinstance(identity[1], Global):
-            self.stack.append(identity[1])
-        else:
-            raise MalformedError("it refers to an object outside the file that is no storage")
+        match identity:
+            case ("module", found, *_):  # a class with its source, as torch wrote until 1.5
+                self.stack.append(found)
+            case ("storage", *declared):
+                self.stack.append(self.attempt("a storage", self.storage, declared))
+            case _:
+                self.stack.append(Object("a persistent id"))
+                raise _OddError("it refers to an object outside the file that is no storage")
 
     def storage(self, kind: Any, key: Any, _location: Any, elements: Any, _view: Any = None) -> Storage:
         dtype = _STORAGES.get(kind.dotted) if isinstance(kind, Global) else None
-        if dtype is None or not isinstance(key, str) or not _is_size(elements) or _view is not None:
-            raise MalformedError("a storage is not declared as torch.save does")
-        made = Storage(key, dtype, elements)
-        if self.storages.setdefault(key, made).nbytes != made.nbytes:
-            raise MalformedError(f"storage {key!r} is declared twice with different sizes")
+        # torch.package numbers its storages.
+        if dtype is None or type(key) not in (str, int) or not _is_size(elements) or _view is not None:
+            raise _OddError("a storage is not declared as torch.save does")
+        made = Storage(str(key), dtype, elements)
+        if self.storages.setdefault(made.key, made).nbytes != made.nbytes:
+            raise _OddError(f"storage {key!r} is declared twice with different sizes")
         return made
 
     def reduce(self, _: object) -> None:
-        arguments, function = self.stack.pop(), self.stack.pop()
+        arguments, function = self.take(), self.take()
         self.stack.append(self.call(function, arguments, "calls"))
 
     def new_object(self, _: object) -> None:
-        arguments, maker = self.stack.pop(), self.stack.pop()
-        self.stack.append(self.call(maker, arguments, "makes"))
+        arguments, maker = self.take(), self.take()
+        self.stack.append(self.call(maker, arguments, "makes" if arguments == () else "calls"))
 
     def new_object_ex(self, _: object) -> None:
-        _keywords, arguments, maker = self.stack.pop(), self.stack.pop(), self.stack.pop()
-        self.stack.append(self.call(maker, arguments, "makes"))
+        keywords, arguments, maker = self.take(), self.take(), self.take()
+        self.stack.append(self.call(maker, arguments, "makes" if arguments == () and keywords == {} else "calls"))
 
     def object_from_mark(self, _: object) -> None:
-        maker, *arguments = self.pop_mark()
+        items = self.pop_mark()
+        if not items:
+            raise _StoppedError("a value is missing")
+        maker, *arguments = items
         self.stack.append(self.call(maker, tuple(arguments), "calls"))
 
-    def instance(self, argument: str) -> None:
-        arguments = tuple(self.pop_mark())
-        self.global_by_text(argument)
-        self.stack.append(self.call(self.stack.pop(), arguments, "calls"))
+    def instance(self, name: tuple[str, str]) -> None:
+        self.push_global(*name)  # pickle.py imports it before it looks for the mark
+        maker, arguments = self.take(), tuple(self.pop_mark())
+        self.stack.append(self.call(maker, arguments, "calls"))
 
     def call(self, function: Any, arguments: Any, how: str) -> Any:
         """Return the record of `function(*arguments)`."""
         if isinstance(function, Object):
             # What a foreign global returned is called in turn: it is that global's doing.
-            self.blame(function.maker, how)
+            self.use(function.maker, how)
             return Object(function.maker, arguments)
-        if not isinstance(function, Global) or not isinstance(arguments, tuple):
-            raise MalformedError("it calls something that is not a global")
-        build = _BUILDERS.get(function.dotted)
-        if build is not None:
-            return build(self, *arguments)
-        if function.dotted == "copyreg._reconstructor" and isinstance(arguments[0], Global):
-            return self.call(arguments[0], (), "makes")
+        if not isinstance(function, Global):
+            self.note_problem(_OddError("it calls something that is not a global"))
+            return Object("a call")
+        if function.dotted in _BUILDERS:
+            build = _BUILDERS[function.dotted]
+            return self.attempt(function.dotted, lambda *given: build(self, *given), arguments)
+        if function.dotted == "copyreg._reconstructor":
+            return self.reconstructed(arguments)
         # Also what may be named (a storage class, torch.Tensor) is not to be called: that allocates as the file says.
-        self.blame(function.dotted, how)
-        return Object(function.dotted, arguments)
+        self.use(function.dotted, how)
+        made = Object(function.dotted, arguments)
+        self.made.append(made)
+        return made
+
+    def attempt(self, name: str, build: Callable[..., Any], arguments: Any) -> Any:
+        """Return what `build` makes of the arguments; where they are none that it takes, that is a problem."""
+        try:
+            return build(*arguments)
+        except _ODD as error:
+            self.note_problem(error)
+            return Object(name)
+
+    def reconstructed(self, arguments: Any) -> Any:
+        match arguments:
+            case (Global() as maker, Global("builtins.object"), None):
+                return self.call(maker, (), "makes")
+            case (Global() as maker, Global() as base, _):  # the base is called with the state
+                self.use(base.dotted, "calls")
+                return self.call(maker, (), "calls")
+            case _:
+                self.note_problem(_OddError("it restores an object of no class"))
+                return Object("copyreg._reconstructor")
 
     def build(self, _: object) -> None:
-        state = self.stack.pop()
-        target = self.stack[-1]
-        if isinstance(target, Object):
+        state, target = self.take(), self.top()
+        if isinstance(target, Global):
+            self.use(target.dotted, "changes")
+        elif isinstance(target, Object) and target.maker in _STATES:
+            _STATES[target.maker](target, state)
+        elif isinstance(target, Object):
             target.state = state
         elif not isinstance(target, dict):
             # A dict's attributes (`_metadata` of a state dict) are not needed.
-            raise MalformedError(f"a state is set on a {type(target).__name__}")
+            raise _OddError(f"a state is set on a {type(target).__name__}")
 
     def note(self, dotted: str, how: str) -> None:
         if not _is_allowed(dotted):
-            self.blame(dotted, how)
+            self.use(dotted, how)
 
-    def blame(self, dotted: str, how: str) -> None:
-        order = ("names", "makes", "calls")
-        self.foreign[dotted] = max(self.foreign.get(dotted, "names"), how, key=order.index)
+    def use(self, dotted: str, how: str) -> None:
+        """Keep the most that is done with a global."""
+        self.foreign[dotted] = max(self.foreign.get(dotted, "names"), how, key=_HOW.index)
 
     def keep(self, tensor: Tensor) -> Tensor:
         self.tensors.append(tensor)
@@ -400,7 +521,7 @@ class _Machine:
 
 
 def _is_allowed(dotted: str) -> bool:
-    known = (_BUILDERS, _STORAGES, _DTYPES, _QSCHEMES, _REFERENCES)
+    known = (_BUILDERS, _STORAGES, _DTYPES, _QSCHEMES, _REFERENCES)  # all of them by name, none by prefix
     return dotted == "copyreg._reconstructor" or any(dotted in names for names in known)
 
 
@@ -410,15 +531,15 @@ def _is_size(value: Any) -> bool:
 
 def _hashable(key: Any) -> Any:
     """Return a key that hashes in constant time; nested tuples can be made to take forever."""
-    plain = isinstance(key, str | int | float | bytes | complex | Global | None)
+    plain = isinstance(key, str | int | float | bytes | complex | Global | Long | None)
     if plain or (isinstance(key, tuple) and len(key) <= 16 and all(isinstance(k, str | int | float) for k in key)):
         return key
-    raise MalformedError(f"a {type(key).__name__} is a key")
+    raise _OddError(f"a {type(key).__name__} is a key")
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or len(value) > _MAX_RANK or not all(map(_is_size, value)):
-        raise MalformedError("a shape or stride is not a short tuple of sizes")
+        raise _OddError("a shape or stride is not a short tuple of sizes")
     return tuple(value)
 
 
@@ -438,13 +559,13 @@ def _tensor_v3(
 def _typed_tensor(machine: _Machine, storage: Any, offset: Any, size: Any, stride: Any, dtype: str | None) -> Tensor:
     shape, steps = _sizes(size), _sizes(stride)
     if not isinstance(storage, Storage) or not _is_size(offset) or len(shape) != len(steps):
-        raise MalformedError("a tensor is not declared as torch.save does")
+        raise _OddError("a tensor is not declared as torch.save does")
     return machine.keep(Tensor(dtype or storage.dtype, shape, steps, offset, storage))
 
 
 def _dtype(value: Any) -> str:
     if not isinstance(value, Global) or value.dotted not in _DTYPES:
-        raise MalformedError("a tensor's dtype is not one")
+        raise _OddError("a tensor's dtype is not one")
     return _DTYPES[value.dotted]
 
 
@@ -456,19 +577,19 @@ def _sparse_tensor(machine: _Machine, layout: Any, data: Any) -> Tensor:
     parts = tuple(part for part in data if isinstance(part, Tensor))
     size = next((item for item in data if isinstance(item, tuple)), None)
     if not isinstance(layout, str) or len(parts) < 2:
-        raise MalformedError("a sparse tensor lacks its indices or values")
+        raise _OddError("a sparse tensor lacks its indices or values")
     return machine.keep(Tensor(parts[-1].dtype, _sizes(size), parts=parts))
 
 
 def _same(_machine: _Machine, data: Any, *_: Any) -> Tensor:
     if not isinstance(data, Tensor):
-        raise MalformedError("a parameter is made of something that is no tensor")
+        raise _OddError("a parameter is made of something that is no tensor")
     return data
 
 
 def _subclass(machine: _Machine, function: Any, kind: Any, arguments: Any, _state: Any) -> Any:
     if not isinstance(kind, Global) or kind.dotted not in _REFERENCES:
-        raise MalformedError("a tensor is of a class that is not torch's own")
+        raise _OddError("a tensor is of a class that is not torch's own")
     return machine.call(function, arguments, "calls")
 
 
@@ -488,19 +609,19 @@ def _size(machine: _Machine, items: Any = ()) -> tuple[int, ...]:
     return _sizes(items)
 
 
-def _bytes(machine: _Machine, text: Any = b"", encoding: Any = "latin-1") -> bytes:
+def _bytes(machine: _Machine, text: Any = b"", encoding: Any = "latin-1") -> bytes | Long:
     # A number would be a size to allocate; other codecs compress, or take quadratic time.
+    if isinstance(text, Long):
+        return text
     if not isinstance(text, str | bytes) or encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
-        raise MalformedError("bytes are not made of a plain text")
+        raise _OddError("bytes are not made of a plain text")
     machine.count_copy(range(len(text) // 1000))  # characters are copied that much faster than items
-    return (
-        text if isinstance(text, bytes) else text.encode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
-    )
+    return text if isinstance(text, bytes) else text.encode(encoding)
 
 
 def _text(_machine: _Machine, *parts: Any) -> str:
     if not all(isinstance(part, str) or _is_size(part) for part in parts):
-        raise MalformedError("a device or layout is not named by a text")
+        raise _OddError("a device or layout is not named by a text")
     return ":".join(map(str, parts))
 
 
@@ -509,17 +630,76 @@ def _complex(_machine: _Machine, real: Any = 0, imaginary: Any = 0) -> complex:
 
 
 def _numpy_dtype(machine: _Machine, code: Any, *_: Any) -> Object:
-    if not isinstance(code, str) or code.lstrip("<>|=")[:1] not in tuple("fiubc") or not code[-1:].isdigit():
-        raise MalformedError("a numpy dtype is not a plain number")
+    if not isinstance(code, str) or not _NUMPY_CODE.fullmatch(code):
+        raise _OddError("a numpy dtype is not a plain one")
     machine.count_copy("x")
-    return Object("numpy.dtype", (code,))
+    return Object(_NUMPY_DTYPE, (code.lstrip("<>=|"),))
+
+
+def _describe_dtype(dtype: Object, state: Any) -> None:
+    # Fields and shapes of elements can make numpy take numbers for addresses.
+    match state:
+        case (int(), str(), None, None, None, int(), int(), int(), *_):
+            dtype.state = state
+        case _:
+            raise _OddError("a numpy dtype is not one of plain numbers, texts or objects")
 
 
 def _numpy_scalar(machine: _Machine, dtype: Any, data: Any) -> Object:
-    if not isinstance(dtype, Object) or dtype.maker != "numpy.dtype" or not isinstance(data, bytes):
-        raise MalformedError("a numpy number is not made of a dtype and bytes")
-    machine.numpy_scalars = True
-    return Object("numpy scalar", dtype.arguments, (dtype.state, data))
+    code = _code(dtype)
+    if code.startswith("O") or not isinstance(data, bytes | str | Long):
+        raise _OddError("a numpy number is not made of a dtype and bytes")
+    machine.has_numpy = True
+    return Object("numpy scalar", (code,), (dtype.state, data))
+
+
+def _numpy_array(machine: _Machine, kind: Any, shape: Any, code: Any) -> Object:
+    """Return an empty array; what it holds is its state."""
+    if kind != Global("numpy.ndarray") or math.prod(_sizes(shape)) or code not in (b"b", "b"):
+        raise _OddError("a numpy array is not made as numpy does")
+    machine.has_numpy = True
+    return Object(_NUMPY_ARRAY)
+
+
+def _fill_array(array: Object, state: Any) -> None:
+    match state:
+        case (int(), tuple() as shape, Object() as dtype, bool(), held):
+            _require_filled(_code(dtype), _sizes(shape), held)
+            array.arguments, array.state = (_code(dtype), shape), held
+        case _:
+            raise _OddError("a numpy array has another state than numpy gives it")
+
+
+def _array_of_buffer(machine: _Machine, held: Any, dtype: Any, shape: Any, _order: Any = "C") -> Object:
+    _require_filled(_code(dtype), _sizes(shape), held)
+    machine.has_numpy = True
+    return Object(_NUMPY_ARRAY, (_code(dtype), shape))
+
+
+def _code(dtype: Any) -> str:
+    if not isinstance(dtype, Object) or dtype.maker != _NUMPY_DTYPE or not dtype.arguments:
+        raise _OddError("the dtype of a numpy array is none")
+    code: str = dtype.arguments[0]
+    return code
+
+
+def _require_filled(code: str, shape: tuple[int, ...], held: Any) -> None:
+    elements = math.prod(shape)
+    if code.startswith("O"):
+        is_filled = isinstance(held, list) and len(held) == elements
+    else:
+        found = _NUMPY_CODE.fullmatch(code)
+        kind, width = (found[1], found[2]) if found else (None, None)
+        wanted = elements * int(width or (1 if code == "?" else 8)) * (4 if kind == "U" else 1)
+        # Of bytes that were written as a text, each takes one or two in the file.
+        most = 2 * wanted if isinstance(held, Long) else wanted
+        is_filled = isinstance(held, bytes | str | Long) and wanted <= len(held) <= most
+    if not is_filled:
+        raise _OddError(f"a numpy array of {elements:,} elements holds more or less than them")
+
+
+def _own_value(_machine: _Machine, value: Any, *_: Any) -> Any:
+    return value
 
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
@@ -538,6 +718,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "builtins.set": _set,
     "builtins.complex": _complex,
     "builtins.bytearray": _bytes,
+    "builtins.bytes": _bytes,
     "_codecs.encode": _bytes,
     "torch.Size": _size,
     "torch.device": _text,
@@ -545,7 +726,20 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _numpy_dtype,
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
-}
+    "numpy.core.multiarray._reconstruct": _numpy_array,
+    "numpy._core.multiarray._reconstruct": _numpy_array,
+    "numpy.core.numeric._frombuffer": _array_of_buffer,
+    "numpy._core.numeric._frombuffer": _array_of_buffer,
+    # torch/jit/_pickle.py: each gives its first argument back
+    **dict.fromkeys(
+        (f"torch.jit._pickle.{name}" for name in (
+            "restore_type_tag", "build_intlist", "build_tensorlist", "build_doublelist", "build_boollist",
+        )),
+        _own_value,
+    ),
+}  # fmt: skip
+_STATES: dict[str, Callable[[Object, Any], None]] = {_NUMPY_DTYPE: _describe_dtype, _NUMPY_ARRAY: _fill_array}
+_ODD = (_OddError, TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError)
 
 _LITERALS = {
     "INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
@@ -576,7 +770,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "MARK": _Machine.mark,
     "POP": _Machine.pop,
     "POP_MARK": _Machine.drop_to_mark,
-    "DUP": lambda machine, _: machine.push(machine.stack[-1]),
+    "DUP": lambda machine, _: machine.push(machine.top()),
     "PUT": _Machine.put,
     "BINPUT": _Machine.put,
     "LONG_BINPUT": _Machine.put,
@@ -589,6 +783,8 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "EXT1": _Machine.extension,
     "EXT2": _Machine.extension,
     "EXT4": _Machine.extension,
+    "NEXT_BUFFER": _Machine.buffer,
+    "READONLY_BUFFER": lambda machine, _: machine.push(machine.take()),
     "PERSID": _Machine.persistent_text,
     "BINPERSID": _Machine.persistent_from_stack,
     "REDUCE": _Machine.reduce,

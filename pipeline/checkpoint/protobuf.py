@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from mmap import mmap
 
+    from pipeline.checkpoint.files import Bytes
 
 MAX_FIELDS = 500_000
 
@@ -32,7 +32,7 @@ class Field(NamedTuple):
 class Reader:
     """Reads the fields of messages in some bytes, up to a number of them in all: more would take seconds."""
 
-    def __init__(self, data: mmap) -> None:
+    def __init__(self, data: Bytes) -> None:
         self.data = data
         self._left = MAX_FIELDS
 
@@ -75,7 +75,7 @@ class Reader:
             yield value
 
 
-def _varint(data: mmap, position: int, stop: int) -> tuple[int, int]:
+def _varint(data: Bytes, position: int, stop: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if position >= stop:

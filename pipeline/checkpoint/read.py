@@ -166,7 +166,7 @@ def _torch_load(path: Path, header: Header) -> Any:
             warnings.filterwarnings("ignore", message=text)
         # Indices outside a sparse tensor would be read as addresses.
         stack.enter_context(torch.sparse.check_sparse_tensor_invariants())  # type: ignore[no-untyped-call]
-        if header.has_numpy_scalars:
+        if header.has_numpy:
             stack.enter_context(torch.serialization.safe_globals(_numpy_globals()))
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -202,19 +202,24 @@ def _require_checksums(path: Path) -> None:
 
 
 def _numpy_globals() -> list[Any]:
-    """Return what numpy numbers (a best accuracy, a learning rate) are made of; the header check saw their dtypes."""
+    """Return what numpy numbers and arrays beside weights are made of; the header check saw what is in them."""
     import numpy as np
 
     multiarray: Any = importlib.import_module(
         "numpy._core.multiarray" if np.__version__ >= "2" else "numpy.core.multiarray"
     )
-    kinds_of_number = (type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?FD")
-    scalar = multiarray.scalar
+    kinds_of_value = (type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?FDUSO")
+    functions = {name: getattr(multiarray, name) for name in ("scalar", "_reconstruct")}
     return [
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
+        *(
+            (found, f"numpy.{core}.multiarray.{name}")
+            for name, found in functions.items()
+            for core in ("core", "_core")
+        ),
         np.dtype,
-        *dict.fromkeys(kinds_of_number),
+        np.ndarray,
+        bytes,  # of an empty array
+        *dict.fromkeys(kinds_of_value),
     ]
 
 

@@ -352,9 +352,9 @@ def _number(record: pickles.Object) -> Any:
     """Return the number that a numpy scalar holds, the shortest decimal one for its precision."""
     code = str(record.arguments[0])
     state, data = record.state
-    order = code[0] if code[0] in "<>" else state[1] if isinstance(state, tuple) and len(state) > 1 else "<"
-    form = f"{'>' if order == '>' else '<'}{_STRUCTS.get(code.lstrip('<>|='), '')}"
-    if len(form) != 2 or struct.calcsize(form) != len(data):
+    order = ">" if state and state[1] == ">" else "<"
+    form = f"{order}{_STRUCTS.get(code, '')}"
+    if len(form) != 2 or not isinstance(data, bytes) or struct.calcsize(form) != len(data):
         raise _UnreadError(f"a numpy number of type {printable(code)}")
     (value,) = struct.unpack(form, data)
     if not isinstance(value, float) or not math.isfinite(value):

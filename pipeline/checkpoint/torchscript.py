@@ -8,7 +8,6 @@ namespaces, and classes written in C++. Archives with any of these are refused. 
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 from typing import TYPE_CHECKING
@@ -18,8 +17,9 @@ from pipeline.errors import UnsafeError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from mmap import mmap
     from pathlib import Path
+
+    from pipeline.checkpoint.files import Bytes
 
 _MAX_CODE_BYTES = 8 * 2**20
 _MAX_PICKLE_BYTES = 64 * 2**20
@@ -29,8 +29,6 @@ _ENTRY = re.compile(
     r"(data|constants|traced_inputs)(\.pkl|/\d+)|version|byteorder|\.format_version|\.storage_alignment|\.data/[a-z_]+"
     r"|code/[\w./]+\.py|extra/[\w.]+"
 )
-# Functions by which TorchScript's pickles make typed lists and dicts.
-_MAKERS = re.compile(r"torch\.jit\._pickle\.(restore_type_tag|build_\w+list)")
 _OWN_CLASS = re.compile(r"__torch__\.(?!torch\.classes\b)[\w.]+")
 # What python_print writes: names, and texts in double quotes; letters are never escaped.
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|[A-Za-z_]\w*|\S', re.ASCII)
@@ -59,14 +57,14 @@ def require_inert(path: Path) -> None:
     with files.mapped(path) as data:
         try:
             _check(data, path.name)
+        except (pickles.CraftedError, pickles.TooLargeError) as error:
+            raise UnsafeError(f"{path.name}: {error}", hint=_HINT) from error
         except (archive.BrokenArchiveError, pickles.MalformedError) as error:
             raise WeightsError(f"{path.name} is no TorchScript archive, or damaged: {error}", hint=_HINT) from error
-        except pickles.TooLargeError as error:
-            raise UnsafeError(f"{path.name}: {error}", hint=_HINT) from error
 
 
-def _check(data: mmap, name: str) -> None:
-    entries = archive.directory(data)
+def _check(data: Bytes, name: str) -> None:
+    entries = archive.directory(data, name)
     archive.require_plain(data, entries, name)
     if len({entry.name.partition("/")[0] for entry in entries}) != 1:
         raise UnsafeError(f"{name} holds several archives in one", hint=_HINT)
@@ -91,8 +89,8 @@ def _check(data: mmap, name: str) -> None:
 
 def _check_pickle(content: bytes, place: str, folder: str, sizes: Mapping[str, int]) -> None:
     """Refuse classes that the program does not define itself, and tensors that reach outside what the archive holds."""
-    parsed = pickles.parse(io.BytesIO(content))
-    foreign = [each for each in parsed.foreign if not (_OWN_CLASS.fullmatch(each) or _MAKERS.fullmatch(each))]
+    parsed = pickles.parse(content)
+    foreign = [each for each in parsed.foreign if not _OWN_CLASS.fullmatch(each)]
     if foreign:
         raise UnsafeError(f"{place} names {foreign[0]!r:.120}, which is no class of the program's own", hint=_HINT)
     if parsed.end != len(content):

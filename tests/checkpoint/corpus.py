@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import pickle
 import struct
-import tarfile
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -15,9 +13,10 @@ import pytest
 
 from pipeline.errors import UnsafeError
 from tests.checkpoint import assembler as asm
+from tests.checkpoint import evasions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 GOOD = asm.tensor((3,), (1,), asm.storage("0", 3))
@@ -139,6 +138,16 @@ CRASHES = {
 
 def hostile(folder: Path, marker: Path) -> dict[str, Path]:
     """Write the corpus into `folder`; return name → file."""
+    made = ours(folder, marker)
+    for name, content in evasions.files(marker).items():
+        path = folder / f"{len(made):03}.pth"
+        path.write_bytes(content)
+        made[name] = path
+    return made
+
+
+def ours(folder: Path, marker: Path) -> dict[str, Path]:
+    """Write the part of the corpus that nobody published."""
     made: dict[str, Path] = {}
     for container, write in CONTAINERS.items():
         for payload, body in payloads(marker).items():
@@ -175,31 +184,39 @@ def _odd_files(marker: Path) -> Iterator[tuple[str, bytes]]:
     good = asm.pickle(asm.dict_of({"a": GOOD}))
     evil = asm.pickle(shell)
     yield "stacked behind a good pickle", good + evil
-    yield "stacked in a zip", _zip({"archive/data.pkl": good + evil, "archive/data/0": bytes(12)})
-    yield "npy of objects", _npy(evil)
-    yield "npz of objects", _zip({"a.npy": _npy(evil)})
-    yield "npz of objects, deflated", _zip({"a.npy": _npy(evil)}, zipfile.ZIP_DEFLATED)
-    yield "pickle in a plain zip", _zip({"model/weights.pkl": evil})
-    yield "checkpoint in a zip", _zip({"weights.pth": _zip({"archive/data.pkl": evil})})
-    yield "checkpoint in a zip in a zip", _zip({"a.zip": _zip({"w.pth": _zip({"archive/data.pkl": evil})})})
-    yield "TorchScript with a hostile pickle", _zip({"m/constants.pkl": good, "m/data.pkl": evil, "m/code/x.py": b""})
+    yield "stacked in a zip", asm.zip_of({"archive/data.pkl": good + evil, "archive/data/0": bytes(12)})
+    yield "npy of objects", asm.npy_of(evil)
+    yield "npz of objects", asm.zip_of({"a.npy": asm.npy_of(evil)})
+    yield "npz of objects, deflated", asm.zip_of({"a.npy": asm.npy_of(evil)}, zipfile.ZIP_DEFLATED)
+    yield "pickle in a plain zip", asm.zip_of({"model/weights.pkl": evil})
+    yield "checkpoint in a zip", asm.zip_of({"weights.pth": asm.zip_of({"archive/data.pkl": evil})})
+    yield (
+        "checkpoint in a zip in a zip",
+        asm.zip_of({"a.zip": asm.zip_of({"w.pth": asm.zip_of({"archive/data.pkl": evil})})}),
+    )
+    yield (
+        "TorchScript with a hostile pickle",
+        asm.zip_of({"m/constants.pkl": good, "m/data.pkl": evil, "m/code/x.py": b""}),
+    )
     yield (
         "exported program's sample inputs",
-        _zip({"m/archive_format": b"pt2", "m/data/sample_inputs/model.pt": _zip({"archive/data.pkl": evil})}),
+        asm.zip_of(
+            {"m/archive_format": b"pt2", "m/data/sample_inputs/model.pt": asm.zip_of({"archive/data.pkl": evil})}
+        ),
     )
-    yield "legacy tar", _tar({"sys_info": good, "pickle": evil, "storages": b"", "tensors": b""})
-    yield "tar around a checkpoint", _tar({"weights.pth": _zip({"archive/data.pkl": evil})})
+    yield "legacy tar", asm.tar_of({"sys_info": good, "pickle": evil, "storages": b"", "tensors": b""})
+    yield "tar around a checkpoint", asm.tar_of({"weights.pth": asm.zip_of({"archive/data.pkl": evil})})
     yield "gzip around a pickle", gzip.compress(evil)
-    yield "gzip around a tar around a pickle", gzip.compress(_tar({"weights.pkl": evil}))
-    yield "entry outside the folder", _zip({"archive/data.pkl": good, "archive/../../evil.py": b"x"})
-    yield "absolute entry", _zip({"archive/data.pkl": good, "/evil.py": b"x"})
-    yield "two cases of one name", _zip({"archive/data.pkl": good, "archive/DATA.PKL": evil})
-    yield "two archives in one", _zip({"archive/data.pkl": good, "other/data.pkl": evil})
-    yield "deflated", _zip({"archive/data.pkl": good, "archive/data/0": bytes(12)}, zipfile.ZIP_DEFLATED)
-    whole = _zip({"archive/data.pkl": good, "archive/data/0": bytes(12)})
-    yield "bytes before the archive", _shifted(whole)
+    yield "gzip around a tar around a pickle", gzip.compress(asm.tar_of({"weights.pkl": evil}))
+    yield "entry outside the folder", asm.zip_of({"archive/data.pkl": good, "archive/../../evil.py": b"x"})
+    yield "absolute entry", asm.zip_of({"archive/data.pkl": good, "/evil.py": b"x"})
+    yield "two cases of one name", asm.zip_of({"archive/data.pkl": good, "archive/DATA.PKL": evil})
+    yield "two archives in one", asm.zip_of({"archive/data.pkl": good, "other/data.pkl": evil})
+    yield "deflated", asm.zip_of({"archive/data.pkl": good, "archive/data/0": bytes(12)}, zipfile.ZIP_DEFLATED)
+    whole = asm.zip_of({"archive/data.pkl": good, "archive/data/0": bytes(12)})
+    yield "bytes before the archive", asm.shifted(whole)
     yield "local name differs", whole.replace(b"archive/data/0", b"archive/data/1", 1)
-    yield "encrypted flag", _flagged(whole, 0x1)
+    yield "encrypted flag", asm.flagged(whole, 0x1)
     for name, header, size in (
         ("shared bytes", {"a": _entry(0, 4), "b": _entry(2, 6)}, 6),
         ("unused bytes", {"a": _entry(0, 4), "b": _entry(8, 12)}, 12),
@@ -222,49 +239,6 @@ class _Reduces:
         import os
 
         return os.system, (f"touch {self.marker}",)
-
-
-def _zip(entries: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as made:
-        for name, content in entries.items():
-            made.writestr(name, content)
-    return stream.getvalue()
-
-
-def _tar(entries: Mapping[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as made:
-        for name, content in entries.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            made.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
-
-
-def _npy(content: bytes) -> bytes:
-    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
-    header += b" " * (63 - (10 + len(header)) % 64) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
-
-
-def _shifted(whole: bytes) -> bytes:
-    """Put bytes before an archive and correct its offsets, as a self-extracting one does."""
-    with zipfile.ZipFile(io.BytesIO(whole)) as read:
-        contents = {info.filename: read.read(info) for info in read.infolist()}
-    stream = io.BytesIO(b"PK\x03\x04" + bytes(96))
-    with zipfile.ZipFile(stream, "a") as made:
-        for name, content in contents.items():
-            made.writestr(name, content)
-    return stream.getvalue()
-
-
-def _flagged(whole: bytes, flag: int) -> bytes:
-    """Set a flag of the last entry, in its local header and in the directory."""
-    data = bytearray(whole)
-    for magic, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        data[data.rfind(magic) + offset] |= flag
-    return bytes(data)
 
 
 def _entry(start: int, end: int, shape: list[int] | None = None) -> dict[str, object]:

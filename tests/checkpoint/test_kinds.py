@@ -96,7 +96,6 @@ FILES: dict[Kind, Callable[[Path], object]] = {
     Kind.GGUF: lambda path: path.write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(100)),
     Kind.TAR: _tar,
     Kind.ZIP: lambda path: _zip(path, ["weights.pth", "README.md"]),
-    Kind.SEVEN_ZIP: lambda path: path.write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(100)),
     Kind.GZIP: lambda path: path.write_bytes(gzip.compress(b"weights")),
     Kind.LFS_POINTER: lambda path: path.write_text(POINTER),
     Kind.HTML: lambda path: path.write_text("\n<!DOCTYPE html><html><body>Sign in</body></html>"),

@@ -22,7 +22,7 @@ from pipeline.release.golden import safetensors_bytes
 from pipeline.release.load import load_release
 from pipeline.release.verify import check, verify
 from tests.checkpoint import programs
-from tests.checkpoint.corpus import hostile
+from tests.checkpoint.corpus import ours
 from tests.release.forgery import forge, state
 from tests.test_trust import DANGEROUS
 
@@ -53,7 +53,7 @@ def test_a_forged_release_that_is_harmless_is_opened(release, onnx_path):
 def test_hostile_files_with_digests_that_agree_are_refused_as_unsafe(place, release, tmp_path):
     marker = tmp_path / "marker"
     (tmp_path / "files").mkdir()
-    for name, path in hostile(tmp_path / "files", marker).items():
+    for name, path in ours(tmp_path / "files", marker).items():
         forge(release, {place: path.read_bytes()})
         with pytest.raises(UnsafeError):
             check(release)  # what every way in calls; the sweep runs the commands

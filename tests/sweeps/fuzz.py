@@ -32,7 +32,7 @@ from pipeline.planning import vocabulary
 from pipeline.release import standalone
 from pipeline.release.verify import check
 from tests.checkpoint import assembler as asm
-from tests.checkpoint import programs
+from tests.checkpoint import programs, test_opcodes
 from tests.checkpoint.corpus import payloads
 from tests.checkpoint.test_kinds import FILES, Kind
 from tests.release.forgery import state
@@ -83,6 +83,12 @@ def test_pickles(body: bytes, container: str, tmp_path_factory: pytest.TempPathF
     else:
         path.write_bytes(asm.pickle(body) if container == "bare" else asm.legacy(body, b"]", b""))
     every_reader(path)
+
+
+@often
+@given(seed=st.integers(0, 2**64))
+def test_unpicklers_do_nothing_unseen(seed: int) -> None:
+    test_opcodes.require_seen(test_opcodes.program(random.Random(seed)))
 
 
 JSON = st.recursive(

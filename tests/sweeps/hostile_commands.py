@@ -1,6 +1,6 @@
 """Run every hostile file through every command that takes a file, each in a process of its own, and watch what it does.
 
-    python -m tests.sweeps.hostile_commands [RELEASE]
+    python -m tests.sweeps.hostile_commands [RELEASE] [--part ours|evasions|injected|sharded|limits]...
 
 A command passes if it refuses with its documented exit code, starts no process, opens no connection, leaves no marker,
 and takes under 2 s of processor time and 200 MB over the interpreter with weighbridge imported. Processes are forked from
@@ -9,10 +9,12 @@ decides nothing: the machine may be busy.
 
 With a RELEASE, `predict` gets each file as an input, and each file takes the place of the release's models and golden cases:
 once as it is, so that a digest tells (exit code 1), and once with every digest made to agree, as a forger would (3).
+Indices of sharded checkpoints and files beyond our limits are no part of a release.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -32,12 +34,12 @@ import pipeline.release.predict
 import pipeline.report.console
 import pipeline.report.inspection
 import pipeline.stages
-from tests.checkpoint import programs
-from tests.checkpoint.corpus import hostile
+from tests.checkpoint import evasions, injected, programs
+from tests.checkpoint.corpus import ours
 from tests.release.forgery import forge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 MAX_SECONDS = 2.0
 MAX_BYTES = 200 * 2**20
@@ -59,6 +61,37 @@ benchmark: {{reference: onnxruntime-cpu}}
 REFUSED, DAMAGED = 3, 1
 CANDIDATES = (".pth", ".onnx", ".torchscript", ".pt")
 PLACES = ("model.onnx", "model.torchscript", "golden.safetensors")
+
+
+def _written(folder: Path, contents: Mapping[str, bytes], prefix: str) -> dict[str, Path]:
+    made = {name: folder / f"{prefix}-{index:03}.pth" for index, name in enumerate(contents)}
+    for name, path in made.items():
+        path.write_bytes(contents[name])
+    return made
+
+
+def _injected(folder: Path, marker: Path) -> dict[str, Path]:
+    return {
+        **_written(folder, dict(injected.files(marker)), "injected"),
+        **dict(injected.models(folder, marker)),
+    }
+
+
+def _beyond(folder: Path, _marker: Path) -> dict[str, Path]:
+    made = {write.__name__: folder / f"{write.__name__}.pth" for write in evasions.LIMITS}
+    for write in evasions.LIMITS:
+        write(made[write.__name__])
+    return made
+
+
+PARTS: dict[str, Callable[[Path, Path], dict[str, Path]]] = {
+    "ours": ours,
+    "evasions": lambda folder, marker: _written(folder, evasions.files(marker), "evasion"),
+    "injected": _injected,
+    "sharded": lambda folder, marker: dict(evasions.sharded(folder, marker)),
+    "limits": _beyond,
+}
+NOT_IN_RELEASES = ("sharded", "limits")
 
 
 @dataclass(frozen=True)
@@ -200,19 +233,25 @@ class Tally:
 
 def main() -> int:
     """Run everything; return 1 if there was a failure."""
-    release = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
+    parser = argparse.ArgumentParser()
+    parser.add_argument("release", nargs="?", type=lambda text: Path(text).resolve())
+    parser.add_argument("--part", action="append", choices=PARTS, help="all of them unless told")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         marker = folder / "marker"
         os.chdir(folder)
-        files = hostile(folder, marker)
-        print(f"{len(files)} hostile files")
+        parts = {part: PARTS[part](folder, marker) for part in options.part or PARTS}
+        print(*(f"{len(files)} hostile files: {part}" for part, files in parts.items()), sep="\n", flush=True)
         tally = Tally(marker)
-        for what, path in files.items():
+        for what, path in (each for files in parts.values() for each in files.items()):
             for row, arguments, code in on_files(path):
                 tally.add(row, what, arguments, code)
-        if release:
-            _run_releases(files, release, tally)
+        if options.release:
+            kept = {part: files for part, files in parts.items() if part not in NOT_IN_RELEASES}
+            _run_releases(
+                {what: path for files in kept.values() for what, path in files.items()}, options.release, tally
+            )
     tally.show()
     return bool(tally.failures)
 
