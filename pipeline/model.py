@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline import trust
 from pipeline.checkpoint import fit, read
+from pipeline.checkpoint.difference import Layout, layout_of, storage_of
 from pipeline.errors import ArchitectureError, MisfitError
 
 if TYPE_CHECKING:
@@ -44,12 +46,20 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
         skeleton = _skeleton(make, network)
     module = skeleton if skeleton is not None else _build(make, network)
     expected = module.state_dict()
-    tensors, notes = fit.fitted(checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name)
-    _require_fit(network, make, _all_arguments(located, network), expected, tensors)
+    given, notes = fit.fitted(checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name)
+    if skeleton is not None and expected.keys() - given.keys():
+        # What is tied may only be so where there are values.
+        skeleton, module = None, _build(make, network)
+        expected = module.state_dict()
+    tensors, tied = fit.with_tied(given, layout_of(expected))
+    arguments = _all_arguments(located, network)
+    _require_fit(network, make, arguments, expected, tensors)
     converted = {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
     module.load_state_dict(converted, strict=True, assign=skeleton is not None)
+    if skeleton is None:
+        _require_held(module, converted, network, lambda: _untied(make, arguments))
     module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
-    return Loaded(module.to(device), (*checkpoint.notes, *notes), checkpoint.sha256)
+    return Loaded(module.to(device), (*checkpoint.notes, *notes, *tied), checkpoint.sha256)
 
 
 @contextmanager
@@ -104,7 +114,7 @@ def _build(make: Callable[..., nn.Module], network: Network) -> nn.Module:
 def _skeleton(make: Callable[..., nn.Module], network: Network) -> nn.Module | None:
     """Build on the meta device, so that no initial value is computed only to be replaced; None where that is not sound.
 
-    It is sound when the state dict supplies every tensor of the module exactly once: no tied parameters, no tensor
+    It is sound when the state dict supplies every tensor of the module exactly once: no tensors that share memory, none
     that is not in the state dict (those need the values their constructor gives them).
     """
     import torch
@@ -115,7 +125,7 @@ def _skeleton(make: Callable[..., nn.Module], network: Network) -> nn.Module | N
         return None
     held = list(module.named_parameters(remove_duplicate=False)) + list(module.named_buffers(remove_duplicate=False))
     persistent = set(module.state_dict())
-    distinct = len({id(tensor) for _, tensor in held}) == len(held)
+    distinct = len({storage_of(tensor) for _, tensor in held}) == len(held)
     plain = any(isinstance(value, torch.Tensor) for child in module.modules() for value in vars(child).values())
     complete = all(name in persistent for name, _ in held)
     return module if distinct and complete and not plain else None
@@ -128,21 +138,64 @@ def _require_fit(
     expected: Mapping[str, torch.Tensor],
     found: Mapping[str, torch.Tensor],
 ) -> None:
-    def build_shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    def build_shapes(arguments: Mapping[str, Any]) -> Layout:
         with shapes_only():
-            return _shapes(make(**arguments).state_dict())
+            return layout_of(make(**arguments).state_dict())
 
     misfit = fit.explain(
-        _shapes(expected),
-        _shapes(found),
+        layout_of(expected),
+        {name: tuple(tensor.shape) for name, tensor in found.items()},
         arguments=arguments,
         build_shapes=build_shapes,
         owner=network.architecture.rpartition(":")[2],
         weights_name=_path(network).name,
     )
     if misfit is not None:
-        raise MisfitError(misfit.message(lambda key: network.places.get(key) or network.places["model.arguments"]))
+        places = network.places
+        raise MisfitError(misfit.message(lambda key: places.get(key) or places["model.arguments"]), hint=misfit.hint)
 
 
-def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+def _require_held(
+    module: nn.Module, given: Mapping[str, torch.Tensor], network: Network, untied: Callable[[], tuple[str, Any] | None]
+) -> None:
+    """Raise MisfitError where a network whose tensors share memory cannot hold what the file has for each of them."""
+    held = module.state_dict()
+    shared = Counter(map(storage_of, held.values()))
+    for name, tensor in held.items():
+        if shared[storage_of(tensor)] == 1 or (largest := _largest_difference(tensor, given[name])) == 0:
+            continue
+        others = [each for each in held if each != name and storage_of(held[each]) == storage_of(tensor)]
+        argument = untied()
+        build_so = (
+            f"set model.arguments.{argument[0]} to {argument[1]!r}" if argument else "build it without tying them"
+        )
+        raise MisfitError(
+            f"{name} and {others[-1]} are one tensor in {network.architecture.rpartition(':')[2]} and two in "
+            f"{_path(network).name}, which differ by up to {largest:.3g}",
+            hint=f"the network that was trained did not tie them: {build_so} ({network.places['model.arguments']})",
+        )
+
+
+def _largest_difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the largest difference of two tensors, infinite where only one of them is a number."""
+    import torch
+
+    if torch.equal(first, second):
+        return 0.0
+    apart = (first.to(torch.complex128) - second.to(torch.complex128)).abs()
+    same = (first == second) | (first.isnan() & second.isnan())
+    return float(torch.where(same, 0.0, apart.nan_to_num(nan=torch.inf)).max())
+
+
+def _untied(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Return the switch among the arguments that gives each name a tensor of its own, if there is one."""
+    for name, value in arguments.items():
+        if isinstance(value, bool):
+            try:
+                with shapes_only():
+                    layout = layout_of(make(**{**arguments, name: not value}).state_dict())
+            except Exception:  # noqa: BLE001, S112 - the user's constructor may raise anything for values it does not take
+                continue
+            if not layout.tied:
+                return name, not value
+    return None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.difference import Difference, Shape, difference_of
-from pipeline.checkpoint.renames import except_names, renamed, suggested
-from pipeline.checkpoint.search import SEARCH_SECONDS, Search
-from pipeline.checkpoint.symptoms import symptoms
+from pipeline.checkpoint.difference import Difference, Layout, Shape, difference_of, tied_names
+from pipeline.checkpoint.matching import Group, Match, match, matches
+from pipeline.checkpoint.misfit import Misfit
+from pipeline.checkpoint.renames import except_names, renamed, shortest, stems
+from pipeline.checkpoint.search import MAX_BUILDS, SEARCH_SECONDS, Search
+from pipeline.checkpoint.symptoms import rewritten, strangers, symptoms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +23,18 @@ if TYPE_CHECKING:
 _WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel and torch.compile add: never a part of the network itself."""
 
-_LISTED = 12
+_COUNTER = "num_batches_tracked"
 _EXTRA_SECONDS = 3.0
+_PARTS = ("weight", "bias", "running_mean", "running_var")
+_GUESSES = 3
+_GUESS_BUILDS = 80
+_EXAMPLES = 3
+_EVIDENCE = {
+    "words": "the words of their names",
+    "numbers": "the numbers in them",
+    "layers": "what other layers tell",
+    "shapes": "shapes that occur once",
+}
 
 
 # Prefixes
@@ -67,6 +79,15 @@ def fitted(
     return again, (*notes, *exceptions, *more)
 
 
+def with_tied(
+    tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Shape]
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Add the names of tensors that are there under another name (see `Layout`), and say so."""
+    tied = tied_names(expected, tensors)
+    notes = tuple(f"{name} is {other}, which was loaded" for name, other in tied.items())
+    return {**tensors, **{name: tensors[other] for name, other in tied.items()}}, notes
+
+
 def _best_removal(named: Mapping[str, str], wanted: set[str]) -> tuple[str, dict[str, str]] | None:
     """Return the prefix whose removal makes the most additional names match, with the names after it."""
     matching = sum(name in wanted for name in named)
@@ -108,91 +129,16 @@ def _with_counters(tensors: dict[str, torch.Tensor], wanted: set[str], notes: li
         return tensors
     import torch
 
-    notes.append(
-        f"added num_batches_tracked to {len(lacking)} BatchNorm layers: older files lack it, inference ignores it"
-    )
+    notes.append(f"added {_COUNTER} to {len(lacking)} BatchNorm layers: older files lack it, inference ignores it")
     return tensors | {name: torch.tensor(0) for name in lacking}
 
 
 def _is_counter(name: str, tensors: Mapping[str, Any]) -> bool:
     module, _, last = name.rpartition(".")
-    return last == "num_batches_tracked" and f"{module}.running_mean".removeprefix(".") in tensors
+    return last == _COUNTER and f"{module}.running_mean".removeprefix(".") in tensors
 
 
 # Misfits
-
-
-@dataclass(frozen=True, slots=True)
-class Misfit:
-    """How a state dict differs from a network, and what was found about it.
-
-    `misshaped` holds (name, found shape, expected shape). `changes` are argument values, `rename` and `ignore` the config's
-    keys of that name: with all three it fits strictly, as tested by building the network; `changes` is None where nothing
-    was found. `closest` is the best that was tried instead, with the number of names that still differ.
-    """
-
-    owner: str
-    weights_name: str
-    arguments: Mapping[str, Any]
-    missing: Mapping[str, Shape]
-    unexpected: Mapping[str, Shape]
-    misshaped: tuple[tuple[str, Shape, Shape], ...]
-    changes: Mapping[str, Any] | None = None
-    rename: Mapping[str, str] = field(default_factory=dict)
-    ignore: tuple[str, ...] = ()
-    closest: tuple[Mapping[str, Any], int] | None = None
-    notes: tuple[str, ...] = ()
-
-    def message(self, where: Callable[[str], str]) -> str:
-        """Return the explanation: the fix or the closest, then all keys; `where` gives a config key's file:line:column."""
-        return "\n".join([self._headline(where), *self.notes, *self._lists()])
-
-    def _headline(self, where: Callable[[str], str]) -> str:
-        if self.changes is not None:
-            return f"{self._first()}: {', '.join(self._fixes(where))}"
-        sentence = f"{self._first()}; no value of model.arguments was found with which it fits"
-        if self.closest is None:
-            return sentence
-        tried = ", ".join(f"{name}={value!r}" for name, value in self.closest[0].items())
-        return f"{sentence} (closest: {tried} leaves {self.closest[1]} names that differ)"
-
-    def _fixes(self, where: Callable[[str], str]) -> Iterator[str]:
-        for name, value in (self.changes or {}).items():
-            yield f"set model.arguments.{name} to {value!r} ({where(f'model.arguments.{name}')})"
-        if self.rename:
-            pairs = ", ".join(f"{old}: {new}" for old, new in self.rename.items())
-            yield f"set model.rename to {{{pairs}}}"
-        if self.ignore:
-            yield (
-                f"if the network does without {len(self.unexpected)} tensors of the file, set model.ignore to "
-                f"[{', '.join(self.ignore)}]"
-            )
-
-    def _first(self) -> str:
-        """Return the first difference, with the arguments that matter."""
-        shown = self.changes or dict(itertools.islice(self.arguments.items(), 4))
-        values = ", ".join(f"{name}={self.arguments[name]!r:.60}" for name in shown if name in self.arguments)
-        network = f"{self.owner}({values})"
-        if self.misshaped:
-            name, found, expected = self.misshaped[0]
-            return f"{name} is {_shown(found)} in {self.weights_name} and {_shown(expected)} in {network}"
-        if self.missing:
-            return f"{next(iter(self.missing))} is in {network} and not in {self.weights_name}"
-        return f"{next(iter(self.unexpected))} is in {self.weights_name} and not in {network}"
-
-    def _lists(self) -> list[str]:
-        shaped = [f"{n} {_shown(f)} instead of {_shown(e)}" for n, f, e in self.misshaped]
-        parts = (("other shape", shaped), ("missing", list(self.missing)), ("unexpected", list(self.unexpected)))
-        return [f"{title} ({len(names)}): {_listed(names)}" for title, names in parts if names]
-
-
-def _shown(shape: Shape) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" … and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 def explain(
@@ -208,7 +154,8 @@ def explain(
     """Return why `found` (name → shape) does not fit `expected`, or None if it fits strictly.
 
     `build_shapes` builds the network with other arguments (on meta tensors) and returns its names and shapes; it may
-    raise. A change is presented as the fix only if what it builds fits `found` strictly.
+    raise. Where they are a `Layout`, one name of a tied tensor is enough. A change is presented as the fix only if what it
+    builds fits `found` strictly, and a rename only if names or structure decide it.
     """
     difference = difference_of(expected, found)
     if difference.names == 0:
@@ -218,14 +165,16 @@ def explain(
         seconds = min(seconds, _EXTRA_SECONDS)
     deadline = time.monotonic() + 2 * seconds
 
-    def search_for(names: Mapping[str, Shape]) -> Search | None:
+    def search_for(names: Mapping[str, Shape], builds: int = MAX_BUILDS) -> Search | None:
         left = max(deadline - time.monotonic(), 0.0)
-        return _search(names, arguments, build_shapes, min(seconds, left))
+        if build_shapes is None:
+            return None
+        return Search(names, dict(arguments), build_shapes, min(seconds, left), builds)
 
     fix = _fix(expected, found, difference, search_for)
-    notes = [*symptoms(difference, expected, found)]
-    if fix.rename:
-        notes.insert(0, "the renames follow shapes and order, which do not prove that each weight is where it belongs")
+    notes = [*_told(fix.evidence)] if fix.rename or fix.undecided else [*symptoms(difference, found)]
+    if fix.changes is None and not fix.undecided:
+        notes += strangers(difference, expected)
     if fix.changes and fix.search:
         notes[:0] = _undetermined(fix.changes, fix.search)
     return Misfit(
@@ -238,105 +187,175 @@ def explain(
         changes=fix.changes,
         rename=fix.rename,
         ignore=fix.ignore,
-        closest=fix.search.closest(difference) if fix.search and fix.changes is None else None,
+        closest=fix.search.closest(difference) if fix.search and fix.changes is None and not fix.undecided else None,
         notes=tuple(notes),
+        undecided=fix.undecided,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Fix:
-    """What makes a state dict fit; `changes` is None where nothing does."""
+    """What makes a state dict fit; `changes` is None where nothing does, or nothing decides what."""
 
     changes: Mapping[str, Any] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
+    undecided: tuple[Group, ...] = ()
+    evidence: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     search: Search | None = None
 
-
-def _search(
-    found: Mapping[str, Shape],
-    arguments: Mapping[str, Any],
-    build_shapes: Callable[[Mapping[str, Any]], Mapping[str, Shape]] | None,
-    seconds: float,
-) -> Search | None:
-    return Search(found, dict(arguments), build_shapes, seconds) if build_shapes is not None else None
+    @property
+    def leaves_nothing_out(self) -> bool:
+        return self.changes is not None and not self.ignore
 
 
 def _fix(
     expected: Mapping[str, Shape],
     found: Mapping[str, Shape],
     difference: Difference,
-    search_for: Callable[[Mapping[str, Shape]], Search | None],
+    search_for: Callable[..., Search | None],
 ) -> _Fix:
     """Look for the smallest change, in the order: names, arguments, both, and the same with names left out."""
-    rename = suggested(difference.missing, difference.unexpected)
-    moved = _moved(found, rename)
-    second = None
-    if rename:
-        after = difference_of(expected, moved)
-        # What renames do not explain, arguments may: shapes, and the depth of a stack.
-        second = search_for(moved) if after.names else None
-        changes = second.run(expected, after) if second else None
-        if after.names == 0 or changes is not None:
-            return _Fix(changes or {}, rename, search=second)
-    search = search_for(found)
+    named = _by_names(expected, found)
+    if named.leaves_nothing_out:
+        return named
+    # What renames do not explain, arguments may: shapes, and the depth of a stack.
+    if named.changes is not None:
+        starts: Iterable[dict[str, Shape]] = [{renamed(name, named.rename): shape for name, shape in found.items()}]
+    else:
+        starts = () if named.undecided else _guesses(found, difference)
+    if resized := _resized(expected, found, starts, search_for):
+        return resized
+    search = search_for(found, MAX_BUILDS if named.changes is None else _GUESS_BUILDS)
     changes = search.run(expected, difference) if search else None
     if changes is not None:
         return _Fix(changes, search=search)
-    if search is not None and search.best is not None and search.best.difference is not None:
-        best = search.best
-        further = suggested(search.best.difference.missing, search.best.difference.unexpected)
-        if further and difference_of(best.expected, _moved(found, further)).names == 0:
-            return _Fix(best.changes, further, search=search)
-    left_out = _with_ignored(expected, moved, second, rename) if rename else None
-    return left_out or _with_ignored(expected, found, search, {}) or _Fix(search=search)
+    closest = _Fix()
+    if search is not None and search.best is not None and search.best.score < difference.score:
+        closest = _by_names(search.best.expected, found)
+        closest = replace(closest, changes=search.best.changes if closest.changes is not None else None)
+        if closest.ignore and any(_guesses(found, difference)):
+            closest = _Fix()  # what would be left out may be what is missing
+    fixes = sorted((each for each in (closest, named) if each.changes is not None), key=lambda each: len(each.ignore))
+    return replace(fixes[0] if fixes else _Fix(undecided=named.undecided or closest.undecided), search=search)
 
 
-def _moved(found: Mapping[str, Shape], rename: Mapping[str, str]) -> dict[str, Shape]:
-    return {renamed(name, rename): shape for name, shape in found.items()}
+def _by_names(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> _Fix:
+    """Return the renames, and the names to leave out, with which a file fits a network as it is."""
+    difference = difference_of(expected, found)
+    if difference.misshaped:
+        return _Fix()
+    told = _match(expected, difference)
+    if told is None or told.undecided:
+        is_rewritten = any(rewritten(difference))
+        return _Fix(undecided=told.undecided if told and not is_rewritten else ())
+    used = {name: told.names.get(name, name) for name in found if name in told.names or name in expected}
+    left_out = [name for name in found if name not in used]
+    ignore = stems(left_out, list(used))
+    if not used or any(_is_part(name, used) for name in left_out) or any(_is_layer(stem, used) for stem in ignore):
+        return _Fix()
+    return _Fix({}, shortest(used), ignore, evidence=told.evidence)
 
 
-def _with_ignored(
-    expected: Mapping[str, Shape], moved: Mapping[str, Shape], search: Search | None, rename: Mapping[str, str]
-) -> _Fix | None:
-    """Leave out names of the file that the network does not have, if nothing else differs then.
-
-    `moved` are the file's shapes under the names that `rename` gives. A further layer of a stack that the network has is
-    not left out: that is another depth.
-    """
-    changes: Mapping[str, Any] = {}
-    closest = expected
-    if search is not None and search.best is not None and search.best.difference is not None:
-        best_score = difference_of(expected, moved).score
-        if search.best.score < best_score:
-            changes, closest = search.best.changes, search.best.expected
-    rest = difference_of(closest, moved)
-    kept = [name for name in moved if name not in rest.unexpected]
-    if rest.missing or rest.misshaped or not kept:
-        return None
-    stems = _stems(list(rest.unexpected), kept)
-    came_from_a_rename = any(f"{name}.".startswith(f"{new}.") for name in rest.unexpected for new in rename.values())
-    if came_from_a_rename or any(_is_further_layer(stem, kept) for stem in stems):
-        return None
-    return _Fix(changes, rename, stems, search=search)
+def _match(expected: Mapping[str, Shape], difference: Difference) -> Match | None:
+    missing = _wanted(difference)
+    if not missing:
+        return Match({})
+    tied = expected.tied if isinstance(expected, Layout) else {}
+    # Of a tied tensor one name is enough.
+    once = {name: shape for name, shape in missing.items() if tied.get(name) not in missing}
+    return match(missing, difference.unexpected) or (match(once, difference.unexpected) if once != missing else None)
 
 
-def _is_further_layer(stem: str, kept: Sequence[str]) -> bool:
-    """Tell whether a part of the names is one more of the numbered ones beside it."""
+def _wanted(difference: Difference) -> Mapping[str, Shape]:
+    """Return what is missing, without counters that old files lack: `align` adds them."""
+    if any(name.endswith(_COUNTER) for name in difference.unexpected):
+        return difference.missing
+    return {name: shape for name, shape in difference.missing.items() if not _is_counter(name, difference.missing)}
+
+
+def _is_part(name: str, used: Mapping[str, str]) -> bool:
+    """Tell whether a tensor is part of a layer that is used: without its bias, or its weight_g, that is another layer."""
+    module, _, last = name.rpartition(".")
+    beside = {other: ours for other, ours in used.items() if other.rpartition(".")[0] == module}
+    return bool(beside) and (
+        last in _PARTS or any(theirs.rpartition(".")[2] != ours.rpartition(".")[2] for theirs, ours in beside.items())
+    )
+
+
+def _is_layer(stem: str, used: Iterable[str]) -> bool:
+    """Tell whether a part of the names is one more of the numbered ones beside it: that is another depth."""
     parent, _, number = stem.rpartition(".")
-    siblings = (name.removeprefix(f"{parent}.").partition(".")[0] for name in kept if name.startswith(f"{parent}."))
+    siblings = (name.removeprefix(f"{parent}.").partition(".")[0] for name in used if name.startswith(f"{parent}."))
     return number.isdecimal() and any(sibling.isdecimal() for sibling in siblings)
 
 
-def _stems(names: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
-    """Return the shortest leading parts that cover all of `names` and none of `kept`."""
-    stems: dict[str, None] = {}
-    for name in names:
-        parts = name.split(".")
-        runs = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-        stem = next(run for run in runs if run == name or not any(f"{other}.".startswith(f"{run}.") for other in kept))
-        stems[stem] = None
-    return tuple(stems)
+# Names and arguments together
+
+
+def _resized(
+    expected: Mapping[str, Shape],
+    found: Mapping[str, Shape],
+    starts: Iterable[dict[str, Shape]],
+    search_for: Callable[..., Search | None],
+) -> _Fix | None:
+    """Look for arguments with which the file fits under other names, as `starts` have them; None if there are none.
+
+    Where sizes are free they tell little about names. Of several guesses that fit, the one with the fewest changes counts,
+    if there is one.
+    """
+    fits: list[_Fix] = []
+    for moved in starts:
+        search, after = search_for(moved, _GUESS_BUILDS), difference_of(expected, moved)
+        changes = search.run(expected, after) if search and after.names else None
+        if search is None or changes is None:
+            continue
+        fix = _by_names(search.layout(changes) or {}, found)
+        if fix.undecided or fix.leaves_nothing_out:
+            fits.append(replace(fix, changes=changes, search=search))
+    fewest = min((len(each.changes or {}) for each in fits), default=0)
+    likely = [each for each in fits if len(each.changes or {}) == fewest]
+    if not likely:
+        return None
+    first = likely[0]
+    others = [each for each in likely if (each.changes, each.rename) != (first.changes, first.rename)]
+    if others and not first.undecided:
+        first = replace(first, undecided=(Group(tuple(first.rename), tuple(first.rename.values())),))
+    return _Fix(undecided=first.undecided) if first.undecided else first
+
+
+def _guesses(found: Mapping[str, Shape], difference: Difference) -> Iterator[dict[str, Shape]]:
+    """Yield the file's shapes under names that may be meant: whatever the sizes and the depth of stacks, then by layers."""
+    missing, unexpected = _wanted(difference), difference.unexpected
+    stacked = {_stacked(name): shape for name, shape in missing.items()}
+    if stacked.keys() != missing.keys():
+        theirs = {_stacked(name): shape for name, shape in unexpected.items()}
+        for names in itertools.islice(matches(stacked, theirs, resized=True), _GUESSES):
+            yield {_placed(name, names) if name in unexpected else name: shape for name, shape in found.items()}
+    for names in itertools.islice(matches(missing, unexpected, resized=True), _GUESSES):
+        yield {names.get(name, name): shape for name, shape in found.items()}
+
+
+def _stacked(name: str) -> str:
+    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
+
+
+def _placed(name: str, names: Mapping[str, str]) -> str:
+    stacked = _stacked(name)
+    return renamed(name, {stacked: names[stacked]}) if stacked in names else name
+
+
+def _told(evidence: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[str]:
+    """Say what decided the renames, with examples."""
+    kinds = [
+        f"{_EVIDENCE[kind]} ({', '.join(f'{theirs} ~ {ours}' for theirs, ours in itertools.islice(pairs, _EXAMPLES))})"
+        for kind, pairs in evidence.items()
+    ]
+    if kinds:
+        yield (
+            f"the renames follow {', and '.join(kinds)}, which do not prove that each weight is where it belongs: recorded "
+            "outputs (reference) do"
+        )
 
 
 def _undetermined(changes: Mapping[str, Any], search: Search) -> Iterator[str]:

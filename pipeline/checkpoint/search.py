@@ -20,7 +20,7 @@ SEARCH_SECONDS = 8.0
 _MAX_CHANGES = 4
 _SMALL = 6
 _MAX_LEAPS = 4
-_MAX_BUILDS = 400
+MAX_BUILDS = 400
 
 
 @dataclass(order=True)
@@ -44,11 +44,13 @@ class Search:
         arguments: Mapping[str, Any],
         build: Callable[[Mapping[str, Any]], Mapping[str, Shape]],
         seconds: float = SEARCH_SECONDS,
+        max_builds: int = MAX_BUILDS,
     ) -> None:
         self.found = found
         self.arguments = arguments
         self.build = build
         self.builds = 0
+        self.max_builds = max_builds
         self.best: _Candidate | None = None
         self.deadline = time.monotonic() + seconds
 
@@ -84,8 +86,16 @@ class Search:
 
     def fits(self, changes: Mapping[str, Any]) -> bool:
         """Tell whether the network with these changes takes what was found, strictly."""
-        shapes = self._shapes(changes)
+        shapes = self.layout(changes)
         return shapes is not None and difference_of(shapes, self.found).names == 0
+
+    def layout(self, changes: Mapping[str, Any]) -> Mapping[str, Shape] | None:
+        """Return the names and shapes of the network with these changes; None if it cannot be built."""
+        self.builds += 1
+        try:
+            return self.build({**self.arguments, **changes})
+        except Exception:  # noqa: BLE001 - the user's constructor may raise anything for values it does not take
+            return None
 
     def _leap(self, root: _Candidate, order: Iterator[int]) -> _Candidate:
         """Change at once all arguments whose new value the shapes tell by themselves, as long as that helps."""
@@ -109,7 +119,7 @@ class Search:
         return best
 
     def _may_go_on(self) -> bool:
-        return self.builds < _MAX_BUILDS and time.monotonic() < self.deadline
+        return self.builds < self.max_builds and time.monotonic() < self.deadline
 
     def _next(
         self, state: _Candidate, root: Difference, root_expected: Mapping[str, Shape]
@@ -124,7 +134,7 @@ class Search:
                 yield {**state.changes, name: other}
 
     def _try(self, changes: dict[str, Any], order: int, parent: _Candidate) -> _Candidate:
-        shapes = self._shapes(changes)
+        shapes = self.layout(changes)
         if shapes is None:
             return _Candidate(parent.score, len(changes), order, changes, None, {})
         difference = difference_of(shapes, self.found)
@@ -132,13 +142,6 @@ class Search:
         if self.best is None or made < self.best:
             self.best = made
         return made
-
-    def _shapes(self, changes: Mapping[str, Any]) -> Mapping[str, Shape] | None:
-        self.builds += 1
-        try:
-            return self.build({**self.arguments, **changes})
-        except Exception:  # noqa: BLE001 - the user's constructor may raise anything for values it does not take
-            return None
 
     def _smallest(self, changes: dict[str, Any]) -> dict[str, Any]:
         for name in list(changes):
