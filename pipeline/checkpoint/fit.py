@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.checkpoint.difference import Difference, Layout, Shape, difference_of, tied_names
 from pipeline.checkpoint.matching import Group, Match, match, matches
 from pipeline.checkpoint.misfit import Misfit
-from pipeline.checkpoint.renames import except_names, renamed, shortest, stems
+from pipeline.checkpoint.renames import covers, except_names, renamed, shortest, stems
 from pipeline.checkpoint.search import MAX_BUILDS, SEARCH_SECONDS, Search
 from pipeline.checkpoint.symptoms import rewritten, strangers, symptoms
 
@@ -26,9 +26,11 @@ _WRAPPERS = ("module.", "_orig_mod.")
 _COUNTER = "num_batches_tracked"
 _EXTRA_SECONDS = 3.0
 _PARTS = ("weight", "bias", "running_mean", "running_var")
-_GUESSES = 3
-_GUESS_BUILDS = 80
-_EXAMPLES = 3
+_GUESSES = 12
+_WAYS = 3
+_LEVELS = (None, 0, 1)
+_GUESS_BUILDS = 50
+_EXAMPLES = 4
 _EVIDENCE = {
     "words": "the words of their names",
     "numbers": "the numbers in them",
@@ -89,21 +91,31 @@ def with_tied(
 
 
 def _best_removal(named: Mapping[str, str], wanted: set[str]) -> tuple[str, dict[str, str]] | None:
-    """Return the prefix whose removal makes the most additional names match, with the names after it."""
-    matching = sum(name in wanted for name in named)
-    best: tuple[int, str, dict[str, str]] | None = None
+    """Return the prefix whose removal makes the most additional names match, with the names after it.
+
+    None where two would do as well for the same names: the file then holds two networks, and either may be meant.
+    """
+    matching = named.keys() & wanted
+    found: list[tuple[int, bool, str, dict[str, str]]] = []
     for prefix in _prefixes(named):
         renamed = {_without(name, prefix): key for name, key in named.items()}
         if len(renamed) != len(named):
             continue
-        gained = sum(name in wanted for name in renamed) - matching
+        gained = len(renamed.keys() & wanted) - len(matching)
         is_wrapper = prefix in _WRAPPERS and not any(prefix in name for name in wanted)
         carrying = sum(prefix in name for name in named)
         # One module of the file may be called as the network's are: that is a rename, and no prefix.
-        is_common = carrying == len(named) or 2 * gained >= carrying
-        if ((gained > 0 and is_common) or (is_wrapper and gained == 0)) and (best is None or gained > best[0]):
-            best = gained, prefix, renamed
-    return best and (best[1], best[2])
+        is_common = carrying == len(named) or 2 * gained >= max(carrying, len(wanted) - len(matching))
+        if (gained > 0 and is_common) or (is_wrapper and gained == 0):
+            found.append((gained, is_wrapper, prefix, renamed))
+    if not found:
+        return None
+    gained, is_wrapper, prefix, renamed = max(found, key=lambda each: each[:2])
+    rivals = [each[3] for each in found if each[:2] == (gained, is_wrapper) and each[2] != prefix]
+    gains = (renamed.keys() & wanted) - matching
+    if not is_wrapper and any(other.get(name, renamed[name]) != renamed[name] for name in gains for other in rivals):
+        return None
+    return prefix, renamed
 
 
 def _prefixes(named: Iterable[str]) -> list[str]:
@@ -208,6 +220,11 @@ class _Fix:
     def leaves_nothing_out(self) -> bool:
         return self.changes is not None and not self.ignore
 
+    @property
+    def is_permutation(self) -> bool:
+        """Whether all that is missing is there, and only the order is open."""
+        return bool(self.undecided) and all(len(each.theirs) == len(each.ours) for each in self.undecided)
+
 
 def _fix(
     expected: Mapping[str, Shape],
@@ -223,7 +240,7 @@ def _fix(
     if named.changes is not None:
         starts: Iterable[dict[str, Shape]] = [{renamed(name, named.rename): shape for name, shape in found.items()}]
     else:
-        starts = () if named.undecided else _guesses(found, difference)
+        starts = () if named.is_permutation else _guesses(found, difference)
     if resized := _resized(expected, found, starts, search_for):
         return resized
     search = search_for(found, MAX_BUILDS if named.changes is None else _GUESS_BUILDS)
@@ -234,8 +251,8 @@ def _fix(
     if search is not None and search.best is not None and search.best.score < difference.score:
         closest = _by_names(search.best.expected, found)
         closest = replace(closest, changes=search.best.changes if closest.changes is not None else None)
-        if closest.ignore and any(_guesses(found, difference)):
-            closest = _Fix()  # what would be left out may be what is missing
+        if closest.ignore and _may_be_missing(closest.ignore, found, difference):
+            closest = _Fix()
     fixes = sorted((each for each in (closest, named) if each.changes is not None), key=lambda each: len(each.ignore))
     return replace(fixes[0] if fixes else _Fix(undecided=named.undecided or closest.undecided), search=search)
 
@@ -283,6 +300,24 @@ def _is_part(name: str, used: Mapping[str, str]) -> bool:
     )
 
 
+def _may_be_missing(ignore: Sequence[str], found: Mapping[str, Shape], difference: Difference) -> bool:
+    """Tell whether what would be left out may be what the network lacks, so that a smaller network is no fix."""
+    left_out = {name for name in found if any(covers(entry, name) for entry in ignore)}
+    used = {name: shape for name, shape in found.items() if name not in left_out}
+    if all(_is_copy(entry, found, used) for entry in ignore):
+        return False
+    lacking, offered = ({name.rpartition(".")[2] for name in names} for names in (difference.missing, left_out))
+    return bool(lacking) and lacking <= offered
+
+
+def _is_copy(entry: str, found: Mapping[str, Shape], used: Mapping[str, Shape]) -> bool:
+    """Tell whether a module of the file holds what one that is used holds, under the same names below."""
+    below = {name[len(entry) :]: shape for name, shape in found.items() if covers(entry, name)}
+    rest = next(iter(below))
+    modules = [name.removesuffix(rest) for name in used if name.endswith(rest)]
+    return any(all(used.get(f"{module}{rest}") == shape for rest, shape in below.items()) for module in modules)
+
+
 def _is_layer(stem: str, used: Iterable[str]) -> bool:
     """Tell whether a part of the names is one more of the numbered ones beside it: that is another depth."""
     parent, _, number = stem.rpartition(".")
@@ -305,7 +340,8 @@ def _resized(
     if there is one.
     """
     fits: list[_Fix] = []
-    for moved in starts:
+    distinct = {tuple(moved): moved for moved in itertools.islice(starts, _GUESSES)}
+    for moved in distinct.values():
         search, after = search_for(moved, _GUESS_BUILDS), difference_of(expected, moved)
         changes = search.run(expected, after) if search and after.names else None
         if search is None or changes is None:
@@ -327,35 +363,39 @@ def _resized(
 def _guesses(found: Mapping[str, Shape], difference: Difference) -> Iterator[dict[str, Shape]]:
     """Yield the file's shapes under names that may be meant: whatever the sizes and the depth of stacks, then by layers."""
     missing, unexpected = _wanted(difference), difference.unexpected
-    stacked = {_stacked(name): shape for name, shape in missing.items()}
-    if stacked.keys() != missing.keys():
-        theirs = {_stacked(name): shape for name, shape in unexpected.items()}
-        for names in itertools.islice(matches(stacked, theirs, resized=True), _GUESSES):
-            yield {_placed(name, names) if name in unexpected else name: shape for name, shape in found.items()}
-    for names in itertools.islice(matches(missing, unexpected, resized=True), _GUESSES):
+    for ours_at, theirs_at in itertools.product(_LEVELS, _LEVELS):
+        ours = {_stacked(name, ours_at): name for name in missing}
+        theirs = {_stacked(name, theirs_at): shape for name, shape in unexpected.items()}
+        if len(ours) == len(missing) and len(theirs) == len(unexpected):
+            continue
+        stacks = matches({stack: missing[name] for stack, name in ours.items()}, theirs, resized=True)
+        for names in itertools.islice(stacks, _WAYS):
+            # Where theirs is no stack, ours is the one layer that is missing.
+            rename = {old: new if new.count("*") <= old.count("*") else ours[new] for old, new in names.items()}
+            yield {
+                renamed(name, {stack: rename[stack]}) if (stack := _stacked(name, theirs_at)) in rename else name: shape
+                for name, shape in found.items()
+            }
+    for names in itertools.islice(matches(missing, unexpected, resized=True), _WAYS):
         yield {names.get(name, name): shape for name, shape in found.items()}
 
 
-def _stacked(name: str) -> str:
-    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
-
-
-def _placed(name: str, names: Mapping[str, str]) -> str:
-    stacked = _stacked(name)
-    return renamed(name, {stacked: names[stacked]}) if stacked in names else name
+def _stacked(name: str, level: int | None) -> str:
+    """Put `*` for the number of a layer: for all numbers by themselves, or for the one at a level of nesting."""
+    parts = name.split(".")
+    places = [index for index, part in enumerate(parts) if part.isdecimal()]
+    for place in places if level is None else places[level : level + 1]:
+        parts[place] = "*"
+    return ".".join(parts)
 
 
 def _told(evidence: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[str]:
     """Say what decided the renames, with examples."""
-    kinds = [
-        f"{_EVIDENCE[kind]} ({', '.join(f'{theirs} ~ {ours}' for theirs, ours in itertools.islice(pairs, _EXAMPLES))})"
-        for kind, pairs in evidence.items()
-    ]
+    for kind in (kinds := [kind for kind in _EVIDENCE if evidence.get(kind)]):
+        examples = ", ".join(f"{theirs} ~ {ours}" for theirs, ours in evidence[kind][:_EXAMPLES])
+        yield f"told by {_EVIDENCE[kind]}: {examples}"
     if kinds:
-        yield (
-            f"the renames follow {', and '.join(kinds)}, which do not prove that each weight is where it belongs: recorded "
-            "outputs (reference) do"
-        )
+        yield "names and shapes do not prove that each weight is where it belongs: recorded outputs (reference) do"
 
 
 def _undetermined(changes: Mapping[str, Any], search: Search) -> Iterator[str]:

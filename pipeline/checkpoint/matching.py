@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.checkpoint.words import excluded, likeness, meanings, numbered
+from pipeline.checkpoint.words import excluded, has_letters, likeness, meanings, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -34,6 +34,7 @@ _MAX_GAP = 4  # between numbers in a Sequential: activations, dropout and pools 
 _MAX_PAIRS = 250_000
 _MAX_WAYS = 5_040
 _PASSES = 4
+_ROLES = {"linear": ("expand", "contract"), "norm": ("before", "after")}  # of a transformer's MLP, and its attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class Group:
 class Match:
     """The file's names → the network's, as far as they are decided: all that the network lacks, if `undecided` is empty.
 
-    `evidence` holds what decided ("shapes", "words", "numbers", "layers") → the pairs of names that it decided.
+    `evidence` holds what decided ("shapes", "words", "numbers", "layers") → the pairs of names that it decided, with `*`
+    for numbers.
     """
 
     names: Mapping[str, str]
@@ -68,7 +70,7 @@ def match(missing: Mapping[str, Shape], unexpected: Mapping[str, Shape]) -> Matc
         return None
     if not found:
         return None
-    groups = dict.fromkeys(each.shown() for each in found.open) or _doubts(found, missing)
+    groups = dict.fromkeys(each.shown for each in dict.fromkeys(found.open)) or _doubts(found, missing)
     return Match(found.names, tuple(groups), found.evidence)
 
 
@@ -112,15 +114,16 @@ class _Part:
 
     @cached_property
     def parts(self) -> list[_Part]:
-        """What it consists of, one level below."""
+        """What it consists of, one level below; a module that only holds another is that one."""
         below: dict[str, dict[str, Hashable]] = defaultdict(dict)
         for rest, key in self.keys.items():
             first, _, further = rest.partition(".")
             below[first][further] = key
-        return [
+        parts = [
             _Part(_joined(self.name, first), keys, {rest: self.shapes[_joined(first, rest)] for rest in keys})
             for first, keys in below.items()
         ]
+        return [each if each.is_single or len(each.parts) > 1 else each.parts[0] for each in parts]
 
     def find(self, bag: tuple[Hashable, ...]) -> list[_Part]:
         """Return the outermost parts that hold just this."""
@@ -139,6 +142,11 @@ def _joined(*names: str) -> str:
 
 def _template(name: str) -> str:
     return re.sub(r"\d+", "*", name)
+
+
+def _layers(name: str) -> str:
+    """Put `*` for the layers of a stack: numbers by themselves."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
 
 
 def _kinds(shapes: Mapping[str, Shape]) -> dict[str, Hashable]:
@@ -177,12 +185,7 @@ class _Open:
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
     ways: tuple[tuple[str, ...], ...] = field(compare=False)
-
-    def shown(self) -> Group:
-        above, below = self.parents
-        return Group(
-            tuple(_joined(above, each) for each in self.theirs), tuple(_joined(below, each) for each in self.ours)
-        )
+    shown: Group = field(compare=False)
 
 
 _Learnt = dict[tuple[str, str, str], set[str]]
@@ -201,12 +204,15 @@ class _Pass:
     learnt: _Learnt = field(default_factory=lambda: defaultdict(set))
 
     def begin(self, theirs: _Part, ours: _Part) -> None:
-        """Match a file with a network, which may be one of several things in the file."""
-        wholes = theirs.find(ours.bag)
-        if not wholes:
-            self.descend(theirs, ours)
-        for pair in self._decided(_Class(theirs, ours, wholes, [ours], set(), {}, self.known)) if wholes else ():
-            self.descend(*pair)
+        """Match a file with a network. Where the file holds it several times it is not ours to choose."""
+        wholes = theirs.find(ours.bag) if len(ours.parts) > 1 else []
+        names = tuple(each.name for each in wholes)
+        question = _Open(("", ""), names, ("",), tuple((name,) for name in names), Group(names, ("",)))
+        if len(wholes) > 1 and question not in self.chosen:
+            self.open.append(question)
+            return
+        chosen = self.chosen.get(question, names[:1])
+        self.descend(next((each for each in wholes if each.name in chosen), theirs), ours)
 
     def descend(self, theirs: _Part, ours: _Part) -> None:
         """Match what lies below two parts that are each other's."""
@@ -216,11 +222,15 @@ class _Pass:
             return
         their_parts, our_parts = _alike(theirs.parts, ours.parts)
         places = _same_places(their_parts, our_parts, theirs, ours)
-        roles = _roles(their_parts, theirs) | _roles(our_parts, ours)
+        their_roles, our_roles = _roles(their_parts, theirs), _roles(our_parts, ours)
         for bag in dict.fromkeys(each.bag for each in our_parts):
-            candidates = [each for each in their_parts if each.bag == bag]
-            wanted = [each for each in our_parts if each.bag == bag]
-            for pair in self._decided(_Class(theirs, ours, candidates, wanted, places, roles, self.known)):
+            class_ = _Class(
+                _Side(theirs, [each for each in their_parts if each.bag == bag], their_roles),
+                _Side(ours, [each for each in our_parts if each.bag == bag], our_roles),
+                places,
+                self.known,
+            )
+            for pair in self._decided(class_):
                 self.descend(*pair)
 
     def _decided(self, class_: _Class) -> Iterator[tuple[_Part, _Part]]:
@@ -228,15 +238,16 @@ class _Pass:
         pairs, questions = class_.assigned()
         for question in questions:
             if question in self.chosen:
-                pairs += class_.named(self.chosen[question], question.ours)
+                pairs += class_.answered(question, self.chosen[question])
             else:
                 self.open.append(question)
-        for theirs, ours, how in pairs:
-            said = theirs.below(class_.their_parent), ours.below(class_.our_parent)
-            self.learnt[(*class_.parents, said[0])].add(said[1])
-            if said[0] != said[1]:
-                self.evidence[how].append((theirs.name, ours.name))
-            yield theirs, ours
+        for row, column, how in pairs:
+            theirs, ours = class_.theirs.names[column], class_.ours.names[row]
+            self.learnt[(*class_.parents, theirs)].add(ours)
+            pair = class_.theirs.shown(column), class_.ours.shown(row)
+            if theirs.rpartition(".")[2] != ours.rpartition(".")[2] and pair not in self.evidence[how]:
+                self.evidence[how].append(pair)
+            yield class_.theirs.parts[column], class_.ours.parts[row]
 
 
 def _settled(theirs: _Part, ours: _Part, chosen: Mapping[_Open, tuple[str, ...]]) -> _Pass:
@@ -290,96 +301,127 @@ def _split(parts: Iterable[_Part], bags: set[tuple[Hashable, ...]]) -> list[_Par
 
 
 @dataclass(frozen=True)
-class _Class:
-    """Parts with the same bag, below two parts that are each other's.
+class _Side:
+    """Parts of a file, or of a network, that have the same bag; `roles` say what their numbers mean."""
 
-    `places` are pairs that numbers put together, `roles` what a number says: fc1 of two expands.
+    parent: _Part
+    parts: list[_Part]
+    roles: Mapping[str, set[str]]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Their names below the parent."""
+        return [each.below(self.parent) for each in self.parts]
+
+    @cached_property
+    def own(self) -> list[frozenset[str]]:
+        """What their names mean: q is query beside k or v, and by itself a letter like any other."""
+        letters = has_letters(self.names)
+        return [meanings(name, letters=letters) for name in self.names]
+
+    @cached_property
+    def said(self) -> list[frozenset[str]]:
+        """What their names mean, and all names below them."""
+        return [
+            own.union(self.roles.get(part.name, ()), *map(meanings, part.keys))
+            for own, part in zip(self.own, self.parts, strict=True)
+        ]
+
+    def shown(self, index: int) -> str:
+        """Return a name for the user, one for all layers."""
+        return _joined(_layers(self.parent.name), self.names[index])
+
+
+@dataclass(frozen=True)
+class _Class:
+    """Parts of both sides that may be one another. `places` are pairs of names that numbers put together.
+
+    A row is one of ours, a column one of theirs.
     """
 
-    their_parent: _Part
-    our_parent: _Part
-    theirs: list[_Part]
-    ours: list[_Part]
+    theirs: _Side
+    ours: _Side
     places: set[tuple[str, str]]
-    roles: Mapping[str, set[str]]
     known: _Learnt
 
     @property
     def parents(self) -> tuple[str, str]:
-        return _template(self.their_parent.name), _template(self.our_parent.name)
+        return _template(self.theirs.parent.name), _template(self.ours.parent.name)
 
-    def assigned(self) -> tuple[list[tuple[_Part, _Part, str]], list[_Open]]:
-        """Return the pairs that are decided, with what decided them, and the questions that are open."""
-        if len(self.theirs) * len(self.ours) > _MAX_PAIRS or self._is_deeper():
+    def assigned(self) -> tuple[list[tuple[int, int, str]], list[_Open]]:
+        """Return the pairs (row, column) that are decided, with what decided them, and the questions that are open."""
+        width, height = len(self.theirs.parts), len(self.ours.parts)
+        is_deeper = width > height and len(set(map(_template, self.theirs.names))) == 1
+        if width * height > _MAX_PAIRS or is_deeper:
             raise _NoMatchError
-        if len(self.theirs) == 1:
-            self._require_possible(self.theirs[0], self.ours[0])
-            return [(self.theirs[0], self.ours[0], "shapes")], []
-        scores = np.array([[sum(self._evidence(t, o).values()) for t in self.theirs] for o in self.ours])
+        if width == 1:
+            self._require_possible(0, 0)
+            return [(0, 0, "shapes")], []
+        scores = np.array([[sum(self._evidence(row, column)) for column in range(width)] for row in range(height)])
         best = _assignment(scores)
         tied = _tied(scores, best)
-        open_rows = {row for rows, _ in tied for row in rows}
-        pairs = []
-        for row in sorted(set(range(len(self.ours))) - open_rows):
-            theirs, ours = self.theirs[best[row]], self.ours[row]
-            self._require_possible(theirs, ours)
-            pairs.append((theirs, ours, self._told_by(theirs, ours)))
-        return pairs, [self._question(rows, columns, scores, best) for rows, columns in tied]
+        decided = sorted(set(range(height)).difference(*(rows for rows, _ in tied)))
+        for row in decided:
+            self._require_possible(row, best[row])
+        return (
+            [(row, best[row], self._told_by(row, best[row])) for row in decided],
+            [self._question(rows, columns, scores, best) for rows, columns in tied],
+        )
 
-    def _is_deeper(self) -> bool:
-        """Whether theirs is a stack with more layers than ours."""
-        templates = {_template(each.below(self.their_parent)) for each in self.theirs}
-        return len(self.theirs) > len(self.ours) and len(templates) == 1
+    def answered(self, question: _Open, answer: Sequence[str]) -> list[tuple[int, int, str]]:
+        """Return the pairs that an answer to a question makes."""
+        return [
+            (self.ours.names.index(ours), self.theirs.names.index(theirs), "chosen")
+            for theirs, ours in zip(answer, question.ours, strict=True)
+        ]
 
-    def named(self, theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[_Part, _Part, str]]:
-        """Return the pairs of these names below the parents."""
-        their_parts = {each.below(self.their_parent): each for each in self.theirs}
-        our_parts = {each.below(self.our_parent): each for each in self.ours}
-        return [(their_parts[t], our_parts[o], "chosen") for t, o in zip(theirs, ours, strict=True)]
+    def _evidence(self, row: int, column: int) -> Iterator[float]:
+        """Yield what speaks for a pair, by its kind."""
+        theirs, ours = self.theirs.parts[column], self.ours.parts[row]
+        t, o = self.theirs.names[column], self.ours.names[row]
+        is_same_place = (theirs.name, ours.name) in self.places
+        # The second of a list may be another's number 2: a number without a word counts by its place alone.
+        yield _SAME_NAME * (t == o and (is_same_place or bool(self.theirs.own[column])))
+        yield _NUMBER * is_same_place
+        yield _LAYERS * self._is_known(row, column)
+        yield _STRUCTURE * (theirs.form == ours.form)
+        yield _agreement(theirs, ours)
+        yield likeness(self.theirs.said[column], self.ours.said[row])
+        yield _EXCLUDED * excluded(self.theirs.own[column], self.ours.own[row])
 
-    def _evidence(self, theirs: _Part, ours: _Part) -> dict[str, float]:
-        t, o = theirs.below(self.their_parent), ours.below(self.our_parent)
-        return {
-            "names": _SAME_NAME * (t == o) + _agreement(theirs, ours),
-            "structure": _STRUCTURE * (theirs.form == ours.form),
-            "numbers": _NUMBER * ((theirs.name, ours.name) in self.places),
-            "layers": _LAYERS * (self.known.get((*self.parents, t)) == {o}),
-            "words": likeness(self._said(t, theirs), self._said(o, ours))
-            + _EXCLUDED * excluded(meanings(t), meanings(o)),
-        }
+    def _is_known(self, row: int, column: int) -> bool:
+        return self.known.get((*self.parents, self.theirs.names[column])) == {self.ours.names[row]}
 
-    def _told_by(self, theirs: _Part, ours: _Part) -> str:
-        if likeness(meanings(theirs.below(self.their_parent)), meanings(ours.below(self.our_parent))) >= MARGIN:
+    def _told_by(self, row: int, column: int) -> str:
+        if likeness(self.theirs.own[column], self.ours.own[row]) >= MARGIN:
             return "words"
-        evidence = self._evidence(theirs, ours)
-        return next((kind for kind in ("numbers", "layers") if evidence[kind]), "words")
+        if (self.theirs.parts[column].name, self.ours.parts[row].name) in self.places:
+            return "numbers"
+        return "layers" if self._is_known(row, column) else "words"
 
-    def _said(self, name: str, part: _Part) -> frozenset[str]:
-        """Return what the words of a part's name mean, and of all names below it."""
-        return meanings(name).union(self.roles.get(part.name, ()), *map(meanings, part.keys))
-
-    def _require_possible(self, theirs: _Part, ours: _Part) -> None:
+    def _require_possible(self, row: int, column: int) -> None:
         """Raise where names contradict each other, or where single tensors have nothing but their shape in common."""
+        theirs, ours = self.theirs.parts[column], self.ours.parts[row]
         t, o = (meanings(_joined(each.name, *each.keys)) for each in (theirs, ours))
         unlike = theirs.is_single and bool(t or o) and not likeness(t, o)
-        if unlike or excluded(meanings(theirs.below(self.their_parent)), meanings(ours.below(self.our_parent))):
+        if unlike or excluded(meanings(self.theirs.names[column]), meanings(self.ours.names[row])):
             raise _NoMatchError
 
     def _question(
         self, rows: Sequence[int], columns: Sequence[int], scores: NDArray[np.float64], best: Sequence[int]
     ) -> _Open:
-        names = [each.below(self.their_parent) for each in self.theirs]
         most = sum(scores[row, best[row]] for row in rows)
         ways = (
-            way
+            tuple(self.theirs.names[column] for column in way)
             for way in itertools.islice(itertools.permutations(columns, len(rows)), _MAX_WAYS)
             if most - sum(scores[row, column] for row, column in zip(rows, way, strict=True)) < MARGIN
         )
         return _Open(
             self.parents,
-            tuple(names[column] for column in columns),
-            tuple(self.ours[row].below(self.our_parent) for row in rows),
-            tuple(tuple(names[column] for column in way) for way in ways),
+            tuple(self.theirs.names[column] for column in columns),
+            tuple(self.ours.names[row] for row in rows),
+            tuple(ways),
+            Group(tuple(map(self.theirs.shown, columns)), tuple(map(self.ours.shown, rows))),
         )
 
 
@@ -433,14 +475,14 @@ def _same_places(
     """
     places = set()
     their_lists, our_lists = _numbered(theirs, their_parent), _numbered(ours, our_parent)
-    for (their_template, t), (our_template, o) in itertools.product(their_lists.items(), our_lists.items()):
+    for (template, t), o in itertools.product(their_lists.items(), our_lists.values()):
         t_bags, o_bags = {each.bag for each in t}, {each.bag for each in o}
         t_part, o_part = [each for each in t if each.bag in o_bags], [each for each in o if each.bag in t_bags]
         if (
             len(t_part) > 1
             and [each.bag for each in t_part] == [each.bag for each in o_part]
-            and _is_run(their_template, their_parent)
-            and not (t_part[0].is_single and not _end_alike(their_template, our_template))
+            and _is_run(template, their_parent)
+            and (not t_part[0].is_single or _end_alike(t_part[0], o_part[0]))
         ):
             places |= {(first.name, second.name) for first, second in zip(t_part, o_part, strict=True)}
     return places
@@ -456,16 +498,13 @@ def _numbered(parts: Iterable[_Part], parent: _Part) -> dict[str, list[_Part]]:
 
 
 def _roles(parts: Sequence[_Part], parent: _Part) -> dict[str, set[str]]:
-    """Return what the numbers of two linear layers say, which the halves of a transformer's MLP are called by."""
-    pairs = [
-        each for template, each in _numbered(parts, parent).items() if len(each) == 2 and "linear" in meanings(template)
-    ]
-    return {
-        part.name: {role}
-        for pair in pairs
-        if [part.name[-1:] for part in pair] == ["1", "2"]
-        for part, role in zip(pair, ("expand", "contract"), strict=True)
-    }
+    """Return what the numbers 1 and 2 mean for layers of which there are just two in a block, where others use words."""
+    roles: dict[str, set[str]] = {}
+    for template, pair in _numbered(parts, parent).items():
+        said = [each for each in _ROLES if each in meanings(template)]
+        if said and [re.sub(r".*\D", "", each.name) for each in pair] == ["1", "2"]:
+            roles |= {part.name: {role} for part, role in zip(pair, _ROLES[said[0]], strict=True)}
+    return roles
 
 
 def _is_run(template: str, parent: _Part) -> bool:
@@ -479,10 +518,10 @@ def _is_run(template: str, parent: _Part) -> bool:
     )
 
 
-def _end_alike(first: str, second: str) -> bool:
-    """Tell whether the last parts of two tensors' names say the same: a number by itself may be any count."""
-    ends = first.rpartition(".")[2], second.rpartition(".")[2]
-    return ends[0] == ends[1] or bool(meanings(ends[0]) & meanings(ends[1]))
+def _end_alike(theirs: _Part, ours: _Part) -> bool:
+    """Tell whether the names of two tensors end alike: a list of tensors may be numbered in any order."""
+    ends = [_joined(each.name, *each.keys).rpartition(".")[2] for each in (theirs, ours)]
+    return _template(ends[0]) == _template(ends[1]) or bool(meanings(ends[0]) & meanings(ends[1]))
 
 
 # A second opinion

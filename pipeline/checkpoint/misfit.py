@@ -74,7 +74,7 @@ class Misfit:
 
     def _questions(self) -> Iterator[str]:
         for group in self.undecided[:_LISTED]:
-            ours = _listed([name or "the network as a whole" for name in group.ours])
+            ours = _listed([name or "all that is missing" for name in group.ours])
             yield f"  {_listed(group.theirs)} in {self.weights_name}: {ours} in {self.owner}"
         if self.undecided:
             yield "their shapes are the same, no word, number or module tells them apart, and an order is no evidence"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter, defaultdict
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+"""A number by itself, as of a layer in a stack."""
 _YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 
 
@@ -100,7 +103,7 @@ def stems(names: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
         runs = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
         stem = next(run for run in runs if run == name or not any(covers(run, other) for other in kept))
         found[stem] = None
-    starred = {stem: re.sub(r"(?<![^.])\d+(?![^.])", "*", stem) for stem in found}
+    starred = {stem: _NUMBER.sub("*", stem) for stem in found}
     often = Counter(starred.values())
     useful = {star for star in often if often[star] > 1 and not any(covers(star, other) for other in kept)}
     return tuple(dict.fromkeys(star if star in useful else stem for stem, star in starred.items()))
@@ -153,27 +156,37 @@ def _write(below: _Below, old: str, new: str, entries: dict[str, str]) -> None:
 
 
 def _with_stars(entries: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    """Write entries that differ in the number of a layer as one, as far as they still give all names."""
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for old, new in entries.items():
-        groups[_starred(old, new)].append(old)
+        alike[_NUMBER.sub("#", old), _NUMBER.sub("#", new)].append(old)
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for members in alike.values():
+        for old, starred in zip(members, _starred({old: entries[old] for old in members}), strict=True):
+            groups[starred].append(old)
     short = dict(entries)
     for (old, new), members in groups.items():
-        if len(members) > 1:
-            fewer = {key: value for key, value in short.items() if key not in members} | {old: new}
-            short = fewer if _gives(fewer, names) else short
+        fewer = {key: value for key, value in short.items() if key not in members} | {old: new}
+        short = fewer if len(members) > 1 and _gives(fewer, names) else short
     return short
 
 
-def _starred(old: str, new: str) -> tuple[str, str]:
-    """Put `*` for each number by itself that both names have in the same order."""
-    theirs, ours = old.split("."), new.split(".")
-    after = 0
-    for index, part in enumerate(theirs):
-        if part.isdecimal() and part in ours[after:]:
-            place = ours.index(part, after)
-            theirs[index] = ours[place] = "*"
-            after = place + 1
-    return ".".join(theirs), ".".join(ours)
+def _starred(entries: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Put `*` in entries that differ in numbers only, where a number of theirs is one of ours in each of them."""
+    theirs = list(zip(*(_NUMBER.findall(old) for old in entries), strict=True))
+    ours = list(zip(*(_NUMBER.findall(new) for new in entries.values()), strict=True))
+    stars: dict[int, int] = {}
+    for place, numbers in enumerate(ours):
+        same = [each for each, others in enumerate(theirs) if others == numbers and each > max(stars, default=-1)]
+        if same and len(set(numbers)) > 1:
+            stars[same[0]] = place
+    return [(_put(old, set(stars)), _put(new, set(stars.values()))) for old, new in entries.items()]
+
+
+def _put(name: str, places: set[int]) -> str:
+    """Put `*` for the numbers at these places."""
+    count = itertools.count()
+    return _NUMBER.sub(lambda number: "*" if next(count) in places else number.group(), name)
 
 
 def _gives(rename: Mapping[str, str], names: Mapping[str, str]) -> bool:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SYNONYMS = """
 query: q wq query
 key: k wk key
 value: v wv value
-attention: q k v o wq wk wv query key value attn att attention mha mhsa selfattention
+attention: q k v o wq wk wv query key value attn att attention mha mhsa sa selfattention
 self: sa self selfattention
 out: o wo out output
 in: in input inputs
-expand: intermediate expand
-contract: contract
+expand: intermediate expand up
+contract: contract down
 mlp: mlp ffn ff feedforward intermediate
 norm: norm layernorm ln batchnorm bn groupnorm gn rmsnorm instancenorm normalization
 linear: linear lin dense fc proj projection
@@ -31,8 +35,10 @@ after: post after
 weight: weight gamma scale gain
 bias: bias beta shift offset
 mean: mean mu
-variance: var variance
-skip: skip shortcut residual downsample identity
+variance: var variance logvar
+log: log logvar
+skip: skip shortcut downsample identity
+residual: res residual
 source: src source
 target: tgt target
 forward: fwd forward
@@ -60,12 +66,16 @@ _EXCLUSIVE = (
     {"source", "target"},
     {"forward", "backward"},
 )
+_COPIES = {"ema", "average", "avg", "averaged", "copy", "shadow", "teacher", "momentum", "swa", "backup", "old"}
+"""Words of a second set of weights: what else such a name says is no reason to take it for the first."""
+
 _GENERIC = {
     "norm", "linear", "conv", "embed", "layer", "block", "module", "model", "net", "network", "stage", "stack", "unit",
     "cell", "part", "branch", "tower", "weight",
 }  # fmt: skip
 """What a tensor is, but not which: two of these weigh as much as one word that tells."""
 
+_LETTERS = {"q", "k", "v", "o"}
 _ALIKE = 4
 """Two words that nobody listed are the same if one begins with the other, from this length on."""
 
@@ -80,9 +90,20 @@ _MEANINGS = _by_word()
 
 
 @lru_cache(maxsize=65536)
-def meanings(name: str) -> frozenset[str]:
-    """Return what the words of a name mean, without its numbers: {"attention", "query"} for `attn.q_proj`, and "linear"."""
-    return frozenset(meaning for word in _words_of(name) if not word.isdecimal() for meaning in _meanings_of(word))
+def meanings(name: str, *, letters: bool = True) -> frozenset[str]:
+    """Return what the words of a name mean, without its numbers: {"attention", "query"} for `attn.q_proj`, and "linear".
+
+    Without `letters`, q, k, v and o are letters: one of them by itself may be any.
+    """
+    words = [word for word in _words_of(name) if not word.isdecimal()]
+    return frozenset(
+        meaning for word in words for meaning in ((word,) if word in _LETTERS and not letters else _meanings_of(word))
+    )
+
+
+def has_letters(names: Iterable[str]) -> bool:
+    """Tell whether letters stand for words in these names: q and k beside each other."""
+    return len(_LETTERS & {word for name in names for word in _words_of(name)}) > 1
 
 
 @lru_cache(maxsize=65536)
@@ -98,7 +119,9 @@ def numbered(name: str) -> tuple[tuple[str, int], ...]:
 
 
 def likeness(first: frozenset[str], second: frozenset[str]) -> float:
-    """Return how many meanings two names share; those that many tensors have weigh half."""
+    """Return how many meanings two names share; those that many tensors have weigh half, and a copy's nothing."""
+    if bool(first & _COPIES) != bool(second & _COPIES):
+        return 0.0
     shared = {(meaning, meaning) for meaning in first & second}
     shared |= {(a, b) for a in first - second for b in second - first if _begins(a, b)}
     return sum(0.5 if a in _GENERIC or b in _GENERIC else 1.0 for a, b in shared)
