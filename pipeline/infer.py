@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from pipeline import trust
 from pipeline.calling import flatten_outputs
 from pipeline.checkpoint import fit, read
+from pipeline.checkpoint.difference import Layout, difference_of, layout_of
 from pipeline.errors import ArchitectureError, MisfitError
 from pipeline.model import shapes_only
 from pipeline.types import Dimension, InputSpec, Interface
@@ -43,11 +44,16 @@ _SLOW_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """Constructor arguments with which a state dict fits strictly; `unsure` are those that its shapes do not tell."""
+    """Constructor arguments with which a state dict fits strictly; `unsure` are those that its shapes do not tell.
+
+    `rename` and `ignore` are the exceptions of the config that it takes beside them.
+    """
 
     values: Mapping[str, Any]
     unsure: tuple[str, ...]
     notes: tuple[str, ...]
+    rename: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,8 @@ def arguments(located: trust.Located, weights: Path, given: Mapping[str, Any], *
     header = read.require_state_dict(weights, max_bytes=max_bytes)
     start = _start(located, make, given)
     expected = _build(make, start)
-    tensors, notes = fit.align(_meta(header.tensors), list(expected))
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    held = _meta(header.tensors)
+    found = _shapes(fit.align(held, list(expected))[0])
     free = {name: value for name, value in start.items() if name not in given}
 
     def build(changes: Mapping[str, Any]) -> Shapes:
@@ -94,12 +100,15 @@ def arguments(located: trust.Located, weights: Path, given: Mapping[str, Any], *
     if misfit is not None and misfit.changes is None:
         raise MisfitError(
             misfit.message(lambda _: "not set yet"),
-            hint="if the weights belong to this network, give what it is built with: --set model.arguments.NAME=VALUE",
+            hint=misfit.hint
+            or "if the weights belong to this network, give what it is built with: --set model.arguments.NAME=VALUE",
         )
     chosen = {**start, **(misfit.changes if misfit and misfit.changes else {})}
-    unsure = tuple(name for name in free if _is_free(make, chosen, name, found))
+    rename, ignore = (misfit.rename, misfit.ignore) if misfit else ({}, ())
+    fitting, notes = fit.fitted(held, list(_build(make, chosen)), rename, ignore, weights.name)
+    unsure = tuple(name for name in free if _is_free(make, chosen, name, _shapes(fitting)))
     shown = _shown(located, chosen, given, unsure)
-    return Arguments(shown, tuple(name for name in unsure if name in shown), tuple(notes))
+    return Arguments(shown, tuple(name for name in unsure if name in shown), notes, rename, ignore)
 
 
 def _start(located: trust.Located, make: Callable[..., nn.Module], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,9 +156,13 @@ def _guesses(names: Sequence[str]) -> Iterator[dict[str, Any]]:
     yield from ({name: list(value) for name in names} for value in ((24, 48, 72), (2, 2, 2, 2)))
 
 
-def _build(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _build(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> Layout:
     with shapes_only():
-        return {name: tuple(tensor.shape) for name, tensor in make(**values).state_dict().items()}
+        return layout_of(make(**values).state_dict())
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _meta(tensors: Iterable[Any]) -> dict[str, torch.Tensor]:
@@ -171,7 +184,7 @@ def _is_free(make: Callable[..., nn.Module], chosen: Mapping[str, Any], name: st
         return True
     for other in others:
         try:
-            if _build(make, {**chosen, name: other}) == found:
+            if difference_of(_build(make, {**chosen, name: other}), found).names == 0:
                 return True
         except Exception:  # noqa: BLE001, S112 - a value that the constructor refuses is not another way to fit
             continue

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from pipeline import trust
 from pipeline.checkpoint import read
+from pipeline.checkpoint.renames import as_yaml
 from pipeline.config.models import DIMENSION_NAME, DTYPES
 from pipeline.config.text import parse_value
 from pipeline.errors import InputError
@@ -22,7 +23,7 @@ from pipeline.types import Dimension, InputSpec, Interface
 from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 TIMEOUT_S = 120.0
 _SHIPPED = Path(__file__).parent / "architectures"
@@ -83,7 +84,8 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
     text = _text(request, target, found, read.weights_digest(request.weights, header))
     atomic_write(target, text.encode())
     arguments = found["arguments"]
-    return Draft(target, text, (*arguments["unsure"], *found["inputs"]["comments"]))
+    exceptions = [f"model.{key}" for key in ("rename", "ignore") if arguments[key]]
+    return Draft(target, text, (*arguments["unsure"], *exceptions, *found["inputs"]["comments"]))
 
 
 def match(weights: Path, *, max_bytes: int | None = None) -> dict[str, dict[str, Any]]:
@@ -202,6 +204,7 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
         f"  arguments: {_flow(arguments['values'])}",
         f"  weights: {json.dumps(weights, ensure_ascii=False)}",
         f"  sha256: {sha256}",
+        *_exception_lines(arguments),
         "",
         "# The arguments of the network's forward. In a shape, a number is a fixed size and a name a dynamic one.",
         "inputs:",
@@ -218,6 +221,16 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
         "",
     ]
     return "\n".join(lines)
+
+
+def _exception_lines(arguments: Mapping[str, Any]) -> Iterator[str]:
+    if rename := arguments["rename"]:
+        yield "  # CHECK rename (file: network): told by words, numbers and shapes, which do not prove it."
+        yield "  rename:"
+        yield from (f"    {as_yaml(old)}: {as_yaml(new)}" for old, new in rename.items())
+    if ignore := arguments["ignore"]:
+        yield "  # CHECK ignore: does the network do without these tensors of the file?"
+        yield f"  ignore: [{', '.join(map(as_yaml, ignore))}]"
 
 
 def _input_lines(spec: InputSpec, comments: Mapping[str, str]) -> list[str]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline import trust
 from pipeline.checkpoint import fit, read
 from pipeline.checkpoint.difference import Layout, layout_of, storage_of
+from pipeline.checkpoint.renames import combined
 from pipeline.errors import ArchitectureError, MisfitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import torch
     from torch import nn
@@ -53,7 +54,7 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
         expected = module.state_dict()
     tensors, tied = fit.with_tied(given, layout_of(expected))
     arguments = _all_arguments(located, network)
-    _require_fit(network, make, arguments, expected, tensors)
+    _require_fit(network, make, arguments, expected, tensors, names=lambda: fit.align(checkpoint.tensors, expected)[0])
     converted = {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
     module.load_state_dict(converted, strict=True, assign=skeleton is not None)
     if skeleton is None:
@@ -137,7 +138,10 @@ def _require_fit(
     arguments: Mapping[str, Any],
     expected: Mapping[str, torch.Tensor],
     found: Mapping[str, torch.Tensor],
+    names: Callable[[], Iterable[str]],
 ) -> None:
+    """Raise MisfitError, with what was found about it; `names` are the file's before the config's exceptions."""
+
     def build_shapes(arguments: Mapping[str, Any]) -> Layout:
         with shapes_only():
             return layout_of(make(**arguments).state_dict())
@@ -150,9 +154,14 @@ def _require_fit(
         owner=network.architecture.rpartition(":")[2],
         weights_name=_path(network).name,
     )
-    if misfit is not None:
-        places = network.places
-        raise MisfitError(misfit.message(lambda key: places.get(key) or places["model.arguments"]), hint=misfit.hint)
+    if misfit is None:
+        return
+    if misfit.changes is not None and (network.rename or network.ignore):
+        given = network.rename, network.ignore
+        rename, ignore = combined(given, (misfit.rename, misfit.ignore), names())
+        misfit = replace(misfit, rename=rename, ignore=ignore if misfit.ignore else ())
+    places = network.places
+    raise MisfitError(misfit.message(lambda key: places.get(key) or places["model.arguments"]), hint=misfit.hint)
 
 
 def _require_held(

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.checkpoint.difference import Difference, Layout, Shape, difference_of, tied_names
 from pipeline.checkpoint.matching import Group, Match, match, matches
 from pipeline.checkpoint.misfit import Misfit
-from pipeline.checkpoint.renames import covers, except_names, renamed, shortest, stems
+from pipeline.checkpoint.renames import Exceptions, covers, except_names, renamed, shortest, stems
 from pipeline.checkpoint.search import MAX_BUILDS, SEARCH_SECONDS, Search
 from pipeline.checkpoint.symptoms import rewritten, strangers, symptoms
+from pipeline.checkpoint.words import says_copy
+from pipeline.errors import MisfitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +26,8 @@ _WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel and torch.compile add: never a part of the network itself."""
 
 _COUNTER = "num_batches_tracked"
+REMAINING = 64
+"""How many assignments of names are tried against a reference."""
 _EXTRA_SECONDS = 3.0
 _PARTS = ("weight", "bias", "running_mean", "running_var")
 _GUESSES = 12
@@ -266,22 +270,56 @@ def _by_names(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> _Fix
     if told is None or told.undecided:
         is_rewritten = any(rewritten(difference))
         return _Fix(undecided=told.undecided if told and not is_rewritten else ())
-    used = {name: told.names.get(name, name) for name in found if name in told.names or name in expected}
+    exceptions = _exceptions(expected, found, told.names)
+    return _Fix({}, *exceptions, evidence=told.evidence) if exceptions else _Fix()
+
+
+def _exceptions(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], names: Mapping[str, str]
+) -> Exceptions | None:
+    """Return `model.rename` and `model.ignore` for `names` (the file's → the network's); None if that leaves out too much."""
+    used = {name: names.get(name, name) for name in found if name in names or name in expected}
     left_out = [name for name in found if name not in used]
     ignore = stems(left_out, list(used))
     if not used or any(_is_part(name, used) for name in left_out) or any(_is_layer(stem, used) for stem in ignore):
-        return _Fix()
-    return _Fix({}, shortest(used), ignore, evidence=told.evidence)
+        return None
+    return shortest(used), ignore
+
+
+def remaining(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], *, limit: int = REMAINING
+) -> Iterator[Exceptions]:
+    """Yield every (`model.rename`, `model.ignore`) with which `found` (name → shape) fits `expected` and that names allow.
+
+    One if names and structure decide it; one for each way of exchanging what they leave open, the same in all layers of a
+    stack, for a reference to choose from; none if nothing fits. None of them is more likely than another.
+
+    Raises MisfitError, before any, if there are more than `limit`.
+    """
+    difference = difference_of(expected, found)
+    if difference.misshaped:
+        return
+    missing = _asked(expected, difference)
+    ways = list(itertools.islice(matches(missing, difference.unexpected), limit + 1)) if missing else [{}]
+    if len(ways) > limit:
+        raise MisfitError(
+            f"more than {limit} ways are left to give the file's tensors the network's names",
+            hint="write model.rename by hand for some of them, from the code that made the weights",
+        )
+    yield from (exceptions for names in ways if (exceptions := _exceptions(expected, found, names)))
 
 
 def _match(expected: Mapping[str, Shape], difference: Difference) -> Match | None:
+    missing = _asked(expected, difference)
+    return match(missing, difference.unexpected) if missing else Match({})
+
+
+def _asked(expected: Mapping[str, Shape], difference: Difference) -> Mapping[str, Shape]:
+    """Return what is missing. A tied tensor is asked for under each of its names, if the file has as many, or under one."""
     missing = _wanted(difference)
-    if not missing:
-        return Match({})
     tied = expected.tied if isinstance(expected, Layout) else {}
-    # Of a tied tensor one name is enough.
     once = {name: shape for name, shape in missing.items() if tied.get(name) not in missing}
-    return match(missing, difference.unexpected) or (match(once, difference.unexpected) if once != missing else None)
+    return once if once != missing and match(missing, difference.unexpected) is None else missing
 
 
 def _wanted(difference: Difference) -> Mapping[str, Shape]:
@@ -302,20 +340,9 @@ def _is_part(name: str, used: Mapping[str, str]) -> bool:
 
 def _may_be_missing(ignore: Sequence[str], found: Mapping[str, Shape], difference: Difference) -> bool:
     """Tell whether what would be left out may be what the network lacks, so that a smaller network is no fix."""
-    left_out = {name for name in found if any(covers(entry, name) for entry in ignore)}
-    used = {name: shape for name, shape in found.items() if name not in left_out}
-    if all(_is_copy(entry, found, used) for entry in ignore):
-        return False
+    left_out = [name for name in found if any(covers(entry, name) for entry in ignore)]
     lacking, offered = ({name.rpartition(".")[2] for name in names} for names in (difference.missing, left_out))
-    return bool(lacking) and lacking <= offered
-
-
-def _is_copy(entry: str, found: Mapping[str, Shape], used: Mapping[str, Shape]) -> bool:
-    """Tell whether a module of the file holds what one that is used holds, under the same names below."""
-    below = {name[len(entry) :]: shape for name, shape in found.items() if covers(entry, name)}
-    rest = next(iter(below))
-    modules = [name.removesuffix(rest) for name in used if name.endswith(rest)]
-    return any(all(used.get(f"{module}{rest}") == shape for rest, shape in below.items()) for module in modules)
+    return bool(lacking) and lacking <= offered and not all(map(says_copy, ignore))
 
 
 def _is_layer(stem: str, used: Iterable[str]) -> bool:

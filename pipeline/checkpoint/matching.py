@@ -32,7 +32,7 @@ MARGIN = 1.0
 _SAME_NAME, _NUMBER, _LAYERS, _STRUCTURE, _EXCLUDED = 3.0, 2.0, 2.0, 2.0, -2.0
 _MAX_GAP = 4  # between numbers in a Sequential: activations, dropout and pools hold no tensors
 _MAX_PAIRS = 250_000
-_MAX_WAYS = 5_040
+_MAX_WAYS = 720
 _PASSES = 4
 _ROLES = {"linear": ("expand", "contract"), "norm": ("before", "after")}  # of a transformer's MLP, and its attention
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pipeline.errors import MisfitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 T = TypeVar("T")
 
@@ -37,11 +38,14 @@ def except_names(
         _require_some(left_out, f"model.ignore {entry!r}", weights_name)
         kept = {name: tensor for name, tensor in kept.items() if name not in left_out}
         notes.append(f"model.ignore: left out {len(left_out)} tensors of {entry!r}")
+    moved = Counter(_entry(name, rename) for name in kept)
     for old, new in rename.items():
-        moved = [name for name in kept if covers(old, name)]
-        _require_some(moved, f"model.rename {old!r}", weights_name)
-        notes.append(f"model.rename: {len(moved)} tensors of {old!r} became {new!r}")
+        _require_some([name for name in kept if covers(old, name)], f"model.rename {old!r}", weights_name)
+        notes.append(f"model.rename: {moved[old]} tensors of {old!r} became {new!r}")
     names = [renamed(name, rename) for name in kept]
+    if "" in names:
+        nameless = list(kept)[names.index("")]
+        raise MisfitError(f"model.rename leaves {nameless!r} of {weights_name} without a name", hint="correct it")
     if len(set(names)) != len(names):
         taken = Counter(names).most_common(1)[0][0]
         raise MisfitError(f"model.rename gives two tensors of {weights_name} the name {taken!r}", hint="correct it")
@@ -51,15 +55,21 @@ def except_names(
 def renamed(name: str, rename: Mapping[str, str]) -> str:
     """Return a tensor's name in the network; where several entries cover it, the one that covers most of it counts.
 
-    Each `*` of the new name is the number that the `*` in its place stood for. An empty new name removes the old one.
+    Each `*` of the new name is the number that the `*` in its place stood for. An empty new name drops the old one.
     """
-    found = [(match, old) for old in rename if (match := _pattern(old).match(name))]
-    if not found:
+    old = _entry(name, rename)
+    match = _pattern(old).match(name) if old is not None else None
+    if old is None or match is None:
         return name
-    match, old = max(found, key=lambda each: (each[0].end(), -each[1].count("*")))
     numbers = iter(match.groups())
     new = re.sub(r"\*", lambda star: next(numbers, star.group()), rename[old])
-    return f"{new}{name[match.end() :]}".removeprefix("" if new else ".")
+    rest = name[match.end() :]
+    return f"{new}{rest}" if new else rest.removeprefix(".")
+
+
+def _entry(name: str, rename: Mapping[str, str]) -> str | None:
+    found = [(match.end(), -old.count("*"), old) for old in rename if (match := _pattern(old).match(name))]
+    return max(found)[2] if found else None
 
 
 def covers(entry: str, name: str) -> bool:
@@ -93,6 +103,19 @@ def shortest(names: Mapping[str, str]) -> dict[str, str]:
     if _gives(short, names):
         return short
     return {theirs: ours for theirs, ours in names.items() if theirs != ours}
+
+
+Exceptions = tuple[Mapping[str, str], tuple[str, ...]]
+"""A config's `model.rename` and `model.ignore`."""
+
+
+def combined(first: Exceptions, second: Exceptions, names: Iterable[str]) -> Exceptions:
+    """Return the exceptions that do for these names of a file what two do one after the other."""
+    (rename, ignore), (then_rename, then_ignore) = first, second
+    moved = {name: renamed(name, rename) for name in names if not any(covers(entry, name) for entry in ignore)}
+    left_out = [name for name, new in moved.items() if any(covers(entry, new) for entry in then_ignore)]
+    used = {name: renamed(new, then_rename) for name, new in moved.items() if name not in left_out}
+    return shortest(used), (*ignore, *stems(left_out, list(used)))
 
 
 def stems(names: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:

@@ -127,6 +127,11 @@ def likeness(first: frozenset[str], second: frozenset[str]) -> float:
     return sum(0.5 if a in _GENERIC or b in _GENERIC else 1.0 for a, b in shared)
 
 
+def says_copy(name: str) -> bool:
+    """Tell whether a name says that it is of a second set of weights."""
+    return bool(meanings(name) & _COPIES)
+
+
 def excluded(first: frozenset[str], second: frozenset[str]) -> bool:
     """Tell whether two names say opposite things, as query and key do."""
     return any(first & each and second & each and not first & second & each for each in _EXCLUSIVE)
