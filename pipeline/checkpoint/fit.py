@@ -13,7 +13,7 @@ from pipeline.checkpoint.misfit import Misfit
 from pipeline.checkpoint.renames import Exceptions, covers, except_names, renamed, shortest, stems
 from pipeline.checkpoint.search import MAX_BUILDS, SEARCH_SECONDS, Search
 from pipeline.checkpoint.symptoms import rewritten, strangers, symptoms
-from pipeline.checkpoint.words import says_copy
+from pipeline.checkpoint.words import is_copy, meanings
 from pipeline.errors import MisfitError
 
 if TYPE_CHECKING:
@@ -342,7 +342,7 @@ def _may_be_missing(ignore: Sequence[str], found: Mapping[str, Shape], differenc
     """Tell whether what would be left out may be what the network lacks, so that a smaller network is no fix."""
     left_out = [name for name in found if any(covers(entry, name) for entry in ignore)]
     lacking, offered = ({name.rpartition(".")[2] for name in names} for names in (difference.missing, left_out))
-    return bool(lacking) and lacking <= offered and not all(map(says_copy, ignore))
+    return bool(lacking) and lacking <= offered and not all(is_copy(meanings(entry)) for entry in ignore)
 
 
 def _is_layer(stem: str, used: Iterable[str]) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.checkpoint.words import excluded, has_letters, likeness, meanings, numbered
+from pipeline.checkpoint.words import excluded, has_letters, is_copy, likeness, meanings, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -320,12 +320,15 @@ class _Side:
         return [meanings(name, letters=letters) for name in self.names]
 
     @cached_property
+    def held(self) -> list[frozenset[str]]:
+        """What the names below them mean."""
+        return [frozenset().union(*map(meanings, part.keys)) for part in self.parts]
+
+    @cached_property
     def said(self) -> list[frozenset[str]]:
-        """What their names mean, and all names below them."""
-        return [
-            own.union(self.roles.get(part.name, ()), *map(meanings, part.keys))
-            for own, part in zip(self.own, self.parts, strict=True)
-        ]
+        """What all these names mean, and their numbers."""
+        every = zip(self.own, self.held, self.parts, strict=True)
+        return [own.union(held, self.roles.get(part.name, ())) for own, held, part in every]
 
     def shown(self, index: int) -> str:
         """Return a name for the user, one for all layers."""
@@ -386,7 +389,10 @@ class _Class:
         yield _LAYERS * self._is_known(row, column)
         yield _STRUCTURE * (theirs.form == ours.form)
         yield _agreement(theirs, ours)
-        yield likeness(self.theirs.said[column], self.ours.said[row])
+        if is_copy(self.theirs.own[column]) == is_copy(self.ours.own[row]):
+            yield likeness(self.theirs.said[column], self.ours.said[row])
+        else:
+            yield likeness(self.theirs.held[column], self.ours.held[row])
         yield _EXCLUDED * excluded(self.theirs.own[column], self.ours.own[row])
 
     def _is_known(self, row: int, column: int) -> bool:

@@ -21,6 +21,7 @@ _MAX_CHANGES = 4
 _SMALL = 6
 _MAX_LEAPS = 4
 MAX_BUILDS = 400
+_MORE_BUILDS = 60  # once only names too many are left, which are seldom an argument's doing
 
 
 @dataclass(order=True)
@@ -141,6 +142,8 @@ class Search:
         made = _Candidate(difference.score, len(changes), order, changes, difference, shapes)
         if self.best is None or made < self.best:
             self.best = made
+        if not difference.missing and not difference.misshaped:
+            self.max_builds = min(self.max_builds, self.builds + _MORE_BUILDS)
         return made
 
     def _smallest(self, changes: dict[str, Any]) -> dict[str, Any]:

@@ -67,8 +67,6 @@ _EXCLUSIVE = (
     {"forward", "backward"},
 )
 _COPIES = {"ema", "average", "avg", "averaged", "copy", "shadow", "teacher", "momentum", "swa", "backup", "old"}
-"""Words of a second set of weights: what else such a name says is no reason to take it for the first."""
-
 _GENERIC = {
     "norm", "linear", "conv", "embed", "layer", "block", "module", "model", "net", "network", "stage", "stack", "unit",
     "cell", "part", "branch", "tower", "weight",
@@ -119,17 +117,15 @@ def numbered(name: str) -> tuple[tuple[str, int], ...]:
 
 
 def likeness(first: frozenset[str], second: frozenset[str]) -> float:
-    """Return how many meanings two names share; those that many tensors have weigh half, and a copy's nothing."""
-    if bool(first & _COPIES) != bool(second & _COPIES):
-        return 0.0
+    """Return how many meanings two names share; those that many tensors have weigh half."""
     shared = {(meaning, meaning) for meaning in first & second}
     shared |= {(a, b) for a in first - second for b in second - first if _begins(a, b)}
     return sum(0.5 if a in _GENERIC or b in _GENERIC else 1.0 for a, b in shared)
 
 
-def says_copy(name: str) -> bool:
-    """Tell whether a name says that it is of a second set of weights."""
-    return bool(meanings(name) & _COPIES)
+def is_copy(said: frozenset[str]) -> bool:
+    """Tell whether a name says that it is of a second set of weights: what else it says tells nothing then."""
+    return bool(said & _COPIES)
 
 
 def excluded(first: frozenset[str], second: frozenset[str]) -> bool:

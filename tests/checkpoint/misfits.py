@@ -15,6 +15,8 @@ from pipeline.architectures.resnet import ResNet
 from pipeline.architectures.silero_vad import SileroVAD
 from pipeline.architectures.simplenet import SimpleNet
 from pipeline.checkpoint import fit
+from pipeline.checkpoint.difference import Layout, layout_of
+from pipeline.model import shapes_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -178,9 +180,9 @@ AMPLE = 120.0
 
 
 def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: float = AMPLE) -> fit.Misfit | None:
-    def shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in case.make(**arguments).state_dict().items()}
+    def shapes(arguments: Mapping[str, Any]) -> Layout:
+        with shapes_only():
+            return layout_of(case.make(**arguments).state_dict())
 
     expected = shapes(case.configured)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -190,7 +190,7 @@ SCHEMES = (
     }),
     Scheme(Vae, "numbers", False, {"mu": "fc22", "logvar": "fc21"}),
     Scheme(Mlp, "a Sequential", True, {f"layers.{index}": f"net.{2 * index}" for index in range(5)} | {"head": "classifier"}),
-    Scheme(Mlp, "letters", False, {"layers.0": "b", "layers.1": "a"}),
+    Scheme(Mlp, "letters", False, {"layers.0": "b", "layers.1": "a"}, {"inputs": 24, "width": 24}),
     Scheme(SimpleNet, "a Sequential", True, {"fc1": "net.0", "fc2": "net.2"}),
     Scheme(ResNet, "stages", True, {f"layer{index}": f"stages.{index - 1}" for index in (1, 2, 3, 4)} | {"fc": "head", "bn1": "norm1"}),
 )  # fmt: skip
