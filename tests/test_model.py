@@ -3,13 +3,20 @@
 import subprocess
 import sys
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
+from safetensors.torch import save_model
 from torch import nn
 
-from pipeline import model
+from pipeline import cases, model, oracle
 from pipeline.errors import ArchitectureError, MisfitError, UnsafeError
-from pipeline.types import Network
+from pipeline.exporters import onnx, program, torchscript
+from pipeline.exporters.exporter import Job
+from pipeline.parity import audit, jobs, scripted
+from pipeline.types import Dimension, InputSpec, Interface, Network
+from tests.exporters import networks
 
 PLACES = {"model.arguments": "config.yaml:4:3"}
 
@@ -36,6 +43,24 @@ class Tied(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.second(self.first(x))
+
+
+class TiedTo(nn.Module):
+    """A language model in miniature, tied in either order, by the parameter or by its memory, or not at all."""
+
+    def __init__(self, tie: bool = True, way: str = "head is embed"):
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.head = nn.Linear(4, 5, bias=False)
+        if tie and way == "head is embed":
+            self.head.weight = self.embed.weight
+        elif tie and way == "embed is head":
+            self.embed.weight = self.head.weight
+        elif tie:
+            self.head.weight = nn.Parameter(self.embed.weight.data)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(x))
 
 
 class Computed(nn.Module):
@@ -91,6 +116,113 @@ def test_a_loaded_network_computes_what_the_saved_one_did(kind, tmp_path):
     result = loaded(network, tmp_path).module(x)
     torch.testing.assert_close(result, network(x), rtol=0, atol=0)
     assert not result.requires_grad
+
+
+@pytest.mark.parametrize("way", ["head is embed", "embed is head", "one memory"])
+@pytest.mark.parametrize("left_out", ["head.weight", "embed.weight"])
+def test_one_name_of_a_tied_tensor_is_enough_and_it_is_said(way, left_out, tmp_path):
+    torch.manual_seed(2)
+    network = TiedTo(way=way)
+    state = network.state_dict()
+    kept = ({*state} - {left_out}).pop()
+    torch.save({kept: state[kept]}, tmp_path / "weights.pth")
+    found = model.load(described("TiedTo", tmp_path, way=way))
+    x = torch.arange(5)
+    torch.testing.assert_close(found.module(x), network(x), rtol=0, atol=0)
+    assert f"{left_out} is {kept}, which was loaded" in found.notes
+
+
+def test_a_tensor_that_is_not_tied_is_missing_and_the_switch_that_ties_it_is_named(tmp_path):
+    torch.save({"embed.weight": torch.zeros(5, 4)}, tmp_path / "weights.pth")
+    with pytest.raises(MisfitError, match=r"head\.weight is in TiedTo.*: set model\.arguments\.tie to True"):
+        model.load(described("TiedTo", tmp_path, tie=False))
+
+
+def test_two_tensors_of_a_file_do_not_become_one_of_a_network(tmp_path):
+    network = TiedTo(tie=False)
+    with torch.no_grad():
+        network.embed.weight.copy_(network.head.weight)
+        network.embed.weight[2, 1] += 0.25
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(MisfitError) as caught:
+        model.load(described("TiedTo", tmp_path))
+    assert caught.value.message == (
+        "embed.weight and head.weight are one tensor in TiedTo and two in weights.pth, which differ by up to 0.25"
+    )
+    assert "set model.arguments.tie to False (config.yaml:4:3)" in caught.value.hint
+    assert model.load(described("TiedTo", tmp_path, tie=False)).module.embed.weight[2, 1] == network.embed.weight[2, 1]
+
+
+class Views(nn.Module):
+    """Buffers that are parts of one memory."""
+
+    def __init__(self):
+        super().__init__()
+        memory = torch.zeros(8)
+        self.register_buffer("first", memory[:4])
+        self.register_buffer("second", memory[4:])
+        self.register_buffer("middle", memory[2:6])
+
+
+@pytest.mark.parametrize(("middle", "fits"), [([3.0, 4.0, 5.0, 6.0], True), ([0.0, 4.0, 5.0, 6.0], False)])
+def test_parts_of_one_memory_load_if_the_file_agrees_with_itself(middle, fits, tmp_path):
+    state = {"first": torch.arange(1.0, 5.0), "second": torch.arange(5.0, 9.0), "middle": torch.tensor(middle)}
+    torch.save(state, tmp_path / "weights.pth")
+    if fits:
+        held = model.load(described("Views", tmp_path)).module.state_dict()
+        assert all(torch.equal(held[name], tensor) for name, tensor in state.items())
+        return
+    with pytest.raises(MisfitError, match="differ by up to 3"):
+        model.load(described("Views", tmp_path))
+
+
+def test_not_a_number_in_both_names_of_a_tied_tensor_is_the_same(tmp_path):
+    state = {"embed.weight": torch.full((5, 4), torch.nan), "head.weight": torch.full((5, 4), torch.nan)}
+    torch.save(state, tmp_path / "weights.pth")
+    assert model.load(described("TiedTo", tmp_path)).module.head.weight.isnan().all()
+    torch.save(state | {"head.weight": torch.zeros(5, 4)}, tmp_path / "weights.pth")
+    with pytest.raises(MisfitError, match="differ by up to inf"):
+        model.load(described("TiedTo", tmp_path))
+
+
+def test_names_that_only_the_file_ties_are_loaded_apart(tmp_path):
+    network = TiedTo(tie=True)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    loaded_apart = model.load(described("TiedTo", tmp_path, tie=False)).module
+    assert loaded_apart.head.weight is not loaded_apart.embed.weight
+    torch.testing.assert_close(loaded_apart(torch.arange(5)), network(torch.arange(5)), rtol=0, atol=0)
+
+
+def test_a_tied_network_is_exported_and_audited_from_a_file_that_has_each_tensor_once(tmp_path):
+    """What safetensors.torch.save_model writes; every kind of tie at once, through both exporters and both audits."""
+    network = networks.made(networks.Ties())
+    save_model(network, str(tmp_path / "ties.safetensors"))
+    described = Network(
+        "tests.exporters.networks:Ties", {}, str(tmp_path / "ties.safetensors"), ("tests.exporters",), PLACES
+    )
+    found = model.load(described)
+    assert sum("which was loaded" in note for note in found.notes) == 7
+    interface = Interface((InputSpec("x", "int64", ("batch",), 0, 12, "uniform"),), (Dimension("batch", 1, 9),), ("y",))
+    x = torch.tensor([0, 5, 11, 3])
+    right = network(x)
+    torch.testing.assert_close(found.module(x), right, rtol=0, atol=0)
+    examples = cases.make(interface, cases.example_sizes(interface), seed=0, name="exporter").inputs
+    work = Job(found.module, interface, examples, tmp_path, {"name": "ties"})
+    exported = onnx.ONNX.export(work, onnx.OnnxOptions())
+    scripted_file = torchscript.TORCHSCRIPT.export(work, torchscript.TorchScriptOptions()).files[0]
+    state = jobs.arrays_of(found.module)
+    session = onnxruntime.InferenceSession(str(exported.files[0]), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], right.numpy(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.jit.load(str(scripted_file))(x), right)
+    for audited in (
+        audit.audit_onnx(jobs.read_onnx(exported.files[0]), state, exported.program),
+        scripted.audit(scripted.read(scripted_file), state, program.describe(onnx.captured(work))),
+    ):
+        assert audited["passed"], audited
+        assert audited["unaccounted_count"] == 0
+    references, reason = oracle.evaluate(found.module, interface, [{"x": x.numpy()}], seed=0)
+    assert reason is None
+    np.testing.assert_allclose(references[0].values["y"], right.numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_it_is_in_eval_mode_without_gradients(tmp_path):

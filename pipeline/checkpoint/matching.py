@@ -212,14 +212,21 @@ class _Pass:
             self.open.append(question)
             return
         chosen = self.chosen.get(question, names[:1])
-        self.descend(next((each for each in wholes if each.name in chosen), theirs), ours)
+        for whole in wholes:
+            if whole.name in chosen:
+                self._descend(whole, ours)
+        if not wholes:
+            self._match_parts(theirs, ours)
 
-    def descend(self, theirs: _Part, ours: _Part) -> None:
+    def _descend(self, theirs: _Part, ours: _Part) -> None:
         """Match what lies below two parts that are each other's."""
         if theirs.is_single or theirs.keys == ours.keys:
             pairs = zip(theirs.keys, ours.keys if theirs.is_single else theirs.keys, strict=True)
             self.names.update({_joined(theirs.name, t): _joined(ours.name, o) for t, o in pairs})
-            return
+        else:
+            self._match_parts(theirs, ours)
+
+    def _match_parts(self, theirs: _Part, ours: _Part) -> None:
         their_parts, our_parts = _alike(theirs.parts, ours.parts)
         places = _same_places(their_parts, our_parts, theirs, ours)
         their_roles, our_roles = _roles(their_parts, theirs), _roles(our_parts, ours)
@@ -231,7 +238,7 @@ class _Pass:
                 self.known,
             )
             for pair in self._decided(class_):
-                self.descend(*pair)
+                self._descend(*pair)
 
     def _decided(self, class_: _Class) -> Iterator[tuple[_Part, _Part]]:
         """Yield the pairs of a class that are decided, and keep what is not."""
@@ -330,6 +337,11 @@ class _Side:
         every = zip(self.own, self.held, self.parts, strict=True)
         return [own.union(held, self.roles.get(part.name, ())) for own, held, part in every]
 
+    def whole(self, index: int) -> frozenset[str]:
+        """Return what a name means, down to the tensor if it is one."""
+        part = self.parts[index]
+        return meanings(_joined(self.names[index], *(part.keys if part.is_single else ())))
+
     def shown(self, index: int) -> str:
         """Return a name for the user, one for all layers."""
         return _joined(_layers(self.parent.name), self.names[index])
@@ -360,6 +372,9 @@ class _Class:
         if width == 1:
             self._require_possible(0, 0)
             return [(0, 0, "shapes")], []
+        if set(self.theirs.names) == set(self.ours.names):
+            columns = {name: column for column, name in enumerate(self.theirs.names)}
+            return [(row, columns[name], "words") for row, name in enumerate(self.ours.names)], []
         scores = np.array([[sum(self._evidence(row, column)) for column in range(width)] for row in range(height)])
         best = _assignment(scores)
         tied = _tied(scores, best)
@@ -407,10 +422,9 @@ class _Class:
 
     def _require_possible(self, row: int, column: int) -> None:
         """Raise where names contradict each other, or where single tensors have nothing but their shape in common."""
-        theirs, ours = self.theirs.parts[column], self.ours.parts[row]
-        t, o = (meanings(_joined(each.name, *each.keys)) for each in (theirs, ours))
-        unlike = theirs.is_single and bool(t or o) and not likeness(t, o)
-        if unlike or excluded(meanings(self.theirs.names[column]), meanings(self.ours.names[row])):
+        theirs, ours = self.theirs.whole(column), self.ours.whole(row)
+        unlike = self.ours.parts[row].is_single and bool(theirs or ours) and not likeness(theirs, ours)
+        if unlike or excluded(theirs, ours):
             raise _NoMatchError
 
     def _question(
@@ -543,6 +557,8 @@ def _doubts(found: _Pass, shapes: Mapping[str, Shape]) -> list[Group]:
         by_shape[shapes[ours]].append((theirs, ours))
     places = _places(found.names), _places(found.names.values())
     for pairs in by_shape.values():
+        if len(pairs) ** 2 > _MAX_PAIRS:
+            continue
         fit = np.array([[len(places[0][t] & places[1][o]) for _, o in pairs] for t, _ in pairs])
         gain = fit + fit.T - np.diag(fit)[:, None] - np.diag(fit)[None, :]
         if gain.size and gain.max() >= 2:

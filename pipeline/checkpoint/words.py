@@ -17,8 +17,8 @@ attention: q k v o wq wk wv query key value attn att attention mha mhsa sa selfa
 self: sa self selfattention
 out: o wo out output
 in: in input inputs
-expand: intermediate expand up
-contract: contract down
+expand: intermediate expand
+contract: contract
 mlp: mlp ffn ff feedforward intermediate
 norm: norm layernorm ln batchnorm bn groupnorm gn rmsnorm instancenorm normalization
 linear: linear lin dense fc proj projection
@@ -50,8 +50,6 @@ pool: pool pooler pooling
 _PHRASES = (
     (r"token_?type", "segment"),
     (r"feed_?forward", "mlp"),
-    (r"up_?proj(?=\b|_)", "expand"),
-    (r"down_?proj(?=\b|_)", "contract"),
     (r"parametrizations\.(\w+)\.original0", r"\1_g"),  # what weight norm calls weight_g and weight_v since torch 2.0
     (r"parametrizations\.(\w+)\.original1", r"\1_v"),
     (r"(?<=[a-z])[123]d(?=\b|_)", ""),  # the rank of a layer, as in conv2d
@@ -59,7 +57,7 @@ _PHRASES = (
 _EXCLUSIVE = (
     {"query", "key", "value", "out"},
     {"weight", "bias", "mean", "variance", "kernel"},  # a kernel of TensorFlow or Flax is a weight transposed
-    {"expand", "contract", "gate"},
+    {"up", "down", "gate"},
     {"before", "after"},
     {"ih", "hh"},
     {"left", "right"},
@@ -116,6 +114,7 @@ def numbered(name: str) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=65536)
 def likeness(first: frozenset[str], second: frozenset[str]) -> float:
     """Return how many meanings two names share; those that many tensors have weigh half."""
     shared = {(meaning, meaning) for meaning in first & second}
@@ -128,6 +127,7 @@ def is_copy(said: frozenset[str]) -> bool:
     return bool(said & _COPIES)
 
 
+@lru_cache(maxsize=65536)
 def excluded(first: frozenset[str], second: frozenset[str]) -> bool:
     """Tell whether two names say opposite things, as query and key do."""
     return any(first & each and second & each and not first & second & each for each in _EXCLUSIVE)
