@@ -224,6 +224,10 @@ class _Fix:
     def leaves_nothing_out(self) -> bool:
         return self.changes is not None and not self.ignore
 
+    def with_changes(self, changes: Mapping[str, Any]) -> _Fix:
+        """Return it for the network that these arguments make, if it is a fix there."""
+        return replace(self, changes=changes) if self.changes is not None else self
+
     @property
     def is_permutation(self) -> bool:
         """Whether all that is missing is there, and only the order is open."""
@@ -244,20 +248,21 @@ def _fix(
     if named.changes is not None:
         starts: Iterable[dict[str, Shape]] = [{renamed(name, named.rename): shape for name, shape in found.items()}]
     else:
-        starts = () if named.is_permutation else _guesses(found, difference)
-    if resized := _resized(expected, found, starts, search_for):
-        return resized
+        starts = () if named.is_permutation else _guesses(expected, found, difference)
+    both = [*_resized(expected, found, starts, search_for)]
+    if whole := [each for each in both if each.undecided or each.leaves_nothing_out]:
+        return _likeliest(whole)
     search = search_for(found, MAX_BUILDS if named.changes is None else _GUESS_BUILDS)
     changes = search.run(expected, difference) if search else None
     if changes is not None:
         return _Fix(changes, search=search)
     closest = _Fix()
     if search is not None and search.best is not None and search.best.score < difference.score:
-        closest = _by_names(search.best.expected, found)
-        closest = replace(closest, changes=search.best.changes if closest.changes is not None else None)
-        if closest.ignore and _may_be_missing(closest.ignore, found, difference):
-            closest = _Fix()
-    fixes = sorted((each for each in (closest, named) if each.changes is not None), key=lambda each: len(each.ignore))
+        closest = _by_names(search.best.expected, found).with_changes(search.best.changes)
+    partial = [
+        each for each in (closest, *both) if each.changes is not None and not _may_be_missing(each, found, difference)
+    ]
+    fixes = sorted([*partial, *([named] if named.changes is not None else [])], key=lambda each: len(each.ignore))
     return replace(fixes[0] if fixes else _Fix(undecided=named.undecided or closest.undecided), search=search)
 
 
@@ -317,9 +322,13 @@ def _match(expected: Mapping[str, Shape], difference: Difference) -> Match | Non
 def _asked(expected: Mapping[str, Shape], difference: Difference) -> Mapping[str, Shape]:
     """Return what is missing. A tied tensor is asked for under each of its names, if the file has as many, or under one."""
     missing = _wanted(difference)
+    once = _once(expected, missing)
+    return once if once.keys() != missing.keys() and match(missing, difference.unexpected) is None else missing
+
+
+def _once(expected: Mapping[str, Shape], missing: Mapping[str, Shape]) -> dict[str, Shape]:
     tied = expected.tied if isinstance(expected, Layout) else {}
-    once = {name: shape for name, shape in missing.items() if tied.get(name) not in missing}
-    return once if once != missing and match(missing, difference.unexpected) is None else missing
+    return {name: shape for name, shape in missing.items() if tied.get(name) not in missing}
 
 
 def _wanted(difference: Difference) -> Mapping[str, Shape]:
@@ -338,11 +347,11 @@ def _is_part(name: str, used: Mapping[str, str]) -> bool:
     )
 
 
-def _may_be_missing(ignore: Sequence[str], found: Mapping[str, Shape], difference: Difference) -> bool:
+def _may_be_missing(fix: _Fix, found: Mapping[str, Shape], difference: Difference) -> bool:
     """Tell whether what would be left out may be what the network lacks, so that a smaller network is no fix."""
-    left_out = [name for name in found if any(covers(entry, name) for entry in ignore)]
+    left_out = [name for name in found if any(covers(entry, name) for entry in fix.ignore)]
     lacking, offered = ({name.rpartition(".")[2] for name in names} for names in (difference.missing, left_out))
-    return bool(lacking) and lacking <= offered and not all(is_copy(meanings(entry)) for entry in ignore)
+    return bool(lacking) and lacking <= offered and not all(is_copy(meanings(entry)) for entry in fix.ignore)
 
 
 def _is_layer(stem: str, used: Iterable[str]) -> bool:
@@ -360,36 +369,45 @@ def _resized(
     found: Mapping[str, Shape],
     starts: Iterable[dict[str, Shape]],
     search_for: Callable[..., Search | None],
-) -> _Fix | None:
-    """Look for arguments with which the file fits under other names, as `starts` have them; None if there are none.
-
-    Where sizes are free they tell little about names. Of several guesses that fit, the one with the fewest changes counts,
-    if there is one.
-    """
-    fits: list[_Fix] = []
+) -> Iterator[_Fix]:
+    """Look for arguments with which the file fits under other names, as `starts` have them."""
     distinct = {tuple(moved): moved for moved in itertools.islice(starts, _GUESSES)}
     for moved in distinct.values():
         search, after = search_for(moved, _GUESS_BUILDS), difference_of(expected, moved)
-        changes = search.run(expected, after) if search and after.names else None
-        if search is None or changes is None:
+        if search is None or not after.names:
+            continue
+        changes: Mapping[str, Any] | None = search.run(expected, after)
+        changes = search.changes_but_for_extras() if changes is None else changes
+        if changes is None:
             continue
         fix = _by_names(search.layout(changes) or {}, found)
-        if fix.undecided or fix.leaves_nothing_out:
-            fits.append(replace(fix, changes=changes, search=search))
-    fewest = min((len(each.changes or {}) for each in fits), default=0)
-    likely = [each for each in fits if len(each.changes or {}) == fewest]
-    if not likely:
-        return None
-    first = likely[0]
-    others = [each for each in likely if (each.changes, each.rename) != (first.changes, first.rename)]
-    if others and not first.undecided:
+        if fix.undecided or fix.changes is not None:
+            yield replace(fix, changes=changes, search=search)
+
+
+def _likeliest(fits: Sequence[_Fix]) -> _Fix:
+    """Return the fix with the fewest changes; an undecided one where there is none, as free sizes tell little about names."""
+    fewest = min(len(each.changes or {}) for each in fits)
+    first, *others = [each for each in fits if len(each.changes or {}) == fewest]
+    if any((each.changes, each.rename) != (first.changes, first.rename) for each in others) and not first.undecided:
         first = replace(first, undecided=(Group(tuple(first.rename), tuple(first.rename.values())),))
     return _Fix(undecided=first.undecided) if first.undecided else first
 
 
-def _guesses(found: Mapping[str, Shape], difference: Difference) -> Iterator[dict[str, Shape]]:
+def _guesses(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], difference: Difference
+) -> Iterator[dict[str, Shape]]:
     """Yield the file's shapes under names that may be meant: whatever the sizes and the depth of stacks, then by layers."""
-    missing, unexpected = _wanted(difference), difference.unexpected
+    unexpected = difference.unexpected
+    every = _wanted(difference)
+    once = _once(expected, every)
+    for missing in (every, once) if once.keys() != every.keys() else (every,):
+        yield from _guesses_for(missing, found, unexpected)
+
+
+def _guesses_for(
+    missing: Mapping[str, Shape], found: Mapping[str, Shape], unexpected: Mapping[str, Shape]
+) -> Iterator[dict[str, Shape]]:
     for ours_at, theirs_at in itertools.product(_LEVELS, _LEVELS):
         ours = {_stacked(name, ours_at): name for name in missing}
         theirs = {_stacked(name, theirs_at): shape for name, shape in unexpected.items()}

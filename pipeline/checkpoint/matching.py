@@ -126,10 +126,12 @@ class _Part:
         return [each if each.is_single or len(each.parts) > 1 else each.parts[0] for each in parts]
 
     def find(self, bag: tuple[Hashable, ...]) -> list[_Part]:
-        """Return the outermost parts that hold just this."""
-        if self.bag == bag:
+        """Return the parts that hold just this, none of them inside another."""
+        if len(self.keys) < len(bag):
+            return []
+        if self.bag == bag and len(self.parts) > 1:
             return [self]
-        return [] if len(self.keys) <= len(bag) else [each for part in self.parts for each in part.find(bag)]
+        return [each for part in self.parts for each in part.find(bag)]
 
     def below(self, parent: _Part) -> str:
         """Return its name below a part that it is in."""

@@ -85,6 +85,11 @@ class Search:
             return None
         return self.best.changes, self.best.difference.names
 
+    def changes_but_for_extras(self) -> Mapping[str, Any] | None:
+        """Return the best that was tried, if it takes all that it needs and only names too many are left."""
+        best = self.best.difference if self.best else None
+        return self.best.changes if self.best and best and not best.missing and not best.misshaped else None
+
     def fits(self, changes: Mapping[str, Any]) -> bool:
         """Tell whether the network with these changes takes what was found, strictly."""
         shapes = self.layout(changes)
