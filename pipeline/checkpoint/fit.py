@@ -252,7 +252,8 @@ def _fix(
     both = [*_resized(expected, found, starts, search_for)]
     if whole := [each for each in both if each.undecided or each.leaves_nothing_out]:
         return _likeliest(whole)
-    search = search_for(found, MAX_BUILDS if named.changes is None else _GUESS_BUILDS)
+    is_told = named.changes is not None or named.is_permutation
+    search = search_for(found, _GUESS_BUILDS if is_told else MAX_BUILDS)
     changes = search.run(expected, difference) if search else None
     if changes is not None:
         return _Fix(changes, search=search)
