@@ -437,6 +437,7 @@ def test_every_problem_is_listed_at_once_in_order_with_its_place() -> None:
         ("{sign: null}", "{sing: null}", "net.yaml:19:11: release.sing: unknown key (nearest valid: 'sign')"),
         ("release:", "samples: x.txt\nrelease:", "samples: expected a .npz or .safetensors file"),
         (":SimpleNet\n", "\n", "expected package.module:Class"),
+        (":SimpleNet\n", ":SimpleNet\n  rename: {h: layers.*}\n", "model.rename: 'layers.*' has more * than 'h'"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_what_would_be_right(old: str, new: str, said: str) -> None:

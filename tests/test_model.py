@@ -1,16 +1,19 @@
 """Rebuilding and loading: strict, in eval mode, without gradients, whatever the constructor does."""
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import save_model
+from safetensors.torch import save_file, save_model
 from torch import nn
 
 from pipeline import cases, model, oracle
+from pipeline.config.text import parse_value
 from pipeline.errors import ArchitectureError, MisfitError, UnsafeError
 from pipeline.exporters import onnx, program, torchscript
 from pipeline.exporters.exporter import Job
@@ -223,6 +226,79 @@ def test_a_tied_network_is_exported_and_audited_from_a_file_that_has_each_tensor
     references, reason = oracle.evaluate(found.module, interface, [{"x": x.numpy()}], seed=0)
     assert reason is None
     np.testing.assert_allclose(references[0].values["y"], right.numpy(), rtol=1e-5, atol=1e-5)
+
+
+OLD_NAMES = {
+    "layers.": "encoder.layer.", "q_proj": "attention.attention.query", "k_proj": "attention.attention.key",
+    "v_proj": "attention.attention.value", "o_proj": "attention.output.dense",
+}  # fmt: skip
+KERAS_NAMES = {
+    "layers.": "block_",
+    "layernorm_before": "norm.before",
+    "layernorm_after": "norm.after",
+    "_proj": "_dense",
+}
+ORIGINAL_NAMES = {
+    "layers.": "layers.",
+    "q_proj": "attention.wq",
+    "k_proj": "attention.wk",
+    "v_proj": "attention.wv",
+    "o_proj": "attention.wo",
+}
+LETTERS = {"q_proj": "b", "k_proj": "d", "v_proj": "a", "o_proj": "c"}
+
+
+def saved_in_the_order_of_its_names(network, names, folder):
+    state = {}
+    for name, tensor in network.state_dict().items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)  # noqa: PLW2901 - one after the other
+        state[name] = tensor
+    save_file(dict(sorted(state.items())), folder / "weights.safetensors")
+    return Network(
+        "tests.exporters.networks:Attending", {}, str(folder / "weights.safetensors"), ("tests.exporters",), PLACES
+    )
+
+
+@pytest.mark.parametrize("names", [OLD_NAMES, KERAS_NAMES, ORIGINAL_NAMES], ids=["ViT", "Keras", "Llama"])
+def test_the_rename_that_is_asked_for_makes_the_network_that_was_saved(names, tmp_path):
+    network = networks.made(networks.Attending())
+    described = saved_in_the_order_of_its_names(network, names, tmp_path)
+    with pytest.raises(MisfitError) as caught:
+        model.load(described)
+    asked = re.search(r"set model\.rename to (\{.*\})$", caught.value.message.splitlines()[0])
+    assert asked, caught.value.message
+    assert "another architecture" not in caught.value.message
+    found = model.load(replace(described, rename=parse_value(asked[1])))
+    x = torch.randn(2, 3, 6)
+    torch.testing.assert_close(found.module(x), network(x), rtol=0, atol=0)
+
+
+def test_letters_in_place_of_words_are_not_guessed(tmp_path):
+    described = saved_in_the_order_of_its_names(networks.made(networks.Attending()), LETTERS, tmp_path)
+    with pytest.raises(MisfitError, match="nothing decides which of these is which") as caught:
+        model.load(described)
+    assert (
+        "  layers.*.a, layers.*.b, layers.*.c, layers.*.d in weights.safetensors: layers.*.q_proj"
+        in caught.value.message
+    )
+    assert "set model.rename" not in caught.value.message
+    assert "write model.rename for these by hand" in caught.value.hint
+
+
+def test_what_was_written_by_hand_is_kept_in_the_rename_that_is_asked_for(tmp_path):
+    """The user says which letter is which; the rest has words, and the rename that is asked for holds both."""
+    network = networks.made(networks.Attending())
+    names = LETTERS | {"layernorm_before": "norm.before", "layernorm_after": "norm.after"}
+    described = saved_in_the_order_of_its_names(network, names, tmp_path)
+    by_hand = {f"layers.*.{theirs}": f"layers.*.{ours}" for ours, theirs in LETTERS.items()}
+    with pytest.raises(MisfitError) as caught:
+        model.load(replace(described, rename=by_hand))
+    asked = re.search(r"set model\.rename to (\{.*\})$", caught.value.message.splitlines()[0])
+    assert asked, caught.value.message
+    found = model.load(replace(described, rename=parse_value(asked[1])))
+    x = torch.randn(2, 3, 6)
+    torch.testing.assert_close(found.module(x), network(x), rtol=0, atol=0)
 
 
 def test_it_is_in_eval_mode_without_gradients(tmp_path):

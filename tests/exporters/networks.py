@@ -86,6 +86,26 @@ class Dropped(nn.Module):
         return self.layers(x)
 
 
+class Attending(nn.Module):
+    """Layers of attention whose four linear layers, and two norms, have the same shapes."""
+
+    def __init__(self, width: int = 6, layers: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for _ in range(layers):
+            layer = nn.Module()
+            layer.layernorm_before, layer.layernorm_after = nn.LayerNorm(width), nn.LayerNorm(width)
+            layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj = (nn.Linear(width, width) for _ in range(4))
+            self.layers.append(layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            y = layer.layernorm_before(x)
+            weights = (layer.q_proj(y) @ layer.k_proj(y).transpose(-2, -1)).softmax(-1)
+            x = layer.layernorm_after(x + layer.o_proj(weights @ layer.v_proj(y)))
+        return x
+
+
 class Ties(nn.Module):
     """Tensors under several names: an embedding as the output layer, three names, a bias, buffers, a whole submodule."""
 
