@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline import trust
 from pipeline.checkpoint import fit, read
 from pipeline.checkpoint.difference import Layout, layout_of, storage_of
-from pipeline.checkpoint.renames import combined
+from pipeline.checkpoint.renames import Exceptions, combined
 from pipeline.errors import ArchitectureError, MisfitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
     from torch import nn
@@ -31,6 +31,35 @@ class Loaded:
     weights_sha256: str
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A network as it is built, and its file's tensors under the names that the config gives them.
+
+    `is_skeleton`: it is on the meta device, so that the tensors become its own instead of being copied.
+    """
+
+    make: Callable[..., nn.Module]
+    arguments: Mapping[str, Any]
+    module: nn.Module
+    is_skeleton: bool
+    checkpoint: read.Checkpoint
+    tensors: Mapping[str, torch.Tensor]
+    notes: tuple[str, ...]
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(self.module.state_dict())
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def combined(self, network: Network, further: Exceptions) -> Exceptions:
+        """Return the config's exceptions and further ones, which are for the names that the config's give, as one."""
+        names, _ = fit.align(self.checkpoint.tensors, self.layout)
+        return combined((network.rename, network.ignore), further, names)
+
+
 def load(network: Network, *, device: str = "cpu") -> Loaded:
     """Build `network`, load its weights strictly and return it in eval mode on `device`, without gradients.
 
@@ -40,6 +69,31 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
         WeightsError: the weights file cannot be read.
         MisfitError: the state dict does not fit; the message names the change that makes it fit.
     """
+    opened = _open(network)
+    _require_fit(network, opened)
+    expected = opened.module.state_dict()
+    converted = {key: tensor.to(expected[key].dtype) for key, tensor in opened.tensors.items()}
+    opened.module.load_state_dict(converted, strict=True, assign=opened.is_skeleton)
+    if not opened.is_skeleton:
+        _require_held(network, opened, converted)
+    opened.module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    checkpoint = opened.checkpoint
+    return Loaded(opened.module.to(device), (*checkpoint.notes, *opened.notes), checkpoint.sha256)
+
+
+def alternatives(network: Network) -> list[Network]:
+    """Return `network` with each `rename` and `ignore` with which its file fits, as far as names and structure leave it open.
+
+    One where they decide it, none where nothing fits: see `fit.remaining`. Recorded outputs can choose among several.
+
+    Raises as `load`, and MisfitError if there are too many.
+    """
+    opened = _open(network)
+    found = [opened.combined(network, each) for each in fit.remaining(opened.layout, opened.shapes)]
+    return [replace(network, rename=rename, ignore=ignore) for rename, ignore in found]
+
+
+def _open(network: Network) -> _Opened:
     located = trust.locate(network.architecture, network.trust)
     make = trust.import_architecture(located)
     checkpoint = read.load(_path(network), max_bytes=network.max_bytes)
@@ -51,16 +105,9 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
     if skeleton is not None and expected.keys() - given.keys():
         # What is tied may only be so where there are values.
         skeleton, module = None, _build(make, network)
-        expected = module.state_dict()
-    tensors, tied = fit.with_tied(given, layout_of(expected))
+    tensors, tied = fit.with_tied(given, layout_of(module.state_dict()))
     arguments = _all_arguments(located, network)
-    _require_fit(network, make, arguments, expected, tensors, names=lambda: fit.align(checkpoint.tensors, expected)[0])
-    converted = {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
-    module.load_state_dict(converted, strict=True, assign=skeleton is not None)
-    if skeleton is None:
-        _require_held(module, converted, network, lambda: _untied(make, arguments))
-    module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
-    return Loaded(module.to(device), (*checkpoint.notes, *notes, *tied), checkpoint.sha256)
+    return _Opened(make, arguments, module, skeleton is not None, checkpoint, tensors, (*notes, *tied))
 
 
 @contextmanager
@@ -132,24 +179,15 @@ def _skeleton(make: Callable[..., nn.Module], network: Network) -> nn.Module | N
     return module if distinct and complete and not plain else None
 
 
-def _require_fit(
-    network: Network,
-    make: Callable[..., nn.Module],
-    arguments: Mapping[str, Any],
-    expected: Mapping[str, torch.Tensor],
-    found: Mapping[str, torch.Tensor],
-    names: Callable[[], Iterable[str]],
-) -> None:
-    """Raise MisfitError, with what was found about it; `names` are the file's before the config's exceptions."""
-
+def _require_fit(network: Network, opened: _Opened) -> None:
     def build_shapes(arguments: Mapping[str, Any]) -> Layout:
         with shapes_only():
-            return layout_of(make(**arguments).state_dict())
+            return layout_of(opened.make(**arguments).state_dict())
 
     misfit = fit.explain(
-        layout_of(expected),
-        {name: tuple(tensor.shape) for name, tensor in found.items()},
-        arguments=arguments,
+        opened.layout,
+        opened.shapes,
+        arguments=opened.arguments,
         build_shapes=build_shapes,
         owner=network.architecture.rpartition(":")[2],
         weights_name=_path(network).name,
@@ -157,24 +195,21 @@ def _require_fit(
     if misfit is None:
         return
     if misfit.changes is not None and (network.rename or network.ignore):
-        given = network.rename, network.ignore
-        rename, ignore = combined(given, (misfit.rename, misfit.ignore), names())
+        rename, ignore = opened.combined(network, (misfit.rename, misfit.ignore))
         misfit = replace(misfit, rename=rename, ignore=ignore if misfit.ignore else ())
     places = network.places
     raise MisfitError(misfit.message(lambda key: places.get(key) or places["model.arguments"]), hint=misfit.hint)
 
 
-def _require_held(
-    module: nn.Module, given: Mapping[str, torch.Tensor], network: Network, untied: Callable[[], tuple[str, Any] | None]
-) -> None:
+def _require_held(network: Network, opened: _Opened, given: Mapping[str, torch.Tensor]) -> None:
     """Raise MisfitError where a network whose tensors share memory cannot hold what the file has for each of them."""
-    held = module.state_dict()
+    held = opened.module.state_dict()
     shared = Counter(map(storage_of, held.values()))
     for name, tensor in held.items():
         if shared[storage_of(tensor)] == 1 or (largest := _largest_difference(tensor, given[name])) == 0:
             continue
         others = [each for each in held if each != name and storage_of(held[each]) == storage_of(tensor)]
-        argument = untied()
+        argument = _untied(opened.make, opened.arguments)
         build_so = (
             f"set model.arguments.{argument[0]} to {argument[1]!r}" if argument else "build it without tying them"
         )

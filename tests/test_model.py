@@ -286,6 +286,19 @@ def test_letters_in_place_of_words_are_not_guessed(tmp_path):
     assert "write model.rename for these by hand" in caught.value.hint
 
 
+def test_what_is_left_open_can_be_tried_and_one_of_it_is_the_network_that_was_saved(tmp_path):
+    network = networks.made(networks.Attending())
+    names = LETTERS | {"layernorm_before": "norm.before", "layernorm_after": "norm.after"}
+    described = saved_in_the_order_of_its_names(network, names, tmp_path)
+    x = torch.randn(2, 3, 6)
+    left = model.alternatives(described)
+    right = [each for each in left if torch.equal(model.load(each).module(x), network(x))]
+    assert (len(left), len(right)) == (24, 1)
+    by_hand = replace(described, rename={"layers.*.b": "layers.*.q_proj", "layers.*.d": "layers.*.k_proj"})
+    assert len(model.alternatives(by_hand)) == 2
+    assert len(model.alternatives(right[0])) == 1
+
+
 def test_what_was_written_by_hand_is_kept_in_the_rename_that_is_asked_for(tmp_path):
     """The user says which letter is which; the rest has words, and the rename that is asked for holds both."""
     network = networks.made(networks.Attending())

@@ -570,9 +570,16 @@ def _doubts(found: _Pass, shapes: Mapping[str, Shape]) -> list[Group]:
 
 
 def _places(names: Iterable[str]) -> dict[str, set[tuple[str, int]]]:
-    """Return each name's numbers with the word that they follow, counted from the first number that follows it."""
+    """Return each name's numbers with the word that they follow, counted from the first that follows it anywhere.
+
+    A word with two numbers in a name is left out: which of them is another's is not to be told by itself.
+    """
     counted = {name: numbered(name) for name in names}
     least: dict[str, int] = {}
     for word, number in itertools.chain(*counted.values()):
         least[word] = min(number, least.get(word, number))
-    return {name: {(word, number - least[word]) for word, number in each} for name, each in counted.items()}
+    often = {name: Counter(word for word, _ in each) for name, each in counted.items()}
+    return {
+        name: {(word, number - least[word]) for word, number in each if often[name][word] == 1}
+        for name, each in counted.items()
+    }

@@ -50,6 +50,9 @@ pool: pool pooler pooling
 _PHRASES = (
     (r"token_?type", "segment"),
     (r"feed_?forward", "mlp"),
+    (r"(enc_?dec|encoder_?decoder|encoder)_?att(n|ention)", "cross_attention"),
+    # What comes after attention may be the next layer's as well as its own.
+    (r"(post|after)_?(self_?)?(attention|attn|mlp|ffn|feed_?forward)", "after"),
     (r"parametrizations\.(\w+)\.original0", r"\1_g"),  # what weight norm calls weight_g and weight_v since torch 2.0
     (r"parametrizations\.(\w+)\.original1", r"\1_v"),
     (r"(?<=[a-z])[123]d(?=\b|_)", ""),  # the rank of a layer, as in conv2d

@@ -140,6 +140,17 @@ SCHEMES = (
     Scheme(BertEncoder, "fairseq", True, _FAIRSEQ, BERT),
     Scheme(BertEncoder, "DistilBERT", True, _DISTIL, BERT),
     Scheme(BertEncoder, "TensorFlow's norms", True, _TENSORFLOW, BERT),
+    Scheme(BertEncoder, "ALBERT", True, _within(("encoder.layer", "encoder.albert_layers"), {
+        "attention.self.query": "attention.query", "attention.self.key": "attention.key", "attention.self.value": "attention.value",
+        "attention.output.dense": "attention.dense", "attention.output.LayerNorm": "attention.LayerNorm",
+        "intermediate.dense": "ffn", "output.dense": "ffn_output", "output.LayerNorm": "full_layer_layer_norm",
+    }), BERT),
+    Scheme(BertEncoder, "Megatron", False, _within(("encoder.layer", "transformer.layers"), {
+        "attention.output.LayerNorm": "input_layernorm", "output.LayerNorm": "post_attention_layernorm",
+    }), BERT),
+    Scheme(BertEncoder, "torch.nn", False, _within(("encoder.layer", "layers"), {
+        "attention.output.LayerNorm": "norm1", "output.LayerNorm": "norm2", "intermediate.dense": "linear1", "output.dense": "linear2",
+    }), BERT),
     Scheme(BertEncoder, "letters", False, {
         f"encoder.layer.*.attention.self.{word}": f"encoder.layer.*.attention.self.{letter}"
         for word, letter in (("query", "a"), ("key", "c"), ("value", "b"))
@@ -154,6 +165,14 @@ SCHEMES = (
         {"bn1": "norm1", "bn2": "norm2", "shortcut": "downsample"}, ("layer1", "stages.0"), ("layer2", "stages.1")
     ) | {"conv1": "stem.conv", "bn1": "stem.norm", "fc": "head.fc"}),
     Scheme(Residual, "letters", False, _residual({"bn1": "y", "bn2": "x"}, ("layer1", "layer1"), ("layer2", "layer2"))),
+    Scheme(Residual, "transformers", True, _residual(
+        {"conv1": "layer.0.convolution", "bn1": "layer.0.normalization", "conv2": "layer.1.convolution", "bn2": "layer.1.normalization",
+         "shortcut": "shortcut.convolution"}, ("layer1", "encoder.stages.0.layers"), ("layer2", "encoder.stages.1.layers")
+    ) | {"conv1": "embedder.embedder.convolution", "bn1": "embedder.embedder.normalization", "fc": "classifier.1"}),
+    Scheme(Residual, "Flax", True, _residual(
+        {"conv1": "Conv_0", "bn1": "BatchNorm_0", "conv2": "Conv_1", "bn2": "BatchNorm_1", "shortcut": "conv_proj"},
+        ("layer1", "stage1"), ("layer2", "stage2")
+    ) | {"conv1": "conv_init", "bn1": "bn_init", "fc": "Dense_0"}),
     Scheme(UNet, "encoder and decoder", True, {
         f"{ours}.{inner}": f"{theirs}.{new}"
         for ours, theirs in (("down1", "encoder.0"), ("down2", "encoder.1"), ("middle", "bottleneck"), ("up2", "decoder.0"), ("up1", "decoder.1"))

@@ -141,6 +141,7 @@ def test_a_norm_under_old_names_is_told() -> None:
         (("fc1", "fc2"), ("linear_a", "linear_b")),
         (("norm_mlp", "norm_attn"), ("ln_1", "ln_2")),
         (("query", "key"), ("p0", "q1")),
+        (("attention_norm", "ffn_norm"), ("input_layernorm", "post_attention_layernorm")),
         (("fc1", "fc2"), ("features.0", "features.7")),
         (("left", "right"), ("tower.0", "tower.1")),
         (("down", "up"), ("fc1", "fc2")),
