@@ -245,26 +245,26 @@ def _fix(
     if named.leaves_nothing_out:
         return named
     # What renames do not explain, arguments may: shapes, and the depth of a stack.
-    if named.changes is not None:
-        starts: Iterable[dict[str, Shape]] = [{renamed(name, named.rename): shape for name, shape in found.items()}]
+    is_open = named.changes is None
+    if is_open:
+        starts = iter(()) if named.is_permutation else _guesses(expected, found, difference)
     else:
-        starts = () if named.is_permutation else _guesses(expected, found, difference)
+        starts = iter([{renamed(name, named.rename): shape for name, shape in found.items()}])
     both = [*_resized(expected, found, starts, search_for)]
-    if whole := [each for each in both if each.undecided or each.leaves_nothing_out]:
-        return _likeliest(whole)
-    is_told = named.changes is not None or named.is_permutation
-    search = search_for(found, _GUESS_BUILDS if is_told else MAX_BUILDS)
+    likely = _likeliest([each for each in both if each.leaves_nothing_out or (is_open and each.undecided)])
+    if likely.changes is not None:
+        return likely
+    search = search_for(found, MAX_BUILDS if is_open and not named.is_permutation else _GUESS_BUILDS)
     changes = search.run(expected, difference) if search else None
     if changes is not None:
         return _Fix(changes, search=search)
     closest = _Fix()
     if search is not None and search.best is not None and search.best.score < difference.score:
         closest = _by_names(search.best.expected, found).with_changes(search.best.changes)
-    partial = [
-        each for each in (closest, *both) if each.changes is not None and not _may_be_missing(each, found, difference)
-    ]
-    fixes = sorted([*partial, *([named] if named.changes is not None else [])], key=lambda each: len(each.ignore))
-    return replace(fixes[0] if fixes else _Fix(undecided=named.undecided or closest.undecided), search=search)
+    fixes = [named, *(each for each in (closest, *both) if not _may_be_missing(each, found, difference))]
+    fixes = sorted((each for each in fixes if each.changes is not None), key=lambda each: len(each.ignore))
+    undecided = named.undecided or likely.undecided or closest.undecided
+    return replace(fixes[0] if fixes and not likely.undecided else _Fix(undecided=undecided), search=search)
 
 
 def _by_names(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> _Fix:
@@ -368,7 +368,7 @@ def _is_layer(stem: str, used: Iterable[str]) -> bool:
 def _resized(
     expected: Mapping[str, Shape],
     found: Mapping[str, Shape],
-    starts: Iterable[dict[str, Shape]],
+    starts: Iterator[dict[str, Shape]],
     search_for: Callable[..., Search | None],
 ) -> Iterator[_Fix]:
     """Look for arguments with which the file fits under other names, as `starts` have them."""
@@ -378,7 +378,7 @@ def _resized(
         if search is None or not after.names:
             continue
         changes: Mapping[str, Any] | None = search.run(expected, after)
-        changes = search.changes_but_for_extras() if changes is None else changes
+        changes = search.but_for_extras(after) if changes is None else changes
         if changes is None:
             continue
         fix = _by_names(search.layout(changes) or {}, found)
@@ -387,7 +387,9 @@ def _resized(
 
 
 def _likeliest(fits: Sequence[_Fix]) -> _Fix:
-    """Return the fix with the fewest changes; an undecided one where there is none, as free sizes tell little about names."""
+    """Return the fix with the fewest changes, undecided where there are several: free sizes tell little about names."""
+    if not fits:
+        return _Fix()
     fewest = min(len(each.changes or {}) for each in fits)
     first, *others = [each for each in fits if len(each.changes or {}) == fewest]
     if any((each.changes, each.rename) != (first.changes, first.rename) for each in others) and not first.undecided:

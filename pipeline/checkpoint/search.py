@@ -85,10 +85,12 @@ class Search:
             return None
         return self.best.changes, self.best.difference.names
 
-    def changes_but_for_extras(self) -> Mapping[str, Any] | None:
-        """Return the best that was tried, if it takes all that it needs and only names too many are left."""
-        best = self.best.difference if self.best else None
-        return self.best.changes if self.best and best and not best.missing and not best.misshaped else None
+    def but_for_extras(self, difference: Difference) -> Mapping[str, Any] | None:
+        """Return the best that was tried, if it is better, takes all that it needs, and leaves only names too many."""
+        best = self.best
+        if best is None or best.difference is None or best.score >= difference.score:
+            return None
+        return None if best.difference.missing or best.difference.misshaped else best.changes
 
     def fits(self, changes: Mapping[str, Any]) -> bool:
         """Tell whether the network with these changes takes what was found, strictly."""
