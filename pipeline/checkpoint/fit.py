@@ -287,7 +287,11 @@ def _exceptions(
     used = {name: names.get(name, name) for name in found if name in names or name in expected}
     left_out = [name for name in found if name not in used]
     ignore = stems(left_out, list(used))
-    if not used or any(_is_part(name, used) for name in left_out) or any(_is_layer(stem, used) for stem in ignore):
+    if (
+        not used
+        or any(_is_part(name, used) for name in left_out)
+        or any(_is_layer(stem, found, used) for stem in ignore)
+    ):
         return None
     return shortest(used), ignore
 
@@ -355,11 +359,25 @@ def _may_be_missing(fix: _Fix, found: Mapping[str, Shape], difference: Differenc
     return bool(lacking) and lacking <= offered and not all(is_copy(meanings(entry)) for entry in fix.ignore)
 
 
-def _is_layer(stem: str, used: Iterable[str]) -> bool:
-    """Tell whether a part of the names is one more of the numbered ones beside it: that is another depth."""
+def _is_layer(stem: str, found: Mapping[str, Shape], used: Iterable[str]) -> bool:
+    """Tell whether what would be left out is one more layer of a stack: that is another depth.
+
+    It has a number beside those that are used, or it holds what one of them holds, unless it says that it is a copy.
+    """
     parent, _, number = stem.rpartition(".")
     siblings = (name.removeprefix(f"{parent}.").partition(".")[0] for name in used if name.startswith(f"{parent}."))
-    return number.isdecimal() and any(sibling.isdecimal() for sibling in siblings)
+    if number.isdecimal() and any(sibling.isdecimal() for sibling in siblings):
+        return True
+    below = {name[len(stem) :]: shape for name, shape in found.items() if name.startswith(f"{stem}.")}
+    if not below or is_copy(meanings(stem)):
+        return False
+    rest = next(iter(below))
+    layers = (name.removesuffix(rest) for name in used if name.endswith(rest))
+    return any(
+        layer.rpartition(".")[2].isdecimal()
+        and all(found.get(f"{layer}{rest}") == shape for rest, shape in below.items())
+        for layer in layers
+    )
 
 
 # Names and arguments together
@@ -372,11 +390,14 @@ def _resized(
     search_for: Callable[..., Search | None],
 ) -> Iterator[_Fix]:
     """Look for arguments with which the file fits under other names, as `starts` have them."""
-    distinct = {tuple(moved): moved for moved in itertools.islice(starts, _GUESSES)}
-    for moved in distinct.values():
+    seen: set[tuple[str, ...]] = set()
+    for moved in itertools.islice(starts, _GUESSES):
         search, after = search_for(moved, _GUESS_BUILDS), difference_of(expected, moved)
-        if search is None or not after.names:
+        if search is None or not search.may_go_on():
+            return
+        if not after.names or tuple(moved) in seen:
             continue
+        seen.add(tuple(moved))
         changes: Mapping[str, Any] | None = search.run(expected, after)
         changes = search.but_for_extras(after) if changes is None else changes
         if changes is None:

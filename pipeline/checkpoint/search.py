@@ -65,11 +65,11 @@ class Search:
         pending = [root, leapt] if leapt.changes else [root]
         heapq.heapify(pending)
         tried: set[str] = {repr([])}
-        while pending and self._may_go_on():
+        while pending and self.may_go_on():
             state = heapq.heappop(pending)
             for changes in self._next(state, difference, expected):
                 key = repr(sorted(changes.items()))
-                if key in tried or not self._may_go_on():
+                if key in tried or not self.may_go_on():
                     continue
                 tried.add(key)
                 made = self._try(changes, next(order), parent=state)
@@ -126,7 +126,8 @@ class Search:
             best = made
         return best
 
-    def _may_go_on(self) -> bool:
+    def may_go_on(self) -> bool:
+        """Tell whether there is time left, and not too much was built."""
         return self.builds < self.max_builds and time.monotonic() < self.deadline
 
     def _next(
@@ -149,8 +150,8 @@ class Search:
         made = _Candidate(difference.score, len(changes), order, changes, difference, shapes)
         if self.best is None or made < self.best:
             self.best = made
-        if not difference.missing and not difference.misshaped:
-            self.max_builds = min(self.max_builds, self.builds + _MORE_BUILDS)
+            if not difference.missing and not difference.misshaped:
+                self.max_builds = min(self.max_builds, self.builds + _MORE_BUILDS)
         return made
 
     def _smallest(self, changes: dict[str, Any]) -> dict[str, Any]:

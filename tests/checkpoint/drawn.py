@@ -199,7 +199,9 @@ def draw_unfit(seed: int, count: int) -> list[tuple[str, Misfit, dict[str, torch
     made: list[tuple[str, Misfit, dict[str, torch.Tensor]]] = []
     while len(made) < count:
         name, spoil = source.choice(list(SPOILS.items()))
-        make = BertEncoder if name == "fused query, key and value" else source.choice(EVERY)
+        # The first half of a stack of layers may be the whole of a smaller network.
+        makers = {"fused query, key and value": (BertEncoder,), "half missing": MAKERS}.get(name, EVERY)
+        make = source.choice(makers)
         case = _draw(source, ("argument",) if make in MAKERS[:4] and source.random() < 0.5 else (), make)
         if case is not None:
             made.append((name, case, spoil(source, case.file())))

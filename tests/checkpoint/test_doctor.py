@@ -98,6 +98,15 @@ def test_a_further_layer_is_another_depth_and_never_left_out() -> None:
     assert unbuildable.changes is None
 
 
+def test_a_further_layer_under_another_name_is_not_left_out_but_a_copy_may_be() -> None:
+    layers: dict[str, tuple[int, ...]] = {f"layers.{index}.weight": (2, 2) for index in range(3)}
+    for beside, ignore in (("last", ()), ("ema_of_the_last", ("ema_of_the_last",)), ("criterion", ("criterion",))):
+        found = layers | {f"{beside}.weight": (2, 3) if beside == "criterion" else (2, 2)}
+        misfit = fit.explain(layers, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+        assert misfit is not None
+        assert misfit.ignore == ignore
+
+
 def test_what_is_beside_renamed_modules_is_left_out_by_name() -> None:
     case = Misfit(SimpleNet, SIMPLE, SIMPLE, {"fc1": "b.final", "fc2": "a"}, extra=("criterion",))
     misfit = explained(case, case.file())
