@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -224,9 +225,9 @@ class _Fix:
     def leaves_nothing_out(self) -> bool:
         return self.changes is not None and not self.ignore
 
-    def with_changes(self, changes: Mapping[str, Any]) -> _Fix:
+    def with_changes(self, changes: Mapping[str, Any], search: Search) -> _Fix:
         """Return it for the network that these arguments make, if it is a fix there."""
-        return replace(self, changes=changes) if self.changes is not None else self
+        return replace(self, changes=changes if self.changes is not None else None, search=search)
 
     @property
     def is_permutation(self) -> bool:
@@ -260,7 +261,7 @@ def _fix(
         return _Fix(changes, search=search)
     closest = _Fix()
     if search is not None and search.best is not None and search.best.score < difference.score:
-        closest = _by_names(search.best.expected, found).with_changes(search.best.changes)
+        closest = _by_names(search.best.expected, found).with_changes(search.best.changes, search)
     fixes = [named, *(each for each in (closest, *both) if not _may_be_missing(each, found, difference))]
     fixes = sorted((each for each in fixes if each.changes is not None), key=lambda each: len(each.ignore))
     undecided = named.undecided or likely.undecided or closest.undecided
@@ -353,10 +354,19 @@ def _is_part(name: str, used: Mapping[str, str]) -> bool:
 
 
 def _may_be_missing(fix: _Fix, found: Mapping[str, Shape], difference: Difference) -> bool:
-    """Tell whether what would be left out may be what the network lacks, so that a smaller network is no fix."""
-    left_out = [name for name in found if any(covers(entry, name) for entry in fix.ignore)]
-    lacking, offered = ({name.rpartition(".")[2] for name in names} for names in (difference.missing, left_out))
-    return bool(lacking) and lacking <= offered and not all(is_copy(meanings(entry)) for entry in fix.ignore)
+    """Tell whether what would be left out may be what a smaller network does without: then that is no fix."""
+    if not fix.ignore or fix.search is None or all(is_copy(meanings(entry)) for entry in fix.ignore):
+        return False
+    smaller = fix.search.layout(fix.changes or {}) or {}
+    gone = {name: shape for name, shape in difference.missing.items() if name not in smaller}
+    left_out = {name: shape for name, shape in found.items() if any(covers(entry, name) for entry in fix.ignore)}
+    return bool(gone) and not _kinds(gone) - _kinds(left_out)
+
+
+def _kinds(shapes: Mapping[str, Shape]) -> Counter[tuple[str, int]]:
+    """Count tensors by the end of their names and their rank, those of a stack once."""
+    stacked = {_stacked(name, None): len(shape) for name, shape in shapes.items()}
+    return Counter((name.rpartition(".")[2], rank) for name, rank in stacked.items())
 
 
 def _is_layer(stem: str, found: Mapping[str, Shape], used: Iterable[str]) -> bool:
@@ -404,7 +414,7 @@ def _resized(
             continue
         fix = _by_names(search.layout(changes) or {}, found)
         if fix.undecided or fix.changes is not None:
-            yield replace(fix, changes=changes, search=search)
+            yield fix.with_changes(changes, search)
 
 
 def _likeliest(fits: Sequence[_Fix]) -> _Fix:

@@ -62,6 +62,13 @@ class Search:
         leapt = self._leap(root, order)
         if leapt.difference is not None and leapt.difference.names == 0 and leapt.changes:
             return self._smallest(leapt.changes)
+        for name in leapt.changes if len(leapt.changes) > 1 else ():
+            # Two arguments of one value need not both have changed.
+            fewer = self._try(
+                {key: value for key, value in leapt.changes.items() if key != name}, next(order), parent=root
+            )
+            if fewer.difference is not None and fewer.difference.names == 0:
+                return self._smallest(fewer.changes)
         pending = [root, leapt] if leapt.changes else [root]
         heapq.heapify(pending)
         tried: set[str] = {repr([])}

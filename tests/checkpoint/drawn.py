@@ -76,17 +76,28 @@ def is_told(case: Misfit) -> bool:
     """Whether names or structure tell the place of each tensor of a case that `draw` made. It renames to neutral words, so
     that they do not:
 
-    - where two of the renamed modules hold the same names with the same shapes; with another argument, the same ranks,
+    - where two modules of the network hold the same names with the same shapes (with another argument, the same ranks), and
+      all that is in both was renamed, at their level or below it,
     - where the whole network is there twice, each under a prefix.
     """
     if case.copied == "" and case.prefix and case.prefix not in WRAPPERS:
         return False
     resized = any(case.configured[name] != value for name, value in case.real.items())
     held = [
-        tuple(sorted((rest, len(shape) if resized else shape) for rest, shape in case.below(ours).items()))
-        for ours in case.rename
+        tuple(sorted((rest, len(shape) if resized else shape) for rest, shape in case.below(module).items()))
+        for module in _renamed_modules(case)
     ]
     return len(set(held)) == len(held)
+
+
+def _renamed_modules(case: Misfit) -> list[str]:
+    """Return the modules all of whose tensors were renamed, none of them inside a renamed one."""
+    above = {ours.rsplit(".", count)[0] for ours in case.rename for count in range(ours.count(".") + 1)}
+    return [
+        module
+        for module in above
+        if all(any(f"{module}.{rest}".startswith(f"{ours}.") for ours in case.rename) for rest in case.below(module))
+    ]
 
 
 @dataclass(frozen=True)
