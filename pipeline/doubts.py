@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from pipeline import model, trust
 from pipeline.checkpoint import read, stated
+from pipeline.checkpoint.difference import layout_of
 from pipeline.checkpoint.search import FAMILIES
 from pipeline.model import shapes_only
 from pipeline.types import Network
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import nn
+
+    from pipeline.checkpoint.difference import Layout
 
 _SECONDS = 10.0
 _MOST_ITEMS = 4
@@ -48,10 +51,10 @@ class Doubt:
     is_idle: bool
 
 
-def shapes_of(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def shapes_of(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> Layout:
     """Return the names and shapes of a network's state dict; raises whatever its constructor does."""
     with shapes_only():
-        return {name: tuple(tensor.shape) for name, tensor in make(**values).state_dict().items()}
+        return layout_of(make(**values).state_dict())
 
 
 def undecided(network: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -95,8 +98,8 @@ class Doubts:
 
     def fits(self, changes: Mapping[str, Any]) -> bool | None:
         """Tell whether a network with these changes takes the same weights; None if it cannot be built."""
-        shapes = None if self.shapes is None else self._shapes(changes)
-        return None if shapes is None else shapes == self.shapes
+        shapes = self._shapes(changes)
+        return None if shapes is None or self.shapes is None else shapes.is_same(self.shapes)
 
     def about(self, parameter: trust.Parameter, said: stated.Stated) -> Doubt | None:
         """Return why the value of an argument is in doubt; None if the shapes decide it, or what the file says."""
@@ -129,7 +132,7 @@ class Doubts:
             if self.shapes is None or time.monotonic() > self.deadline:
                 return False
             shapes = self._shapes({name: other})
-            if shapes == self.shapes:
+            if shapes is not None and shapes.is_same(self.shapes):
                 return False
             is_built = is_built or shapes is not None
         return is_built and not self._is_traded(name, value)
@@ -162,7 +165,7 @@ class Doubts:
         except Exception:  # noqa: BLE001 - what cannot be built does nothing that could be told
             return None
 
-    def _shapes(self, changes: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
+    def _shapes(self, changes: Mapping[str, Any]) -> Layout | None:
         try:
             return shapes_of(self.make, {**self.values, **changes})
         except Exception:  # noqa: BLE001 - a value that the constructor refuses is not another way to fit

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.checkpoint.headers import Header
+    from pipeline.checkpoint.misfit import Misfit
 
     Shapes = Mapping[str, tuple[int, ...]]
 
@@ -49,13 +50,16 @@ class Arguments:
     """Constructor arguments with which a state dict fits strictly.
 
     `sources` says which of them come from what the checkpoint says, by its section. `checks` are the arguments that nothing
-    decides, or not alone, each with what is used and why it is in doubt.
+    decides, or not alone, each with what is used and why it is in doubt. `rename` and `ignore` are the exceptions of the
+    config that it takes beside them.
     """
 
     values: Mapping[str, Any]
     checks: Mapping[str, str]
     sources: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    rename: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
 
     @property
     def unsure(self) -> tuple[str, ...]:
@@ -105,8 +109,11 @@ def arguments(
     said = stated.read(weights, header, {each.name: each.default for each in parameters}, key=key, fits=fits)
     taken = {each.name: said.claims[each.name].value for each in parameters if _is_taken(each, said)}
     start, refused = _start(located, make, parameters, taken, given)
-    found, notes = _found(header, shapes_of(make, start))
-    chosen = {**start, **_changes(located, make, start, found, (given, taken), weights.name)}
+    found, _ = _found(header, shapes_of(make, start))
+    misfit = _explained(located, make, start, found, (given, taken), weights.name)
+    chosen = {**start, **(misfit.changes or {} if misfit else {})}
+    rename, ignore = (misfit.rename, misfit.ignore) if misfit else ({}, ())
+    _, notes = fit.fitted(_meta(header.tensors), list(shapes_of(make, chosen)), rename, ignore, weights.name)
     kept = {name: value for name, value in taken.items() if stated.is_same(chosen.get(name), value)}
     doubts = Doubts(make, weights.name, chosen, [each for each in parameters if each.name not in kept])
     doubtful = [doubt for each in parameters if (doubt := doubts.about(each, said))]
@@ -119,7 +126,7 @@ def arguments(
     # What is only a default is not written down: `check` asks for it until somebody does.
     left_out = {each.name for each in doubtful if each.is_default and each.name not in kept}
     values = {name: _listed(value) for name, value in chosen.items() if name not in left_out}
-    return Arguments(values, checks, _by_source(kept, said), tuple(notes))
+    return Arguments(values, checks, _by_source(kept, said), notes, rename, ignore)
 
 
 def _sentence(doubt: Doubt, owner: str) -> str:
@@ -194,21 +201,21 @@ def _found(header: Header, expected: Shapes) -> tuple[dict[str, tuple[int, ...]]
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, notes
 
 
-def _changes(
+def _explained(
     located: trust.Located,
     make: Callable[..., nn.Module],
     start: Mapping[str, Any],
     found: Shapes,
     fixed: tuple[Mapping[str, Any], Mapping[str, Any]],
     weights_name: str,
-) -> Mapping[str, Any]:
-    """Return the values with which the network fits `found`, changing what the file says only where nothing else helps.
+) -> Misfit | None:
+    """Return what makes the network fit `found`, changing what the file says only where nothing else helps.
 
     `fixed` are the arguments that were given and those that the file says. Raises MisfitError where nothing fits.
     """
     given, said = fixed
 
-    def misfit_with(kept: Mapping[str, Any]) -> fit.Misfit | None:
+    def misfit_with(kept: Mapping[str, Any]) -> Misfit | None:
         free = {name: value for name, value in start.items() if name not in kept}
         return _misfit(located, make, start, found, free, weights_name, _SEARCH_SECONDS / (2 if said else 1))
 
@@ -216,13 +223,12 @@ def _changes(
     # Leaving tensors out is the last thing to try.
     if said and misfit is not None and (misfit.changes is None or misfit.ignore):
         misfit = misfit_with(given)
-    if misfit is None:
-        return {}
-    if misfit.changes is not None:
-        return misfit.changes
+    if misfit is None or misfit.changes is not None:
+        return misfit
     raise MisfitError(
         misfit.message(lambda _: "not set yet"),
-        hint="if the weights belong to this network, give what it is built with: --set model.arguments.NAME=VALUE",
+        hint=misfit.hint
+        or "if the weights belong to this network, give what it is built with: --set model.arguments.NAME=VALUE",
     )
 
 
@@ -234,7 +240,7 @@ def _misfit(
     free: Mapping[str, Any],
     weights_name: str,
     seconds: float,
-) -> fit.Misfit | None:
+) -> Misfit | None:
     return fit.explain(
         shapes_of(make, start),
         found,

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from pipeline import trust
 from pipeline.checkpoint import headers, read, wrappers
 from pipeline.checkpoint.kinds import Kind
+from pipeline.checkpoint.renames import as_yaml
 from pipeline.config.models import DIMENSION_NAME, DTYPES
 from pipeline.config.text import parse_value
 from pipeline.errors import InputError
@@ -23,7 +24,7 @@ from pipeline.types import Dimension, InputSpec, Interface
 from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 TIMEOUT_S = 120.0
 _SHIPPED = Path(__file__).parent / "architectures"
@@ -85,7 +86,9 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
             given[name] = parse_input(f"{name}={ask(f'{name}: its type and shape, as in float32[batch,10]')}")
     text = _text(request, target, found, read.weights_digest(request.weights, header))
     atomic_write(target, text.encode())
-    return Draft(target, text, (*found["arguments"]["checks"], *found["inputs"]["comments"]))
+    arguments = found["arguments"]
+    exceptions = [f"model.{key}" for key in ("rename", "ignore") if arguments[key]]
+    return Draft(target, text, (*arguments["checks"], *exceptions, *found["inputs"]["comments"]))
 
 
 def _with_key(request: Request, ask: Callable[[str], str] | None) -> Request:
@@ -218,6 +221,7 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
         f"  weights: {json.dumps(weights, ensure_ascii=False)}",
         *([f"  key: {_flow(request.key)}"] if request.key is not None else []),
         f"  sha256: {sha256}",
+        *_exception_lines(arguments),
         "",
         "# The arguments of the network's forward. In a shape, a number is a fixed size and a name a dynamic one.",
         "inputs:",
@@ -234,6 +238,16 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
         "",
     ]
     return "\n".join(lines)
+
+
+def _exception_lines(arguments: Mapping[str, Any]) -> Iterator[str]:
+    if rename := arguments["rename"]:
+        yield "  # CHECK rename (file: network): told by words, numbers and shapes, which do not prove it."
+        yield "  rename:"
+        yield from (f"    {as_yaml(old)}: {as_yaml(new)}" for old, new in rename.items())
+    if ignore := arguments["ignore"]:
+        yield "  # CHECK ignore: does the network do without these tensors of the file?"
+        yield f"  ignore: [{', '.join(map(as_yaml, ignore))}]"
 
 
 def _input_lines(spec: InputSpec, comments: Mapping[str, str]) -> list[str]:

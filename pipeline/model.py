@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import objects, trust
 from pipeline.checkpoint import fit, read, stated
+from pipeline.checkpoint.difference import Layout, layout_of, storage_of
+from pipeline.checkpoint.renames import Exceptions, combined
 from pipeline.errors import ArchitectureError, MisfitError, WeighbridgeError
 
 if TYPE_CHECKING:
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.checkpoint.headers import Header
     from pipeline.types import Network
 
 
@@ -36,6 +38,36 @@ class Loaded:
     contradictions: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A network as it is built, and its file's tensors under the names that the config gives them.
+
+    `is_skeleton`: it is on the meta device, so that the tensors become its own instead of being copied.
+    """
+
+    located: trust.Located
+    make: Callable[..., nn.Module]
+    arguments: Mapping[str, Any]
+    module: nn.Module
+    is_skeleton: bool
+    checkpoint: read.Checkpoint
+    tensors: Mapping[str, torch.Tensor]
+    notes: tuple[str, ...]
+
+    @property
+    def layout(self) -> Layout:
+        return layout_of(self.module.state_dict())
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def combined(self, network: Network, further: Exceptions) -> Exceptions:
+        """Return the config's exceptions and further ones, which are for the names that the config's give, as one."""
+        names, _ = fit.align(self.checkpoint.tensors, self.layout)
+        return combined((network.rename, network.ignore), further, names)
+
+
 def load(network: Network, *, device: str = "cpu") -> Loaded:
     """Build `network`, load its weights strictly and return it in eval mode on `device`, without gradients.
 
@@ -46,6 +78,32 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
         MisfitError: the state dict does not fit, and the message names the change that makes it fit; or an argument is left
             at its default that the checkpoint says is another.
     """
+    opened = _open(network)
+    _require_fit(network, opened)
+    contradictions = _contradictions(network, opened)
+    expected = opened.module.state_dict()
+    converted = {key: tensor.to(expected[key].dtype) for key, tensor in opened.tensors.items()}
+    opened.module.load_state_dict(converted, strict=True, assign=opened.is_skeleton)
+    if not opened.is_skeleton:
+        _require_held(network, opened, converted)
+    opened.module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    checkpoint = opened.checkpoint
+    return Loaded(opened.module.to(device), (*checkpoint.notes, *opened.notes), checkpoint.sha256, contradictions)
+
+
+def alternatives(network: Network) -> list[Network]:
+    """Return `network` with each `rename` and `ignore` with which its file fits, as far as names and structure leave it open.
+
+    One where they decide it, none where nothing fits: see `fit.remaining`. Recorded outputs can choose among several.
+
+    Raises as `load`, and MisfitError if there are too many.
+    """
+    opened = _open(network)
+    found = [opened.combined(network, each) for each in fit.remaining(opened.layout, opened.shapes)]
+    return [replace(network, rename=rename, ignore=ignore) for rename, ignore in found]
+
+
+def _open(network: Network) -> _Opened:
     located = trust.locate(network.architecture, network.trust)
     make = constructor(located, network)
     checkpoint = read.load(_path(network), key=network.key, max_bytes=network.max_bytes)
@@ -53,13 +111,13 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
         skeleton = _skeleton(make, network)
     module = skeleton if skeleton is not None else _build(make, network)
     expected = module.state_dict()
-    tensors, notes = fit.fitted(checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name)
-    _require_fit(network, make, all_arguments(located, network), expected, tensors)
-    contradictions = _contradictions(network, located, make, checkpoint.header, _shapes(expected))
-    converted = {key: tensor.to(expected[key].dtype) for key, tensor in tensors.items()}
-    module.load_state_dict(converted, strict=True, assign=skeleton is not None)
-    module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
-    return Loaded(module.to(device), (*checkpoint.notes, *notes), checkpoint.sha256, contradictions)
+    given, notes = fit.fitted(checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name)
+    if skeleton is not None and expected.keys() - given.keys():
+        # What is tied may only be so where there are values.
+        skeleton, module = None, _build(make, network)
+    tensors, tied = fit.with_tied(given, layout_of(module.state_dict()))
+    arguments = all_arguments(located, network)
+    return _Opened(located, make, arguments, module, skeleton is not None, checkpoint, tensors, (*notes, *tied))
 
 
 @contextmanager
@@ -125,7 +183,7 @@ def _build(make: Callable[..., nn.Module], network: Network) -> nn.Module:
 def _skeleton(make: Callable[..., nn.Module], network: Network) -> nn.Module | None:
     """Build on the meta device, so that no initial value is computed only to be replaced; None where that is not sound.
 
-    It is sound when the state dict supplies every tensor of the module exactly once: no tied parameters, no tensor
+    It is sound when the state dict supplies every tensor of the module exactly once: no tensors that share memory, none
     that is not in the state dict (those need the values their constructor gives them).
     """
     import torch
@@ -136,42 +194,35 @@ def _skeleton(make: Callable[..., nn.Module], network: Network) -> nn.Module | N
         return None
     held = list(module.named_parameters(remove_duplicate=False)) + list(module.named_buffers(remove_duplicate=False))
     persistent = set(module.state_dict())
-    distinct = len({id(tensor) for _, tensor in held}) == len(held)
+    distinct = len({storage_of(tensor) for _, tensor in held}) == len(held)
     plain = any(isinstance(value, torch.Tensor) for child in module.modules() for value in vars(child).values())
     complete = all(name in persistent for name, _ in held)
     return module if distinct and complete and not plain else None
 
 
-def _require_fit(
-    network: Network,
-    make: Callable[..., nn.Module],
-    arguments: Mapping[str, Any],
-    expected: Mapping[str, torch.Tensor],
-    found: Mapping[str, torch.Tensor],
-) -> None:
-    def build_shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _require_fit(network: Network, opened: _Opened) -> None:
+    def build_shapes(arguments: Mapping[str, Any]) -> Layout:
         with shapes_only():
-            return _shapes(make(**arguments).state_dict())
+            return layout_of(opened.make(**arguments).state_dict())
 
     misfit = fit.explain(
-        _shapes(expected),
-        _shapes(found),
-        arguments=arguments,
+        opened.layout,
+        opened.shapes,
+        arguments=opened.arguments,
         build_shapes=build_shapes,
         owner=network.architecture.rpartition(":")[2],
         weights_name=_path(network).name,
     )
-    if misfit is not None:
-        raise MisfitError(misfit.message(lambda key: network.places.get(key) or network.places["model.arguments"]))
+    if misfit is None:
+        return
+    if misfit.changes is not None and (network.rename or network.ignore):
+        rename, ignore = opened.combined(network, (misfit.rename, misfit.ignore))
+        misfit = replace(misfit, rename=rename, ignore=ignore if misfit.ignore else ())
+    places = network.places
+    raise MisfitError(misfit.message(lambda key: places.get(key) or places["model.arguments"]), hint=misfit.hint)
 
 
-def _contradictions(
-    network: Network,
-    located: trust.Located,
-    make: Callable[..., nn.Module],
-    header: Header,
-    expected: Mapping[str, tuple[int, ...]],
-) -> tuple[str, ...]:
+def _contradictions(network: Network, opened: _Opened) -> tuple[str, ...]:
     """Say which arguments that the config writes out are not what the checkpoint says.
 
     Raises MisfitError for those that it does not write out: nobody decided them.
@@ -180,7 +231,7 @@ def _contradictions(
     def builds(changes: Mapping[str, Any], where: Callable[[], AbstractContextManager[None]]) -> bool | None:
         try:
             with where():
-                return _shapes(make(**{**network.arguments, **changes}).state_dict()) == expected
+                return layout_of(opened.make(**{**network.arguments, **changes}).state_dict()).is_same(opened.layout)
         except Exception:  # noqa: BLE001 - a constructor may raise anything for values it does not take
             return None
 
@@ -191,16 +242,16 @@ def _contradictions(
     def fits(changes: Mapping[str, Any]) -> bool | None:
         return builds(changes, where())
 
-    parameters = trust.parameters_of(located, make)
+    parameters = trust.parameters_of(opened.located, opened.make)
     names = {each.name: each.default for each in parameters}
     defaults = {each.name: each.default for each in parameters if each.has_default}
-    said = stated.read(_path(network), header, names, key=network.key, fits=fits)
+    said = stated.read(_path(network), opened.checkpoint.header, names, key=network.key, fits=fits)
     found = stated.contradictions(said, defaults, network.arguments, fits)
     if left := [each for each in found if not each.is_written]:
         used = ", ".join(f"{each.name}={each.used!r:.60}" for each in left)
         fixes = ", ".join(f"set model.arguments.{each.name} to {each.claim.value!r:.60}" for each in left)
         raise MisfitError(
-            f"{_says(left)}; {network.places['model.arguments']} leaves {located.name} at its default {used}",
+            f"{_says(left)}; {network.places['model.arguments']} leaves {opened.located.name} at its default {used}",
             hint=f"{fixes}; or write out what is right, where the checkpoint is not",
         )
     return tuple(
@@ -218,5 +269,45 @@ def _says(found: Sequence[stated.Contradiction]) -> str:
     return "; ".join(f"{source} says {', '.join(values)}" for source, values in sources.items())
 
 
-def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+def _require_held(network: Network, opened: _Opened, given: Mapping[str, torch.Tensor]) -> None:
+    """Raise MisfitError where a network whose tensors share memory cannot hold what the file has for each of them."""
+    held = opened.module.state_dict()
+    shared = Counter(map(storage_of, held.values()))
+    for name, tensor in held.items():
+        if shared[storage_of(tensor)] == 1 or (largest := _largest_difference(tensor, given[name])) == 0:
+            continue
+        others = [each for each in held if each != name and storage_of(held[each]) == storage_of(tensor)]
+        argument = _untied(opened.make, opened.arguments)
+        build_so = (
+            f"set model.arguments.{argument[0]} to {argument[1]!r}" if argument else "build it without tying them"
+        )
+        raise MisfitError(
+            f"{name} and {others[-1]} are one tensor in {network.architecture.rpartition(':')[2]} and two in "
+            f"{_path(network).name}, which differ by up to {largest:.3g}",
+            hint=f"the network that was trained did not tie them: {build_so} ({network.places['model.arguments']})",
+        )
+
+
+def _largest_difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the largest difference of two tensors, infinite where only one of them is a number."""
+    import torch
+
+    if torch.equal(first, second):
+        return 0.0
+    apart = (first.to(torch.complex128) - second.to(torch.complex128)).abs()
+    same = (first == second) | (first.isnan() & second.isnan())
+    return float(torch.where(same, 0.0, apart.nan_to_num(nan=torch.inf)).max())
+
+
+def _untied(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Return the switch among the arguments that gives each name a tensor of its own, if there is one."""
+    for name, value in arguments.items():
+        if isinstance(value, bool):
+            try:
+                with shapes_only():
+                    layout = layout_of(make(**{**arguments, name: not value}).state_dict())
+            except Exception:  # noqa: BLE001, S112 - the user's constructor may raise anything for values it does not take
+                continue
+            if not layout.tied:
+                return name, not value
+    return None

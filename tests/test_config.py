@@ -456,6 +456,7 @@ def test_every_problem_is_listed_at_once_in_order_with_its_place() -> None:
         ("  x: {", "  y: {a_b: {dtype: float32, shape: []}, a: {b: {dtype: float32, shape: []}}}\n  x: {", "would both be 'y_a_b' in an exported file"),
         ("release:", "reference: x.txt\nrelease:", "reference.file: expected a .npz or .safetensors file"),
         ("release:", "reference: {file: x.npz, atol: 1}\nrelease:", "reference.atol: goes with rtol, which is missing"),
+        (":SimpleNet\n", ":SimpleNet\n  rename: {h: layers.*}\n", "model.rename: 'layers.*' has more * than 'h'"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_what_would_be_right(old: str, new: str, said: str) -> None:

@@ -289,6 +289,24 @@ class Sequence(nn.Module):
 
     def forward(self, x):
         return self.lstm(x)[0]
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.q_proj, self.k_proj, self.norm = nn.Linear(width, width), nn.Linear(width, width), nn.LayerNorm(width)
+
+class Tied(nn.Module):
+    def __init__(self, vocabulary: int = 30, width: int = 8, layers: int = 2):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(vocabulary, width), nn.Linear(width, vocabulary, bias=False)
+        self.head.weight = self.embed.weight
+        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = block.norm(x + block.q_proj(x) * block.k_proj(x))
+        return self.head(x)
 """
 
 
@@ -312,6 +330,48 @@ def test_arguments_without_defaults_are_found_too(own: Path) -> None:
     assert taken.interface is not None
     assert taken.interface.inputs == (InputSpec("rows", "float32", ("batch", 9)),)
     assert taken.interface.outputs == ("scores",)
+
+
+OLD = {
+    "blocks.": "encoder.layer.",
+    "q_proj": "attention.query",
+    "k_proj": "attention.key",
+    "norm": "LayerNorm",
+    "embed": "wte",
+}
+
+
+def test_what_check_would_ask_for_is_written(own: Path) -> None:
+    """Renames in every layer, a tensor beside them, one name of a tied tensor, and sizes: the config passes check as it is."""
+    from nets_of_init import Tied
+
+    state = {}
+    for name, tensor in Tied(50, 12, 3).state_dict().items():
+        for ours, theirs in OLD.items():
+            name = name.replace(ours, theirs)  # noqa: PLW2901 - one after the other
+        state[name] = tensor
+    del state["head.weight"]
+    torch.save(dict(sorted(state.items())) | {"criterion.centers": torch.zeros(3, 5)}, own / "w.pth")
+    draft = init.init(Request(own / "w.pth", "nets_of_init:Tied", ("nets_of_init",)), own / "w.yaml", None)
+    assert "arguments: {vocabulary: 50, width: 12, layers: 3}" in draft.text
+    rename = draft.text.partition("  rename:\n")[2].partition("  # CHECK ignore")[0]
+    assert {line.strip() for line in rename.splitlines()} == {
+        "encoder.layer.*.LayerNorm: blocks.*.norm", "encoder.layer.*.attention.key: blocks.*.k_proj",
+        "encoder.layer.*.attention.query: blocks.*.q_proj", "wte: embed",
+    }  # fmt: skip
+    assert "  ignore: [criterion]\n" in draft.text
+    assert {"model.rename", "model.ignore"} <= set(draft.unsure)
+    settings = Settings(out=own / "out", trust=("nets_of_init",))
+    notes = actions.check(own / "w.yaml", settings)["plan"]["weights"]
+    assert "head.weight is embed.weight, which was loaded" in str(notes)
+
+
+def test_twins_that_nothing_tells_are_a_misfit_and_no_config_is_written(own: Path) -> None:
+    torch.save(nn.ModuleDict({"x": nn.Linear(6, 6), "y": nn.Linear(6, 6)}).state_dict(), own / "w.pth")
+    target = trust.locate("nets_of_init:Plain", ("nets_of_init",))
+    with pytest.raises(MisfitError, match="nothing decides which of these is which") as caught:
+        infer.arguments(target, own / "w.pth", {"bias": True}, max_bytes=None)
+    assert "write model.rename for these by hand" in str(caught.value.hint)
 
 
 @pytest.mark.usefixtures("own")

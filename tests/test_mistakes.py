@@ -66,6 +66,21 @@ def test_a_file_that_is_no_state_dict_is_called_what_it_is(project, weighbridge,
     assert done.failed_with(2, "my_model.pth", words)
 
 
+def test_layers_under_names_that_say_nothing_are_not_guessed(project, weighbridge):
+    state = nn.ModuleDict({"b": nn.Linear(8, 8), "a": nn.Linear(8, 8)}).state_dict()
+    torch.save(dict(sorted(state.items())), project / "my_model.pth")
+    done = weighbridge(
+        "check", project / "simplenet.yaml", "--set", "model.arguments={input_size: 8, hidden_size: 8, output_size: 8}"
+    )
+    assert done.failed_with(
+        2,
+        "a, b in my_model.pth: fc1, fc2 in SimpleNet",
+        "nothing decides",
+        "fix:   write model.rename for these by hand",
+    )
+    assert "set model" not in done.err
+
+
 def test_a_whole_pickled_model_is_answered_with_how_to_get_its_state_dict(project, weighbridge):
     torch.save(nn.Sequential(nn.Linear(10, 20)), project / "my_model.pth")
     done = weighbridge("check", project / "simplenet.yaml")

@@ -8,7 +8,56 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
+
 Shape = tuple[int, ...]
+
+
+class Layout(dict[str, Shape]):
+    """Name → shape of a network's state dict; `tied` maps each further name of a tensor to its first one."""
+
+    def __init__(self, shapes: Mapping[str, Shape], tied: Mapping[str, str]) -> None:
+        super().__init__(shapes)
+        self.tied = tied
+
+    def is_same(self, other: Layout) -> bool:
+        """Tell whether another network has the same names and shapes, and the same of them tied."""
+        return self == other and self.tied == other.tied
+
+
+def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
+    """Return the names and shapes of a state dict, and which names are one tensor: the same memory in the same shape."""
+    first: dict[object, str] = {}
+    tied = {name: first.setdefault(_identity(name, tensor), name) for name, tensor in state.items()}
+    return Layout(
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        {name: other for name, other in tied.items() if other != name},
+    )
+
+
+def _identity(name: str, tensor: torch.Tensor) -> object:
+    import torch
+
+    if tensor.layout is not torch.strided:
+        return name
+    return storage_of(tensor), tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+
+
+def storage_of(tensor: torch.Tensor) -> object:
+    """Return which memory a tensor is in, to compare with that of others: on the meta device all addresses are 0."""
+    import torch
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    if tensor.layout is not torch.strided:
+        return id(tensor)
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def tied_names(expected: Mapping[str, Shape], found: Mapping[str, object]) -> dict[str, str]:
+    """Return the names that a file lacks and that are the same tensor as one that it has, with that one."""
+    tied = expected.tied if isinstance(expected, Layout) else {}
+    there = {tied.get(name, name): name for name in reversed(list(expected)) if name in found} if tied else {}
+    return {name: there[first] for name in expected if name not in found and (first := tied.get(name, name)) in there}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +83,10 @@ class Difference:
 
 
 def difference_of(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> Difference:
-    """Compare name → shape of a network with that of a file."""
+    """Compare name → shape of a network with that of a file; a name whose tensor the file has under another is there."""
+    tied = tied_names(expected, found)
     return Difference(
-        {name: tuple(shape) for name, shape in expected.items() if name not in found},
+        {name: tuple(shape) for name, shape in expected.items() if name not in found and name not in tied},
         {name: tuple(shape) for name, shape in found.items() if name not in expected},
         tuple(
             (name, tuple(found[name]), tuple(shape))

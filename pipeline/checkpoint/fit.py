@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.difference import Difference, Shape, difference_of
-from pipeline.checkpoint.renames import except_names, renamed, suggested
-from pipeline.checkpoint.search import SEARCH_SECONDS, Search
-from pipeline.checkpoint.symptoms import symptoms
+from pipeline.checkpoint.difference import Difference, Layout, Shape, difference_of, tied_names
+from pipeline.checkpoint.matching import Group, Match, match, matches
+from pipeline.checkpoint.misfit import Misfit
+from pipeline.checkpoint.renames import Exceptions, covers, except_names, renamed, shortest, stems
+from pipeline.checkpoint.search import MAX_BUILDS, SEARCH_SECONDS, Search
+from pipeline.checkpoint.symptoms import rewritten, strangers, symptoms
+from pipeline.checkpoint.words import is_copy, meanings
+from pipeline.errors import MisfitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +26,22 @@ if TYPE_CHECKING:
 _WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DataParallel and torch.compile add: never a part of the network itself."""
 
-_LISTED = 12
+_COUNTER = "num_batches_tracked"
+REMAINING = 64
+"""How many assignments of names are tried against a reference."""
 _EXTRA_SECONDS = 3.0
+_PARTS = ("weight", "bias", "running_mean", "running_var")
+_GUESSES = 12
+_WAYS = 3
+_LEVELS = (None, 0, 1)
+_GUESS_BUILDS = 50
+_EXAMPLES = 4
+_EVIDENCE = {
+    "words": "the words of their names",
+    "numbers": "the numbers in them",
+    "layers": "what other layers tell",
+    "shapes": "shapes that occur once",
+}
 
 
 # Prefixes
@@ -67,22 +86,41 @@ def fitted(
     return again, (*notes, *exceptions, *more)
 
 
+def with_tied(
+    tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Shape]
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """Add the names of tensors that are there under another name (see `Layout`), and say so."""
+    tied = tied_names(expected, tensors)
+    notes = tuple(f"{name} is {other}, which was loaded" for name, other in tied.items())
+    return {**tensors, **{name: tensors[other] for name, other in tied.items()}}, notes
+
+
 def _best_removal(named: Mapping[str, str], wanted: set[str]) -> tuple[str, dict[str, str]] | None:
-    """Return the prefix whose removal makes the most additional names match, with the names after it."""
-    matching = sum(name in wanted for name in named)
-    best: tuple[int, str, dict[str, str]] | None = None
+    """Return the prefix whose removal makes the most additional names match, with the names after it.
+
+    None where two would do as well for the same names: the file then holds two networks, and either may be meant.
+    """
+    matching = named.keys() & wanted
+    found: list[tuple[int, bool, str, dict[str, str]]] = []
     for prefix in _prefixes(named):
         renamed = {_without(name, prefix): key for name, key in named.items()}
         if len(renamed) != len(named):
             continue
-        gained = sum(name in wanted for name in renamed) - matching
+        gained = len(renamed.keys() & wanted) - len(matching)
         is_wrapper = prefix in _WRAPPERS and not any(prefix in name for name in wanted)
         carrying = sum(prefix in name for name in named)
         # One module of the file may be called as the network's are: that is a rename, and no prefix.
-        is_common = carrying == len(named) or 2 * gained >= carrying
-        if ((gained > 0 and is_common) or (is_wrapper and gained == 0)) and (best is None or gained > best[0]):
-            best = gained, prefix, renamed
-    return best and (best[1], best[2])
+        is_common = carrying == len(named) or 2 * gained >= max(carrying, len(wanted) - len(matching))
+        if (gained > 0 and is_common) or (is_wrapper and gained == 0):
+            found.append((gained, is_wrapper, prefix, renamed))
+    if not found:
+        return None
+    gained, is_wrapper, prefix, renamed = max(found, key=lambda each: each[:2])
+    rivals = [each[3] for each in found if each[:2] == (gained, is_wrapper) and each[2] != prefix]
+    gains = (renamed.keys() & wanted) - matching
+    if not is_wrapper and any(other.get(name, renamed[name]) != renamed[name] for name in gains for other in rivals):
+        return None
+    return prefix, renamed
 
 
 def _prefixes(named: Iterable[str]) -> list[str]:
@@ -108,91 +146,16 @@ def _with_counters(tensors: dict[str, torch.Tensor], wanted: set[str], notes: li
         return tensors
     import torch
 
-    notes.append(
-        f"added num_batches_tracked to {len(lacking)} BatchNorm layers: older files lack it, inference ignores it"
-    )
+    notes.append(f"added {_COUNTER} to {len(lacking)} BatchNorm layers: older files lack it, inference ignores it")
     return tensors | {name: torch.tensor(0) for name in lacking}
 
 
 def _is_counter(name: str, tensors: Mapping[str, Any]) -> bool:
     module, _, last = name.rpartition(".")
-    return last == "num_batches_tracked" and f"{module}.running_mean".removeprefix(".") in tensors
+    return last == _COUNTER and f"{module}.running_mean".removeprefix(".") in tensors
 
 
 # Misfits
-
-
-@dataclass(frozen=True, slots=True)
-class Misfit:
-    """How a state dict differs from a network, and what was found about it.
-
-    `misshaped` holds (name, found shape, expected shape). `changes` are argument values, `rename` and `ignore` the config's
-    keys of that name: with all three it fits strictly, as tested by building the network; `changes` is None where nothing
-    was found. `closest` is the best that was tried instead, with the number of names that still differ.
-    """
-
-    owner: str
-    weights_name: str
-    arguments: Mapping[str, Any]
-    missing: Mapping[str, Shape]
-    unexpected: Mapping[str, Shape]
-    misshaped: tuple[tuple[str, Shape, Shape], ...]
-    changes: Mapping[str, Any] | None = None
-    rename: Mapping[str, str] = field(default_factory=dict)
-    ignore: tuple[str, ...] = ()
-    closest: tuple[Mapping[str, Any], int] | None = None
-    notes: tuple[str, ...] = ()
-
-    def message(self, where: Callable[[str], str]) -> str:
-        """Return the explanation: the fix or the closest, then all keys; `where` gives a config key's file:line:column."""
-        return "\n".join([self._headline(where), *self.notes, *self._lists()])
-
-    def _headline(self, where: Callable[[str], str]) -> str:
-        if self.changes is not None:
-            return f"{self._first()}: {', '.join(self._fixes(where))}"
-        sentence = f"{self._first()}; no value of model.arguments was found with which it fits"
-        if self.closest is None:
-            return sentence
-        tried = ", ".join(f"{name}={value!r}" for name, value in self.closest[0].items())
-        return f"{sentence} (closest: {tried} leaves {self.closest[1]} names that differ)"
-
-    def _fixes(self, where: Callable[[str], str]) -> Iterator[str]:
-        for name, value in (self.changes or {}).items():
-            yield f"set model.arguments.{name} to {value!r} ({where(f'model.arguments.{name}')})"
-        if self.rename:
-            pairs = ", ".join(f"{old}: {new}" for old, new in self.rename.items())
-            yield f"set model.rename to {{{pairs}}}"
-        if self.ignore:
-            yield (
-                f"if the network does without {len(self.unexpected)} tensors of the file, set model.ignore to "
-                f"[{', '.join(self.ignore)}]"
-            )
-
-    def _first(self) -> str:
-        """Return the first difference, with the arguments that matter."""
-        shown = self.changes or dict(itertools.islice(self.arguments.items(), 4))
-        values = ", ".join(f"{name}={self.arguments[name]!r:.60}" for name in shown if name in self.arguments)
-        network = f"{self.owner}({values})"
-        if self.misshaped:
-            name, found, expected = self.misshaped[0]
-            return f"{name} is {_shown(found)} in {self.weights_name} and {_shown(expected)} in {network}"
-        if self.missing:
-            return f"{next(iter(self.missing))} is in {network} and not in {self.weights_name}"
-        return f"{next(iter(self.unexpected))} is in {self.weights_name} and not in {network}"
-
-    def _lists(self) -> list[str]:
-        shaped = [f"{n} {_shown(f)} instead of {_shown(e)}" for n, f, e in self.misshaped]
-        parts = (("other shape", shaped), ("missing", list(self.missing)), ("unexpected", list(self.unexpected)))
-        return [f"{title} ({len(names)}): {_listed(names)}" for title, names in parts if names]
-
-
-def _shown(shape: Shape) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" … and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
 
 
 def explain(
@@ -208,7 +171,8 @@ def explain(
     """Return why `found` (name → shape) does not fit `expected`, or None if it fits strictly.
 
     `build_shapes` builds the network with other arguments (on meta tensors) and returns its names and shapes; it may
-    raise. A change is presented as the fix only if what it builds fits `found` strictly.
+    raise. Where they are a `Layout`, one name of a tied tensor is enough. A change is presented as the fix only if what it
+    builds fits `found` strictly, and a rename only if names or structure decide it.
     """
     difference = difference_of(expected, found)
     if difference.names == 0:
@@ -218,14 +182,16 @@ def explain(
         seconds = min(seconds, _EXTRA_SECONDS)
     deadline = time.monotonic() + 2 * seconds
 
-    def search_for(names: Mapping[str, Shape]) -> Search | None:
+    def search_for(names: Mapping[str, Shape], builds: int = MAX_BUILDS) -> Search | None:
         left = max(deadline - time.monotonic(), 0.0)
-        return _search(names, arguments, build_shapes, min(seconds, left))
+        if build_shapes is None:
+            return None
+        return Search(names, dict(arguments), build_shapes, min(seconds, left), builds)
 
     fix = _fix(expected, found, difference, search_for)
-    notes = [*symptoms(difference, expected, found)]
-    if fix.rename:
-        notes.insert(0, "the renames follow shapes and order, which do not prove that each weight is where it belongs")
+    notes = [*_told(fix.evidence)] if fix.rename or fix.undecided else [*symptoms(difference, found)]
+    if fix.changes is None and not fix.undecided:
+        notes += strangers(difference, expected)
     if fix.changes and fix.search:
         notes[:0] = _undetermined(fix.changes, fix.search)
     return Misfit(
@@ -238,105 +204,277 @@ def explain(
         changes=fix.changes,
         rename=fix.rename,
         ignore=fix.ignore,
-        closest=fix.search.closest(difference) if fix.search and fix.changes is None else None,
+        closest=fix.search.closest(difference) if fix.search and fix.changes is None and not fix.undecided else None,
         notes=tuple(notes),
+        undecided=fix.undecided,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Fix:
-    """What makes a state dict fit; `changes` is None where nothing does."""
+    """What makes a state dict fit; `changes` is None where nothing does, or nothing decides what."""
 
     changes: Mapping[str, Any] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
+    undecided: tuple[Group, ...] = ()
+    evidence: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     search: Search | None = None
 
+    @property
+    def leaves_nothing_out(self) -> bool:
+        return self.changes is not None and not self.ignore
 
-def _search(
-    found: Mapping[str, Shape],
-    arguments: Mapping[str, Any],
-    build_shapes: Callable[[Mapping[str, Any]], Mapping[str, Shape]] | None,
-    seconds: float,
-) -> Search | None:
-    return Search(found, dict(arguments), build_shapes, seconds) if build_shapes is not None else None
+    def with_changes(self, changes: Mapping[str, Any], search: Search) -> _Fix:
+        """Return it for the network that these arguments make, if it is a fix there."""
+        return replace(self, changes=changes if self.changes is not None else None, search=search)
+
+    @property
+    def is_permutation(self) -> bool:
+        """Whether all that is missing is there, and only the order is open."""
+        return bool(self.undecided) and all(len(each.theirs) == len(each.ours) for each in self.undecided)
 
 
 def _fix(
     expected: Mapping[str, Shape],
     found: Mapping[str, Shape],
     difference: Difference,
-    search_for: Callable[[Mapping[str, Shape]], Search | None],
+    search_for: Callable[..., Search | None],
 ) -> _Fix:
     """Look for the smallest change, in the order: names, arguments, both, and the same with names left out."""
-    rename = suggested(difference.missing, difference.unexpected)
-    moved = _moved(found, rename)
-    second = None
-    if rename:
-        after = difference_of(expected, moved)
-        # What renames do not explain, arguments may: shapes, and the depth of a stack.
-        second = search_for(moved) if after.names else None
-        changes = second.run(expected, after) if second else None
-        if after.names == 0 or changes is not None:
-            return _Fix(changes or {}, rename, search=second)
-    search = search_for(found)
+    named = _by_names(expected, found)
+    if named.leaves_nothing_out:
+        return named
+    # What renames do not explain, arguments may: shapes, and the depth of a stack.
+    is_open = named.changes is None
+    if is_open:
+        starts = iter(()) if named.is_permutation else _guesses(expected, found, difference)
+    else:
+        starts = iter([{renamed(name, named.rename): shape for name, shape in found.items()}])
+    both = [*_resized(expected, found, starts, search_for)]
+    likely = _likeliest([each for each in both if each.leaves_nothing_out or (is_open and each.undecided)])
+    if likely.changes is not None:
+        return likely
+    search = search_for(found, MAX_BUILDS if is_open and not named.is_permutation else _GUESS_BUILDS)
     changes = search.run(expected, difference) if search else None
     if changes is not None:
         return _Fix(changes, search=search)
-    if search is not None and search.best is not None and search.best.difference is not None:
-        best = search.best
-        further = suggested(search.best.difference.missing, search.best.difference.unexpected)
-        if further and difference_of(best.expected, _moved(found, further)).names == 0:
-            return _Fix(best.changes, further, search=search)
-    left_out = _with_ignored(expected, moved, second, rename) if rename else None
-    return left_out or _with_ignored(expected, found, search, {}) or _Fix(search=search)
+    closest = _Fix()
+    if search is not None and search.best is not None and search.best.score < difference.score:
+        closest = _by_names(search.best.expected, found).with_changes(search.best.changes, search)
+    fixes = [named, *(each for each in (closest, *both) if not _may_be_missing(each, found, difference))]
+    fixes = sorted((each for each in fixes if each.changes is not None), key=lambda each: len(each.ignore))
+    undecided = named.undecided or likely.undecided or closest.undecided
+    return replace(fixes[0] if fixes and not likely.undecided else _Fix(undecided=undecided), search=search)
 
 
-def _moved(found: Mapping[str, Shape], rename: Mapping[str, str]) -> dict[str, Shape]:
-    return {renamed(name, rename): shape for name, shape in found.items()}
+def _by_names(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> _Fix:
+    """Return the renames, and the names to leave out, with which a file fits a network as it is."""
+    difference = difference_of(expected, found)
+    if difference.misshaped:
+        return _Fix()
+    told = _match(expected, difference)
+    if told is None or told.undecided:
+        is_rewritten = any(rewritten(difference))
+        return _Fix(undecided=told.undecided if told and not is_rewritten else ())
+    exceptions = _exceptions(expected, found, told.names)
+    return _Fix({}, *exceptions, evidence=told.evidence) if exceptions else _Fix()
 
 
-def _with_ignored(
-    expected: Mapping[str, Shape], moved: Mapping[str, Shape], search: Search | None, rename: Mapping[str, str]
-) -> _Fix | None:
-    """Leave out names of the file that the network does not have, if nothing else differs then.
+def _exceptions(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], names: Mapping[str, str]
+) -> Exceptions | None:
+    """Return `model.rename` and `model.ignore` for `names` (the file's → the network's); None if that leaves out too much."""
+    used = {name: names.get(name, name) for name in found if name in names or name in expected}
+    left_out = [name for name in found if name not in used]
+    ignore = stems(left_out, list(used))
+    if (
+        not used
+        or any(_is_part(name, used) for name in left_out)
+        or any(_is_layer(stem, found, used) for stem in ignore)
+    ):
+        return None
+    return shortest(used), ignore
 
-    `moved` are the file's shapes under the names that `rename` gives. A further layer of a stack that the network has is
-    not left out: that is another depth.
+
+def remaining(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], *, limit: int = REMAINING
+) -> Iterator[Exceptions]:
+    """Yield every (`model.rename`, `model.ignore`) with which `found` (name → shape) fits `expected` and that names allow.
+
+    One if names and structure decide it; one for each way of exchanging what they leave open, the same in all layers of a
+    stack, for a reference to choose from; none if nothing fits. None of them is more likely than another.
+
+    Raises MisfitError, before any, if there are more than `limit`.
     """
-    changes: Mapping[str, Any] = {}
-    closest = expected
-    if search is not None and search.best is not None and search.best.difference is not None:
-        best_score = difference_of(expected, moved).score
-        if search.best.score < best_score:
-            changes, closest = search.best.changes, search.best.expected
-    rest = difference_of(closest, moved)
-    kept = [name for name in moved if name not in rest.unexpected]
-    if rest.missing or rest.misshaped or not kept:
-        return None
-    stems = _stems(list(rest.unexpected), kept)
-    came_from_a_rename = any(f"{name}.".startswith(f"{new}.") for name in rest.unexpected for new in rename.values())
-    if came_from_a_rename or any(_is_further_layer(stem, kept) for stem in stems):
-        return None
-    return _Fix(changes, rename, stems, search=search)
+    difference = difference_of(expected, found)
+    if difference.misshaped:
+        return
+    missing = _asked(expected, difference)
+    ways = list(itertools.islice(matches(missing, difference.unexpected), limit + 1)) if missing else [{}]
+    if len(ways) > limit:
+        raise MisfitError(
+            f"more than {limit} ways are left to give the file's tensors the network's names",
+            hint="write model.rename by hand for some of them, from the code that made the weights",
+        )
+    yield from (exceptions for names in ways if (exceptions := _exceptions(expected, found, names)))
 
 
-def _is_further_layer(stem: str, kept: Sequence[str]) -> bool:
-    """Tell whether a part of the names is one more of the numbered ones beside it."""
+def _match(expected: Mapping[str, Shape], difference: Difference) -> Match | None:
+    missing = _asked(expected, difference)
+    return match(missing, difference.unexpected) if missing else Match({})
+
+
+def _asked(expected: Mapping[str, Shape], difference: Difference) -> Mapping[str, Shape]:
+    """Return what is missing. A tied tensor is asked for under each of its names, if the file has as many, or under one."""
+    missing = _wanted(difference)
+    once = _once(expected, missing)
+    return once if once.keys() != missing.keys() and match(missing, difference.unexpected) is None else missing
+
+
+def _once(expected: Mapping[str, Shape], missing: Mapping[str, Shape]) -> dict[str, Shape]:
+    tied = expected.tied if isinstance(expected, Layout) else {}
+    return {name: shape for name, shape in missing.items() if tied.get(name) not in missing}
+
+
+def _wanted(difference: Difference) -> Mapping[str, Shape]:
+    """Return what is missing, without counters that old files lack: `align` adds them."""
+    if any(name.endswith(_COUNTER) for name in difference.unexpected):
+        return difference.missing
+    return {name: shape for name, shape in difference.missing.items() if not _is_counter(name, difference.missing)}
+
+
+def _is_part(name: str, used: Mapping[str, str]) -> bool:
+    """Tell whether a tensor is part of a layer that is used: without its bias, or its weight_g, that is another layer."""
+    module, _, last = name.rpartition(".")
+    beside = {other: ours for other, ours in used.items() if other.rpartition(".")[0] == module}
+    return bool(beside) and (
+        last in _PARTS or any(theirs.rpartition(".")[2] != ours.rpartition(".")[2] for theirs, ours in beside.items())
+    )
+
+
+def _may_be_missing(fix: _Fix, found: Mapping[str, Shape], difference: Difference) -> bool:
+    """Tell whether what would be left out may be what a smaller network does without: then that is no fix."""
+    if not fix.ignore or fix.search is None or all(is_copy(meanings(entry)) for entry in fix.ignore):
+        return False
+    smaller = fix.search.layout(fix.changes or {}) or {}
+    gone = {name: shape for name, shape in difference.missing.items() if name not in smaller}
+    left_out = {name: shape for name, shape in found.items() if any(covers(entry, name) for entry in fix.ignore)}
+    return bool(gone) and not _kinds(gone) - _kinds(left_out)
+
+
+def _kinds(shapes: Mapping[str, Shape]) -> Counter[tuple[str, int]]:
+    """Count tensors by the end of their names and their rank, those of a stack once."""
+    stacked = {_stacked(name, None): len(shape) for name, shape in shapes.items()}
+    return Counter((name.rpartition(".")[2], rank) for name, rank in stacked.items())
+
+
+def _is_layer(stem: str, found: Mapping[str, Shape], used: Iterable[str]) -> bool:
+    """Tell whether what would be left out is one more layer of a stack: that is another depth.
+
+    It has a number beside those that are used, or it holds what one of them holds, unless it says that it is a copy.
+    """
     parent, _, number = stem.rpartition(".")
-    siblings = (name.removeprefix(f"{parent}.").partition(".")[0] for name in kept if name.startswith(f"{parent}."))
-    return number.isdecimal() and any(sibling.isdecimal() for sibling in siblings)
+    siblings = (name.removeprefix(f"{parent}.").partition(".")[0] for name in used if name.startswith(f"{parent}."))
+    if number.isdecimal() and any(sibling.isdecimal() for sibling in siblings):
+        return True
+    below = {name[len(stem) :]: shape for name, shape in found.items() if name.startswith(f"{stem}.")}
+    if not below or is_copy(meanings(stem)):
+        return False
+    rest = next(iter(below))
+    layers = (name.removesuffix(rest) for name in used if name.endswith(rest))
+    return any(
+        layer.rpartition(".")[2].isdecimal()
+        and all(found.get(f"{layer}{rest}") == shape for rest, shape in below.items())
+        for layer in layers
+    )
 
 
-def _stems(names: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
-    """Return the shortest leading parts that cover all of `names` and none of `kept`."""
-    stems: dict[str, None] = {}
-    for name in names:
-        parts = name.split(".")
-        runs = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-        stem = next(run for run in runs if run == name or not any(f"{other}.".startswith(f"{run}.") for other in kept))
-        stems[stem] = None
-    return tuple(stems)
+# Names and arguments together
+
+
+def _resized(
+    expected: Mapping[str, Shape],
+    found: Mapping[str, Shape],
+    starts: Iterator[dict[str, Shape]],
+    search_for: Callable[..., Search | None],
+) -> Iterator[_Fix]:
+    """Look for arguments with which the file fits under other names, as `starts` have them."""
+    seen: set[tuple[str, ...]] = set()
+    for moved in itertools.islice(starts, _GUESSES):
+        search, after = search_for(moved, _GUESS_BUILDS), difference_of(expected, moved)
+        if search is None or not search.may_go_on():
+            return
+        if not after.names or tuple(moved) in seen:
+            continue
+        seen.add(tuple(moved))
+        changes: Mapping[str, Any] | None = search.run(expected, after)
+        changes = search.but_for_extras(after) if changes is None else changes
+        if changes is None:
+            continue
+        fix = _by_names(search.layout(changes) or {}, found)
+        if fix.undecided or fix.changes is not None:
+            yield fix.with_changes(changes, search)
+
+
+def _likeliest(fits: Sequence[_Fix]) -> _Fix:
+    """Return the fix with the fewest changes, undecided where there are several: free sizes tell little about names."""
+    if not fits:
+        return _Fix()
+    fewest = min(len(each.changes or {}) for each in fits)
+    first, *others = [each for each in fits if len(each.changes or {}) == fewest]
+    if any((each.changes, each.rename) != (first.changes, first.rename) for each in others) and not first.undecided:
+        first = replace(first, undecided=(Group(tuple(first.rename), tuple(first.rename.values())),))
+    return _Fix(undecided=first.undecided) if first.undecided else first
+
+
+def _guesses(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], difference: Difference
+) -> Iterator[dict[str, Shape]]:
+    """Yield the file's shapes under names that may be meant: whatever the sizes and the depth of stacks, then by layers."""
+    unexpected = difference.unexpected
+    every = _wanted(difference)
+    once = _once(expected, every)
+    for missing in (every, once) if once.keys() != every.keys() else (every,):
+        yield from _guesses_for(missing, found, unexpected)
+
+
+def _guesses_for(
+    missing: Mapping[str, Shape], found: Mapping[str, Shape], unexpected: Mapping[str, Shape]
+) -> Iterator[dict[str, Shape]]:
+    for ours_at, theirs_at in itertools.product(_LEVELS, _LEVELS):
+        ours = {_stacked(name, ours_at): name for name in missing}
+        theirs = {_stacked(name, theirs_at): shape for name, shape in unexpected.items()}
+        if len(ours) == len(missing) and len(theirs) == len(unexpected):
+            continue
+        stacks = matches({stack: missing[name] for stack, name in ours.items()}, theirs, resized=True)
+        for names in itertools.islice(stacks, _WAYS):
+            # Where theirs is no stack, ours is the one layer that is missing.
+            rename = {old: new if new.count("*") <= old.count("*") else ours[new] for old, new in names.items()}
+            yield {
+                renamed(name, {stack: rename[stack]}) if (stack := _stacked(name, theirs_at)) in rename else name: shape
+                for name, shape in found.items()
+            }
+    for names in itertools.islice(matches(missing, unexpected, resized=True), _WAYS):
+        yield {names.get(name, name): shape for name, shape in found.items()}
+
+
+def _stacked(name: str, level: int | None) -> str:
+    """Put `*` for the number of a layer: for all numbers by themselves, or for the one at a level of nesting."""
+    parts = name.split(".")
+    places = [index for index, part in enumerate(parts) if part.isdecimal()]
+    for place in places if level is None else places[level : level + 1]:
+        parts[place] = "*"
+    return ".".join(parts)
+
+
+def _told(evidence: Mapping[str, Sequence[tuple[str, str]]]) -> Iterator[str]:
+    """Say what decided the renames, with examples."""
+    for kind in (kinds := [kind for kind in _EVIDENCE if evidence.get(kind)]):
+        examples = ", ".join(f"{theirs} ~ {ours}" for theirs, ours in evidence[kind][:_EXAMPLES])
+        yield f"told by {_EVIDENCE[kind]}: {examples}"
+    if kinds:
+        yield "names and shapes do not prove that each weight is where it belongs: recorded outputs (reference) do"
 
 
 def _undetermined(changes: Mapping[str, Any], search: Search) -> Iterator[str]:

@@ -1,19 +1,26 @@
-"""Names in a file and in a network: the exceptions a config makes, and renames that the shapes suggest."""
+"""The exceptions a config makes from strict names: `model.rename` and `model.ignore`, applied, and written as short as can be."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import MisfitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from pipeline.checkpoint.difference import Shape
+    from collections.abc import Iterable, Sequence
 
 T = TypeVar("T")
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+"""A number by itself, as of a layer in a stack."""
+_YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 
 
 def except_names(
@@ -21,118 +28,195 @@ def except_names(
 ) -> tuple[dict[str, T], tuple[str, ...]]:
     """Apply `model.rename` and `model.ignore`; return the tensors, and what was done in plain sentences.
 
-    An entry stands for the tensor of that name and for all below it: "head" for head.weight and head.bias. Raises
-    MisfitError for an entry that stands for nothing, and for a rename onto a name that is taken.
+    An entry stands for the tensor of that name and for all below it: "head" for head.weight and head.bias. A `*` in it is
+    any number. Raises MisfitError for an entry that stands for nothing, and for a rename onto a name that is taken.
     """
     notes = []
     kept = dict(tensors)
     for entry in ignore:
-        left_out = [name for name in kept if _covers(entry, name)]
+        left_out = {name for name in kept if covers(entry, name)}
         _require_some(left_out, f"model.ignore {entry!r}", weights_name)
         kept = {name: tensor for name, tensor in kept.items() if name not in left_out}
         notes.append(f"model.ignore: left out {len(left_out)} tensors of {entry!r}")
+    moved = Counter(_entry(name, rename) for name in kept)
     for old, new in rename.items():
-        moved = [name for name in kept if _covers(old, name)]
-        _require_some(moved, f"model.rename {old!r}", weights_name)
-        notes.append(f"model.rename: {len(moved)} tensors of {old!r} became {new!r}")
+        _require_some([name for name in kept if covers(old, name)], f"model.rename {old!r}", weights_name)
+        notes.append(f"model.rename: {moved[old]} tensors of {old!r} became {new!r}")
     names = [renamed(name, rename) for name in kept]
+    if "" in names:
+        nameless = list(kept)[names.index("")]
+        raise MisfitError(f"model.rename leaves {nameless!r} of {weights_name} without a name", hint="correct it")
     if len(set(names)) != len(names):
-        taken = next(name for name in names if names.count(name) > 1)
+        taken = Counter(names).most_common(1)[0][0]
         raise MisfitError(f"model.rename gives two tensors of {weights_name} the name {taken!r}", hint="correct it")
     return dict(zip(names, kept.values(), strict=True)), tuple(notes)
 
 
 def renamed(name: str, rename: Mapping[str, str]) -> str:
-    """Return a tensor's name in the network; where several entries cover it, the longest counts."""
-    covering = [old for old in rename if _covers(old, name)]
-    if not covering:
+    """Return a tensor's name in the network; where several entries cover it, the one that covers most of it counts.
+
+    Each `*` of the new name is the number that the `*` in its place stood for. An empty new name drops the old one.
+    """
+    old = _entry(name, rename)
+    match = _pattern(old).match(name) if old is not None else None
+    if old is None or match is None:
         return name
-    old = max(covering, key=len)
-    return f"{rename[old]}{name[len(old) :]}"
+    numbers = iter(match.groups())
+    new = re.sub(r"\*", lambda star: next(numbers, star.group()), rename[old])
+    rest = name[match.end() :]
+    return f"{new}{rest}" if new else rest.removeprefix(".")
 
 
-def _covers(entry: str, name: str) -> bool:
-    return name == entry or name.startswith(f"{entry}.")
+def _entry(name: str, rename: Mapping[str, str]) -> str | None:
+    found = [(match.end(), -old.count("*"), old) for old in rename if (match := _pattern(old).match(name))]
+    return max(found)[2] if found else None
 
 
-def _require_some(names: Sequence[str], what: str, weights_name: str) -> None:
+def covers(entry: str, name: str) -> bool:
+    """Tell whether an entry stands for a name: it is the name, or what leads it; each `*` is any number."""
+    return _pattern(entry).match(name) is not None
+
+
+@lru_cache(maxsize=4096)
+def _pattern(entry: str) -> re.Pattern[str]:
+    return re.compile(re.escape(entry).replace(r"\*", r"(\d+)") + r"(?=\.|$)")
+
+
+def _require_some(names: Iterable[str], what: str, weights_name: str) -> None:
     if not names:
         raise MisfitError(
             f"{what} stands for no tensor of {weights_name}", hint="weighbridge inspect lists the names; correct it"
         )
 
 
-def suggested(missing: Mapping[str, Shape], unexpected: Mapping[str, Shape]) -> dict[str, str]:
-    """Return theirs → ours for modules that hold the same names and ranks; {} unless that accounts for all of `missing`.
+# Written short
 
-    Of several that could be meant, the one of the same shapes is taken, then the first in the file. A stack of another
-    depth is the same module, but only where nothing of the same depth is found. Names of the file may be left over, but
-    none that could as well be meant.
+
+def shortest(names: Mapping[str, str]) -> dict[str, str]:
+    """Return a `model.rename` that gives every name (theirs → ours, those that keep theirs too) what it maps to.
+
+    Modules stand for what is below them, and `*` for the layers of a stack, as far as that is true.
     """
-    ours, theirs = _modules(missing), _modules(unexpected)
-    return _matched(ours, theirs, missing, any_depth=False) or _matched(ours, theirs, missing, any_depth=True)
+    entries: dict[str, str] = {}
+    _write(_Below("", dict(names)), "", "", entries)
+    short = _with_stars(entries, names)
+    if _gives(short, names):
+        return short
+    return {theirs: ours for theirs, ours in names.items() if theirs != ours}
 
 
-def _matched(
-    ours: Mapping[str, _Module], theirs: Mapping[str, _Module], missing: Mapping[str, Shape], *, any_depth: bool
-) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, module in ours.items():
-        if any(_covers(parent, name) for parent in found.values()):
-            continue
-        free = [
-            other
-            for other, candidate in theirs.items()
-            if candidate.resembles(module, any_depth=any_depth) and not any(_related(other, used) for used in found)
-        ]
-        if free:
-            found[max(free, key=lambda other: (theirs[other].agreement(module), -theirs[other].place))] = name
-    uncovered = [name for name in missing if not any(_covers(parent, name) for parent in found.values())]
-    rest = [name for name in theirs if not any(_related(name, used) for used in found)]
-    ambiguous = any(theirs[name].shapes == theirs[used].shapes for name in rest for used in found)
-    # A tensor without a module is told by its place alone, so that nothing may be left over beside it.
-    unnamed = rest and any("" in theirs[used].shapes for used in found)
-    return {} if uncovered or ambiguous or unnamed else found
+Exceptions = tuple[Mapping[str, str], tuple[str, ...]]
+"""A config's `model.rename` and `model.ignore`."""
+
+
+def combined(first: Exceptions, second: Exceptions, names: Iterable[str]) -> Exceptions:
+    """Return the exceptions that do for these names of a file what two do one after the other."""
+    (rename, ignore), (then_rename, then_ignore) = first, second
+    moved = {name: renamed(name, rename) for name in names if not any(covers(entry, name) for entry in ignore)}
+    left_out = [name for name, new in moved.items() if any(covers(entry, new) for entry in then_ignore)]
+    used = {name: renamed(new, then_rename) for name, new in moved.items() if name not in left_out}
+    return shortest(used), (*ignore, *stems(left_out, list(used)))
+
+
+def stems(names: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
+    """Return the shortest leading parts, with `*` for layers, that cover all of `names` and none of `kept`."""
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        runs = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        stem = next(run for run in runs if run == name or not any(covers(run, other) for other in kept))
+        found[stem] = None
+    starred = {stem: _NUMBER.sub("*", stem) for stem in found}
+    often = Counter(starred.values())
+    useful = {star for star in often if often[star] > 1 and not any(covers(star, other) for other in kept)}
+    return tuple(dict.fromkeys(star if star in useful else stem for stem, star in starred.items()))
 
 
 @dataclass(frozen=True, slots=True)
-class _Module:
-    """A part of the names: where it first stands, and the shapes of what lies below it by the rest of the name."""
+class _Below:
+    """The names below a module, theirs → ours."""
 
-    place: int
-    shapes: dict[str, Shape]
+    prefix: str
+    names: Mapping[str, str]
 
-    def resembles(self, other: _Module, *, any_depth: bool) -> bool:
-        """Tell whether names and ranks agree; with `any_depth`, but for numbers that only one of them has."""
-        if _without_numbers(self.shapes) != _without_numbers(other.shapes):
-            return False
-        if not any_depth:
-            return self.shapes.keys() == other.shapes.keys()
-        return self.shapes.keys() <= other.shapes.keys() or self.shapes.keys() >= other.shapes.keys()
+    def parts(self) -> list[_Below]:
+        start = len(self.prefix) + 1 if self.prefix else 0
+        below: dict[str, dict[str, str]] = defaultdict(dict)
+        for theirs, ours in self.names.items():
+            if theirs != self.prefix:
+                below[theirs[: f"{theirs}.".index(".", start)]][theirs] = ours
+        return [_Below(prefix, names) for prefix, names in below.items()]
 
-    def agreement(self, other: _Module) -> int:
-        """Return how many tensors have the same name and shape; a single tensor has no name to go by."""
-        return sum(other.shapes.get(rest) == shape for rest, shape in self.shapes.items() if rest)
+    def right(self, old: str, new: str) -> set[str]:
+        """Return the names that an entry old → new gives what they are to be."""
+        return {theirs for theirs, ours in self.names.items() if renamed(theirs, {old: new} if old else {}) == ours}
 
-
-def _without_numbers(shapes: Mapping[str, Shape]) -> set[tuple[str, int]]:
-    return {(re.sub(r"\d+", "#", rest), len(shape)) for rest, shape in shapes.items()}
-
-
-def _modules(names: Mapping[str, Shape]) -> dict[str, _Module]:
-    """Return each part of the names with what lies below it, outer parts first."""
-    below: dict[str, _Module] = {}
-    for place, (name, shape) in enumerate(names.items()):
-        for prefix, rest in _splits(name):
-            below.setdefault(prefix, _Module(place, {})).shapes[rest] = shape
-    return dict(sorted(below.items(), key=lambda item: item[0].count(".")))
+    def likeliest(self) -> str | None:
+        """Return what most names below become if this prefix does."""
+        rests = ((ours, theirs[len(self.prefix) :]) for theirs, ours in self.names.items())
+        found = Counter(
+            "" if f".{ours}" == rest else ours.removesuffix(rest)
+            for ours, rest in rests
+            if ours.endswith(rest) or f".{ours}" == rest
+        )
+        return found.most_common(1)[0][0] if found else None
 
 
-def _splits(name: str) -> Iterator[tuple[str, str]]:
-    parts = name.split(".")
-    for count in range(1, len(parts) + 1):
-        yield ".".join(parts[:count]), ".".join(parts[count:])
+def _write(below: _Below, old: str, new: str, entries: dict[str, str]) -> None:
+    """Add the entries that the names below a module need, where `old` → `new` covers them already."""
+    right = below.right(old, new)
+    if len(right) == len(below.names):
+        return
+    likeliest = below.likeliest() if below.prefix else None
+    if likeliest is not None:
+        gained = below.right(below.prefix, likeliest)
+        spread = sum(bool(gained & part.names.keys()) for part in below.parts())
+        if len(gained) == len(below.names) or (len(gained) > len(right) and spread > 1):
+            entries[below.prefix] = likeliest
+            old, new = below.prefix, likeliest
+    for part in below.parts():
+        _write(part, old, new, entries)
 
 
-def _related(first: str, second: str) -> bool:
-    return _covers(first, second) or _covers(second, first)
+def _with_stars(entries: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """Write entries that differ in the number of a layer as one, as far as they still give all names."""
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for old, new in entries.items():
+        alike[_NUMBER.sub("#", old), _NUMBER.sub("#", new)].append(old)
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for members in alike.values():
+        for old, starred in zip(members, _starred({old: entries[old] for old in members}), strict=True):
+            groups[starred].append(old)
+    short = dict(entries)
+    for (old, new), members in groups.items():
+        fewer = {key: value for key, value in short.items() if key not in members} | {old: new}
+        short = fewer if len(members) > 1 and _gives(fewer, names) else short
+    return short
+
+
+def _starred(entries: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Put `*` in entries that differ in numbers only, where a number of theirs is one of ours in each of them."""
+    theirs = list(zip(*(_NUMBER.findall(old) for old in entries), strict=True))
+    ours = list(zip(*(_NUMBER.findall(new) for new in entries.values()), strict=True))
+    stars: dict[int, int] = {}
+    for place, numbers in enumerate(ours):
+        same = [each for each, others in enumerate(theirs) if others == numbers and each > max(stars, default=-1)]
+        if same and len(set(numbers)) > 1:
+            stars[same[0]] = place
+    return [(_put(old, set(stars)), _put(new, set(stars.values()))) for old, new in entries.items()]
+
+
+def _put(name: str, places: set[int]) -> str:
+    """Put `*` for the numbers at these places."""
+    count = itertools.count()
+    return _NUMBER.sub(lambda number: "*" if next(count) in places else number.group(), name)
+
+
+def _gives(rename: Mapping[str, str], names: Mapping[str, str]) -> bool:
+    return all(renamed(theirs, rename) == ours for theirs, ours in names.items())
+
+
+def as_yaml(text: str) -> str:
+    """Return a name as YAML reads it as text, in quotes where it must be."""
+    is_plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.*-]*", text) and text.lower() not in _YAML_WORDS
+    return text if is_plain else json.dumps(text, ensure_ascii=False)

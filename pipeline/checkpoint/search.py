@@ -21,7 +21,8 @@ SEARCH_SECONDS = 8.0
 _MAX_CHANGES = 4
 _SMALL = 6
 _MAX_LEAPS = 4
-_MAX_BUILDS = 400
+MAX_BUILDS = 400
+_MORE_BUILDS = 60  # once only names too many are left, which are seldom an argument's doing
 
 
 @dataclass(order=True)
@@ -45,11 +46,13 @@ class Search:
         arguments: Mapping[str, Any],
         build: Callable[[Mapping[str, Any]], Mapping[str, Shape]],
         seconds: float = SEARCH_SECONDS,
+        max_builds: int = MAX_BUILDS,
     ) -> None:
         self.found = found
         self.arguments = arguments
         self.build = build
         self.builds = 0
+        self.max_builds = max_builds
         self.best: _Candidate | None = None
         self.deadline = time.monotonic() + seconds
 
@@ -60,14 +63,21 @@ class Search:
         leapt = self._leap(root, order)
         if leapt.difference is not None and leapt.difference.names == 0 and leapt.changes:
             return self._smallest(leapt.changes)
+        for name in leapt.changes if len(leapt.changes) > 1 else ():
+            # Two arguments of one value need not both have changed.
+            fewer = self._try(
+                {key: value for key, value in leapt.changes.items() if key != name}, next(order), parent=root
+            )
+            if fewer.difference is not None and fewer.difference.names == 0:
+                return self._smallest(fewer.changes)
         pending = [root, leapt] if leapt.changes else [root]
         heapq.heapify(pending)
         tried: set[str] = {repr([])}
-        while pending and self._may_go_on():
+        while pending and self.may_go_on():
             state = heapq.heappop(pending)
             for changes in self._next(state, difference, expected):
                 key = repr(sorted(changes.items()))
-                if key in tried or not self._may_go_on():
+                if key in tried or not self.may_go_on():
                     continue
                 tried.add(key)
                 made = self._try(changes, next(order), parent=state)
@@ -83,10 +93,25 @@ class Search:
             return None
         return self.best.changes, self.best.difference.names
 
+    def but_for_extras(self, difference: Difference) -> Mapping[str, Any] | None:
+        """Return the best that was tried, if it is better, takes all that it needs, and leaves only names too many."""
+        best = self.best
+        if best is None or best.difference is None or best.score >= difference.score:
+            return None
+        return None if best.difference.missing or best.difference.misshaped else best.changes
+
     def fits(self, changes: Mapping[str, Any]) -> bool:
         """Tell whether the network with these changes takes what was found, strictly."""
-        shapes = self._shapes(changes)
+        shapes = self.layout(changes)
         return shapes is not None and difference_of(shapes, self.found).names == 0
+
+    def layout(self, changes: Mapping[str, Any]) -> Mapping[str, Shape] | None:
+        """Return the names and shapes of the network with these changes; None if it cannot be built."""
+        self.builds += 1
+        try:
+            return self.build({**self.arguments, **changes})
+        except Exception:  # noqa: BLE001 - the user's constructor may raise anything for values it does not take
+            return None
 
     def _leap(self, root: _Candidate, order: Iterator[int]) -> _Candidate:
         """Change at once all arguments whose new value the shapes tell by themselves, as long as that helps."""
@@ -109,8 +134,9 @@ class Search:
             best = made
         return best
 
-    def _may_go_on(self) -> bool:
-        return self.builds < _MAX_BUILDS and time.monotonic() < self.deadline
+    def may_go_on(self) -> bool:
+        """Tell whether there is time left, and not too much was built."""
+        return self.builds < self.max_builds and time.monotonic() < self.deadline
 
     def _next(
         self, state: _Candidate, root: Difference, root_expected: Mapping[str, Shape]
@@ -125,21 +151,16 @@ class Search:
                 yield {**state.changes, name: other}
 
     def _try(self, changes: dict[str, Any], order: int, parent: _Candidate) -> _Candidate:
-        shapes = self._shapes(changes)
+        shapes = self.layout(changes)
         if shapes is None:
             return _Candidate(parent.score, len(changes), order, changes, None, {})
         difference = difference_of(shapes, self.found)
         made = _Candidate(difference.score, len(changes), order, changes, difference, shapes)
         if self.best is None or made < self.best:
             self.best = made
+            if not difference.missing and not difference.misshaped:
+                self.max_builds = min(self.max_builds, self.builds + _MORE_BUILDS)
         return made
-
-    def _shapes(self, changes: Mapping[str, Any]) -> Mapping[str, Shape] | None:
-        self.builds += 1
-        try:
-            return self.build({**self.arguments, **changes})
-        except Exception:  # noqa: BLE001 - the user's constructor may raise anything for values it does not take
-            return None
 
     def _smallest(self, changes: dict[str, Any]) -> dict[str, Any]:
         for name in list(changes):

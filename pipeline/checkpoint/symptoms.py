@@ -1,9 +1,8 @@
-"""What the differences between a state dict and a network look like: a rename, another head, a rewritten layer."""
+"""What the differences between a state dict and a network look like: another head, a rewritten layer, another network."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,18 +11,16 @@ if TYPE_CHECKING:
     from pipeline.checkpoint.difference import Difference, Shape
 
 
-def symptoms(
-    difference: Difference,
-    expected: Mapping[str, Shape],
-    found: Mapping[str, Shape],
-) -> Iterator[str]:
+def symptoms(difference: Difference, found: Mapping[str, Shape]) -> Iterator[str]:
     """Yield, in plain sentences, what the differences look like."""
     yield from _transposed(difference)
     yield from _head(difference, len(found))
-    renamed = list(_renamed(difference))
-    yield from renamed
-    yield from _rewritten(difference)
-    if not renamed and not difference.misshaped and len(difference.missing) == len(expected):
+    yield from rewritten(difference)
+
+
+def strangers(difference: Difference, expected: Mapping[str, Shape]) -> Iterator[str]:
+    """Say so where a file and a network have no name in common."""
+    if not difference.misshaped and len(difference.missing) == len(expected):
         yield "not one name is in both: these look like weights of another architecture"
 
 
@@ -48,27 +45,6 @@ def _head(difference: Difference, total: int) -> Iterator[str]:
         yield f"only {module} differs: {found[0]} outputs in the file, {want[0]} in the network"
 
 
-def _renamed(difference: Difference) -> Iterator[str]:
-    """Recognise modules under other names: the same shapes in the same order."""
-    missing, unexpected = difference.missing, difference.unexpected
-    if not missing or list(missing.values()) != list(unexpected.values()):
-        return
-    pairs: dict[tuple[str, str], int] = Counter(
-        _stems(theirs, ours) for ours, theirs in zip(missing, unexpected, strict=True)
-    )
-    shown = [f"{theirs or '(top)'} → {ours or '(top)'}" for theirs, ours in pairs]
-    yield f"this looks like renamed modules, with the same shapes in the same order: {', '.join(shown[:8])}"
-
-
-def _stems(theirs: str, ours: str) -> tuple[str, str]:
-    """Return both names without the components they end in together."""
-    first, second = theirs.split("."), ours.split(".")
-    while first and second and first[-1] == second[-1]:
-        first.pop()
-        second.pop()
-    return ".".join(first), ".".join(second)
-
-
 _REWRITES = (
     (r"(weight_g|weight_v|parametrizations\.\w+\.original[01])$", "weight normalisation: remove it before saving"),
     (r"(_packed_params|\.scale|\.zero_point)", "quantised layers: save the state dict before quantising"),
@@ -77,7 +53,8 @@ _REWRITES = (
 )  # fmt: skip
 
 
-def _rewritten(difference: Difference) -> Iterator[str]:
+def rewritten(difference: Difference) -> Iterator[str]:
+    """Recognise layers that one side has in another form."""
     for pattern, meaning in _REWRITES:
         theirs = [name for name in difference.unexpected if re.search(pattern, name)]
         ours = [name for name in difference.missing if re.search(pattern, name)]

@@ -51,6 +51,13 @@ def _size(value: object) -> object:
     return value
 
 
+def _renames(value: dict[str, str]) -> dict[str, str]:
+    for old, new in value.items():
+        if new.count("*") > old.count("*"):
+            raise PydanticCustomError("stars", "'{new}' has more * than '{old}'", {"new": new, "old": old})
+    return value
+
+
 Slug = Annotated[str, Field(pattern=SLUG, max_length=128)]
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 Number = Annotated[int | float, BeforeValidator(_number)]
@@ -85,11 +92,14 @@ class ModelConfig(_Section):
         default=None,
         description="Which state dict of a file that holds several, as in generator or ema.shadow; weights: FILE#KEY says the same",
     )
-    rename: dict[str, str] = Field(
-        default={}, description="Names in the weights file → in the network; each stands for all names below it too"
+    rename: Annotated[dict[str, str], AfterValidator(_renames)] = Field(
+        default={},
+        description="Names in the weights file → in the network; each stands for all names below it too, * for any number, which "
+        "the * in its place takes over; the longest that fits counts, and an empty name drops what leads",
     )
     ignore: list[str] = Field(
-        default=[], description="Names in the weights file to leave out; each stands for all names below it too"
+        default=[],
+        description="Names in the weights file to leave out; each stands for all names below it too, * for any number",
     )
 
 

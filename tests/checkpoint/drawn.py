@@ -1,8 +1,12 @@
-"""Misfits drawn at random over the shipped networks: any number of them, from any seed, none chosen by hand."""
+"""Misfits drawn at random over the shipped networks and a dozen small ones: any number of them, from any seed, none
+chosen by hand."""
 
 from __future__ import annotations
 
 import random
+import re
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +21,8 @@ from tests.checkpoint.misfits import (
     SileroVAD,
     SimpleNet,
 )
+from tests.checkpoint.schemes import SCHEMES, Scheme
+from tests.checkpoint.zoo import ZOO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +40,16 @@ WORDS = (
 EXTRAS = (
     "criterion", "ema.decay", "aux_head", "loss_fn.centers", "optimizer_state", "projector.0", "discriminator.fc", "logit_scale",
 )  # fmt: skip
+WRAPPERS = ("module.", "_orig_mod.")
 MAKERS: tuple[Callable[..., nn.Module], ...] = (SimpleNet, BertEncoder, ResNet, EfficientNetLite, PNet, SileroVAD)
+EVERY = (*MAKERS, *ZOO)
+NEUTRAL = (
+    ("a", "b", "c", "d"), ("first", "second", "third", "fourth"), ("alpha", "beta", "gamma", "delta"), ("x", "y", "z", "w"),
+    ("foo", "bar", "baz", "qux"), ("red", "green", "blue", "white"), ("left_one", "right_one", "top_one", "last_one"),
+    ("p0", "q1", "r2", "s3"), ("module_a", "module_b", "module_c", "module_d"), ("layer_x", "layer_y", "layer_z", "layer_w"),
+    ("main", "other", "third", "rest"), ("f4c1", "9be0", "77ad", "0d3e"),
+)  # fmt: skip
+"""Names that say nothing of what they name, in sets."""
 PAIRS = (
     ("argument", "argument"), ("argument", "rename"), ("argument", "prefix"), ("argument", "extra"), ("rename", "prefix"),
     ("rename", "extra"), ("prefix", "extra"), ("argument", "copy"), ("prefix", "copy"),
@@ -51,10 +66,142 @@ def draw(seed: int, count: int) -> list[Misfit]:
             if len(made) % 3 == 2
             else (source.choice(("argument", "argument", "rename", "extra", "copy")),)
         )
-        case = _draw(source, causes)
+        case = _draw(source, causes, source.choice(EVERY))
         if case is not None and case.causes == len(causes):
             made.setdefault(f"{case.name} {case.configured}", case)
     return list(made.values())
+
+
+def is_told(case: Misfit) -> bool:
+    """Whether names or structure tell the place of each tensor of a case that `draw` made. It renames to neutral words, so
+    that they do not:
+
+    - where two modules of the network hold the same names with the same shapes (with another argument, the same ranks), and
+      all that is in both was renamed, at their level or below it,
+    - where the whole network is there twice, each under a prefix.
+    """
+    if case.copied == "" and case.prefix and case.prefix not in WRAPPERS:
+        return False
+    resized = any(case.configured[name] != value for name, value in case.real.items())
+    held = [
+        tuple(sorted((rest, len(shape) if resized else shape) for rest, shape in case.below(module).items()))
+        for module in _renamed_modules(case)
+    ]
+    return len(set(held)) == len(held)
+
+
+def _renamed_modules(case: Misfit) -> list[str]:
+    """Return the modules all of whose tensors were renamed, none of them inside a renamed one."""
+    above = {ours.rsplit(".", count)[0] for ours in case.rename for count in range(ours.count(".") + 1)}
+    return [
+        module
+        for module in above
+        if all(any(f"{module}.{rest}".startswith(f"{ours}.") for ours in case.rename) for rest in case.below(module))
+    ]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A misfit whose file has the names of a scheme."""
+
+    scheme: Scheme
+    case: Misfit
+
+
+def draw_named(seed: int, count: int) -> list[Named]:
+    """Return files with the names of other libraries, in all layers of a stack; a third with another argument or a prefix."""
+    source = random.Random(seed)
+    made: dict[str, Named] = {}
+    while len(made) < count:
+        scheme = source.choice(SCHEMES)
+        fixed = dict(scheme.arguments)
+        real = {**_values(source, scheme.make), **fixed}
+        configured = dict(real)
+        further = source.choice(("argument", "prefix", "", "", "", ""))
+        free = [name for name in real if name not in fixed and name in ZOO.get(scheme.make, {})]
+        if further == "argument" and free:
+            name = source.choice(free)
+            configured[name] = source.choice(ZOO[scheme.make][name])
+        names = _names(scheme.make, real)
+        prefix = source.choice(PREFIXES[:2]) if further == "prefix" else ""
+        rename = _written_out(scheme.rename, names)
+        case = Misfit(scheme.make, configured, real, rename, prefix, sorted=source.random() < 0.7)
+        made.setdefault(f"{scheme.make} {scheme.name} {configured} {real} {prefix} {case.sorted}", Named(scheme, case))
+    return list(made.values())
+
+
+def draw_twins(seed: int, count: int) -> list[Misfit]:
+    """Return files in which modules that hold the same have neutral names, in all layers of a stack: nothing tells which is which."""
+    source = random.Random(seed)
+    made: dict[str, Misfit] = {}
+    while len(made) < count:
+        make = source.choice(EVERY)
+        try:
+            arguments = _values(source, make)
+            names = _names(make, arguments)
+        except ArchitectureError:
+            continue
+        groups = _alike(Misfit(make, arguments, arguments), names)
+        if not groups:
+            continue
+        group = source.choice(groups)
+        twins = source.sample(group, source.randint(2, min(4, len(group))))
+        words = list(source.choice(NEUTRAL)[: len(twins)])
+        source.shuffle(words)
+        if _letters(*words) & _letters(*twins):
+            continue  # names in part say what they name
+        parents = {ours: ours.rpartition(".")[0] for ours in twins}
+        pattern = {ours: f"{parents[ours]}.{word}".removeprefix(".") for ours, word in zip(twins, words, strict=True)}
+        if source.random() < 0.7:
+            pattern = {_starred(parents[ours], ours): _starred(parents[ours], new) for ours, new in pattern.items()}
+        case = Misfit(make, arguments, arguments, _written_out(pattern, names), sorted=source.random() < 0.7)
+        if len(set(case.homes)) == len(case.state) and _is_open_everywhere(case):
+            made.setdefault(f"{case.name} {arguments}", case)
+    return list(made.values())
+
+
+def _alike(case: Misfit, names: list[str]) -> list[list[str]]:
+    """Return modules in groups that hold the same names and shapes, none of which says by itself which one it is."""
+    groups: dict[object, list[str]] = defaultdict(list)
+    for module in sorted(
+        {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
+    ):
+        parent = re.sub(r"\d+", "*", module.rpartition(".")[0])
+        groups[parent, tuple(sorted(case.below(module).items()))].append(module)
+    return [
+        group
+        for modules in groups.values()
+        if len(group := [each for each in modules if each.rpartition(".")[0] == modules[0].rpartition(".")[0]]) > 1
+    ]
+
+
+def _letters(*names: str) -> set[str]:
+    return {word for name in names for word in re.findall(r"[a-z]+", name.rpartition(".")[2])}
+
+
+def _is_open_everywhere(case: Misfit) -> bool:
+    """Whether no layer has only one of the twins, or has them with other shapes: that would tell them in all layers."""
+    layers: dict[str, list[object]] = defaultdict(list)
+    for ours in case.rename:
+        layers[ours.rpartition(".")[0]].append(tuple(sorted(case.below(ours).items())))
+    return all(len(held) > 1 and len(set(held)) == 1 for held in layers.values())
+
+
+def _starred(parent: str, module: str) -> str:
+    """Put `*` for the numbers by themselves in the name of what a module is in."""
+    above = ".".join("*" if part.isdecimal() else part for part in parent.split("."))
+    return f"{above}{module[len(parent) :]}"
+
+
+def _written_out(pattern: Mapping[str, str], names: list[str]) -> dict[str, str]:
+    """Return the renames that a pattern with `*` stands for, for all modules that there are."""
+    found: dict[str, str] = {}
+    for ours, theirs in pattern.items():
+        expression = re.compile(re.escape(ours).replace(r"\*", r"(\d+)") + r"(?=\.|$)")
+        for match in filter(None, map(expression.match, names)):
+            numbers = iter(match.groups())
+            found[match.group()] = re.sub(r"\*", lambda _, numbers=numbers: next(numbers), theirs)
+    return found
 
 
 def draw_unfit(seed: int, count: int) -> list[tuple[str, Misfit, dict[str, torch.Tensor]]]:
@@ -63,7 +210,9 @@ def draw_unfit(seed: int, count: int) -> list[tuple[str, Misfit, dict[str, torch
     made: list[tuple[str, Misfit, dict[str, torch.Tensor]]] = []
     while len(made) < count:
         name, spoil = source.choice(list(SPOILS.items()))
-        make = BertEncoder if name == "fused query, key and value" else source.choice(MAKERS)
+        # The first half of a stack of layers may be the whole of a smaller network.
+        makers = {"fused query, key and value": (BertEncoder,), "half missing": MAKERS}.get(name, EVERY)
+        make = source.choice(makers)
         case = _draw(source, ("argument",) if make in MAKERS[:4] and source.random() < 0.5 else (), make)
         if case is not None:
             made.append((name, case, spoil(source, case.file())))
@@ -113,10 +262,9 @@ SPOILS = {
 }
 
 
-def _draw(
-    source: random.Random, causes: tuple[str, ...], make: Callable[..., nn.Module] | None = None
-) -> Misfit | None:
-    make = make or source.choice(MAKERS[:4] if "argument" in causes else MAKERS)
+def _draw(source: random.Random, causes: tuple[str, ...], make: Callable[..., nn.Module]) -> Misfit | None:
+    if "argument" in causes and make in (PNet, SileroVAD):
+        return None  # they take none
     configured = _values(source, make)
     real = dict(configured)
     for _ in range(causes.count("argument")):
@@ -133,7 +281,7 @@ def _draw(
     prefix = source.choice(PREFIXES) if "prefix" in causes else ""
     extra = tuple(source.sample(EXTRAS, source.randint(1, 2))) if "extra" in causes else ()
     copied = source.choice((*_modules(names), "")) if "copy" in causes else None
-    return Misfit(make, configured, real, rename, prefix, extra, copied)
+    return Misfit(make, configured, real, rename, prefix, extra, copied, source.random() < 0.5)
 
 
 def _names(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> list[str]:
@@ -169,7 +317,7 @@ def _values(source: random.Random, make: Callable[..., nn.Module]) -> dict[str, 
             "variant": source.randint(0, 4),
             "num_classes": source.choice((1, 10, 120, 1000, source.randint(3, 2000))),
         }
-    return {}
+    return {name: source.choice(values) for name, values in ZOO.get(make, {}).items()}
 
 
 def _rename(source: random.Random, names: list[str]) -> dict[str, str]:

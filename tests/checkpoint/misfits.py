@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,8 @@ from pipeline.architectures.resnet import ResNet
 from pipeline.architectures.silero_vad import SileroVAD
 from pipeline.architectures.simplenet import SimpleNet
 from pipeline.checkpoint import fit
+from pipeline.checkpoint.difference import Layout, layout_of
+from pipeline.model import shapes_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +35,8 @@ LITE = {"variant": 0, "num_classes": 1000}
 @dataclass(frozen=True)
 class Misfit:
     """`real` made the file, `configured` is what the config says; `rename` (ours → theirs), `prefix` and `extra` are
-    what else was done to the file's names. `copied` is a module that the file holds twice, "" for all of it (an EMA)."""
+    what else was done to the file's names. `copied` is a module that the file holds twice, "" for all of it (an EMA).
+    `sorted` files have their tensors in the order of their names, as .safetensors files do."""
 
     make: Callable[..., nn.Module]
     configured: Mapping[str, Any]
@@ -41,6 +45,7 @@ class Misfit:
     prefix: str = ""
     extra: tuple[str, ...] = ()
     copied: str | None = None
+    sorted: bool = False
 
     @property
     def causes(self) -> int:
@@ -54,39 +59,44 @@ class Misfit:
             [self.make.__name__, *changed, *self.rename.values(), self.prefix, *self.extra, self._copy()]
         ).strip("-")
 
+    @cached_property
+    def state(self) -> dict[str, torch.Tensor]:
+        """The state dict under the network's own names."""
+        with torch.device("meta"):
+            return self.make(**self.real).state_dict()
+
+    @cached_property
+    def homes(self) -> dict[str, str]:
+        """The network's name of each tensor of the file that is its own."""
+        return {self.prefix + self._theirs(name): name for name in self.state}
+
     def file(self) -> dict[str, torch.Tensor]:
         """Return the state dict under the file's names."""
-        with torch.device("meta"):
-            state = self.make(**self.real).state_dict()
-        named = {self.prefix + self._theirs(name): tensor for name, tensor in state.items()}
+        named = {theirs: self.state[ours] for theirs, ours in self.homes.items()}
         if self.copied is not None:
             below = f"{self.copied}." if self.copied else ""
-            copies = {name: tensor.clone() for name, tensor in state.items() if name.startswith(below)}
+            copies = {name: tensor.clone() for name, tensor in self.state.items() if name.startswith(below)}
             named |= {f"{self._copy()}.{name.removeprefix(below)}": tensor for name, tensor in copies.items()}
-        return named | {f"{name}.weight": torch.empty(3, 5, device="meta") for name in self.extra}
+        named |= {f"{name}.weight": torch.empty(3, 5, device="meta") for name in self.extra}
+        return {name: named[name] for name in sorted(named)} if self.sorted else named
 
-    def strangers(self) -> set[str]:
-        """Return the names in the file that are not of the network."""
-        with torch.device("meta"):
-            own = {self.prefix + self._theirs(name) for name in self.make(**self.real).state_dict()}
-        return self.file().keys() - own
-
-    def belongs(self, name: str) -> str:
-        """Return the network's name of a tensor of the file."""
-        bare = name.removeprefix(self.prefix)
-        for ours, theirs in self.rename.items():
-            if bare.startswith(f"{theirs}."):
-                return ours + bare[len(theirs) :]
-        return bare
+    def below(self, module: str) -> dict[str, tuple[int, ...]]:
+        """Return what the network has below a module, by the rest of the name."""
+        return {
+            name[len(module) + 1 :]: tuple(tensor.shape)
+            for name, tensor in self.state.items()
+            if name.startswith(f"{module}.")
+        }
 
     def _copy(self) -> str:
         return "" if self.copied is None else f"{self.copied.replace('.', '_')}_copy" if self.copied else "ema"
 
     def _theirs(self, name: str) -> str:
-        for ours, theirs in self.rename.items():
-            if name.startswith(f"{ours}."):
-                return theirs + name[len(ours) :]
-        return name
+        inside = [ours for ours in self.rename if f"{name}.".startswith(f"{ours}.")]
+        if not inside:
+            return name
+        ours = max(inside, key=len)
+        return self.rename[ours] + name[len(ours) :]
 
 
 def _argument_misfits() -> Iterator[Misfit]:
@@ -170,9 +180,9 @@ AMPLE = 120.0
 
 
 def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: float = AMPLE) -> fit.Misfit | None:
-    def shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-        with torch.device("meta"):
-            return {name: tuple(tensor.shape) for name, tensor in case.make(**arguments).state_dict().items()}
+    def shapes(arguments: Mapping[str, Any]) -> Layout:
+        with shapes_only():
+            return layout_of(case.make(**arguments).state_dict())
 
     expected = shapes(case.configured)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -194,8 +204,10 @@ def loads_strictly(case: Misfit, misfit: fit.Misfit) -> bool:
     original = case.file()
     tensors, _ = fit.fitted(original, list(module.state_dict()), misfit.rename, misfit.ignore, "w.pth")
     module.load_state_dict(tensors, strict=True, assign=True)
-    home = {id(tensor): case.belongs(name) for name, tensor in original.items()}
-    used = {id(tensor) for tensor in tensors.values()}
-    if any(id(tensor) not in used and name not in case.strangers() for name, tensor in original.items()):
-        return False  # a tensor of the network itself was left out
-    return all(home.get(id(tensor), name) == name for name, tensor in tensors.items())
+    return all_at_home(case, original, tensors)
+
+
+def all_at_home(case: Misfit, original: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Tell whether each tensor of the network is where it belongs, and none was left out."""
+    used = {id(tensor): name for name, tensor in tensors.items()}
+    return all(used.get(id(original[theirs])) == ours for theirs, ours in case.homes.items())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 
 from pipeline.checkpoint import fit
-from tests.checkpoint.drawn import draw
+from pipeline.checkpoint.renames import renamed
+from tests.checkpoint.drawn import Named, draw, draw_named, draw_twins
 from tests.checkpoint.misfits import (
     BERT,
     MISFITS,
@@ -19,6 +22,7 @@ from tests.checkpoint.misfits import (
     explained,
     loads_strictly,
 )
+from tests.checkpoint.zoo import ZOO
 from tests.sweeps.doctor import judged
 
 
@@ -94,6 +98,15 @@ def test_a_further_layer_is_another_depth_and_never_left_out() -> None:
     assert unbuildable.changes is None
 
 
+def test_a_further_layer_under_another_name_is_not_left_out_but_a_copy_may_be() -> None:
+    layers: dict[str, tuple[int, ...]] = {f"layers.{index}.weight": (2, 2) for index in range(3)}
+    for beside, ignore in (("last", ()), ("ema_of_the_last", ("ema_of_the_last",)), ("criterion", ("criterion",))):
+        found = layers | {f"{beside}.weight": (2, 3) if beside == "criterion" else (2, 2)}
+        misfit = fit.explain(layers, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+        assert misfit is not None
+        assert misfit.ignore == ignore
+
+
 def test_what_is_beside_renamed_modules_is_left_out_by_name() -> None:
     case = Misfit(SimpleNet, SIMPLE, SIMPLE, {"fc1": "b.final", "fc2": "a"}, extra=("criterion",))
     misfit = explained(case, case.file())
@@ -115,3 +128,37 @@ def test_of_two_modules_that_could_be_meant_none_is_chosen() -> None:
 @pytest.mark.parametrize("case", draw(3, 9), ids=lambda case: case.name)
 def test_a_misfit_that_nobody_chose_is_never_explained_wrongly(case: Misfit) -> None:
     assert judged(case)[0] != "wrong"
+
+
+@pytest.mark.parametrize(
+    "named", draw_named(1, 30), ids=lambda named: f"{named.case.make.__name__} {named.scheme.name}"
+)
+def test_the_names_of_other_libraries_are_told_if_they_tell(named: Named) -> None:
+    assert judged(named.case)[0] == ("right" if named.scheme.told else "none")
+
+
+SMALL_TWINS = [case for case in draw_twins(1, 30) if case.make in ZOO]
+
+
+@pytest.mark.parametrize("case", SMALL_TWINS, ids=lambda case: case.name[:80])
+def test_nothing_is_proposed_for_twins_but_what_is_left_holds_the_right_one(case: Misfit) -> None:
+    assert judged(case)[0] == "none"
+    shapes = {name: tuple(tensor.shape) for name, tensor in case.file().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in case.state.items()}
+    ways = [{name: renamed(name, rename) for name in shapes} for rename, _ in fit.remaining(expected, shapes)]
+    assert len(ways) > 1
+    assert case.homes in ways
+
+
+def test_the_order_of_a_file_changes_nothing() -> None:
+    """The whole explanation is the same, whatever the order in which a file has its tensors."""
+    small = [case for case in (*draw(11, 30), *draw_twins(11, 10)) if case.make in ZOO]
+    for case in small[::6]:
+        told = set()
+        for seed in range(3):
+            names = list(case.file())
+            random.Random(seed).shuffle(names)
+            misfit = explained(case, {name: case.file()[name] for name in names})
+            assert misfit is not None
+            told.add((str(misfit.changes), frozenset(misfit.rename.items()), frozenset(misfit.ignore)))
+        assert len(told) == 1, case.name

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.checkpoint import fit
+from pipeline.checkpoint.difference import Layout
 from pipeline.errors import MisfitError
 
 if TYPE_CHECKING:
@@ -244,6 +245,121 @@ def test_the_same_shapes_in_another_order_are_no_rename() -> None:
     assert not any("renamed" in note for note in misfit.notes)
 
 
+TWINS: Shapes = {"first.weight": (4, 4), "first.bias": (4,), "second.weight": (4, 4), "second.bias": (4,)}
+
+
+def named(shapes: Shapes, **modules: str) -> Shapes:
+    return {
+        f"{modules[name.partition('.')[0]]}.{name.partition('.')[2]}": shape
+        for name, shape in shapes.items()
+        if name.partition(".")[0] in modules
+    }
+
+
+def test_where_nothing_decides_nothing_is_proposed_and_both_sides_are_named() -> None:
+    misfit = _without_builder(TWINS, named(TWINS, first="b", second="a"))
+    message = misfit.message(where).splitlines()
+    assert "nothing decides which of these is which" in message[0]
+    assert message[1] == "  b, a in w.pth: first, second in Net"
+    assert "set model." not in misfit.message(where)
+    assert "another architecture" not in misfit.message(where)
+    assert misfit.hint is not None
+    assert "write model.rename for these by hand" in misfit.hint
+    assert "reference" in misfit.hint
+
+
+def test_a_rename_is_one_message_and_says_what_it_follows() -> None:
+    misfit = fit.explain(
+        named(TWINS, first="q_proj", second="k_proj"), named(TWINS, second="query", first="key"), arguments={},
+        build_shapes=None, owner="Net", weights_name="w.pth",
+    )  # fmt: skip
+    assert misfit is not None
+    message = misfit.message(where)
+    assert "set model.rename to {key: k_proj, query: q_proj}" in message.splitlines()[0]
+    assert "told by the words of their names: " in message
+    assert "another architecture" not in message
+    assert misfit.hint is None
+
+
+def test_a_name_that_yaml_would_take_for_a_number_is_quoted() -> None:
+    found = {name.replace("fc1", "0").replace("fc2", "2"): shape for name, shape in builder(SimpleNet)(NET).items()}
+    misfit = fit.explain(
+        builder(SimpleNet)(NET), found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth"
+    )
+    assert misfit is not None
+    assert 'set model.rename to {"0": fc1, "2": fc2}' in misfit.message(where)
+
+
+def test_free_sizes_do_not_tell_which_of_two_layers_is_which() -> None:
+    """Under both assignments there are arguments with which it fits: shapes decide nothing then."""
+    found: Shapes = {"a.weight": (5, 7), "a.bias": (5,), "b.weight": (7, 5), "b.bias": (7,)}
+    misfit = fit.explain(
+        builder(SimpleNet)(NET),
+        found,
+        arguments=NET,
+        build_shapes=builder(SimpleNet),
+        owner="Net",
+        weights_name="w.pth",
+    )
+    assert misfit is not None
+    assert misfit.changes is None
+    assert misfit.undecided
+
+
+def test_a_bias_that_the_network_lacks_is_not_left_out() -> None:
+    misfit = _without_builder({"norm.weight": (4,)}, {"ln.weight": (4,), "ln.bias": (4,)})
+    assert misfit.ignore == ()
+
+
+def test_masks_that_a_file_keeps_in_every_layer_are_left_out_as_one_entry() -> None:
+    ours = {f"blocks.{index}.attn.{name}.weight": (4, 4) for index in range(3) for name in ("q", "k")}
+    theirs = {name.replace("blocks", "h"): shape for name, shape in ours.items()}
+    masks = {f"h.{index}.attn.mask": (1, 9, 9) for index in range(3)}
+    misfit = fit.explain(ours, theirs | masks, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+    assert misfit is not None
+    assert (misfit.rename, misfit.ignore) == ({"h": "blocks"}, ("h.*.attn.mask",))
+    assert "without 3 tensors of the file, set model.ignore to [h.*.attn.mask]" in misfit.message(where)
+
+
+def test_of_a_tied_tensor_one_name_is_looked_for_or_both_if_there_are_two() -> None:
+    ours = Layout({"embed.weight": (9, 4), "head.weight": (9, 4)}, {"head.weight": "embed.weight"})
+    for found, rename in (
+        ({"tok.weight": (9, 4)}, {"tok": "embed"}),
+        ({"old.embed.weight": (9, 4), "old.head.weight": (9, 4), "old.extra.x": (1,)}, {"old": ""}),
+    ):
+        misfit = fit.explain(ours, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+        assert misfit is not None
+        assert misfit.rename == rename
+
+
+def test_what_is_left_is_every_exchange_and_each_loads_strictly() -> None:
+    theirs = named(TWINS, first="b", second="a") | {"third.x": (1,)}
+    ways = list(fit.remaining(TWINS, theirs))
+    assert {frozenset(rename.items()) for rename, _ in ways} == {
+        frozenset({("b", "first"), ("a", "second")}), frozenset({("a", "first"), ("b", "second")}),
+    }  # fmt: skip
+    tensors = {name: torch.zeros(shape) for name, shape in theirs.items()}
+    for rename, ignore in ways:
+        assert ignore == ("third",)
+        assert fit.fitted(tensors, list(TWINS), rename, ignore, "w.pth")[0].keys() == TWINS.keys()
+
+
+def test_too_many_ways_are_said_to_be_so() -> None:
+    ours: Shapes = {f"{name}.weight": (4, 4) for name in ("red", "green", "blue", "white", "black")}
+    theirs: Shapes = {f"{name}.weight": (4, 4) for name in "abcde"}
+    assert len(list(fit.remaining(ours, theirs, limit=120))) == 120
+    with pytest.raises(MisfitError, match="more than 64 ways are left"):
+        next(fit.remaining(ours, theirs))
+
+
+def test_what_is_decided_is_all_that_is_left_and_what_does_not_fit_leaves_nothing() -> None:
+    assert [rename for rename, _ in fit.remaining(TWINS, named(TWINS, first="net.first", second="net.second"))] == [
+        {"net": ""}
+    ]
+    assert list(fit.remaining(TWINS, {"a.weight": (4, 4)})) == []
+    assert list(fit.remaining({"a.weight": (4, 4)}, {"a.weight": (4, 3)})) == []
+
+
 def test_transposed_weights_are_recognised() -> None:
     misfit = _without_builder({"a.weight": (3, 5), "a.bias": (3,)}, {"a.weight": (5, 3), "a.bias": (3,)})
     assert any("transposed, such as a.weight" in note for note in misfit.notes)
@@ -306,6 +422,21 @@ def test_several_prefixes_are_removed_one_after_the_other() -> None:
     tensors, notes = fit.align(_tensors(["module._orig_mod." + name for name in EXPECTED]), EXPECTED)
     assert list(tensors) == EXPECTED
     assert 1 <= len(notes) <= 2
+
+
+def test_of_two_networks_under_prefixes_none_is_taken_whatever_the_order() -> None:
+    for prefixes in (("student.", "teacher."), ("teacher.", "student.")):
+        names = [prefix + name for prefix in prefixes for name in EXPECTED]
+        assert fit.align(_tensors(names), EXPECTED) == (_tensors(names), ())
+    wrapped = ["module." + name for name in EXPECTED] + ["ema." + name for name in EXPECTED]
+    assert set(EXPECTED) <= fit.align(_tensors(wrapped), EXPECTED)[0].keys()
+
+
+def test_of_two_networks_the_whole_one_is_taken() -> None:
+    names = ["discriminator." + name for name in EXPECTED[:2]] + ["generator." + name for name in EXPECTED]
+    tensors, notes = fit.align(_tensors(names), EXPECTED)
+    assert [float(tensors[name]) for name in EXPECTED] == [2.0, 3.0, 4.0]
+    assert notes == ("removed prefix 'generator.' from 3 of 5 keys",)
 
 
 def test_names_that_match_are_left_alone() -> None:

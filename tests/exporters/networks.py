@@ -86,6 +86,48 @@ class Dropped(nn.Module):
         return self.layers(x)
 
 
+class Attending(nn.Module):
+    """Layers of attention whose four linear layers, and two norms, have the same shapes."""
+
+    def __init__(self, width: int = 6, layers: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for _ in range(layers):
+            layer = nn.Module()
+            layer.layernorm_before, layer.layernorm_after = nn.LayerNorm(width), nn.LayerNorm(width)
+            layer.q_proj, layer.k_proj, layer.v_proj, layer.o_proj = (nn.Linear(width, width) for _ in range(4))
+            self.layers.append(layer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            y = layer.layernorm_before(x)
+            weights = (layer.q_proj(y) @ layer.k_proj(y).transpose(-2, -1)).softmax(-1)
+            x = layer.layernorm_after(x + layer.o_proj(weights @ layer.v_proj(y)))
+        return x
+
+
+class Ties(nn.Module):
+    """Tensors under several names: an embedding as the output layer, three names, a bias, buffers, a whole submodule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.more, self.head = nn.Embedding(12, 6), nn.Embedding(12, 6), nn.Linear(6, 12)
+        self.embed.weight = self.head.weight  # what comes first takes what comes last
+        self.more.weight = self.head.weight
+        self.other = nn.Linear(6, 12, bias=True)
+        self.other.bias = self.head.bias
+        self.encoder = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+        self.decoder = self.encoder
+        self.norm, self.last = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+        self.last.running_var = self.norm.running_var
+        self.register_buffer("scale", torch.linspace(0.5, 2.0, 6))
+        self.register_buffer("again", self.scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.last(self.decoder(self.norm(self.encoder(self.embed(x) + self.more(x))))) * self.scale
+        return self.head(y + self.again) + self.other(y)
+
+
 def made(network: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for parameter in network.parameters():
