@@ -344,17 +344,17 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
         WeighbridgeError: what the user gave is wrong, or a required backend cannot run here.
     """
     planned = plan(path, settings)
-    sampled, recording = stages.sampled(planned)
-    agreement = None
+    state = stages.sample(State(planned, settings, Path()))
+    sampled, recording, agreement = state.cases, state.recording, None
     settings.report(Event("check", f"{len(sampled)} cases", "started"))
     with Worker("the network", threads=1) as worker:
         timeout_s = planned.config.limits.run_seconds
-        facts = stages.rehearse(worker, planned, sampled, recording)
+        facts = stages.rehearse(worker, state)
         undecided = []
         if recording:
             seed, last = planned.config.parity.seed, len(recording.calls)
             answer = worker.call("reference", timeout_s=timeout_s, seed=seed, last=last)
-            agreement = stages.agreed(State(planned, settings, Path(), recording=recording), facts | answer)
+            agreement = stages.agreed(state, facts | answer)
         else:
             undecided = worker.call(UNDECIDED, timeout_s=timeout_s, network=asdict(planned.network))
     plan_ = _described(planned, facts, sampled, undecided)

@@ -18,8 +18,8 @@ from pipeline import cases, dependencies, oracle
 from pipeline.benchmark import timing
 from pipeline.cache import Cache
 from pipeline.checkpoint.files import digest
-from pipeline.errors import UnavailableError, WeighbridgeError, WorkerError
-from pipeline.parity import explain, prove, trained
+from pipeline.errors import MisfitError, UnavailableError, WeighbridgeError, WorkerError
+from pipeline.parity import choice, explain, prove, trained
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import Finding
 from pipeline.planning import at_once, results
@@ -80,17 +80,8 @@ def _cache(state: State) -> Cache:
 
 
 def sample(state: State) -> State:
-    """Make the inputs everything is judged on."""
-    found, recording = sampled(state.plan)
-    return replace(state, cases=found, recording=recording)
-
-
-def sampled(planned: Plan) -> tuple[tuple[Case, ...], Recording | None]:
-    """Return the inputs that a config is judged on, and the recording that the last of them are of.
-
-    They are seeded ones, the user's own, and those that the trained network was recorded with.
-    """
-    config = planned.config
+    """Make the inputs everything is judged on: seeded ones, the user's own, and those that were recorded, in this order."""
+    planned, config = state.plan, state.plan.config
     found = cases.sample(planned.interface, seed=config.parity.seed, cap_elements=config.parity.cap_elements)
     from pipeline.release import predict
 
@@ -98,10 +89,10 @@ def sampled(planned: Plan) -> tuple[tuple[Case, ...], Recording | None]:
         arrays = predict.read_inputs([config.samples], planned.interface.inputs)
         found = (*found, cases.from_samples(planned.interface, arrays))
     if not config.reference:
-        return found, None
+        return replace(state, cases=found)
     file = Path(config.reference.file)
     recording = reference.parse(predict.read_arrays(file), planned.interface, file.name)
-    return (*found, *recording.cases), recording
+    return replace(state, cases=(*found, *recording.cases), recording=recording)
 
 
 def export_all(state: State) -> State:
@@ -128,18 +119,25 @@ def agreed(state: State, answer: Mapping[str, Any]) -> Agreement:
     Raises:
         GateError: it is not the network that was recorded.
     """
-    recording, given = state.recording, state.plan.config.reference
+    recording = state.recording
     assert recording is not None  # noqa: S101 - callers ask only where there is one
-    assert given is not None  # noqa: S101 - the config names what was recorded
     state.settings.report(Event("reference", recording.name, "started"))
     own = {**answer, "references": answer["references"][-len(recording.calls) :]}
-    explicit = given.atol is not None
-    rule = Rule(state.plan.config.parity.limit, given.atol, given.rtol)
-    rules = dict.fromkeys(state.plan.interface.outputs, rule)
-    found = trained.judge(recording, own, _setup(state), rules, explicit=explicit)
+    found, rules = _judged(state, own)
     trained.require(found, recording, own, _setup(state), rules)
     state.settings.report(Event("reference", recording.name, "ended"))
     return found
+
+
+def _judged(state: State, answer: Mapping[str, Any]) -> tuple[Agreement, dict[str, Rule]]:
+    """Compare a network with the recording, given its oracle's answer of the recorded cases; return that and the rules."""
+    given = state.plan.config.reference
+    assert state.recording is not None  # noqa: S101 - callers ask only where there is one
+    assert given is not None  # noqa: S101 - the config names what was recorded
+    rule = Rule(state.plan.config.parity.limit, given.atol, given.rtol)
+    rules = dict.fromkeys(state.plan.interface.outputs, rule)
+    explicit = given.atol is not None
+    return trained.judge(state.recording, answer, _setup(state), rules, explicit=explicit), rules
 
 
 def _refusals(formats: Sequence[str], outcomes: Sequence[Any]) -> dict[str, str]:
@@ -218,7 +216,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
     timeout_s = planned.config.limits.run_seconds
     with Worker("the oracle", threads=1, environment=oracle.ENVIRONMENT, terms=_terms(state)) as worker:
         report(Event("export", "network", "started"))
-        facts = rehearse(worker, planned, state.cases, state.recording)
+        facts = rehearse(worker, state)
         report(Event("export", "network", "ended", peak_bytes=worker.peak_bytes))
         _note_contradictions(state, facts)
 
@@ -239,16 +237,30 @@ def _note_contradictions(state: State, facts: Mapping[str, Any]) -> None:
         state.settings.report(Event("export", "network", "noted", each))
 
 
-def rehearse(worker: Worker, planned: Plan, sampled: Sequence[Case], recording: Recording | None) -> Any:
-    """Let a worker build the network and run it on every case; return the network's facts and how it is bound."""
-    return worker.call(
-        "rehearse",
-        timeout_s=planned.config.limits.run_seconds,
-        network=asdict(planned.network),
-        interface=asdict(planned.interface),
-        cases=[case.to_json() for case in sampled],
-        recorded=len(recording.calls) if recording else 0,
-    )
+def rehearse(worker: Worker, state: State) -> Any:
+    """Let a worker build the network and run it on every case; return the network's facts and how it is bound.
+
+    Raises:
+        MisfitError: the weights do not fit; where several names are possible, it says which of them the recording tells.
+    """
+    planned, recording = state.plan, state.recording
+    try:
+        return worker.call(
+            "rehearse",
+            timeout_s=planned.config.limits.run_seconds,
+            network=asdict(planned.network),
+            interface=asdict(planned.interface),
+            cases=[case.to_json() for case in state.cases],
+            recorded=len(recording.calls) if recording else 0,
+        )
+    except MisfitError as error:
+        if recording is None:
+            raise
+
+        def agrees(answer: Mapping[str, Any]) -> bool:
+            return _judged(state, answer)[0].passed
+
+        raise choice.explained(error, worker, _setup(state), recording, agrees) from None
 
 
 def evaluate_oracle(state: State) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from pipeline import driver, record
+from pipeline import actions, driver, record
 from pipeline.architectures.simplenet import SimpleNet
-from pipeline.errors import GateError
+from pipeline.errors import GateError, MisfitError
 from pipeline.planning import Settings
 from pipeline.release import bundle, standalone
 
@@ -92,3 +93,89 @@ def test_the_line_to_record_with_has_the_names_of_the_config(weighbridge) -> Non
     assert 'record("reference.npz", model, x=x)' in done.out
     assert "reference: reference.npz" in done.out
     assert f"next: weighbridge check {SIMPLENET}" in done.out
+
+
+TWINS = """
+import torch
+from torch import nn
+
+
+class Twins(nn.Module):
+    def __init__(self, names=("left_half", "right_half")):
+        super().__init__()
+        self.names = names
+        for name in names:
+            setattr(self, name, nn.Linear(6, 6))
+
+    def forward(self, x):
+        first, second = (getattr(self, name) for name in self.names)
+        return first(x) - torch.tanh(second(x))
+"""
+CONFIG = """
+name: twins
+model:
+  architecture: nets_of_trained:Twins
+  weights: w.pth
+inputs:
+  x: {dtype: float32, shape: [batch, 6]}
+outputs: [y]
+dimensions:
+  batch: {min: 1, max: 4}
+exports: [onnx]
+backends: [eager, onnxruntime-cpu]
+"""
+
+
+@pytest.fixture
+def twins(tmp_path, monkeypatch) -> Path:
+    """A config whose file calls two layers of one shape by names that tell nothing, and what the network gave."""
+    (tmp_path / "nets_of_trained.py").write_text(TWINS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    from nets_of_trained import Twins
+
+    torch.manual_seed(0)
+    network = Twins(names=("alpha", "omega"))
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    for rows in (1, 3):
+        record(tmp_path / "made.npz", network, torch.randn(rows, 6), append=True)
+    (tmp_path / "twins.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+def checked(folder: Path, *overrides: str) -> dict:
+    return actions.check(folder / "twins.yaml", Settings(out=folder / "out", trust=("nets_of_trained",), overrides=overrides))["plan"]  # fmt: skip
+
+
+def test_a_recording_tells_which_of_two_layers_is_which(twins) -> None:
+    """Nothing else does: without it nothing is proposed, and with it the rename that agrees, which then passes."""
+    with pytest.raises(MisfitError, match="nothing decides which of these is which") as caught:
+        checked(twins)
+    assert "give a reference" in caught.value.hint
+    with pytest.raises(MisfitError, match=r"of 2 ways to name them, one gives what made\.npz recorded") as caught:
+        checked(twins, "reference=made.npz")
+    assert caught.value.hint == "set model.rename to {alpha: left_half, omega: right_half}"
+    plan = checked(twins, "reference=made.npz", "model.rename={alpha: left_half, omega: right_half}")
+    assert "the same in 2 recorded calls" in plan["trained network"]
+
+
+def test_no_rename_is_proposed_where_none_gives_what_was_recorded(twins) -> None:
+    from nets_of_trained import Twins
+
+    record(twins / "other.npz", Twins(names=("alpha", "omega")), torch.randn(2, 6))
+    with pytest.raises(MisfitError, match=r"none of the 2 ways to name them gives what other\.npz recorded"):
+        checked(twins, "reference=other.npz")
+
+
+def test_several_renames_that_give_what_was_recorded_are_told_apart_by_nobody(twins) -> None:
+    """An input of zeros, and biases of zero: both layers give zero, whichever is which."""
+    state = {
+        name: tensor * name.endswith("weight")
+        for name, tensor in torch.load(twins / "w.pth", weights_only=True).items()
+    }
+    torch.save(state, twins / "w.pth")
+    np.savez(twins / "zero.npz", x=np.zeros((1, 6), np.float32), y=np.zeros((1, 6), np.float32))
+    with pytest.raises(MisfitError, match=r"2 of 2 ways to name them give what zero\.npz recorded") as caught:
+        checked(twins, "reference=zero.npz")
+    assert "record outputs that tell them apart" in caught.value.hint

@@ -64,13 +64,11 @@ class Misfit:
     def _fixes(self, where: Callable[[str], str]) -> Iterator[str]:
         for name, value in (self.changes or {}).items():
             yield f"set model.arguments.{name} to {value!r} ({where(f'model.arguments.{name}')})"
-        if self.rename:
-            pairs = ", ".join(f"{as_yaml(old)}: {as_yaml(new)}" for old, new in self.rename.items())
-            yield f"set model.rename to {{{pairs}}}"
+        yield from in_config(self.rename, ())
         if self.ignore:
             count = sum(any(covers(entry, name) for entry in self.ignore) for name in self.unexpected)
-            entries = ", ".join(map(as_yaml, self.ignore))
-            yield f"if the network does without {count} tensors of the file, set model.ignore to [{entries}]"
+            (left_out,) = in_config({}, self.ignore)
+            yield f"if the network does without {count} tensors of the file, {left_out}"
 
     def _questions(self) -> Iterator[str]:
         for group in self.undecided[:_LISTED]:
@@ -95,6 +93,15 @@ class Misfit:
         shaped = [f"{n} {_shown(f)} instead of {_shown(e)}" for n, f, e in self.misshaped]
         parts = (("other shape", shaped), ("missing", list(self.missing)), ("unexpected", list(self.unexpected)))
         return [f"{title} ({len(names)}): {_listed(names)}" for title, names in parts if names]
+
+
+def in_config(rename: Mapping[str, str], ignore: Sequence[str]) -> Iterator[str]:
+    """Yield what to set in a config."""
+    if rename:
+        pairs = ", ".join(f"{as_yaml(old)}: {as_yaml(new)}" for old, new in rename.items())
+        yield f"set model.rename to {{{pairs}}}"
+    if ignore:
+        yield f"set model.ignore to [{', '.join(map(as_yaml, ignore))}]"
 
 
 def _shown(shape: Shape) -> str:

@@ -35,6 +35,7 @@ class Jobs:
         self._calls: dict[str, Callable[[], object]] = {}
         self._rehearsed: tuple[Loaded, Interface, list[Case], Rehearsal] | None = None
         self._jobs: dict[str, Callable[..., Any]] = {
+            "alternatives": alternatives,
             "rehearse": self._rehearse,
             "reference": self._reference,
             "export": export,
@@ -173,6 +174,13 @@ class Jobs:
         with ThreadPoolExecutor(callers) as pool:
             calls = sum(pool.map(work, bound))
         return {"calls": calls, "seconds": (clock() - start) / 1e9}
+
+
+def alternatives(network: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each `rename` and `ignore` with which a network's file fits, as far as names and structure leave it open."""
+    from pipeline import model
+
+    return [{"rename": dict(each.rename), "ignore": each.ignore} for each in model.alternatives(_network(network))]
 
 
 def export(

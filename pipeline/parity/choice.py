@@ -1,0 +1,73 @@
+"""Let recorded outputs choose where names and shapes leave open which tensor of a file is which of a network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.checkpoint.misfit import in_config
+from pipeline.errors import MisfitError
+from pipeline.types import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipeline.parity.prove import Setup
+    from pipeline.rebuild.reference import Recording
+    from pipeline.worker.process import Worker
+
+_SHOWN = 3
+
+
+def explained(
+    error: MisfitError, worker: Worker, setup: Setup, recording: Recording, agrees: Callable[[Mapping[str, Any]], bool]
+) -> MisfitError:
+    """Return `error` with what the recording says of each way that is left to name the file's tensors.
+
+    Nothing is chosen: a way that agrees is proposed, for the user to write down. `agrees` tells it of the worker's answer.
+    """
+    try:
+        ways = worker.call("alternatives", timeout_s=setup.timeout_s, network=asdict(setup.network))
+    except MisfitError as too_many:
+        return MisfitError(f"{error.message}\n{too_many.message}", hint=too_many.hint)
+    if len(ways) < 2:
+        return error
+    setup.report(Event("reference", recording.name, "started", f"{len(ways)} ways to name the file's tensors"))
+    agreeing = []
+    for number, way in enumerate(ways, 1):
+        if agrees(_answer(worker, setup, recording, way)):
+            agreeing.append(way)
+        setup.report(Event("reference", recording.name, "working", done=number / len(ways)))
+    setup.report(Event("reference", recording.name, "ended", f"{len(agreeing)} of {len(ways)} agree"))
+    return _told(error, recording.name, len(ways), agreeing)
+
+
+def _answer(worker: Worker, setup: Setup, recording: Recording, way: Mapping[str, Any]) -> dict[str, Any]:
+    facts = worker.call(
+        "rehearse",
+        timeout_s=setup.timeout_s,
+        network=asdict(replace(setup.network, **way)),
+        interface=asdict(setup.interface),
+        cases=[case.to_json() for case in recording.cases],
+        recorded=len(recording.calls),
+    )
+    answer: dict[str, Any] = facts | worker.call("reference", timeout_s=setup.timeout_s, seed=0)
+    return answer
+
+
+def _told(error: MisfitError, name: str, count: int, agreeing: list[Mapping[str, Any]]) -> MisfitError:
+    if not agreeing:
+        return MisfitError(
+            f"{error.message}\nnone of the {count} ways to name them gives what {name} recorded",
+            hint="look for what else differs: the architecture, its arguments, or weights of another epoch",
+        )
+    options = [", ".join(in_config(way["rename"], way["ignore"])) for way in agreeing[:_SHOWN]]
+    if len(agreeing) == 1:
+        return MisfitError(
+            f"{error.message}\nof {count} ways to name them, one gives what {name} recorded", hint=options[0]
+        )
+    listed = "\n".join(f"  {each}" for each in options)
+    return MisfitError(
+        f"{error.message}\n{len(agreeing)} of {count} ways to name them give what {name} recorded:\n{listed}",
+        hint="write one of them down, or record outputs that tell them apart",
+    )
