@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.types import in_words
+from pipeline.interface import in_words
 
 
 def main() -> None:
@@ -24,7 +24,16 @@ def main() -> None:
     print("| config | command s | benchmark s (budget) | size | launches | verdicts |\n|---|---|---|---|---|---|")
     for config in options.configs:
         began_s = time.monotonic()
-        command = [sys.executable, "-m", "pipeline.cli", "benchmark", str(config), "--out", options.out, "--json"]
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.commands.app",
+            "benchmark",
+            str(config),
+            "--out",
+            options.out,
+            "--json",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         took_s = time.monotonic() - began_s
         if done.returncode:

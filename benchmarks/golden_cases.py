@@ -21,13 +21,14 @@ import onnx
 import onnxruntime
 
 from benchmarks import parity_defects as defects
-from pipeline import cases, model, oracle, planning
-from pipeline.exporters.exporter import Job
-from pipeline.exporters.table import exporters
-from pipeline.parity import prove
+from pipeline.formats.format import Job
+from pipeline.formats.table import exporters
+from pipeline.parity import oracle, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare
+from pipeline.rebuild import cases, model
 from pipeline.release import compose, golden, standalone
+from pipeline.run import plan as planning
 
 MODELS = ("simplenet", "silero-vad", "facenet-pnet", "minilm", "efficientnet-lite0")
 

@@ -3,7 +3,7 @@
     python -m benchmarks.module_ledger [--check] [--only NAME,…] [--ledger benchmarks/module_ledger.json]
 
 An entry is a module of torch.nn with samples: arguments for its constructor and its forward. Up to three of them, spread over
-those that our interface can express, are exported as any network is (the table in `pipeline.exporters`, default options), opened
+those that our interface can express, are exported as any network is (the table in `pipeline.formats`, default options), opened
 by the backend a release would be opened with, and held against the float64 oracle at the default limit: on the sample's own values
 and on seeded cases within their range. The worst of the samples is the entry's verdict, with its reason:
 
@@ -35,17 +35,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.progress import Rows
-from pipeline import calling, cases, oracle
 from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
 from pipeline.errors import ExportError, WorkerError
-from pipeline.exporters.exporter import Job
-from pipeline.exporters.table import exporters
-from pipeline.parity import prove
+from pipeline.formats.format import Job
+from pipeline.formats.table import exporters
+from pipeline.interface import Case, InputSpec, Interface
+from pipeline.parity import oracle, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare, worst
+from pipeline.rebuild import calling, cases
 from pipeline.release.tools import tools
-from pipeline.types import Case, InputSpec, Interface
 from pipeline.worker.process import Worker
 
 LEDGER = Path("benchmarks/module_ledger.json")

@@ -18,9 +18,9 @@ import onnxruntime as ort
 from onnx.backend.test.case.node import collect_testcases
 from onnx.backend.test.runner import Runner
 
-from pipeline.oracle import Reference
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare
+from pipeline.parity.oracle import Reference
 
 FLOATS = {"float32", "float64", "float16"}
 

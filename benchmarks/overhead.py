@@ -12,10 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline import cases
+from pipeline.backends.variant import Variant
 from pipeline.benchmark.timing import WorkerScenarios
+from pipeline.rebuild import cases
 from pipeline.release import bundle, standalone
-from pipeline.types import Variant
 from pipeline.worker.session import opened
 
 LOOP = """

@@ -22,10 +22,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import oracle, stages
-from pipeline.parity import prove
-from pipeline.planning import Settings, plan
-from pipeline.stages import State
+from pipeline.parity import oracle, prove
+from pipeline.run import stages
+from pipeline.run.plan import Settings, plan
+from pipeline.run.stages import State
 
 BAR = 3.0
 
@@ -41,9 +41,9 @@ def passes(config: Path, file: Path | None, backend: str, threads: int) -> float
 
 def timed_passes(config: Path, file: Path | None, backend: str) -> float:
     """Make the passes in this process, with everything ready before the clock starts."""
-    from pipeline import calling, model
     from pipeline.backends.backend import Source
     from pipeline.backends.table import backends
+    from pipeline.rebuild import calling, model
 
     planned = plan(config, Settings(out=Path()))
     state = stages.sample(State(planned, Settings(out=Path()), Path()))

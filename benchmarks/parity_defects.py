@@ -35,14 +35,15 @@ from onnx import helper, numpy_helper
 
 from benchmarks import shipped
 from benchmarks.progress import Rows
-from pipeline import cases
-from pipeline.parity import culprit, jobs
-from pipeline.parity.audit import audit_onnx
+from pipeline.formats.onnx import culprit
+from pipeline.formats.onnx.audit import audit_onnx
+from pipeline.formats.onnx.graph import Graph
+from pipeline.interface import Case
+from pipeline.parity import jobs
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare
-from pipeline.parity.graph import Graph
+from pipeline.rebuild import cases
 from pipeline.release.tools import tools
-from pipeline.types import Case
 
 FIGURES = Path("benchmarks/parity_defects.json")
 MUTATIONS_BAR, CAUGHT_BAR = 300, 0.99

@@ -22,7 +22,7 @@ import onnxruntime
 import psutil
 
 from pipeline import load_release
-from pipeline.cases import make
+from pipeline.rebuild.cases import make
 
 ROUNDS = 200
 CALLS_PER_ROUND = 50

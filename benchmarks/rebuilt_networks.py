@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name of it
 
-from pipeline.types import Dimension, InputSpec, Interface
+from pipeline.interface import Dimension, InputSpec, Interface
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

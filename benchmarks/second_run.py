@@ -14,13 +14,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline import dependencies, driver, planning
-from pipeline.release import bundle, recall
+from pipeline.release import bundle
+from pipeline.run import build as driver
+from pipeline.run import keys as dependencies
+from pipeline.run import plan as planning
+from pipeline.run import recall
 
 SIMPLENET = Path("configs/simplenet.yaml").resolve()
 RUNS = 9
 MANY = 100
-NOTHING_TO_DO = ["-m", "pipeline.cli", "export", "--no-benchmark", "--out"]
+NOTHING_TO_DO = ["-m", "pipeline.commands.app", "export", "--no-benchmark", "--out"]
 
 
 def prepare(folder: Path) -> list[Path]:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
-from pipeline import cases, model, oracle, planning
 from pipeline.architectures.resnet import ResNet
-from pipeline.exporters import onnx as exporter
-from pipeline.exporters.exporter import Job
-from pipeline.parity import prove
+from pipeline.formats.format import Job
+from pipeline.formats.onnx import export as exporter
+from pipeline.parity import oracle, prove
 from pipeline.parity.budget import Rule
+from pipeline.rebuild import cases, model
+from pipeline.run import plan as planning
 
 if TYPE_CHECKING:
-    from pipeline.types import Arrays, Interface, Network
+    from pipeline.interface import Arrays, Interface
+    from pipeline.rebuild.network import Network
 
 NAMES = ("simplenet", "silero-vad", "facenet-pnet", "minilm", "efficientnet-lite0", "resnet18")
 CAP_ELEMENTS = {"efficientnet-lite0": 320_000, "resnet18": 320_000, "facenet-pnet": 60_000, "minilm": 256}

@@ -28,22 +28,23 @@ from torch import nn
 from benchmarks import shipped
 from benchmarks.progress import Rows
 from benchmarks.rebuilt_networks import TRAINED
-from pipeline import calling, cases, model, oracle, planning, record
+from pipeline import record
 from pipeline.errors import ArchitectureError
-from pipeline.parity import trained
+from pipeline.parity import oracle, trained
 from pipeline.parity.budget import Rule
 from pipeline.parity.prove import Setup
+from pipeline.rebuild import calling, cases, model, reference
 from pipeline.rebuild import record as recording
-from pipeline.rebuild import reference
+from pipeline.rebuild.network import Network
 from pipeline.release.predict import read_arrays
 from pipeline.release.tools import tools
-from pipeline.types import Network
+from pipeline.run import plan as planning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pipeline.interface import Interface
     from pipeline.rebuild.reference import Recording
-    from pipeline.types import Interface
 
     Plant = tuple[str, str, Callable[[], nn.Module]]
     Change = Callable[[nn.Module], nn.Module]

@@ -16,7 +16,7 @@ from pipeline.backends import probe
 from pipeline.backends.backend import Source
 from pipeline.backends.onnxruntime import CudaOptions, open_cuda
 from pipeline.errors import UnavailableError
-from pipeline.types import Interface
+from pipeline.interface import Interface
 
 
 def tiny_model(path: Path) -> Path:

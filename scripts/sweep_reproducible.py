@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.release import bundle
 from pipeline.release.tools import tools
-from pipeline.store import digest_file, key
+from pipeline.storage.store import digest_file, key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ SHEBANG = b"#!/usr/bin/env python3"
 PROGRAM = """
 import os, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv.pop(1))])
-from pipeline.cli import main
+from pipeline.commands.app import main
 main()
 """
 

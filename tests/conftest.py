@@ -14,11 +14,11 @@ import torch
 from hypothesis import settings
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
-from pipeline.exporters import canonical
+from pipeline.formats import canonical
+from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release import bundle
 from pipeline.release.bundle import ModelFile, ReleaseContent
 from pipeline.release.standalone import Golden, GoldenCase
-from pipeline.types import Dimension, InputSpec, Interface
 
 # A machine that others use too may take any time for an example: no test fails for it.
 settings.register_profile("shared machine", deadline=None)
@@ -169,7 +169,7 @@ class Done:
 @pytest.fixture
 def weighbridge(capsys, monkeypatch):
     """Run a command line in this process."""
-    from pipeline import cli
+    from pipeline.commands import app as cli
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["weighbridge", *map(str, arguments)])
@@ -187,7 +187,8 @@ def weighbridge(capsys, monkeypatch):
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """A release of configs/simplenet.yaml, built for real but not timed."""
-    from pipeline import driver, planning
+    from pipeline.run import build as driver
+    from pipeline.run import plan as planning
 
     out = tmp_path_factory.mktemp("artifacts")
     return driver.export(Path("configs/simplenet.yaml"), planning.Settings(out=out, benchmark=False)).release

@@ -11,19 +11,19 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from pipeline import driver
 from pipeline.errors import GateError, UnavailableError
-from pipeline.planning import Settings, plan
+from pipeline.formats.artifact import Artifact
 from pipeline.release.standalone import check_files
-from pipeline.stages import STAGES, State
-from pipeline.types import Artifact
-from tests.exporters import networks
+from pipeline.run import build as driver
+from pipeline.run.plan import Settings, plan
+from pipeline.run.stages import STAGES, State
+from tests.formats import networks
 
 WEIGHTS = Path("artifacts/weights")
 SIMPLENET = Path("configs/simplenet.yaml")
 NORM = """
 name: norm
-model: {architecture: "tests.exporters.networks:Norm", weights: norm.pth}
+model: {architecture: "tests.formats.networks:Norm", weights: norm.pth}
 inputs:
   x: {dtype: float32, shape: [batch, 4]}
 dimensions: {batch: {min: 2, max: 16}}
@@ -168,7 +168,7 @@ def rewired(names):
 
 
 def test_swapped_outputs_are_named(tmp_path):
-    folder = _config(tmp_path, "two", "tests.exporters.networks:Pair", networks.Pair(), "[first, second]")
+    folder = _config(tmp_path, "two", "tests.formats.networks:Pair", networks.Pair(), "[first, second]")
     state = until("export", folder, tmp_path / "out", trust=("tests.exporters",))
     with pytest.raises(GateError, match="outputs are swapped"):
         prove(sabotaged(state, "onnx", edit_onnx(rewired({"first": "second", "second": "first"}))))
@@ -208,7 +208,7 @@ def test_healthy_minilm_passes(minilm):
 
 
 def test_dropout_left_in_training_mode_closes_the_gate(tmp_path):
-    config = _config(tmp_path, "norm", "tests.exporters.networks:Dropped", networks.Dropped(), "[y]")
+    config = _config(tmp_path, "norm", "tests.formats.networks:Dropped", networks.Dropped(), "[y]")
     state = until("export", config, tmp_path / "out", trust=("tests.exporters",))
     module = networks.Dropped()
     module.load_state_dict(torch.load(tmp_path / "norm.pth", weights_only=True))
@@ -221,7 +221,7 @@ def test_dropout_left_in_training_mode_closes_the_gate(tmp_path):
 
 
 def test_a_trace_that_baked_in_a_branch_closes_the_gate(tmp_path):
-    config = _config(tmp_path, "branch", "tests.exporters.networks:Branch", networks.Branch(), "[y]")
+    config = _config(tmp_path, "branch", "tests.formats.networks:Branch", networks.Branch(), "[y]")
     text = config.read_text().replace("exports: [torchscript, onnx]", "exports: [{format: torchscript, method: trace}]")
     config.write_text(text.replace("backends: [torchscript, onnxruntime-cpu]", "backends: [torchscript]"))
     with pytest.raises(GateError, match=r"torchscript: output 'y' in case"):
@@ -229,7 +229,7 @@ def test_a_trace_that_baked_in_a_branch_closes_the_gate(tmp_path):
 
 
 def test_a_backend_that_is_not_required_may_fail_but_its_file_does_not_ship(tmp_path):
-    config = _config(tmp_path, "norm", "tests.exporters.networks:Norm", networks.Norm(), "[y]")
+    config = _config(tmp_path, "norm", "tests.formats.networks:Norm", networks.Norm(), "[y]")
     config.write_text(config.read_text() + "require: [torchscript]\n")
     state = until("export", config, tmp_path / "out", trust=("tests.exporters",), benchmark=False)
 
@@ -241,7 +241,7 @@ def test_a_backend_that_is_not_required_may_fail_but_its_file_does_not_ship(tmp_
 
 
 def test_a_file_that_failed_its_audit_does_not_ship_even_where_its_outputs_are_right_and_nobody_requires_it(tmp_path):
-    config = _config(tmp_path, "norm", "tests.exporters.networks:Norm", networks.Norm(), "[y]")
+    config = _config(tmp_path, "norm", "tests.formats.networks:Norm", networks.Norm(), "[y]")
     config.write_text(config.read_text() + "require: [torchscript]\n")
     state = until("export", config, tmp_path / "out", trust=("tests.exporters",), benchmark=False)
 
@@ -301,6 +301,6 @@ def test_resnet18_is_exported_from_ones_own_weights(tmp_path):
 def _config(folder, name, architecture, network, outputs):
     torch.save(networks.made(network).state_dict(), folder / f"{name}.pth")
     config = folder / f"{name}.yaml"
-    text = NORM.replace("tests.exporters.networks:Norm", architecture).replace("norm", name, 1)
+    text = NORM.replace("tests.formats.networks:Norm", architecture).replace("norm", name, 1)
     config.write_text(text.replace("norm.pth", f"{name}.pth").replace("[y]", outputs))
     return config

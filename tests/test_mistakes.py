@@ -185,7 +185,7 @@ def test_all_mistakes_are_told_at_once(project, weighbridge):
 def test_an_untrusted_architecture_is_refused_with_the_flag_that_trusts_it(project, weighbridge):
     path = edited(project, "pipeline.architectures.simplenet:SimpleNet", "os:system")
     assert weighbridge("check", path).code == 3
-    path = edited(project, "os:system", "tests.exporters.networks:Norm")
+    path = edited(project, "os:system", "tests.formats.networks:Norm")
     assert weighbridge("check", path).failed_with(3, "--trust")
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import driver, stages
 from pipeline.errors import WeighbridgeError
-from pipeline.planning import Settings, results
 from pipeline.release import bundle, standalone
 from pipeline.release.standalone import Golden, GoldenCase
-from pipeline.store import canonical_json, key
-from pipeline.types import Event
-from pipeline.worker import kept
+from pipeline.run import build as driver
+from pipeline.run import kept, stages
+from pipeline.run.plan import Settings, results
+from pipeline.storage.store import canonical_json, key
+from pipeline.worker.event import Event
 from tests import strace
 from tests.conftest import MANIFEST
 from tests.forking import forked

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from pipeline.types import Arrays, Interface, Network
+    from pipeline.interface import Arrays, Interface
+    from pipeline.rebuild.network import Network
 
 
 class Options(BaseModel):

@@ -24,7 +24,7 @@ class CudaOptions(Options):
 
 
 def _open(source: Source, options: Options, device: str) -> Session:
-    from pipeline import calling, model
+    from pipeline.rebuild import calling, model
 
     if source.network is None:
         raise InputError("eager runs the network itself, and a release holds only what was exported from it")

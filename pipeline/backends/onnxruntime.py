@@ -15,7 +15,7 @@ from pipeline.errors import InputError, UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.types import Arrays
+    from pipeline.interface import Arrays
 
 Level = Literal["disable", "basic", "extended", "all"]
 _LEVELS = {

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline import calling
 from pipeline.backends.backend import Options, Session
 from pipeline.errors import UnavailableError
+from pipeline.rebuild import calling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pipeline.types import Arrays, Interface
+    from pipeline.interface import Arrays, Interface
 
     Arguments = Callable[[Mapping[str, Any]], tuple[list[Any], dict[str, Any]]]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def _open(source: Source, options: Options, device: str) -> Session:
     import torch
 
-    from pipeline.calling import identifier
+    from pipeline.rebuild.calling import identifier
 
     if source.file is None:
         raise InputError(

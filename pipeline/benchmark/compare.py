@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.benchmark import machine
 from pipeline.benchmark.statistics import holm
 from pipeline.errors import InputError
-from pipeline.types import in_words
+from pipeline.interface import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

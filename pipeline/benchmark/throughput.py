@@ -10,15 +10,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline import cases
-from pipeline.dimensions import complete, free
 from pipeline.errors import WeighbridgeError
-from pipeline.types import in_words
+from pipeline.interface import complete_sizes, free_dimensions, in_words
+from pipeline.rebuild import cases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pipeline.types import Arrays, Case, Interface
+    from pipeline.interface import Arrays, Case, Interface
 
 LONGEST_S = 0.25
 SHORTEST_S = 0.02
@@ -58,7 +57,7 @@ class Caller(Protocol):
 def batch_dimension(interface: Interface) -> str | None:
     """Return the first dynamic dimension of the first input: what a batch is, as far as shapes tell."""
     first = next((size for size in interface.inputs[0].shape if isinstance(size, str)), None)
-    return first if first in {each.name for each in free(interface.dimensions)} else None
+    return first if first in {each.name for each in free_dimensions(interface.dimensions)} else None
 
 
 def points(interface: Interface, sizes: Mapping[str, int], threads: int, seed: int) -> list[Point]:
@@ -68,7 +67,7 @@ def points(interface: Interface, sizes: Mapping[str, int], threads: int, seed: i
     if batch:
         allowed = cases.allowed(next(each for each in interface.dimensions if each.name == batch))
         steps = {allowed[0], allowed[-1]} | {4**power for power in range(12) if 4**power in allowed}
-        sweep = [complete(interface.dimensions, {**sizes, batch: size}) for size in sorted(steps - {0})]
+        sweep = [complete_sizes(interface.dimensions, {**sizes, batch: size}) for size in sorted(steps - {0})]
     made = [cases.make(interface, each, seed=seed, name="benchmark") for each in sweep]
     alone = [Point(case, case.sizes[batch] if batch else 1, 1) for case in made]
     several = sorted({count for count in (2, threads, 2 * threads) if count > 1})

@@ -10,23 +10,25 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline import cases
 from pipeline.backends.table import backends
 from pipeline.benchmark import energy, figures, gpu, machine, rounds, throughput
 from pipeline.benchmark.samples import Plan, Samples
 from pipeline.benchmark.statistics import Analysis, analyse
-from pipeline.dimensions import complete
 from pipeline.errors import WeighbridgeError
-from pipeline.types import Event, in_words
+from pipeline.interface import complete_sizes, in_words
+from pipeline.rebuild import cases
+from pipeline.worker.event import Event
 from pipeline.worker.process import Worker
 from pipeline.worker.session import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from pipeline.backends.variant import Variant
     from pipeline.benchmark.energy import Meter
     from pipeline.config import BenchmarkConfig
-    from pipeline.types import Arrays, Case, Interface, Network, Variant
+    from pipeline.interface import Arrays, Case, Interface
+    from pipeline.rebuild.network import Network
     from pipeline.worker.process import Terms
 
 RESERVED_SHARE = 0.1
@@ -234,7 +236,7 @@ def _machine(variants: Sequence[Variant], inputs: Mapping[str, Case], threads: i
             )
             if file:
                 found["graph"] = worker.call(
-                    "pipeline.benchmark.graph:count", timeout_s=MACHINE_TIMEOUT_S, file=str(file), inputs=shapes
+                    "pipeline.formats.onnx.counts:count", timeout_s=MACHINE_TIMEOUT_S, file=str(file), inputs=shapes
                 )
         except WeighbridgeError as error:
             found["notes"].append(f"operations were not counted: {error.message}")
@@ -297,7 +299,7 @@ def _inputs(interface: Interface, settings: BenchmarkConfig, seed: int) -> dict[
     lowest = cases.smallest(interface)
     found = {}
     for sizes in settings.sizes or [{}]:
-        whole = complete(interface.dimensions, lowest | sizes)
+        whole = complete_sizes(interface.dimensions, lowest | sizes)
         found[in_words(whole)] = cases.make(interface, whole, seed=seed, name="benchmark")
     return found
 

@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from pipeline import dimensions as formulas
 from pipeline.config.models import DIMENSION_NAME, DTYPES
 from pipeline.config.tree import Problem, describe
 from pipeline.errors import suggestion
+from pipeline.interface import formula_bounds, formula_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -111,7 +111,7 @@ def _shapes(inputs: Mapping[str, InputConfig], dimensions: Mapping[str, Dimensio
 
 def _names_in(formula: str | None) -> tuple[str, ...]:
     try:
-        return formulas.names(formula) if formula else ()
+        return formula_names(formula) if formula else ()
     except ValueError:
         return ()  # told where formulas are judged
 
@@ -199,7 +199,7 @@ def _formula(name: str, each: DimensionConfig, dimensions: Mapping[str, Dimensio
         yield Problem(("dimensions", name, given[0]), "a size that follows from others has no range of its own")
         return
     try:
-        mentioned = formulas.names(each.formula or "")
+        mentioned = formula_names(each.formula or "")
     except ValueError as error:
         yield Problem(path, str(error))
         return
@@ -229,7 +229,7 @@ def _bounds(name: str, dimensions: Mapping[str, DimensionConfig]) -> tuple[int, 
     each = dimensions.get(name)
     if each is None or each.formula is None:
         return (each.smallest, each.max or each.smallest) if each else (1, 1)
-    return formulas.bounds(each.formula, {other: _bounds(other, dimensions) for other in _names_in(each.formula)})
+    return formula_bounds(each.formula, {other: _bounds(other, dimensions) for other in _names_in(each.formula)})
 
 
 def _identifier(name: str, path: KeyPath) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.tree import Place, key_text
-from pipeline.dimensions import MAX_LENGTH
+from pipeline.interface import MAX_FORMULA_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,7 +125,7 @@ class DimensionConfig(_Section):
     min: int = Field(default=1, ge=0, le=_MAX_SIZE, description="Smallest size; 0 where an input may be empty")
     max: int | None = Field(default=None, ge=1, le=_MAX_SIZE, description="Largest size; required but for a formula")
     multiple_of: int = Field(default=1, ge=1, le=_MAX_SIZE, description="Every size is a multiple of this")
-    formula: Annotated[str, Field(max_length=MAX_LENGTH)] | None = Field(
+    formula: Annotated[str, Field(max_length=MAX_FORMULA_LENGTH)] | None = Field(
         default=None,
         description="How the size follows from others, as in past + 1, of names, whole numbers, +, -, * and brackets; "
         "in short: total: past + 1",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.cases import VALUES
 from pipeline.parity.compare import REFUSED
+from pipeline.rebuild.cases import VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,6 +1,6 @@
 """The error budget of an output: how far a healthy backend may be from the oracle, element by element.
 
-The oracle gives a noise for each element (see `pipeline.oracle`). One element's own noise is a poor measure: it can be
+The oracle gives a noise for each element (see `pipeline.parity.oracle`). One element's own noise is a poor measure: it can be
 zero by luck. The whole tensor's is too: a small-valued channel would hide behind a large one. So noise is pooled over the
 *slices* an element lies in: for each axis with a fixed meaning (its size is the same in every case) the largest noise in
 the slice through the element, and of these the smallest. Three terms, of which the largest counts, make the *floor*:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.calling import identifier
-from pipeline.cases import allowed
-from pipeline.checkpoint import headers
-from pipeline.checkpoint.confined import require_confined_onnx
-from pipeline.checkpoint.kinds import Kind, identify
 from pipeline.errors import InputError, UnsafeError
+from pipeline.rebuild.calling import identifier
+from pipeline.rebuild.cases import allowed
+from pipeline.weights import headers
+from pipeline.weights.confined import require_confined_onnx
+from pipeline.weights.kinds import Kind, identify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.types import Arrays, Interface
+    from pipeline.interface import Arrays, Interface
 
 FORMATS = {Kind.ONNX: "onnx", Kind.TORCHSCRIPT: "torchscript"}
 BACKENDS = {"onnx": "onnxruntime-cpu", "torchscript": "torchscript"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint.misfit import in_config
 from pipeline.errors import MisfitError
-from pipeline.types import Event
+from pipeline.rebuild.doctor.misfit import in_config
+from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -12,7 +12,7 @@ from pipeline.parity.budget import Rule
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.oracle import Reference
+    from pipeline.parity.oracle import Reference
 
 
 REFUSED = "the backend refuses this case"

@@ -9,21 +9,22 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline import cases
-from pipeline.dimensions import complete, free
+from pipeline.backends.variant import Variant
 from pipeline.errors import WeighbridgeError
+from pipeline.interface import complete_sizes, free_dimensions, in_words
 from pipeline.parity import jobs, prove
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import compare, worst
-from pipeline.types import Event, Variant, in_words
+from pipeline.rebuild import cases
+from pipeline.worker.event import Event
 from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pipeline.interface import Arrays, Case
     from pipeline.parity.prove import Proof, Setup, Truth
-    from pipeline.types import Arrays, Case
 
 LEVELS = ("disable", "basic", "extended", "all")
 _SHRINK_STEPS = 6
@@ -75,12 +76,12 @@ def shrink(proof: Proof, setup: Setup, known: Truth, names: Names, *, seed: int)
 def _smaller(case: Case, setup: Setup, seed: int) -> list[Case]:
     """Return the same kind of case at smaller sizes: each dimension halved several times, alone and all together."""
     values = case.name if case.name in cases.VALUES else "normal"
-    allowed = {each.name: cases.allowed(each) for each in free(setup.interface.dimensions)}
+    allowed = {each.name: cases.allowed(each) for each in free_dimensions(setup.interface.dimensions)}
     steps: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
     for divisor in (2**step for step in range(1, _SHRINK_STEPS)):
         smaller = {name: _at_most(sizes, case.sizes[name] // divisor) for name, sizes in allowed.items()}
         for chosen in (smaller, *({**case.sizes, name: size} for name, size in smaller.items())):
-            sizes = complete(setup.interface.dimensions, {name: chosen[name] for name in smaller})
+            sizes = complete_sizes(setup.interface.dimensions, {name: chosen[name] for name in smaller})
             steps[tuple(sorted(sizes.items()))] = sizes
     steps.pop(tuple(sorted(case.sizes.items())), None)
     return [

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from pipeline.errors import ExportError, InputError
-from pipeline.types import Interface, Network
+from pipeline.interface import Interface
+from pipeline.rebuild.network import Network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,15 +32,15 @@ def audit(
 ) -> list[dict[str, Any]]:
     """Account for the constants and numbers of exported files; return the audit of each as JSON values.
 
-    A file is `format`, `file` and `program` (None if its exporter states none; see `pipeline.types.Artifact`). The network is
+    A file is `format`, `file` and `program` (None if its exporter states none; see `pipeline.interface.Artifact`). The network is
     loaded once for all, and captured only if none of the programs is the captured one.
 
     Raises:
         InputError: a file cannot be read as its format.
     """
-    from pipeline import model
-    from pipeline.parity import audit as auditing
-    from pipeline.parity import scripted
+    from pipeline.formats.onnx import audit as auditing
+    from pipeline.formats.torchscript import audit as scripted
+    from pipeline.rebuild import model
 
     module = model.load(TypeAdapter(Network).validate_python(network)).module
     state = arrays_of(module)
@@ -63,7 +64,7 @@ def signature(format: str, file: str) -> dict[str, Any]:  # noqa: A002 - the nam
         InputError: the file cannot be read as `format`.
     """
     if format == "torchscript":
-        from pipeline.parity import scripted
+        from pipeline.formats.torchscript import audit as scripted
 
         arguments = scripted.read(Path(file)).forward.schema.arguments[1:]
         return {"inputs": [[each.name, None, None] for each in arguments], "outputs": []}
@@ -86,7 +87,7 @@ def _declared(value: Any) -> list[Any]:
 
 def arrays_of(module: nn.Module) -> dict[str, Any]:
     """Return a network's state dict, and its buffers that are not in it, as arrays."""
-    from pipeline import calling
+    from pipeline.rebuild import calling
 
     tensors = {**dict(module.named_buffers()), **module.state_dict()}
     return {name: calling.array_from(tensor) for name, tensor in tensors.items()}
@@ -102,7 +103,7 @@ def read_onnx(path: Path, *, whole: bool = False) -> Any:
 
     import onnx
 
-    from pipeline.parity.graph import Graph
+    from pipeline.formats.onnx.graph import Graph
 
     decode_error = import_module("google.protobuf.message").DecodeError
     try:
@@ -119,9 +120,9 @@ def _captured(
     module: nn.Module, interface: dict[str, Any], examples: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Return the network's program as torch.export captures it, or None and why not."""
-    from pipeline.exporters import program
-    from pipeline.exporters.exporter import Job
-    from pipeline.exporters.onnx import captured
+    from pipeline.formats import program
+    from pipeline.formats.format import Job
+    from pipeline.formats.onnx.export import captured
 
     job = Job(module, TypeAdapter(Interface).validate_python(interface), examples, Path(), {})
     try:
@@ -147,8 +148,8 @@ def culprit(
     Raises:
         ExportError: the network cannot be exported, so that there is nothing to compare step by step.
     """
-    from pipeline import model
-    from pipeline.parity import culprit as searching
+    from pipeline.formats.onnx import culprit as searching
+    from pipeline.rebuild import model
 
     gc.disable()  # as in an export, and for the same reason: see `pipeline.worker.jobs.export`
     module = model.load(TypeAdapter(Network).validate_python(network)).module
@@ -168,8 +169,8 @@ def culprit_module(
     network: dict[str, Any], interface: dict[str, Any], inputs: dict[str, Any], file: str
 ) -> dict[str, Any] | None:
     """Find the module of a TorchScript file where its error begins; None if every module that can be called agrees."""
-    from pipeline import model
-    from pipeline.parity import scripted
+    from pipeline.formats.torchscript import audit as scripted
+    from pipeline.rebuild import model
 
     module = model.load(TypeAdapter(Network).validate_python(network)).module
     return scripted.culprit(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.backends import placement
 from pipeline.errors import GateError, UnavailableError, WeighbridgeError, WorkerError
-from pipeline.oracle import Reference
 from pipeline.parity import behaviour, budget, jobs
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import REFUSED, Finding, compare, refused, worst
-from pipeline.types import Event
+from pipeline.parity.oracle import Reference
+from pipeline.worker.event import Event
 from pipeline.worker.process import Worker
 from pipeline.worker.session import opened
 
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from pipeline.backends.variant import Variant
+    from pipeline.formats.artifact import Artifact
+    from pipeline.interface import Arrays, Case, Interface
     from pipeline.parity.budget import Rule
-    from pipeline.types import Arrays, Artifact, Case, Interface, Network, Variant
+    from pipeline.rebuild.network import Network
     from pipeline.worker.process import Terms
 
 AUDITED = frozenset({"onnx", "torchscript"})
@@ -191,7 +194,7 @@ def _explain_chance(
 
 
 def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict[str, dict[str, Any]]:
-    """Return each file's audit by format: where its constants and numbers come from (see `pipeline.parity.audit`).
+    """Return each file's audit by format: where its constants and numbers come from (see `pipeline.formats.onnx.audit`).
 
     Where the audit crashed, no file passed it.
 

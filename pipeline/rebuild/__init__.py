@@ -1,1 +1,1 @@
-"""The network as its owner means it: called right, tried on every size, and held against what it gave in training."""
+"""The network as its owner means it: trusted, built, loaded strictly, called, tried, held against recorded outputs."""

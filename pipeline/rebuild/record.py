@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import calling
 from pipeline.errors import InputError
+from pipeline.rebuild import calling
 
 if TYPE_CHECKING:
     import os

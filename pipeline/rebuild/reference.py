@@ -12,14 +12,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline import cases
 from pipeline.errors import InputError, suggestion
+from pipeline.rebuild import cases
 from pipeline.rebuild.record import FORMAT, META
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.types import Array, Arrays, Case, Interface
+    from pipeline.interface import Array, Arrays, Case, Interface
 
 _KEY = re.compile(r"(?P<call>\d{1,4})/(?P<kind>input|output|module)(?:/(?P<name>.*))?")
 _MAX_META_BYTES = 64 * 2**20

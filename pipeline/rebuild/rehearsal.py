@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import calling
 from pipeline.errors import ArchitectureError, WeighbridgeError
-from pipeline.rebuild import remedies
-from pipeline.types import in_words
+from pipeline.interface import in_words
+from pipeline.rebuild import calling, remedies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.calling import Binding
-    from pipeline.types import Case, Interface, Sizes
+    from pipeline.interface import Case, Interface, Sizes
+    from pipeline.rebuild.calling import Binding
 
 _SHOWN = 6
 _SHOWN_CHARACTERS = 300

@@ -16,17 +16,17 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline import calling
-from pipeline import cases as sampling
-from pipeline.dimensions import complete, free, names
 from pipeline.errors import WeighbridgeError
+from pipeline.interface import complete_sizes, formula_names, free_dimensions
+from pipeline.rebuild import calling
+from pipeline.rebuild import cases as sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import nn
 
-    from pipeline.types import Case, Dimension, Interface, Sizes
+    from pipeline.interface import Case, Dimension, Interface, Sizes
 
 SECONDS = 20.0
 _WINDOW = 24
@@ -120,7 +120,7 @@ class _Search:
         fixed: dict[str, int] = {}
         for _ in range(_ROUNDS):
             before = (dict(changed), dict(fixed))
-            for dimension in free(self.interface.dimensions):
+            for dimension in free_dimensions(self.interface.dimensions):
                 if dimension.name not in fixed and (changed.get(dimension.name) or dimension).formula is None:
                     self._settle(changed.get(dimension.name, dimension), base, changed, fixed)
             if (changed, fixed) == before:
@@ -132,7 +132,7 @@ class _Search:
 
     def _base(self) -> Sizes | None:
         """Return sizes at which the network runs, small ones first."""
-        dimensions = free(self.interface.dimensions)
+        dimensions = free_dimensions(self.interface.dimensions)
         if not dimensions:
             return None
         ordered = sorted(self.cases, key=lambda case: sum(case.sizes.values()))
@@ -142,7 +142,7 @@ class _Search:
             itertools.islice(itertools.product(*choices), 20_000), key=lambda sizes: (sum(sizes), sizes)
         )
         tried += [{each.name: size for each, size in zip(dimensions, sizes, strict=True)} for sizes in combinations]
-        complete_ones = (complete(self.interface.dimensions, sizes) for sizes in tried)
+        complete_ones = (complete_sizes(self.interface.dimensions, sizes) for sizes in tried)
         return next((sizes for sizes in complete_ones if self._has_time() and self.runs(sizes)), None)
 
     def _has_time(self) -> bool:
@@ -180,8 +180,8 @@ class _Search:
         return {size: self._runs_with(base, {dimension.name: size}) for size in sorted(wanted) if size in sizes}
 
     def _runs_with(self, base: Sizes, changes: Mapping[str, int]) -> bool:
-        chosen = {each.name: {**base, **changes}[each.name] for each in free(self.interface.dimensions)}
-        return self.runs(complete(self.interface.dimensions, chosen))
+        chosen = {each.name: {**base, **changes}[each.name] for each in free_dimensions(self.interface.dimensions)}
+        return self.runs(complete_sizes(self.interface.dimensions, chosen))
 
     def _narrowed(self, dimension: Dimension, tried: Mapping[int, bool], base: Sizes) -> Dimension | None:
         """Return the dimension with the smallest step whose multiples run, all of them within a range; None if none do.
@@ -222,7 +222,7 @@ class _Search:
     ) -> dict[str, int] | None:
         """Return with which whole factor a dimension follows from each other one, {} if from none; None where that is unclear."""
         factors: dict[str, int] = {}
-        for other in free(self.interface.dimensions):
+        for other in free_dimensions(self.interface.dimensions):
             if other.name == dimension.name or other.name in fixed or _follows(other, changed):
                 continue
             slope = self._slope(dimension, other, base)
@@ -236,7 +236,7 @@ class _Search:
         self, dimension: Dimension, factors: Mapping[str, int], base: Sizes, changed: dict[str, Dimension]
     ) -> None:
         """Note that a dimension follows from others, if sizes that agree with that do run."""
-        known = {each.name: each for each in free(self.interface.dimensions)}
+        known = {each.name: each for each in free_dimensions(self.interface.dimensions)}
         added = base[dimension.name] - sum(factor * base[name] for name, factor in factors.items())
         if added < 0 and list(factors.values()) == [1]:  # past + 1 says more than total - 1
             (other,) = factors
@@ -260,12 +260,12 @@ class _Search:
 
     def _holds(self, dimension: Dimension, formula: str, others: Sequence[Dimension], base: Sizes) -> bool:
         """Tell whether the network runs at other sizes that agree with a formula."""
-        from pipeline.dimensions import evaluate
+        from pipeline.interface import formula_value
 
         source = random.Random(0)
         for _ in range(_CHECKS):
             chosen = {each.name: source.choice(sampling.allowed(each)[:_WINDOW]) for each in others}
-            size = evaluate(formula, chosen)
+            size = formula_value(formula, chosen)
             if size < 0 or not self._runs_with(base, {**chosen, dimension.name: size}):
                 return False
         return True
@@ -358,14 +358,14 @@ def _formula_text(factors: Mapping[str, int], added: int) -> str:
 
 def _changed(interface: Interface, changed: Mapping[str, Dimension], fixed: Mapping[str, int]) -> Interface:
     """Return the interface with other dimensions, and sizes in place of those that are fixed."""
-    from pipeline.dimensions import bounds, ordered
+    from pipeline.interface import formula_bounds, ordered_dimensions
 
     made = [changed.get(each.name, each) for each in interface.dimensions if each.name not in fixed]
-    ranges = {each.name: (sampling.allowed(each)[0], sampling.allowed(each)[-1]) for each in free(made)}
+    ranges = {each.name: (sampling.allowed(each)[0], sampling.allowed(each)[-1]) for each in free_dimensions(made)}
     ranges |= {name: (size, size) for name, size in fixed.items()}
-    for each in ordered(made):
-        if each.formula is not None and set(names(each.formula)) <= ranges.keys():
-            low, high = ranges[each.name] = bounds(each.formula, ranges)
+    for each in ordered_dimensions(made):
+        if each.formula is not None and set(formula_names(each.formula)) <= ranges.keys():
+            low, high = ranges[each.name] = formula_bounds(each.formula, ranges)
             made[made.index(each)] = replace(each, min=low, max=high, multiple_of=1)
     inputs = tuple(
         replace(spec, shape=tuple(fixed.get(size, size) if isinstance(size, str) else size for size in spec.shape))

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from pipeline import calling, model, trust
 from pipeline.errors import WeighbridgeError
+from pipeline.interface import Interface
+from pipeline.rebuild import calling, model, trust
+from pipeline.rebuild.network import Network
 from pipeline.rebuild.record import watched
-from pipeline.types import Interface, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A second opinion on how the network is called, in a few lines that know nothing of `pipeline.calling`.
+"""A second opinion on how the network is called, in a few lines that know nothing of `pipeline.rebuild.calling`.
 
 Everything is held against the oracle, so that nothing later would notice if inputs were bound wrongly there. These lines
 call the network as a user would by hand: with the config's names as keywords. They may share nothing with the binding.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.types import Interface
+    from pipeline.interface import Interface
 
 _FORMS = ("lists", "tuples", "as annotated")
 

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release import identity, signing, standalone
-from pipeline.store import (
+from pipeline.storage.store import (
     atomic_directory,
     atomic_write,
     canonical_json,
@@ -22,7 +23,6 @@ from pipeline.store import (
     private_directory,
     publish,
 )
-from pipeline.types import Dimension, InputSpec, Interface
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,15 +13,16 @@ from pipeline.release import bundle, golden
 from pipeline.release.bundle import ModelFile, ReleaseContent
 from pipeline.release.standalone import Golden, GoldenCase
 from pipeline.release.tools import tools
-from pipeline.store import canonical_json
+from pipeline.storage.store import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.config import Config
+    from pipeline.formats.artifact import Artifact
+    from pipeline.interface import Interface
     from pipeline.parity.prove import Proof, Truth
     from pipeline.rebuild.reference import Recording
-    from pipeline.types import Artifact, Interface
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.release.standalone import DTYPES, Golden, GoldenCase
-from pipeline.store import canonical_json
+from pipeline.storage.store import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.types import Array
+    from pipeline.interface import Array
 
 _SAFETENSORS_NAMES = {name: code for code, name in DTYPES.items()}
 

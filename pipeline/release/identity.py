@@ -11,7 +11,7 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from pipeline.store import canonical_json, key
+from pipeline.storage.store import canonical_json, key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,21 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import dimensions
 from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
 from pipeline.errors import DigestError, InputError, UnavailableError, WeighbridgeError, WorkerError
+from pipeline.interface import formula_names, formula_value, in_words
 from pipeline.release import bundle, standalone
 from pipeline.release.verify import check, check_unread
-from pipeline.store import read_json
-from pipeline.types import in_words
+from pipeline.storage.store import read_json
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.backends.backend import Backend
-    from pipeline.types import Array, Arrays, Dimension, InputSpec, Interface
+    from pipeline.interface import Array, Arrays, Dimension, InputSpec, Interface
 
 DEVICES = ("cpu", "cuda")
 PREFERENCE = ("onnxruntime-cpu", "torchscript")
@@ -165,12 +164,12 @@ def _check_shape(spec: InputSpec, shape: tuple[int, ...], sizes: dict[str, int])
 def _check_related(dimension: Dimension, sizes: Mapping[str, int]) -> None:
     """Refuse a size that does not follow from the others as declared, where these are known."""
     formula = dimension.formula or ""
-    if dimension.name in sizes and all(name in sizes for name in dimensions.names(formula)):
-        wanted = dimensions.evaluate(formula, sizes)
+    if dimension.name in sizes and all(name in sizes for name in formula_names(formula)):
+        wanted = formula_value(formula, sizes)
         if sizes[dimension.name] != wanted:
             raise InputError(
                 f"{dimension.name} is {sizes[dimension.name]}, declared is {formula}, which is {wanted}",
-                hint=f"give inputs whose sizes agree: {in_words({name: sizes[name] for name in dimensions.names(formula)})}",
+                hint=f"give inputs whose sizes agree: {in_words({name: sizes[name] for name in formula_names(formula)})}",
             )
 
 

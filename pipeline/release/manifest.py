@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline import dimensions as formulas
-from pipeline import types
+from pipeline import interface as types
+from pipeline.interface import formula_names, ordered_dimensions
 from pipeline.release import standalone
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -68,7 +68,7 @@ class Dimension(_Section):
         if self.max - self.max % self.multiple_of < max(self.min, 1):
             raise ValueError(f"there is no multiple of {self.multiple_of} from {self.min} to {self.max}")
         if self.formula is not None:
-            formulas.names(self.formula)
+            formula_names(self.formula)
         return self
 
 
@@ -169,10 +169,10 @@ class Manifest(_Section):
             raise ValueError(f"models need files that are not listed: {', '.join(sorted(strange)) or 'their own'}")
         shapes: list[Sequence[Any]] = [*(each.shape for each in self.inputs), *(each.shape for each in self.outputs)]
         sizes = {size for shape in shapes for size in shape if isinstance(size, str)}
-        sizes |= {name for each in self.dimensions.values() if each.formula for name in formulas.names(each.formula)}
+        sizes |= {name for each in self.dimensions.values() if each.formula for name in formula_names(each.formula)}
         if unknown := sizes - set(self.dimensions):
             raise ValueError(f"shapes name sizes that are no dimensions: {', '.join(sorted(unknown))}")
-        formulas.ordered(
+        ordered_dimensions(
             [
                 types.Dimension(name, each.min, each.max, each.multiple_of, each.formula)
                 for name, each in self.dimensions.items()

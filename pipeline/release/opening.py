@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checkpoint import confined, files, headers, torchscript
-from pipeline.checkpoint.kinds import Kind, with_article
-from pipeline.checkpoint.protobuf import MalformedFieldError
 from pipeline.errors import UnsafeError, WeightsError
+from pipeline.formats.torchscript import safety as torchscript
 from pipeline.release import standalone
+from pipeline.weights import confined, files, headers
+from pipeline.weights.kinds import Kind, with_article
+from pipeline.weights.protobuf import MalformedFieldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -14,18 +14,18 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from pipeline import dimensions
-from pipeline.checkpoint import headers
 from pipeline.errors import InputError
+from pipeline.interface import formula_names, free_dimensions
 from pipeline.release.golden import safetensors_bytes
 from pipeline.release.standalone import DamagedError, read_safetensors
-from pipeline.store import atomic_write, canonical_json
+from pipeline.storage.store import atomic_write, canonical_json
+from pipeline.weights import headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from pipeline.interface import Array, Arrays, Dimension, InputSpec, Interface
     from pipeline.release.load import Model
-    from pipeline.types import Array, Arrays, Dimension, InputSpec, Interface
 
 MAX_INPUT_BYTES = 4 * 2**30
 """The most that one input file may hold, unpacked."""
@@ -223,10 +223,10 @@ def run(model: Model, inputs: Arrays) -> dict[str, Array]:
 def _too_large(interface: Interface, inputs: Arrays) -> Dimension | None:
     """Return the dimension to split: beyond its maximum, the first of all, on one axis of every input, sizes equal."""
     first = next((size for spec in interface.inputs for size in spec.shape if isinstance(size, str)), None)
-    dimension = next((each for each in dimensions.free(interface.dimensions) if each.name == first), None)
+    dimension = next((each for each in free_dimensions(interface.dimensions) if each.name == first), None)
     if dimension is None or any(spec.shape.count(dimension.name) != 1 for spec in interface.inputs):
         return None
-    if any(dimension.name in dimensions.names(each.formula) for each in interface.dimensions if each.formula):
+    if any(dimension.name in formula_names(each.formula) for each in interface.dimensions if each.formula):
         return None
     sizes = set()
     for spec in interface.inputs:

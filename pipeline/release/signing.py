@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, UnavailableError
 from pipeline.release import standalone
-from pipeline.store import canonical_json, disk_errors, make_directory
+from pipeline.storage.store import canonical_json, disk_errors, make_directory
 
 if TYPE_CHECKING:
     from pathlib import Path

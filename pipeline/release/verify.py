@@ -12,10 +12,10 @@ from pipeline.backends.table import backends as table
 from pipeline.errors import InputError, UnavailableError, WeighbridgeError
 from pipeline.release import bundle, opening, signing, standalone
 from pipeline.release.manifest import Manifest
-from pipeline.store import canonical_json
+from pipeline.storage.store import canonical_json
 
 if TYPE_CHECKING:
-    from pipeline.types import Array, Arrays
+    from pipeline.interface import Array, Arrays
 
 Run = Callable[[str, Path | None, "Arrays"], Mapping[str, "Array"]]
 """`run(backend, file, inputs)` returns the outputs by name, wherever it runs them; no file means the network itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from pipeline.types import in_words
+from pipeline.interface import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.benchmark.compare import Change, Comparison
-    from pipeline.cache import Entry
-    from pipeline.types import Event
+    from pipeline.storage.cache import Entry
+    from pipeline.worker.event import Event
 
     Begin = Callable[[str], AbstractContextManager[Callable[[Event], None]]]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.backends.placement import problems
+from pipeline.interface import in_words
 from pipeline.report.rows import HEADINGS, factor, in_units, milliseconds, rows, verdict
-from pipeline.types import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

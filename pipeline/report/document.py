@@ -8,16 +8,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.store import read_json
+from pipeline.storage.store import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pipeline.benchmark.timing import Timings
+    from pipeline.formats.artifact import Artifact
     from pipeline.parity.compare import Finding
     from pipeline.parity.prove import Proof, Truth
-    from pipeline.types import Artifact
 
 SCHEMA_VERSION = 1
 

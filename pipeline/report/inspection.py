@@ -10,15 +10,15 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from pipeline.checkpoint.wrappers import printable
 from pipeline.report.rows import in_units
+from pipeline.weights.wrappers import printable
 from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.checkpoint.inspect import Candidate, Description, TensorDescription
+    from pipeline.weights.inspect import Candidate, Description, TensorDescription
 
 READ_TIMEOUT_S = 600.0
 _SHOWN_TENSORS = 400
@@ -50,7 +50,7 @@ def with_values(description: Description, path: Path, key: str | None, max_bytes
     """Return `description` with what the weights' numbers are like, read in a worker; raises as loading does."""
     with Worker(f"reading {path.name}", threads=1) as worker:
         values = worker.call(
-            "pipeline.checkpoint.values:survey",
+            "pipeline.weights.values:survey",
             timeout_s=READ_TIMEOUT_S,
             weights=str(path),
             key=key,

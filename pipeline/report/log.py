@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.types import Event
+    from pipeline.worker.event import Event
 
 RUN = "run.json"
 SCHEMA_VERSION = 1

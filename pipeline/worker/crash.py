@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeighbridgeError
-from pipeline.store import atomic_directory
+from pipeline.storage.store import atomic_directory
 from pipeline.worker import wire
 
 if TYPE_CHECKING:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from pipeline.types import Case, Interface, Network
+from pipeline.interface import Case, Interface
+from pipeline.rebuild.network import Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.backends.backend import Session
-    from pipeline.model import Loaded
+    from pipeline.rebuild.model import Loaded
     from pipeline.rebuild.rehearsal import Rehearsal
 
 _MEMORY = {"resident": "VmRSS", "peak": "VmHWM"}
@@ -63,8 +64,7 @@ class Jobs:
 
         The last `recorded` cases are those of a recording: also their outputs are returned, and what identifies the network.
         """
-        from pipeline import calling, model
-        from pipeline.rebuild import record, rehearsal
+        from pipeline.rebuild import calling, model, record, rehearsal
 
         loaded, declared = model.load(_network(network)), _interface(interface)
         given = [Case(each["name"], each["sizes"], each["inputs"]) for each in cases]
@@ -78,7 +78,7 @@ class Jobs:
 
     def _reference(self, seed: int, last: int = 0) -> dict[str, Any]:
         """Return the oracle's reference for each case that was rehearsed, or the last few, and why float64 was not possible."""
-        from pipeline import oracle
+        from pipeline.parity import oracle
 
         assert self._rehearsed is not None  # noqa: S101 - `rehearse` comes first
         loaded, interface, cases, found = self._rehearsed
@@ -178,7 +178,7 @@ class Jobs:
 
 def alternatives(network: dict[str, Any]) -> list[dict[str, Any]]:
     """Return each `rename` and `ignore` with which a network's file fits, as far as names and structure leave it open."""
-    from pipeline import model
+    from pipeline.rebuild import model
 
     return [{"rename": dict(each.rename), "ignore": each.ignore} for each in model.alternatives(_network(network))]
 
@@ -193,9 +193,9 @@ def export(
     identity: dict[str, str],
 ) -> dict[str, Any]:
     """Export the network in one format into `folder`, with `identity` in the file; return the artifact."""
-    from pipeline import model
-    from pipeline.exporters.exporter import Job
-    from pipeline.exporters.table import exporters
+    from pipeline.formats.format import Job
+    from pipeline.formats.table import exporters
+    from pipeline.rebuild import model
 
     # Exporters make millions of small objects that live until the end: looking through them for cycles takes a sixth of
     # the time, and the process ends with this job.

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pipeline.types import Interface, Network, Variant
+    from pipeline.backends.variant import Variant
+    from pipeline.interface import Interface
+    from pipeline.rebuild.network import Network
     from pipeline.worker.process import Terms
 
 

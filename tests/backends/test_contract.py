@@ -8,12 +8,13 @@ import psutil
 import pytest
 import torch
 
-from pipeline import cases
 from pipeline.backends.backend import Source
 from pipeline.backends.onnxruntime import bind_on_device
 from pipeline.backends.table import BUILT_IN, backends
-from pipeline.types import Dimension, InputSpec, Interface, Network
-from tests.exporters.test_exporters import export
+from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.rebuild import cases
+from pipeline.rebuild.network import Network
+from tests.formats.test_exporters import export
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 10)),), (Dimension("batch", 1, 8),), ("logits",))
 WEIGHTS = "configs/weights/simplenet.pth"

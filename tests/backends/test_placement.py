@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.backends import onnxruntime as backend
 from pipeline.backends import placement
 from pipeline.backends.backend import Source
-from pipeline.types import Dimension, InputSpec, Interface
+from pipeline.interface import Dimension, InputSpec, Interface
 
 CUDA = "CUDAExecutionProvider"
 # What onnxruntime's CUDA provider leaves on the CPU of the graph below: sizes made of the input's, one by way of a float.

@@ -8,7 +8,7 @@ from pipeline.benchmark import energy, figures, roofline, rounds, throughput
 from pipeline.benchmark.samples import Plan
 from pipeline.benchmark.statistics import analyse
 from pipeline.errors import WorkerError
-from pipeline.types import Dimension, InputSpec, Interface
+from pipeline.interface import Dimension, InputSpec, Interface
 from tests.benchmark.simulated import World
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 3)),), (Dimension("batch", 1, 64),), ("y",))

@@ -1,8 +1,8 @@
 """Which contestants a benchmark has."""
 
+from pipeline.backends.variant import Variant
 from pipeline.benchmark.timing import Entrant, entrants
 from pipeline.config import BenchmarkConfig
-from pipeline.types import Variant
 
 
 def variant(name, backend="onnxruntime-cpu", **options):

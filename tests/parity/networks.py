@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline import cases
-from pipeline.exporters.exporter import Job
-from pipeline.types import Dimension, InputSpec, Interface
+from pipeline.formats.format import Job
+from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.rebuild import cases
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 3, 8)),), (Dimension("batch", 1, 16),), ("logits", "hidden"))
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from pipeline.exporters import onnx as exporter
-from pipeline.exporters import program
-from pipeline.exporters.onnx import captured
-from pipeline.exporters.torchscript import TORCHSCRIPT, TorchScriptOptions
-from pipeline.parity import jobs, scripted
-from pipeline.parity.audit import audit_onnx
-from pipeline.parity.graph import Graph
+from pipeline.formats import program
+from pipeline.formats.onnx import export as exporter
+from pipeline.formats.onnx.audit import audit_onnx
+from pipeline.formats.onnx.export import captured
+from pipeline.formats.onnx.graph import Graph
+from pipeline.formats.torchscript import audit as scripted
+from pipeline.formats.torchscript.export import TORCHSCRIPT, TorchScriptOptions
+from pipeline.parity import jobs
 from tests.parity.networks import audited, job
 
 

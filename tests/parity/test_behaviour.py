@@ -9,14 +9,16 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from pipeline import cases, oracle
-from pipeline.exporters.exporter import Job
-from pipeline.exporters.torchscript import TORCHSCRIPT, TorchScriptOptions
-from pipeline.parity import audit, behaviour, budget, jobs, scripted
+from pipeline.formats.format import Job
+from pipeline.formats.onnx import audit
+from pipeline.formats.onnx.graph import Graph
+from pipeline.formats.torchscript import audit as scripted
+from pipeline.formats.torchscript.export import TORCHSCRIPT, TorchScriptOptions
+from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.parity import behaviour, budget, jobs, oracle
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare
-from pipeline.parity.graph import Graph
-from pipeline.types import Dimension, InputSpec, Interface
+from pipeline.rebuild import cases
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 9),), ("y",))
 CASES = cases.sample(INTERFACE, seed=0, cap_elements=1000)

@@ -13,13 +13,15 @@ import torch
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from pipeline import cli, model, planning
+from pipeline.commands import app as cli
 from pipeline.errors import InputError, UnsafeError
-from pipeline.exporters import onnx as exporter
-from pipeline.exporters.exporter import Job
+from pipeline.formats.format import Job
+from pipeline.formats.onnx import export as exporter
+from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.parity.candidate import Signature, format_of, match
-from pipeline.types import Dimension, InputSpec, Interface
-from tests.checkpoint.corpus import require_refused
+from pipeline.rebuild import model
+from pipeline.run import plan as planning
+from tests.weights.corpus import require_refused
 
 INTERFACE = Interface(
     (InputSpec("image", "float32", ("batch", 3)), InputSpec("ids", "int64", ("batch", 3), 0, 5)),

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline.oracle import Reference
 from pipeline.parity import budget
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare, worst
+from pipeline.parity.oracle import Reference
 
 RNG = np.random.default_rng(0)
 

@@ -6,16 +6,19 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from pipeline import cases, oracle
+from pipeline.backends.variant import Variant
 from pipeline.errors import GateError, UnavailableError
-from pipeline.exporters.exporter import Job
-from pipeline.exporters.onnx import ONNX, OnnxOptions
-from pipeline.parity import explain, prove
+from pipeline.formats.artifact import Artifact
+from pipeline.formats.format import Job
+from pipeline.formats.onnx.export import ONNX, OnnxOptions
+from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.parity import explain, oracle, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import Finding
+from pipeline.rebuild import cases
+from pipeline.rebuild.network import Network
 from pipeline.report import findings
-from pipeline.types import Artifact, Dimension, InputSpec, Interface, Network, Variant
 from pipeline.worker.jobs import Jobs
 from pipeline.worker.process import Terms
 

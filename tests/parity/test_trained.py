@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import oracle, record
+from pipeline import record
 from pipeline.errors import GateError
-from pipeline.parity import trained
+from pipeline.parity import oracle, trained
 from pipeline.parity.budget import Rule
 from pipeline.parity.prove import Setup
 from pipeline.rebuild import record as recording
 from pipeline.rebuild import reference, why
+from pipeline.rebuild.network import Network
 from pipeline.release.predict import read_arrays
-from pipeline.types import Network
 from tests.rebuild.calls import X, Y, face
 
 ONE, TWO = face([X]), face([X, Y])

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.backends.backend import Backend, Session
 from pipeline.backends.backend import Options as BackendOptions
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU
-from pipeline.exporters.exporter import Exporter
-from pipeline.exporters.exporter import Options as ExporterOptions
+from pipeline.formats.format import Exporter
+from pipeline.formats.format import Options as ExporterOptions
 
 if TYPE_CHECKING:
     from pipeline.backends.backend import Source

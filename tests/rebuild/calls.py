@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 import torch
 from torch import nn
 
-from pipeline.types import Dimension, InputSpec, Interface
+from pipeline.interface import Dimension, InputSpec, Interface
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import calling, cases
 from pipeline.errors import ArchitectureError
+from pipeline.rebuild import calling, cases
 from tests.rebuild.calls import (
     WAYS,
     AllKeywords,
@@ -30,7 +30,7 @@ from tests.rebuild.calls import (
 )
 
 if TYPE_CHECKING:
-    from pipeline.types import Interface
+    from pipeline.interface import Interface
 
 
 def tensors(interface: Interface, seed: int = 0) -> dict[str, torch.Tensor]:

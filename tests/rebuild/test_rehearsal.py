@@ -9,10 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name of it
 
-from pipeline import cases
 from pipeline.errors import ArchitectureError
-from pipeline.rebuild import rehearsal
-from pipeline.types import Dimension, InputSpec, Interface
+from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.rebuild import cases, rehearsal
 from tests.rebuild.calls import X, face, floats
 
 

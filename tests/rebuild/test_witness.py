@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import calling, oracle
 from pipeline.errors import ArchitectureError, DefectError
-from pipeline.rebuild import witness
+from pipeline.parity import oracle
+from pipeline.rebuild import calling, witness
 from tests.rebuild.calls import WAYS, Encoder, ThreeOptional, TwoTowers, Way, X, Y, face, floats
 from tests.rebuild.test_calling import tensors
 

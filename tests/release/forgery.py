@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pipeline.release import bundle, standalone
-from pipeline.store import canonical_json
+from pipeline.storage.store import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.release import bundle
 from pipeline.release.bundle import find, write, write_failed
 from pipeline.release.standalone import check_files
-from pipeline.store import canonical_json, digest_file
+from pipeline.storage.store import canonical_json, digest_file
 
 
 def _names(root):

@@ -24,7 +24,7 @@ from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 from pipeline.release import identity
 from pipeline.release.manifest import schema
 from pipeline.release.verify import check
-from pipeline.store import canonical_json, digest_file
+from pipeline.storage.store import canonical_json, digest_file
 
 
 def read(release, name):

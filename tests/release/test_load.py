@@ -16,9 +16,9 @@ import pytest
 import pipeline
 from pipeline.backends.table import backends
 from pipeline.errors import DigestError, InputError, UnavailableError
+from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release import bundle, load
 from pipeline.release.load import check_inputs, load_release
-from pipeline.types import Dimension, InputSpec, Interface
 
 X = np.random.default_rng(3).normal(size=(3, 4)).astype(np.float32)
 

@@ -14,17 +14,17 @@ import onnx
 import pytest
 import torch
 
-from pipeline import actions
 from pipeline.errors import DigestError, InputError, UnsafeError, WorkerError
-from pipeline.planning import Settings
 from pipeline.release import bundle, packages, standalone
 from pipeline.release.golden import safetensors_bytes
 from pipeline.release.load import load_release
 from pipeline.release.verify import check, verify
-from tests.checkpoint import programs
-from tests.checkpoint.corpus import ours
+from pipeline.run import actions
+from pipeline.run.plan import Settings
+from tests.formats.torchscript import programs
+from tests.rebuild.test_trust import DANGEROUS
 from tests.release.forgery import forge, state
-from tests.test_trust import DANGEROUS
+from tests.weights.corpus import ours
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\..*` is:DeprecationWarning")
 LIMIT_BYTES = 200 * 2**20

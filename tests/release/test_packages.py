@@ -27,7 +27,7 @@ from pipeline.release import bundle
 from pipeline.release.load import load_release
 from pipeline.release.packages import KINDS, package
 from pipeline.release.standalone import list_files
-from pipeline.store import same_tree
+from pipeline.storage.store import same_tree
 
 X = np.random.default_rng(4).normal(size=(3, 4)).astype(np.float32)
 

@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 from pipeline.errors import InputError
+from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release.load import Model, load_release
 from pipeline.release.predict import (
     MAX_JSON_BYTES,
@@ -21,8 +22,7 @@ from pipeline.release.predict import (
     run,
     write_outputs,
 )
-from pipeline.types import Dimension, InputSpec, Interface
-from tests.checkpoint.corpus import require_refused
+from tests.weights.corpus import require_refused
 
 ONE = (InputSpec("x", "float32", ("batch", 4)),)
 TWO = (InputSpec("x", "float32", ("batch", 4)), InputSpec("ids", "int64", ("batch",)))

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import actions, planning
 from pipeline.errors import GateError
 from pipeline.release import bundle
+from pipeline.run import actions
+from pipeline.run import plan as planning
 
 SIMPLENET = Path("configs/simplenet.yaml")
 

@@ -21,7 +21,7 @@ from securesystemslib.signer import SSlibKey
 from pipeline.errors import InputError
 from pipeline.release import bundle, signing, standalone
 from pipeline.release.verify import Origin, verify
-from pipeline.store import canonical_json, digest_file
+from pipeline.storage.store import canonical_json, digest_file
 
 SIGNATURE = "manifest.json.sig"
 

@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from pipeline.errors import InputError, UnavailableError, WorkerError
 from pipeline.release import bundle, standalone
 from pipeline.release.verify import check, verify
-from pipeline.store import canonical_json, digest_file
+from pipeline.storage.store import canonical_json, digest_file
 
 
 def _shipped(release, cwd, *arguments):

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.checkpoint import assembler as asm
-from tests.checkpoint.corpus import BOMBS, CRASHES, DATA
 from tests.release.forgery import forge, state
 from tests.sweeps.hostile_commands import CONFIG, NETWORK, SIMPLENET, run
+from tests.weights import assembler as asm
+from tests.weights.corpus import BOMBS, CRASHES, DATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

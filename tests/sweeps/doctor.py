@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.checkpoint import fit
-from pipeline.checkpoint.search import SEARCH_SECONDS
 from pipeline.errors import MisfitError
-from tests.checkpoint.drawn import draw, draw_named, draw_twins, draw_unfit, is_told
-from tests.checkpoint.misfits import AMPLE, Misfit, all_at_home, explained, loads_strictly
+from pipeline.rebuild.doctor import fit
+from pipeline.rebuild.doctor.search import SEARCH_SECONDS
+from tests.rebuild.doctor.drawn import draw, draw_named, draw_twins, draw_unfit, is_told
+from tests.rebuild.doctor.misfits import AMPLE, Misfit, all_at_home, explained, loads_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,19 +23,22 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline import init, trust
-from pipeline.checkpoint import confined, inspect, kinds, read, torchscript
 from pipeline.config import load
 from pipeline.config.text import parse_value
 from pipeline.errors import WeighbridgeError
-from pipeline.planning import vocabulary
+from pipeline.formats.torchscript import safety as torchscript
+from pipeline.rebuild import trust
 from pipeline.release import standalone
 from pipeline.release.verify import check
-from tests.checkpoint import assembler as asm
-from tests.checkpoint import programs, test_opcodes
-from tests.checkpoint.corpus import payloads
-from tests.checkpoint.test_kinds import FILES, Kind
+from pipeline.run import init
+from pipeline.run.plan import vocabulary
+from pipeline.weights import confined, inspect, kinds, read
+from tests.formats.torchscript import programs
 from tests.release.forgery import state
+from tests.weights import assembler as asm
+from tests.weights import test_opcodes
+from tests.weights.corpus import payloads
+from tests.weights.test_kinds import FILES, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable

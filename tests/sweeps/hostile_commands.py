@@ -27,16 +27,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import pipeline.actions
-import pipeline.cli
-import pipeline.init
+import pipeline.commands.app
 import pipeline.release.predict
 import pipeline.report.console
 import pipeline.report.inspection
-import pipeline.stages
-from tests.checkpoint import evasions, injected, programs
-from tests.checkpoint.corpus import ours
+import pipeline.run.actions
+import pipeline.run.init
+import pipeline.run.stages
+from tests.formats.torchscript import programs
 from tests.release.forgery import forge
+from tests.weights import evasions, injected
+from tests.weights.corpus import ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -191,7 +192,7 @@ def _be_the_command(arguments: Sequence[str], events: int) -> None:
     sys.addaudithook(watch)
     sys.argv = ["weighbridge", *arguments]
     try:
-        pipeline.cli.main()
+        pipeline.commands.app.main()
     except SystemExit as end:
         os._exit(end.code if isinstance(end.code, int) else 1)
     os._exit(99)

@@ -10,7 +10,7 @@ from pipeline.errors import DigestError, InputError
 from pipeline.release import bundle
 from pipeline.release.packages import content, huggingface, mlflow, oci, triton, zipped
 from pipeline.release.verify import check
-from pipeline.store import private_directory, publish
+from pipeline.storage.store import private_directory, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.interface import in_words
 from pipeline.release import identity
-from pipeline.store import read_json
-from pipeline.types import in_words
+from pipeline.storage.store import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

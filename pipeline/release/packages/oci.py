@@ -10,7 +10,7 @@ import hashlib
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from pipeline.store import canonical_json, digest_file
+from pipeline.storage.store import canonical_json, digest_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pipeline import dimensions
 from pipeline.errors import InputError
+from pipeline.interface import formula_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ def _batch(manifest: Mapping[str, Any]) -> str | None:
         return None
     dimension = manifest["dimensions"][name]
     formulas = [each["formula"] for each in manifest["dimensions"].values() if each.get("formula")]
-    is_related = bool(dimension.get("formula")) or any(name in dimensions.names(each) for each in formulas)
+    is_related = bool(dimension.get("formula")) or any(name in formula_names(each) for each in formulas)
     has_any_size = dimension["min"] == 1 and dimension["multiple_of"] == 1 and dimension["max"] > 1
     return name if has_any_size and not is_related else None
 

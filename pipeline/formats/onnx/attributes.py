@@ -1,0 +1,308 @@
+"""The numbers in a graph's attributes: what each should be, by the operator of the program it came from.
+
+An ONNX attribute restates an argument of an ATen operator, by a rule that the ONNX operator's specification and torch's
+documentation fix. The table below holds these rules; an attribute without one is reported as not accounted for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipeline.formats.program import Step
+
+    Expected = Mapping[str, Any]
+    Rule = Callable[[Step, Mapping[str, Step]], Expected]
+
+_FLOAT32_RELATIVE = 2.0**-23
+
+# Attributes that say how and not what, or that are checked with the constant they apply to (transB).
+NEUTRAL = frozenset(
+    {"auto_pad", "storage_order", "stash_type", "allowzero", "keepdims", "to", "saturate", "num_outputs", "transB"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """What an attribute must be where several values mean the same; `test` takes the value and the tensor's rank."""
+
+    text: str
+    test: Callable[[Any, int | None], bool]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _axis_check(axis: int) -> _Check:
+    """Return the check of an axis, which may be counted from either end."""
+    return _Check(str(axis), lambda found, rank: bool(found == axis or (rank and found % rank == axis % rank)))
+
+
+_SWAPS_LAST_TWO = _Check(
+    "the last two axes swapped", lambda found, _: found == [*range(len(found) - 2), len(found) - 1, len(found) - 2]
+)
+
+
+def expected(step: Step, onnx_operator: str, steps: Mapping[str, Step]) -> Expected | None:
+    """Return what the attributes of an ONNX node made from `step` must be, by name; None if there is no rule."""
+    rule = _RULES.get((family(step.operator), onnx_operator))
+    return None if rule is None else rule(step, steps)
+
+
+def step_before(value: str, onnx_operator: str, steps: Mapping[str, Step]) -> Step | None:
+    """Return the one step that reads `value` and that an ONNX operator may have come from, None if there is no such one."""
+    found = [
+        step
+        for step in steps.values()
+        if f"%{value}" in step.arguments.values() and (family(step.operator), onnx_operator) in _RULES
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def agrees(found: Any, wanted: Any, rank: int | None) -> bool:
+    """Whether an attribute's value is the expected one: floats as float32 holds them, axes counted from either end.
+
+    What is expected to be None may be anything: it has no effect.
+    """
+    if wanted is None:
+        return True
+    if isinstance(wanted, _Check):
+        return wanted.test(found, rank)
+    if isinstance(wanted, float):
+        return abs(float(found) - wanted) <= _FLOAT32_RELATIVE * abs(wanted)
+    if isinstance(wanted, list):
+        return [int(each) for each in found] == [int(each) for each in wanted]
+    return bool(found == wanted)
+
+
+def numbers(step: Step) -> tuple[set[int], set[float]]:
+    """Return the integers and floats a step's own arguments and shapes justify as literals in the graph."""
+    whole: set[int] = set()
+    real: set[float] = set()
+    for value in step.arguments.values():
+        _collect(value, whole, real)
+    rank = max((len(shape) for shape in step.shapes.values()), default=0)
+    whole |= {each - rank for each in whole} | {each + rank for each in whole if each < 0}
+    for shape in step.shapes.values():
+        whole |= set(shape)
+    for rule in (_RULE_LITERALS.get(family(step.operator)), _RULE_LITERALS.get("")):
+        if rule is not None:
+            real |= set(rule(step))
+    return whole, real | {float(each) for each in whole}
+
+
+def _collect(value: Any, whole: set[int], real: set[float]) -> None:
+    if isinstance(value, bool) or value is None:
+        return
+    if isinstance(value, int):
+        whole.add(value)
+    elif isinstance(value, list):
+        for each in value:
+            _collect(each, whole, real)
+    elif isinstance(value, float) or value in {"inf", "-inf", "nan"}:
+        real.add(float(value))
+
+
+def family(operator: str) -> str:
+    """Return one name for the operators that share a rule: "conv" for aten.conv2d and aten._convolution."""
+    name = operator.removeprefix("aten.")
+    if name in {"conv1d", "conv2d", "conv3d", "_convolution", "convolution"}:
+        return "conv"
+    if name.startswith(("conv_transpose", "conv_tbc")):
+        return "conv_transpose"
+    for stem in ("max_pool", "avg_pool", "softmax", "log_softmax", "batch_norm"):
+        if stem in name:
+            return stem if stem != "softmax" or "log" not in name else "log_softmax"
+    return {"unsafe_split": "split", "split_with_sizes": "split", "chunk": "split", "unbind": "split"}.get(name, name)
+
+
+def _spatial(step: Step) -> int:
+    return len(step.shapes["weight"]) - 2
+
+
+def _spread(value: Any, count: int) -> list[int]:
+    """Return a number for each spatial axis: torch lets one stand for all."""
+    listed = [int(each) for each in value] if isinstance(value, list) else [int(value)]
+    return listed * count if len(listed) == 1 else listed
+
+
+def _conv(step: Step, steps: Mapping[str, Step]) -> Expected:
+    count = _spatial(step)
+    kernel, dilation = step.shapes["weight"][2:], _spread(step.arguments["dilation"], count)
+    stated = step.arguments["padding"]
+    if isinstance(stated, str):
+        total = [d * (k - 1) if stated == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        pads = [each // 2 for each in total] + [each - each // 2 for each in total]
+    else:
+        pads = _spread(stated, count) * 2
+    return {
+        "strides": _spread(step.arguments["stride"], count),
+        "dilations": dilation,
+        "group": step.arguments["groups"],
+        "kernel_shape": kernel,
+        "pads": [own + before for own, before in zip(pads, _padding_before(step, steps, count), strict=True)],
+    }
+
+
+def _padding_before(step: Step, steps: Mapping[str, Step], count: int) -> list[int]:
+    """Return what a zero padding just before a convolution adds to its pads (the optimiser merges the two)."""
+    before = steps.get(str(step.arguments.get("input", "")).removeprefix("%"))
+    nothing = [0] * (2 * count)
+    if before is None or before.operator not in {"aten.pad", "aten.constant_pad_nd"}:
+        return nothing
+    pad = before.arguments["pad"]
+    if before.arguments.get("mode", "constant") != "constant" or before.arguments.get("value") not in {None, 0}:
+        return nothing
+    if len(pad) > 2 * count or not all(isinstance(each, int) for each in pad):
+        return nothing
+    pairs = [pad[index : index + 2] for index in range(0, len(pad), 2)][::-1]
+    pairs = [[0, 0]] * (count - len(pairs)) + pairs
+    return [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
+
+
+def _conv_transpose(step: Step, _: Mapping[str, Step]) -> Expected:
+    count = _spatial(step)
+    return {
+        "strides": _spread(step.arguments["stride"], count),
+        "dilations": _spread(step.arguments["dilation"], count),
+        "group": step.arguments["groups"],
+        "kernel_shape": step.shapes["weight"][2:],
+        "pads": _spread(step.arguments["padding"], count) * 2,
+        "output_padding": _spread(step.arguments["output_padding"], count),
+    }
+
+
+def _pool(step: Step, _: Mapping[str, Step]) -> Expected:
+    digits = [each for each in step.operator if each.isdigit()]
+    count = int(digits[-1]) if digits else 2
+    kernel = _spread(step.arguments["kernel_size"], count)
+    found: dict[str, Any] = {
+        "kernel_shape": kernel,
+        "strides": _spread(step.arguments.get("stride") or kernel, count),
+        "pads": _spread(step.arguments.get("padding", 0), count) * 2,
+        "ceil_mode": int(step.arguments.get("ceil_mode", False)),
+    }
+    if "dilation" in step.arguments:
+        found["dilations"] = _spread(step.arguments["dilation"], count)
+    if "count_include_pad" in step.arguments:
+        found["count_include_pad"] = int(step.arguments["count_include_pad"])
+    return found
+
+
+def _axis(key: str, *more: tuple[str, Any]) -> Rule:
+    return lambda step, _: {"axis": _axis_check(step.arguments[key]), **dict(more)}
+
+
+def _number(attribute: str, key: str) -> Rule:
+    return lambda step, _: {attribute: float(step.arguments[key])}
+
+
+def _permutation(step: Step, _: Mapping[str, Step]) -> Expected:
+    rank = len(step.shapes["self"])
+    if "dims" in step.arguments:
+        return {"perm": [each % rank for each in step.arguments["dims"]]}
+    order = list(range(rank))
+    first, second = (0, 1) if "dim0" not in step.arguments else (step.arguments["dim0"], step.arguments["dim1"])
+    if rank >= 2:
+        order[first % rank], order[second % rank] = order[second % rank], order[first % rank]
+    return {"perm": order}
+
+
+def _gemm(step: Step, _: Mapping[str, Step]) -> Expected:
+    alpha, beta = (float(step.arguments.get(name, 1.0)) for name in ("alpha", "beta"))
+    return {"alpha": alpha, "beta": beta, "transA": 0}
+
+
+def _split(step: Step, _: Mapping[str, Step]) -> Expected:
+    return {"axis": _axis_check(step.arguments["dim"])}
+
+
+def _attention(_step: Step, _: Mapping[str, Step]) -> Expected:
+    """Keys are transposed in their last two axes, and scores normalised over the last."""
+    return {"perm": _SWAPS_LAST_TWO, "axis": _axis_check(-1)}
+
+
+def _pad(step: Step, _: Mapping[str, Step]) -> Expected:
+    names = {"replicate": "edge", "circular": "wrap"}
+    mode = str(step.arguments.get("mode", "constant"))
+    return {"mode": names.get(mode, mode)}
+
+
+_RULES: dict[tuple[str, str], Rule] = {
+    ("conv", "Conv"): _conv,
+    ("conv_transpose", "ConvTranspose"): _conv_transpose,
+    ("max_pool", "MaxPool"): _pool,
+    ("avg_pool", "AveragePool"): _pool,
+    ("layer_norm", "LayerNormalization"): lambda step, _: {
+        "epsilon": float(step.arguments["eps"]),
+        "axis": _axis_check(-len(step.arguments["normalized_shape"])),
+    },
+    ("rms_norm", "RMSNormalization"): lambda step, _: {
+        "epsilon": float(step.arguments["eps"] or _FLOAT32_RELATIVE),
+        "axis": _axis_check(-len(step.arguments["normalized_shape"])),
+    },
+    ("batch_norm", "BatchNormalization"): lambda step, _: {
+        "epsilon": float(step.arguments["eps"]),
+        "training_mode": 0,
+        "momentum": None,
+    },
+    ("group_norm", "GroupNormalization"): lambda step, _: {
+        "epsilon": float(step.arguments["eps"]),
+        "num_groups": step.arguments["num_groups"],
+    },
+    ("group_norm", "InstanceNormalization"): _number("epsilon", "eps"),
+    ("instance_norm", "InstanceNormalization"): _number("epsilon", "eps"),
+    ("gelu", "Gelu"): lambda step, _: {"approximate": step.arguments.get("approximate", "none")},
+    ("leaky_relu", "LeakyRelu"): _number("alpha", "negative_slope"),
+    ("elu", "Elu"): _number("alpha", "alpha"),
+    ("celu", "Celu"): _number("alpha", "alpha"),
+    ("hardsigmoid", "HardSigmoid"): lambda _step, _: {"alpha": 1 / 6, "beta": 0.5},
+    ("hardswish", "HardSigmoid"): lambda _step, _: {"alpha": 1 / 6, "beta": 0.5},
+    ("softmax", "Softmax"): _axis("dim"),
+    ("log_softmax", "LogSoftmax"): _axis("dim"),
+    ("scaled_dot_product_attention", "Softmax"): _attention,
+    ("scaled_dot_product_attention", "Transpose"): _attention,
+    ("transpose", "Transpose"): _permutation,
+    ("permute", "Transpose"): _permutation,
+    ("t", "Transpose"): _permutation,
+    ("numpy_T", "Transpose"): _permutation,
+    ("linear", "Transpose"): lambda _step, _: {"perm": [1, 0]},
+    ("linear", "Gemm"): _gemm,
+    ("addmm", "Gemm"): _gemm,
+    ("cat", "Concat"): _axis("dim"),
+    ("stack", "Concat"): _axis("dim"),
+    ("split", "Split"): _split,
+    ("glu", "Split"): _split,
+    ("select", "Gather"): _axis("dim"),
+    ("index_select", "Gather"): _axis("dim"),
+    ("embedding", "Gather"): lambda _step, _: {"axis": _axis_check(0)},
+    ("pad", "Pad"): _pad,
+    ("constant_pad_nd", "Pad"): lambda _step, _: {"mode": "constant"},
+    ("reflection_pad1d", "Pad"): lambda _step, _: {"mode": "reflect"},
+    ("reflection_pad2d", "Pad"): lambda _step, _: {"mode": "reflect"},
+    ("argmax", "ArgMax"): _axis("dim"),
+    ("argmin", "ArgMin"): _axis("dim"),
+    ("gather", "GatherElements"): _axis("dim"),
+}
+
+
+def _scales(step: Step) -> set[float]:
+    """The scale of attention, or its root where queries and keys are scaled each, and what masks are filled with."""
+    width = step.shapes.get("query", [0])[-1]
+    scale = step.arguments.get("scale") or (width**-0.5 if width > 0 else 1.0)
+    lowest = -3.4028234663852886e38
+    return {scale, scale**0.5, float(width), float(width) ** 0.5, lowest, float("-inf")}
+
+
+_RULE_LITERALS: dict[str, Callable[[Step], set[float]]] = {
+    "scaled_dot_product_attention": _scales,
+    "relu6": lambda _: {6.0},
+    "hardtanh": lambda _: {-1.0, 1.0},
+    "hardsigmoid": lambda _: {3.0, 6.0, 1 / 6},
+    "hardswish": lambda _: {3.0, 6.0, 1 / 6},
+    "gelu": lambda _: {0.5, 2.0**0.5, 0.5**0.5, (2 / 3.141592653589793) ** 0.5, 0.044715, 3.0},
+    "": lambda _: {0.0, 1.0, -1.0},
+}

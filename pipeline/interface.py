@@ -1,0 +1,196 @@
+"""What goes in and out of a network: inputs, dimensions and the sizes that follow from others, outputs, cases. Without torch."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.generic]
+    Arrays = Mapping[str, Array]
+
+Sizes = Mapping[str, int]
+"""Dimension name → size."""
+
+
+def in_words(sizes: Sizes) -> str:
+    """Return the words for a combination of sizes, as every message and report has them."""
+    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "fixed sizes"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One set of inputs: what kind of values, at which sizes, with the arrays themselves by input name."""
+
+    name: str
+    sizes: Sizes
+    inputs: Arrays
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the case as JSON values and arrays."""
+        return {"name": self.name, "sizes": dict(self.sizes), "inputs": dict(self.inputs)}
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """An input with the values it may hold: integers in [low, high), floats normal × scale or uniform in [low, high).
+
+    A tensor inside a nested input is named by its path: `past.0.key` is `key` of the first item of `past`.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    low: float | None = None
+    high: float | None = None
+    values: str = "normal"
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A dynamic dimension and the sizes it may take: min, min + step … up to max, each a multiple of `multiple_of`.
+
+    With a `formula` (see `pipeline.dimensions`) it follows from other dimensions, and min and max are what that gives.
+    """
+
+    name: str
+    min: int
+    max: int
+    multiple_of: int = 1
+    formula: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What goes in and out of a network: inputs, the dimensions their shapes name, and the outputs' names in order.
+
+    `method` is what is called, `constants` are its further arguments (plain values), and `paths` says by an output's name
+    where in the returned value it lies, for outputs that are not called as they lie there.
+    """
+
+    inputs: tuple[InputSpec, ...]
+    dimensions: tuple[Dimension, ...]
+    outputs: tuple[str, ...]
+    method: str = "forward"
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+
+# Sizes that follow from others: `past + new`, of whole numbers, names, +, - and *
+
+MAX_FORMULA_LENGTH = 200
+_LARGEST = 2**31
+
+
+def formula_names(formula: str) -> tuple[str, ...]:
+    """Return the names that a formula mentions, each once, in order.
+
+    Raises:
+        ValueError: it is none; the message says why.
+    """
+    return tuple(dict.fromkeys(node.id for node in ast.walk(_parsed(formula)) if isinstance(node, ast.Name)))
+
+
+def formula_value(formula: str, sizes: Sizes) -> int:
+    """Return the size that a formula gives."""
+    return _value(_parsed(formula), {name: (size, size) for name, size in sizes.items()})[0]
+
+
+def formula_bounds(formula: str, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Return a lower and an upper bound of a formula's sizes, for names within `ranges`."""
+    return _value(_parsed(formula), ranges)
+
+
+def complete_sizes(dimensions: Sequence[Dimension], sizes: Sizes) -> dict[str, int]:
+    """Return sizes of all dimensions, in their order: the given ones, and those that follow from them."""
+    known = dict(sizes)
+    for each in ordered_dimensions(dimensions):
+        if each.formula is not None:
+            known[each.name] = formula_value(each.formula, known)
+    return {each.name: known[each.name] for each in dimensions if each.name in known}
+
+
+def free_dimensions(dimensions: Sequence[Dimension]) -> tuple[Dimension, ...]:
+    """Return the dimensions that follow from no other."""
+    return tuple(each for each in dimensions if each.formula is None)
+
+
+def ordered_dimensions(dimensions: Sequence[Dimension]) -> tuple[Dimension, ...]:
+    """Return dimensions so that each comes after those that its formula names.
+
+    Raises:
+        ValueError: formulas go in a circle.
+    """
+    found: list[Dimension] = list(free_dimensions(dimensions))
+    waiting = [each for each in dimensions if each.formula is not None]
+    while waiting:
+        known = {each.name for each in found}
+        ready = [each for each in waiting if known.issuperset(formula_names(each.formula or ""))]
+        if not ready:
+            raise ValueError(f"{', '.join(each.name for each in waiting)} follow from one another in a circle")
+        found += ready
+        waiting = [each for each in waiting if each not in ready]
+    return tuple(found)
+
+
+def linear_formula(formula: str) -> tuple[dict[str, int], int] | None:
+    """Return the whole factor of each name and what is added, or None where names are multiplied with one another."""
+    mentioned = formula_names(formula)
+    added = formula_value(formula, dict.fromkeys(mentioned, 0))
+    factors = {name: formula_value(formula, {**dict.fromkeys(mentioned, 0), name: 1}) - added for name in mentioned}
+    probe = {name: 7 + 3 * index for index, name in enumerate(mentioned)}
+    wanted = added + sum(factor * probe[name] for name, factor in factors.items())
+    twice = added + sum(2 * factor * probe[name] for name, factor in factors.items())
+    doubled = {name: 2 * size for name, size in probe.items()}
+    is_linear = (formula_value(formula, probe), formula_value(formula, doubled)) == (wanted, twice)
+    return (factors, added) if is_linear else None
+
+
+def _parsed(formula: str) -> ast.expr:
+    if len(formula) > MAX_FORMULA_LENGTH:
+        raise ValueError(f"a formula of more than {MAX_FORMULA_LENGTH} characters")
+    try:
+        tree = ast.parse(formula.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError(f"{formula!r} is no formula of whole numbers, names, +, - and *") from None
+    _require_arithmetic(tree, formula)
+    return tree
+
+
+def _require_arithmetic(node: ast.AST, formula: str) -> None:
+    match node:
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult(), right=right):
+            _require_arithmetic(left, formula)
+            _require_arithmetic(right, formula)
+        case ast.Constant(value=value) if type(value) is int and value < _LARGEST:
+            pass
+        case ast.Name():
+            pass
+        case _:
+            raise ValueError(
+                f"{formula!r} holds {ast.unparse(node)!r}, and sizes are made of whole numbers, names, +, - and *"
+            )
+
+
+def _value(node: ast.expr, ranges: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Return the smallest and the largest value, by interval arithmetic."""
+    match node:
+        case ast.Constant(value=int(value)):
+            return value, value
+        case ast.Name(id=name):
+            return ranges[name]
+        case ast.BinOp(left=left, op=operator, right=right):
+            (low, high), (least, most) = _value(left, ranges), _value(right, ranges)
+            if isinstance(operator, ast.Add):
+                return low + least, high + most
+            if isinstance(operator, ast.Sub):
+                return low - most, high - least
+            corners = [one * other for one in (low, high) for other in (least, most)]
+            return min(corners), max(corners)
+    raise AssertionError(node)

@@ -1,0 +1,1 @@
+"""Why weights do not fit a network, and what would mend it."""

@@ -1,0 +1,439 @@
+"""Which architecture code may run, decided from its source text before any of it is imported."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+import tomllib
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+
+from pipeline.errors import ArchitectureError, InputError, UnsafeError, suggestion
+from pipeline.rebuild import sources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import ModuleType
+
+    from torch import nn
+
+ALWAYS_TRUSTED = "pipeline.architectures"
+_MOST_STEPS = 8
+
+_PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+_TARGET = re.compile(rf"(?P<module>{_PREFIX.pattern}):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
+
+
+class Parameter(NamedTuple):
+    """A parameter of a constructor; `default` is its literal, or None where it is not a literal."""
+
+    name: str
+    has_default: bool
+    default: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An architecture found in its source file; `parameters` is None where the source alone cannot tell.
+
+    `asked` is the module and name it was asked for under, where that is not where it is defined.
+    """
+
+    module: str
+    name: str
+    path: Path
+    source_sha256: str
+    parameters: tuple[Parameter, ...] | None
+    asked: tuple[str, str] | None = None
+
+
+def trusted_prefixes(cwd: Path, extra: Sequence[str]) -> tuple[str, ...]:
+    """Return the dotted prefixes that may run: ours, `--trust`, and `[tool.weighbridge] trust` of cwd/pyproject.toml.
+
+    Raises InputError for a pyproject.toml that cannot be read and for a prefix that is not a dotted name.
+    """
+    path = cwd / "pyproject.toml"
+    listed = [(prefix, "--trust") for prefix in extra] + [(prefix, str(path)) for prefix in _project_trust(path)]
+    for prefix, source in listed:
+        if not _PREFIX.fullmatch(prefix):
+            raise InputError(
+                f"{source}: {prefix!r} is not a dotted module name",
+                hint="name a package or module, as in mymodels.vision",
+            )
+    return tuple(dict.fromkeys([ALWAYS_TRUSTED, *(prefix for prefix, _ in listed)]))
+
+
+_read_toml = lru_cache(maxsize=1)(tomllib.loads)  # once for a hundred configs
+
+
+def _project_trust(path: Path) -> list[str]:
+    try:
+        table = _read_toml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}", hint="correct it, or run from another folder") from error
+    settings = table.get("tool", {})
+    for key in ("weighbridge", "trust"):
+        settings = settings.get(key, {}) if isinstance(settings, dict) else settings
+    if settings == {}:
+        return []
+    if not isinstance(settings, list) or not all(isinstance(prefix, str) for prefix in settings):
+        raise InputError(
+            f"{path}: [tool.weighbridge] trust is {settings!r:.60}, not a list of texts", hint='trust = ["mymodels"]'
+        )
+    return settings
+
+
+def locate(dotted: str, prefixes: Sequence[str]) -> Located:
+    """Find `module:Name` under one of `prefixes` by reading files only; nothing is imported or run.
+
+    A name that the module only imports is followed to where it is defined, as long as that is trusted too; so is one that a
+    package makes available when it is first asked for.
+
+    Raises UnsafeError for what is not trusted or not defined under a trusted prefix, and ArchitectureError for a malformed
+    name, an unknown module or name, and source that cannot be read.
+    """
+    return _located(*_split(dotted), prefixes, _require_network_definition)
+
+
+def locate_class(dotted: str, prefixes: Sequence[str]) -> Located:
+    """Find a class that makes objects for arguments, as `locate` finds networks; raises as it does."""
+    return _located(*_split(dotted), prefixes, _require_class)
+
+
+def _located(
+    module: str, name: str, prefixes: Sequence[str], require: Callable[..., None], seen: tuple[str, ...] = ()
+) -> Located:
+    _require_trust(module, prefixes)
+    path = sources.find(module)
+    source = sources.read(path)
+    tree = sources.parse(source, path)
+    definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    target = f"{module}:{name}"
+    if name not in definitions and len(seen) < _MOST_STEPS and target not in seen:
+        elsewhere = _elsewhere(tree, module, path, name)
+        if elsewhere is not None and _is_trusted(elsewhere[0], prefixes):
+            found = _located(*elsewhere, prefixes, require, (*seen, target))
+            return replace(found, asked=(module, name))
+    definition = _definition(tree, module, name, path)
+    require(definition, f"{module}:{name} ({path}:{definition.lineno})")
+    parameters = (
+        _parameters(definition, skip=0)
+        if isinstance(definition, ast.FunctionDef)
+        else _class_parameters(definition, definitions, seen=())
+    )
+    return Located(module, name, path, hashlib.sha256(source).hexdigest(), parameters)
+
+
+def _elsewhere(tree: ast.Module, module: str, path: Path, name: str) -> tuple[str, str] | None:
+    """Return module and name of what `name` stands for, where the module says so or its package holds just one; else None."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    bound = [origin for other, _, origin in _bindings(tree.body) if other == name]
+    if bound:
+        return _absolute(bound[0], package) if len(bound) == 1 and bound[0] is not None else None
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            source = _absolute((node.level, node.module or "", name), package)
+            if source is not None and _defines(*source):
+                return source
+    if path.name != "__init__.py":
+        return None
+    files = sources.defining(path.parent, name)
+    if len(files) > 1:
+        places = [f"{sources.module_name(path.parent, module, file)}:{name}" for file in files[:6]]
+        raise ArchitectureError(
+            f"{module} does not say which {name} it means: {len(files)} of its files define one",
+            hint=f"name the one: {', '.join(places)}",
+        )
+    return (sources.module_name(path.parent, module, files[0]), name) if files else None
+
+
+def _absolute(origin: tuple[int, str, str], package: str) -> tuple[str, str] | None:
+    """Return the module and name that an import names, seen from a package."""
+    level, module, name = origin
+    if not level:
+        return module, name
+    parts = package.split(".")
+    if level > len(parts):
+        return None
+    return ".".join([*parts[: len(parts) - level + 1], *([module] if module else [])]), name
+
+
+def _defines(module: str, name: str) -> bool:
+    try:
+        path = sources.find(module)
+        tree = sources.parse(sources.read(path), path)
+    except (ArchitectureError, UnsafeError):
+        return False
+    is_defined = any(isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name for node in tree.body)
+    return is_defined or any(bound == name and origin is not None for bound, _, origin in _bindings(tree.body))
+
+
+def check_arguments(located: Located, arguments: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return (argument, problem) for each unknown and each missing argument, as far as the source alone can tell."""
+    if located.parameters is None:
+        return []
+    known = [parameter.name for parameter in located.parameters]
+    unknown = [
+        (
+            name,
+            f"{located.name} has no argument {name!r}{suggestion(name, known)}"
+            if known
+            else f"{located.name} takes no arguments, so not {name!r}",
+        )
+        for name in arguments
+        if name not in known
+    ]
+    return unknown + [
+        (parameter.name, f"{located.name} needs the argument {parameter.name!r}")
+        for parameter in located.parameters
+        if not parameter.has_default and parameter.name not in arguments
+    ]
+
+
+def parameters_of(located: Located, make: type[nn.Module] | Callable[..., nn.Module]) -> tuple[Parameter, ...]:
+    """Return the named parameters of what `import_architecture` returned, with the very defaults that the code has."""
+    try:
+        found = inspect.signature(make).parameters.values()
+    except (ValueError, TypeError):
+        return located.parameters or ()
+    named = [each for each in found if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}]
+    return tuple(
+        Parameter(each.name, each.default is not each.empty, None if each.default is each.empty else each.default)
+        for each in named
+    )
+
+
+def import_architecture(located: Located) -> type[nn.Module] | Callable[..., nn.Module]:
+    """Import what `locate` found, and check that it is what was found: runs code, so call it in a worker.
+
+    Raises ArchitectureError where the import fails or the object is no nn.Module class or function returning one, and
+    UnsafeError where Python imported another file than the one that was read.
+    """
+    return _require_network(import_object(located), located)
+
+
+def import_object(located: Located) -> Any:
+    """Import what `locate` or `locate_class` found, and check that it is what was found; raises as `import_architecture`."""
+    if hashlib.sha256(sources.read(located.path)).hexdigest() != located.source_sha256:
+        raise UnsafeError(f"{located.path} changed after it was checked", hint="run again")
+    cwd = Path.cwd().resolve()
+    # Left in place: a network may import from its own package later, when it is called.
+    if located.path.is_relative_to(cwd) and str(cwd) not in sys.path:
+        sys.path.append(str(cwd))
+    module = _imported(located.module, located.path)
+    origin = getattr(module, "__file__", None)
+    if origin is None or Path(origin).resolve() != located.path:
+        raise UnsafeError(
+            f"{located.module} was checked in {located.path} but Python imports it from {origin}",
+            hint="remove or rename the other module of that name",
+        )
+    found = getattr(module, located.name, None)
+    if getattr(found, "__module__", None) != located.module:
+        raise UnsafeError(
+            f"{located.module}:{located.name} is not defined in {located.module} once imported", hint="define it there"
+        )
+    if (
+        located.asked is not None
+        and getattr(_imported(located.asked[0], located.path), located.asked[1], None) is not found
+    ):
+        raise UnsafeError(
+            f"{':'.join(located.asked)} is another object than {located.module}:{located.name} once imported",
+            hint="name the module that defines it",
+        )
+    return found
+
+
+def _imported(name: str, path: Path) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise ArchitectureError(
+            f"{name} ({path}) cannot be imported: {type(error).__name__}: {error}",
+            hint="import it in Python to see where it fails",
+        ) from error
+
+
+def _split(dotted: str) -> tuple[str, str]:
+    match = _TARGET.fullmatch(dotted)
+    if match is None:
+        strange = next((character for character in dotted if not character.isascii()), None)
+        detail = f": {strange!r} (U+{ord(strange):04X}) is not ASCII" if strange else ""
+        raise ArchitectureError(
+            f"{dotted!r} is not module:Name{detail}", hint="write it as pipeline.architectures.mlp:MLP"
+        )
+    module, name = match["module"], match["name"]
+    dunder = next((part for part in (*module.split("."), name) if part.startswith("__")), None)
+    if dunder:
+        raise UnsafeError(
+            f"{dotted!r} reaches into Python's internals ({dunder})", hint="name a class of your own module"
+        )
+    return module, name
+
+
+def _is_trusted(module: str, prefixes: Sequence[str]) -> bool:
+    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _require_trust(module: str, prefixes: Sequence[str]) -> None:
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        raise UnsafeError(
+            f"{module} belongs to Python itself, which holds no network", hint="name a module of your own"
+        )
+    if not _is_trusted(module, prefixes):
+        raise UnsafeError(
+            f"{module} is not trusted, and building a network runs its code (trusted: {', '.join(prefixes)})",
+            hint=f"if you trust it, add --trust {module}, or to pyproject.toml: [tool.weighbridge] trust = [{module!r}]".replace(
+                "'", '"'
+            ),
+        )
+
+
+def _definition(tree: ast.Module, module: str, name: str, path: Path) -> ast.ClassDef | ast.FunctionDef:
+    """Return the one top-level class or function `name`, after refusing everything else so named."""
+    definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    bound = {other: how for other, how, _ in _bindings(tree.body)}
+    if name in bound:
+        also = "is also" if name in definitions else "is not defined there but"
+        raise UnsafeError(f"{name} in {path} {also} {bound[name]}", hint="name the module whose own class or def it is")
+    definition = definitions.get(name)
+    if definition is None:
+        known = [other for other, node in definitions.items() if not other.startswith("_") and _is_network(node)]
+        raise ArchitectureError(f"{module} defines no {name!r}{suggestion(name, known)}", hint=f"looked in {path}")
+    return definition
+
+
+def _require_network_definition(definition: ast.ClassDef | ast.FunctionDef, what: str) -> None:
+    if not _is_network(definition):
+        raise ArchitectureError(
+            f"{what} is not declared as a network",
+            hint="a class must subclass torch.nn.Module; a function must return one: def build(...) -> nn.Module",
+        )
+
+
+def _require_class(definition: ast.ClassDef | ast.FunctionDef, what: str) -> None:
+    if not isinstance(definition, ast.ClassDef):
+        raise UnsafeError(
+            f"{what} is a function, and arguments are made by classes only",
+            hint="name a class, or one of its class methods",
+        )
+
+
+def _bindings(body: Sequence[ast.AST]) -> Iterator[tuple[str, str, tuple[int, str, str] | None]]:
+    """Yield name, how and origin of what imports and assignments bind at module level, at any depth of if, try, for and with.
+
+    The origin of `from .a import b` is (1, "a", "b"); anything else has none.
+    """
+    pending = list(body)
+    while pending:
+        node = pending.pop()
+        match node:
+            case ast.Import(names=names):
+                yield from (
+                    (a.asname or a.name.partition(".")[0], f"imported (line {node.lineno})", None) for a in names
+                )
+            case ast.ImportFrom(names=names):
+                source = "." * node.level + (node.module or "")
+                how = f"imported from {source} (line {node.lineno})"
+                yield from ((a.asname or a.name, how, (node.level, node.module or "", a.name)) for a in names)
+            case ast.Name(ctx=ast.Store()):
+                yield node.id, f"assigned (line {node.lineno})", None
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                pass  # a scope of its own
+            case _:
+                pending.extend(ast.iter_child_nodes(node))
+
+
+def _is_network(node: ast.ClassDef | ast.FunctionDef) -> bool:
+    """Tell whether a class has a base, or a function an annotation that can name a module class, or none and a result."""
+    if isinstance(node, ast.ClassDef):
+        return bool(node.bases)
+    returns = node.returns
+    if returns is None:
+        return any(isinstance(each, ast.Return) and each.value is not None for each in _own_statements(node))
+    if isinstance(returns, ast.Constant) and isinstance(returns.value, str):
+        return bool(_PREFIX.fullmatch(returns.value))
+    return isinstance(returns, ast.Name | ast.Attribute)
+
+
+def _own_statements(node: ast.FunctionDef) -> Iterator[ast.AST]:
+    """Yield what is inside a function, but not inside functions and classes of its own."""
+    pending: list[ast.AST] = list(node.body)
+    while pending:
+        each = pending.pop()
+        yield each
+        if not isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            pending.extend(ast.iter_child_nodes(each))
+
+
+def _class_parameters(
+    node: ast.ClassDef, definitions: Mapping[str, ast.ClassDef | ast.FunctionDef], *, seen: tuple[str, ...]
+) -> tuple[Parameter, ...] | None:
+    """Return the parameters of `__init__`, its own or of its one base in the same file."""
+    methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
+    if node.decorator_list or node.keywords or "__new__" in methods or node.name in seen:
+        return None
+    if "__init__" in methods:
+        return _parameters(methods["__init__"], skip=1)
+    if len(node.bases) != 1:
+        return None
+    base = ast.unparse(node.bases[0])
+    if base in {"nn.Module", "torch.nn.Module", "Module"}:
+        return ()
+    parent = definitions.get(base)
+    return _class_parameters(parent, definitions, seen=(*seen, node.name)) if isinstance(parent, ast.ClassDef) else None
+
+
+def _parameters(node: ast.FunctionDef, *, skip: int) -> tuple[Parameter, ...] | None:
+    signature = node.args
+    if node.decorator_list or signature.kwarg or signature.posonlyargs:
+        return None
+    positional = signature.args
+    absent = len(positional) - len(signature.defaults)
+    defaults = [*([None] * absent), *signature.defaults, *signature.kw_defaults]
+    return tuple(
+        Parameter(argument.arg, default is not None, _literal(default))
+        for argument, default in zip([*positional, *signature.kwonlyargs], defaults, strict=True)
+    )[skip:]
+
+
+def _literal(node: ast.expr | None) -> Any:
+    if node is None:
+        return None
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _require_network(found: Any, located: Located) -> type[nn.Module] | Callable[..., nn.Module]:
+    """Return the imported object if it is a module class, or a function that is annotated with one, or with nothing."""
+    from torch import nn
+
+    target = f"{located.module}:{located.name}"
+    if not isinstance(found, type) and callable(found) and "return" not in getattr(found, "__annotations__", {}):
+        made: Callable[..., nn.Module] = found  # what it returns is looked at once it did
+        return made
+    returned = found if isinstance(found, type) else _returned(found, target)
+    if not (isinstance(returned, type) and issubclass(returned, nn.Module)):
+        raise ArchitectureError(
+            f"{target} is no network: {returned!r} does not subclass torch.nn.Module",
+            hint="derive the class from torch.nn.Module, or annotate the function with a class that does",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _returned(function: Any, target: str) -> object:
+    try:
+        return get_type_hints(function).get("return")
+    except (NameError, TypeError, AttributeError) as error:
+        raise ArchitectureError(
+            f"the annotations of {target} cannot be evaluated: {error}", hint="import at run time what they name"
+        ) from error

@@ -1,0 +1,1 @@
+"""One config from plan to release: settings, plan, stages, what each result depends on; several configs."""

@@ -1,0 +1,290 @@
+"""Write a config for a weights file: arguments and inputs found out where they can be, asked for where they cannot."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from pipeline.config.models import DIMENSION_NAME, DTYPES
+from pipeline.config.text import parse_value
+from pipeline.errors import InputError
+from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.rebuild import trust
+from pipeline.rebuild.doctor.renames import as_yaml
+from pipeline.storage.store import atomic_write
+from pipeline.weights import headers, read, wrappers
+from pipeline.weights.kinds import Kind
+from pipeline.worker.process import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+TIMEOUT_S = 120.0
+_SHIPPED = Path(__file__).parent / "architectures"
+_INPUT = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)=(?P<dtype>[a-z0-9]+)\[(?P<shape>[^\]]*)\](?P<range>.*)")
+_RANGE = re.compile(r"(?::(?P<low>-?[0-9.e+-]+)\.\.(?P<high>-?[0-9.e+-]+)|:(?P<values>mask|zeros|normal))?")
+_ARGUMENT = "model.arguments."
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command was given; `key` picks one of several state dicts in the weights file."""
+
+    weights: Path
+    architecture: str
+    trust: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    max_bytes: int | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A config written to `path`; `unsure` are what the file could not tell, to be looked at."""
+
+    path: Path
+    text: str
+    unsure: tuple[str, ...]
+
+
+def init(request: Request, output: Path | None, ask: Callable[[str], str] | None, *, force: bool = False) -> Draft:
+    """Write a config for `request.weights` and return it.
+
+    `ask` puts a question to the user and returns the answer; None where nobody is there to answer.
+
+    Raises:
+        WeightsError, UnsafeError, ArchitectureError: the file or the network is not to be used, or not there.
+        MisfitError: no arguments were found with which the state dict fits.
+        InputError: an input could not be found out and was not given; or the config is there already.
+    """
+    target = output or Path(f"{_slug(request.weights.stem)}.yaml")
+    if target.exists() and not force:
+        raise InputError(f"{target} is there already", hint="name another with --output, or replace it with --force")
+    request = _with_key(request, ask)
+    header = read.require_state_dict(request.weights, key=request.key, max_bytes=request.max_bytes)
+    prefixes = trust.trusted_prefixes(Path.cwd(), request.trust)
+    trust.locate(request.architecture, prefixes)
+    values = _values(request.overrides)
+    given = {spec.name: spec for spec in map(parse_input, request.inputs)}
+    while True:
+        found = _infer(request, prefixes, values, given)
+        missing = found["inputs"]["missing"]
+        if found["inputs"]["interface"] is not None:
+            break
+        if ask is None or not set(missing) - given.keys():
+            raise _missing_error(missing, given, found["inputs"]["reason"])
+        for name in missing:
+            given[name] = parse_input(f"{name}={ask(f'{name}: its type and shape, as in float32[batch,10]')}")
+    text = _text(request, target, found, read.weights_digest(request.weights, header))
+    atomic_write(target, text.encode())
+    arguments = found["arguments"]
+    exceptions = [f"model.{key}" for key in ("rename", "ignore") if arguments[key]]
+    return Draft(target, text, (*arguments["checks"], *exceptions, *found["inputs"]["comments"]))
+
+
+def _with_key(request: Request, ask: Callable[[str], str] | None) -> Request:
+    """Return the request with the state dict that the user means, where the file holds several and somebody can tell."""
+    if ask is None or request.key is not None:
+        return request
+    header = headers.read(request.weights, max_bytes=request.max_bytes)
+    if header.kind is not Kind.SEVERAL or header.wrapped is None:
+        return request
+    choices = wrappers.listed(header.wrapped.choices)
+    return replace(
+        request, key=ask(f"{request.weights.name} holds several state dicts:\n{choices}\nwhich one is meant")
+    )
+
+
+def match(weights: Path, *, key: str | None = None, max_bytes: int | None = None) -> dict[str, dict[str, Any]]:
+    """Return the shipped architectures that take a state dict, as MODULE:CLASS → arguments; raises as `init`."""
+    read.require_state_dict(weights, key=key, max_bytes=max_bytes)
+    with Worker("the search for an architecture", threads=1) as worker:
+        answer: dict[str, dict[str, Any]] = worker.call(
+            "pipeline.rebuild.infer:matching",
+            timeout_s=TIMEOUT_S,
+            candidates=shipped(),
+            weights=str(weights),
+            key=key,
+            max_bytes=max_bytes,
+        )
+    return answer
+
+
+def shipped() -> list[str]:
+    """Return the networks that come with weighbridge, as MODULE:CLASS, from their source."""
+    found = []
+    for path in sorted(_SHIPPED.glob("[!_]*.py")):
+        classes = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
+        found += [f"{trust.ALWAYS_TRUSTED}.{path.stem}:{each.name}" for each in classes if each.name[0] != "_"]
+    return found
+
+
+def parse_input(given: str) -> InputSpec:
+    """Read `x=float32[batch,10]`, `ids=int64[batch,length]:0..30522` or `mask=int64[batch,length]:mask`.
+
+    Raises InputError, naming what was expected, for anything else.
+    """
+    match = _INPUT.fullmatch(given.replace(" ", ""))
+    extra = match and _RANGE.fullmatch(match["range"])
+    if not match or not extra:
+        raise InputError(
+            f"--input {given!r} is not NAME=DTYPE[SIZES]", hint="for example --input 'x=float32[batch,10]'"
+        )
+    dtype = match["dtype"]
+    if dtype not in DTYPES:
+        raise InputError(f"--input {given!r}: {dtype} is no dtype of an input", hint=f"use {', '.join(DTYPES)}")
+    parts = [part for part in match["shape"].split(",") if part]
+    strange = next((p for p in parts if not re.fullmatch(rf"[1-9][0-9]{{0,9}}|{DIMENSION_NAME}", p)), None)
+    if strange is not None:
+        raise InputError(f"--input {given!r}: {strange!r} is neither a size nor a dimension's name")
+    shape = tuple(int(part) if part.isdigit() else part for part in parts)
+    try:
+        low, high = (None if extra[name] is None else float(extra[name]) for name in ("low", "high"))
+    except ValueError:
+        raise InputError(f"--input {given!r}: {match['range']!r} is no range", hint="as in :0..30522") from None
+    values = extra["values"] or ("uniform" if low is not None else "normal")
+    if "int" in dtype and low is None and values == "normal":
+        raise InputError(
+            f"--input {given!r}: integers need a range, or to be a mask",
+            hint=f"--input '{match['name']}={dtype}[{match['shape']}]:0..100', or …:mask",
+        )
+    return InputSpec(match["name"], dtype, shape, low, high, values)
+
+
+def _values(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the constructor arguments among `--set` options; nothing else can be set before there is a config."""
+    values = {}
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key.startswith(_ARGUMENT):
+            raise InputError(
+                f"--set {override}: only {_ARGUMENT}NAME=VALUE can be set here", hint="edit the config after"
+            )
+        values[key.removeprefix(_ARGUMENT)] = parse_value(value)
+    return values
+
+
+def _infer(
+    request: Request, prefixes: Sequence[str], values: Mapping[str, Any], given: Mapping[str, InputSpec]
+) -> dict[str, Any]:
+    with Worker("the network", threads=1) as worker:
+        answer: dict[str, Any] = worker.call(
+            "pipeline.rebuild.infer:describe",
+            timeout_s=TIMEOUT_S,
+            architecture=request.architecture,
+            prefixes=list(prefixes),
+            file={"path": str(request.weights), "key": request.key, "max_bytes": request.max_bytes},
+            values=dict(values),
+            given={name: asdict(spec) for name, spec in given.items()},
+            outputs=list(request.outputs),
+        )
+    return answer
+
+
+def _missing_error(missing: Sequence[str], given: Mapping[str, InputSpec], reason: str) -> InputError:
+    if not set(missing) - given.keys():
+        shown = ", ".join(f"{spec.name}={spec.dtype}[{','.join(map(str, spec.shape))}]" for spec in given.values())
+        return InputError(f"the network does not take {shown}: {reason}", hint="correct --input")
+    flags = " ".join(f"--input '{name}=float32[batch,…]'" for name in missing if name not in given)
+    return InputError(
+        f"the shapes of {', '.join(missing)} could not be found out: {reason}", hint=f"give them: {flags}"
+    )
+
+
+# The config's text
+
+
+def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str) -> str:
+    arguments, inferred = found["arguments"], found["inputs"]
+    interface = TypeAdapter(Interface).validate_python(inferred["interface"])
+    comments: Mapping[str, str] = inferred["comments"]
+    weights = Path(os.path.relpath(request.weights.resolve(), target.resolve().parent)).as_posix()
+    lines = [
+        f"# Written by weighbridge init from {request.weights.name}. Lines marked CHECK could not be told from the file.",
+        "",
+        f"name: {_slug(request.weights.stem)}",
+        "",
+        "model:",
+        f"  architecture: {request.architecture}",
+        *(f"  # from {source} ({', '.join(names)})" for source, names in arguments["sources"].items()),
+        f"  arguments: {_flow(arguments['values'])}",
+        *(f"  # CHECK {name}: {why}." for name, why in arguments["checks"].items()),
+        f"  weights: {json.dumps(weights, ensure_ascii=False)}",
+        *([f"  key: {_flow(request.key)}"] if request.key is not None else []),
+        f"  sha256: {sha256}",
+        *_exception_lines(arguments),
+        "",
+        "# The arguments of the network's forward. In a shape, a number is a fixed size and a name a dynamic one.",
+        "inputs:",
+        *(line for spec in interface.inputs for line in _input_lines(spec, comments)),
+        "",
+        *_dimension_lines(interface.dimensions, comments),
+        "# Names for what forward returns, in its order.",
+        f"outputs: {_flow(dict(interface.paths) or list(interface.outputs))}",
+        "",
+        "exports: [torchscript, onnx]",
+        "backends: [eager, torchscript, onnxruntime-cpu, onnxruntime-cuda]",
+        "# These must be there and agree with the network; the others are tried.",
+        "require: [torchscript, onnxruntime-cpu]",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _exception_lines(arguments: Mapping[str, Any]) -> Iterator[str]:
+    if rename := arguments["rename"]:
+        yield "  # CHECK rename (file: network): told by words, numbers and shapes, which do not prove it."
+        yield "  rename:"
+        yield from (f"    {as_yaml(old)}: {as_yaml(new)}" for old, new in rename.items())
+    if ignore := arguments["ignore"]:
+        yield "  # CHECK ignore: does the network do without these tensors of the file?"
+        yield f"  ignore: [{', '.join(map(as_yaml, ignore))}]"
+
+
+def _input_lines(spec: InputSpec, comments: Mapping[str, str]) -> list[str]:
+    fields: dict[str, Any] = {"dtype": spec.dtype, "shape": list(spec.shape)}
+    if spec.values == "uniform":
+        fields |= {"low": _whole(spec.low), "high": _whole(spec.high)}
+    elif spec.values != "normal":
+        fields |= {"values": spec.values}
+    comment = [f"  # CHECK {spec.name}: {comments[spec.name]}."] if spec.name in comments else []
+    return [*comment, f"  {spec.name}: {_flow(fields)}"]
+
+
+def _dimension_lines(dimensions: Sequence[Dimension], comments: Mapping[str, str]) -> list[str]:
+    if not dimensions:
+        return []
+    lines = ["# The range of every dynamic size. Exports are tested at its ends and in between.", "dimensions:"]
+    for each in dimensions:
+        if each.name in comments:
+            lines.append(f"  # CHECK {each.name}: {comments[each.name]}.")
+        lines.append(f"  {each.name}: {_flow({'min': each.min, 'max': each.max})}")
+    return [*lines, ""]
+
+
+def _whole(number: float | None) -> float | int | None:
+    return int(number) if number is not None and number == int(number) else number
+
+
+def _flow(value: Any) -> str:
+    """Write a value as YAML in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        return value if parse_value(value) == value else json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _slug(stem: str) -> str:
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "model"

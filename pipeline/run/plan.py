@@ -1,0 +1,283 @@
+"""What a run needs, checked before any work starts and without torch: config, architecture, weights file, backends."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.backends.table import backends
+from pipeline.backends.variant import Variant
+from pipeline.benchmark import machine
+from pipeline.config import Vocabulary, load
+from pipeline.errors import ConfigError, DigestError, UnavailableError, WeighbridgeError
+from pipeline.formats.table import exporters
+from pipeline.interface import Dimension, InputSpec, Interface, formula_bounds, free_dimensions, ordered_dimensions
+from pipeline.rebuild import objects, trust
+from pipeline.rebuild.cases import allowed
+from pipeline.rebuild.network import Network
+from pipeline.release import signing
+from pipeline.run.slots import Turns
+from pipeline.storage.cache import Cache
+from pipeline.weights import files, read, remote
+from pipeline.worker.event import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from pipeline.config import Config
+    from pipeline.rebuild.trust import Located
+    from pipeline.weights.headers import Header
+
+
+RESULTS = Path(".cache", "results")
+
+MEMORY_SHARE = 0.8
+"""The part of the memory that is free at the beginning which builds may plan with."""
+AT_ONCE = 3
+"""How many processes of a build, each with torch and the network, run at once where memory allows it."""
+_TORCH_BYTES = 500 << 20
+_WEIGHTS_TIMES = 2.5  # what benchmarks/memory.py holds every process to
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for a whole run, whichever config it runs.
+
+    `rebuild`: make everything again, from nothing kept. `reuse_timings`: take what was timed before, if the same files were.
+    `pages`: the run ends with a report to read, which is worth preparing for.
+    `turns` are shared by all that export at once; `alone` gives the context to time in.
+    """
+
+    out: Path
+    trust: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    rebuild: bool = False
+    benchmark: bool = True
+    reuse_timings: bool = False
+    pages: bool = True
+    sign: Path | None = None
+    max_bytes: int | None = None
+    report: Callable[[Event], None] = lambda _: None
+    turns: Turns = field(default_factory=lambda: Turns(memory_bytes=MEMORY_SHARE * machine.available_bytes()))
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    threads: int = field(default_factory=lambda: cores())  # noqa: PLW0108 - defined below
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A config that was checked, as far as that needs no torch."""
+
+    config: Config
+    network: Network
+    interface: Interface
+    variants: tuple[Variant, ...]
+    weights_sha256: str
+    weights_bytes: int
+    located: Located
+    objects: tuple[Located, ...] = ()
+    sign: Path | None = None
+    signed_by: str = ""
+
+
+def at_once(planned: Plan, settings: Settings) -> int:
+    """Return how many processes of a build may run at once: as many as the memory holds, at least one."""
+    return max(1, int(min(AT_ONCE, settings.turns.memory_bytes // worker_bytes(planned))))
+
+
+def worker_bytes(planned: Plan) -> int:
+    """Return how much memory a process of a build is expected to need, in bytes."""
+    return _TORCH_BYTES + int(_WEIGHTS_TIMES * planned.weights_bytes)
+
+
+def results(settings: Settings) -> Cache:
+    """Return the cache that runs writing to the same folder share."""
+    return Cache(settings.out / RESULTS, noting(settings))
+
+
+def noting(settings: Settings) -> Callable[[str], None]:
+    """Return a function that makes a remark on the whole run."""
+    return lambda text: settings.report(Event("cache", "", "noted", text))
+
+
+def vocabulary() -> Vocabulary:
+    """Return the names a config may use, with the models of their options."""
+    return Vocabulary(
+        exporters={name: exporter.options for name, exporter in exporters().items()},
+        backends={name: backend.options for name, backend in backends().items()},
+    )
+
+
+def plan(path: Path, settings: Settings) -> Plan:
+    """Check a config, its architecture's name and arguments and its weights file, and return the plan. Imports no torch.
+
+    Raises:
+        ConfigError, WeightsError, ArchitectureError, UnsafeError: what the user gave is wrong.
+        UnavailableError: a required backend cannot run here.
+    """
+    config = _with_key(load(path, overrides=settings.overrides, vocabulary=vocabulary()))
+    prefixes = trust.trusted_prefixes(Path.cwd(), settings.trust)
+    located = trust.locate(config.model.architecture, prefixes)
+    if problems := trust.check_arguments(located, config.model.arguments):
+        lines = [f"{config.place(f'model.arguments.{name}')}: {message}" for name, message in problems]
+        raise ConfigError("\n".join(lines))
+    located_objects = _objects(config, prefixes)
+    weights, header, weights_sha256 = _weights(config, settings)
+    arguments = dict(config.model.arguments)
+    places = {key: config.place(key) for key in ["model.arguments", *(f"model.arguments.{name}" for name in arguments)]}
+    sign = settings.sign or (path.parent / config.release.sign if config.release.sign else None)
+    planned = Plan(
+        config=config,
+        network=Network(
+            config.model.architecture,
+            arguments,
+            str(weights),
+            prefixes,
+            places,
+            config.model.rename,
+            tuple(config.model.ignore),
+            settings.max_bytes,
+            folder=str(path.parent),
+            key=config.model.key,
+        ),
+        interface=interface(config),
+        variants=_variants(config),
+        weights_sha256=weights_sha256,
+        weights_bytes=sum(
+            (weights.parent / name).stat().st_size for name in [weights.name, *header.facts.get("files", ())]
+        ),
+        located=located,
+        objects=located_objects,
+        sign=sign,
+        signed_by=signing.read_signer(sign).key_id if sign else "",
+    )
+    _require_available(planned)
+    return planned
+
+
+def _objects(config: Config, prefixes: Sequence[str]) -> tuple[Located, ...]:
+    """Return the classes of the objects among the arguments, found and trusted before anything runs."""
+    found = []
+    for path, given in objects.targets(config.model.arguments):
+        try:
+            found.append(objects.locate(given, prefixes))
+        except WeighbridgeError as error:
+            place = config.place(f"model.arguments.{path}")
+            raise type(error)(f"{place}: model.arguments.{path}: {error.message}", hint=error.hint) from None
+    return tuple(found)
+
+
+def interface(config: Config) -> Interface:
+    """Return what goes in and out of the configured network."""
+    return Interface(
+        inputs=tuple(
+            InputSpec(
+                name,
+                each.dtype,
+                tuple(each.shape),
+                each.low,
+                each.high,
+                each.values or usual_values(each.dtype),
+                each.scale,
+            )
+            for name, each in config.inputs.items()
+        ),
+        dimensions=_dimensions(config),
+        outputs=tuple(config.outputs),
+        method=config.model.call,
+        constants=config.constants,
+        paths=config.output_paths,
+    )
+
+
+def _dimensions(config: Config) -> tuple[Dimension, ...]:
+    """Return the dimensions in the config's order, each with its range."""
+    made = tuple(
+        Dimension(name, each.min, each.max or 0, each.multiple_of, each.formula)
+        for name, each in config.dimensions.items()
+    )
+    ranges = {each.name: (allowed(each)[0], allowed(each)[-1]) for each in free_dimensions(made)}
+    for each in ordered_dimensions(made):
+        if each.formula is not None:
+            ranges[each.name] = formula_bounds(each.formula, ranges)
+    return tuple(
+        each if each.formula is None else replace(each, min=ranges[each.name][0], max=ranges[each.name][1])
+        for each in made
+    )
+
+
+def _with_key(config: Config) -> Config:
+    """Return a config with the key that stands behind the weights file's name in its own place."""
+    weights, key = files.split_key(config.model.weights)
+    if key is None:
+        return config
+    if config.model.key not in {None, key}:
+        raise ConfigError(
+            f"{config.place('model.key')}: model.key is {config.model.key!r}, and model.weights "
+            f"({config.place('model.weights')}) names {key!r} behind its #",
+            hint="take one of them away",
+        )
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": weights, "key": key})})
+
+
+def _weights(config: Config, settings: Settings) -> tuple[Path, Header, str]:
+    """Return the weights file, fetched if it is remote, its header, and its digest: the configured one if there is one."""
+    if "://" in config.model.weights:
+        assert config.model.sha256 is not None  # noqa: S101 - the config requires it for a URL
+        path = remote.fetch(config.model.weights, config.model.sha256, settings.out / ".cache")
+        header = read.require_state_dict(path, key=config.model.key, max_bytes=settings.max_bytes)
+        return path, header, config.model.sha256
+    path = Path(config.model.weights)
+    # From its headers and before any worker starts: a hostile file is refused here.
+    header = read.require_state_dict(path, key=config.model.key, max_bytes=settings.max_bytes)
+    found = read.weights_digest(path, header)
+    if config.model.sha256 not in {None, found}:
+        raise DigestError(
+            f"{path.name} has sha256 {found}, and {config.place('model.sha256')} says {config.model.sha256}",
+            hint="this is another file than the config was written for: fetch it again, or correct model.sha256",
+        )
+    return path, header, found
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def usual_values(dtype: str) -> str:
+    """Return the kind of values an input of this dtype has unless its config says otherwise."""
+    return "normal" if "float" in dtype else "uniform"
+
+
+def _variants(config: Config) -> tuple[Variant, ...]:
+    table = backends()
+    return tuple(
+        Variant(
+            name=each.name,
+            backend=each.backend,
+            format=table[each.backend].artifact,
+            required=each.name in config.require,
+            options=dict(each.options),
+            unavailable=table[each.backend].probe(),
+        )
+        for each in config.backends
+    )
+
+
+def _require_available(planned: Plan) -> None:
+    exported = {each.format for each in planned.config.exports}
+    for variant in planned.variants:
+        backend = backends()[variant.backend]
+        if variant.required and variant.unavailable:
+            raise UnavailableError(
+                f"required backend {variant.name} cannot run here: {variant.unavailable}",
+                hint=f"install {backend.install}, or take it out of `require` ({planned.config.place('require')})",
+            )
+        if variant.format and variant.format not in exported:
+            raise ConfigError(
+                f"{planned.config.place('backends')}: {variant.name} runs {variant.format} files, "
+                f"and `exports` has none: add `{variant.format}` to it"
+            )

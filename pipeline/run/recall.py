@@ -1,0 +1,73 @@
+"""Remember what a release was built from, so that a run with nothing to do ends at once and says what changed otherwise."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.release import bundle, standalone
+from pipeline.storage.store import atomic_write, canonical_json, digest_file, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    Parts = Mapping[str, Any]
+
+RECORD = ".built-from.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What is known of an earlier build: its release if it is whole and nothing changed, else why it must be rebuilt."""
+
+    release: Path | None
+    why: str
+
+
+def remember(out: Path, name: str, built_from: Parts, release: Path) -> None:
+    """Record what a release was built from."""
+    sums = digest_file(release / standalone.SUMS)
+    record = {"parts": dict(built_from), "version": release.name, "sums_sha256": sums}
+    atomic_write(out / name / RECORD, canonical_json(record))
+
+
+def recall(out: Path, name: str, built_from: Parts) -> Recalled:
+    """Return the release that was built from the same parts, after checking every byte of it, or why there is none."""
+    try:
+        record = read_json(out / name / RECORD)
+        before, version, sums = dict(record["parts"]), str(record["version"]), str(record["sums_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Recalled(None, "not built before")
+    if changes := describe_changes(before, built_from):
+        return Recalled(None, changes)
+    release = out / name / version
+    if not (release / standalone.SUMS).is_file() or digest_file(release / standalone.SUMS) != sums:
+        return Recalled(None, f"the release {version} is gone or was changed")
+    if problems := standalone.check_files(release):
+        return Recalled(None, f"the release {version} is damaged: {problems[0]}")
+    if not _is_latest(out / name / bundle.LATEST, version):
+        return Recalled(None, f"`latest` names another release than {version}")
+    return Recalled(release, "nothing changed")
+
+
+def describe_changes(before: Parts, now: Parts, most: int = 3) -> str:
+    """Say in one line what is different: "config: parity.limit changed: 16 → 8 (and 2 more)"; "" if nothing is."""
+    changed = [part for part in {**now, **before} if before.get(part) != now.get(part)]
+    said = [f"{part} changed: {_shown(before.get(part))} → {_shown(now.get(part))}" for part in sorted(changed)]
+    return "; ".join(said[:most]) + (f" (and {len(said) - most} more)" if len(said) > most else "")
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value in {None, ""} else f"{value:g}" if isinstance(value, float) else str(value)
+    if re.fullmatch(r"[0-9a-f]{64}", text):
+        return text[:12]
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _is_latest(file: Path, version: str) -> bool:
+    try:
+        return file.read_text(encoding="utf-8").strip() == version
+    except (OSError, UnicodeDecodeError):
+        return False

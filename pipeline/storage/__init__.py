@@ -1,0 +1,1 @@
+"""Files on disk: digests, canonical JSON, locks, atomic directories, the cache."""

@@ -1,0 +1,1 @@
+"""A weights file: what it is, and how to read it safely."""

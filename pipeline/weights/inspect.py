@@ -1,0 +1,213 @@
+"""Describe a file that somebody brought: what it is, what it holds, what to do next. Headers only, without torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import WeightsError
+from pipeline.weights import contents, files, guess, headers, onnx_header, wrappers
+from pipeline.weights.kinds import REMEDIES, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.weights.headers import Header, TensorHeader
+
+_MAX_POINTER_BYTES = 1024
+_NAMED = 4
+_EXPLANATIONS = {
+    Kind.STATE_DICT: "Named tensors saved with torch.save: the weights, without the network's code.",
+    Kind.STATE_DICT_LEGACY: "Named tensors saved with torch.save in the format before torch 1.6: the weights, without code.",
+    Kind.WRAPPED: "A training checkpoint: a state dict with other things around it.",
+    Kind.SEVERAL: "A training checkpoint with several state dicts: which one is the network's, only its maker can tell.",
+    Kind.PICKLED_MODEL: "A whole model saved as Python objects: it loads only with its code, and loading it runs code.",
+    Kind.TORCH_OBJECT: "Something saved with torch.save that holds no state dict.",
+    Kind.PICKLE: "A pickle written by something other than torch.save.",
+    Kind.TORCHSCRIPT: "A TorchScript program: weights and code; it runs without the Python that made it.",
+    Kind.EXPORTED_PROGRAM: "A program saved by torch.export.save; loading it can run code from the file.",
+    Kind.ONNX: "An ONNX model: a graph with its weights, which onnxruntime runs.",
+    Kind.SAFETENSORS: "Named tensors in the safetensors format: the weights, without the network's code.",
+    Kind.SHARDED: "The index of a state dict that is spread over several files.",
+    Kind.NUMPY: "numpy arrays.",
+    Kind.HDF5: "An HDF5 file, as Keras and h5py write; what is compressed in it was not looked at.",
+    Kind.TENSORFLOW: "The graph of a TensorFlow SavedModel; its weights lie in the folder variables/.",
+    Kind.GGUF: "A GGUF model for llama.cpp, usually quantised.",
+    Kind.TAR: "A tar archive; it was not unpacked.",
+    Kind.ZIP: "A zip archive that torch.save did not write.",
+    Kind.SEALED: "An archive of a kind that is not looked into.",
+    Kind.GZIP: "A compressed file; it was not unpacked.",
+    Kind.LFS_POINTER: "A Git LFS pointer: it stands for a file that was not downloaded.",
+    Kind.HTML: "A web page saved in place of a file, often a login or error page.",
+    Kind.TEXT: "A text file.",
+    Kind.EMPTY: "An empty file.",
+    Kind.TRUNCATED: "A file that was cut off: its end is missing.",
+    Kind.UNKNOWN: "Of no kind that weighbridge knows.",
+}
+_ARCHIVES = {Kind.TAR, Kind.ZIP, Kind.GZIP, Kind.NUMPY, Kind.HDF5}
+_WEIGHTS = {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENSORS, Kind.SHARDED}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDescription:
+    """One tensor: torch's name of its dtype, its shape, number of elements, and size in bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    elements: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of several state dicts: the key that picks it, what it holds, and whether it is like another of them."""
+
+    key: str
+    relation: str
+    tensors: tuple[TensorDescription, ...]
+    elements: int
+    tensor_bytes: int
+    likely: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a file is and holds; `dataclasses.asdict` gives JSON values.
+
+    `elements` and `tensor_bytes` count tied tensors once. `wrapper` leads to the state dict, `beside` is what else was
+    there; `candidates` are the state dicts of a file that holds several, of which none was picked, and `unnamed` says
+    which lists of tensors are none. `needs` are the classes that loading would import. `values` (None until they are read)
+    tells which tensors hold NaN, infinities or one value only; `contents` are the files in an archive.
+    """
+
+    name: str
+    kind: str
+    explanation: str
+    size_bytes: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+    tensors: tuple[TensorDescription, ...] = ()
+    elements: int = 0
+    tensor_bytes: int = 0
+    tied: tuple[tuple[str, ...], ...] = ()
+    wrapper: str | None = None
+    beside: tuple[str, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    unnamed: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    likely: str | None = None
+    values: Mapping[str, Mapping[str, Any]] | None = None
+    contents: tuple[str, ...] = ()
+    next: tuple[str, ...] = ()
+
+
+def describe(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Description:
+    """Say what `path` is, from its headers; none of its code is run and no tensor data is read.
+
+    `key` picks one of several state dicts. Raises WeightsError for a file that is missing or damaged or has no state dict
+    `key`, and UnsafeError for one made to run code or exhaust memory.
+    """
+    header = headers.read(path, key=key, max_bytes=max_bytes)
+    tensors, details = _contents(path, header)
+    groups = _groups(header.tensors)
+    elements, tensor_bytes = _sizes(tensors, groups)
+    wrapped = header.wrapped
+    inside = _inside(path, header)
+    return Description(
+        path.name,
+        str(header.kind),
+        _EXPLANATIONS[header.kind],
+        header.size_bytes,
+        details=details,
+        tensors=tensors,
+        elements=elements,
+        tensor_bytes=tensor_bytes,
+        tied=tuple(group for group in groups if len(group) > 1),
+        wrapper=".".join(wrapped.path) if wrapped and wrapped.path else None,
+        beside=(*wrapped.beside, *wrapped.ignored) if wrapped else (),
+        candidates=tuple(_candidates(header)),
+        unnamed=wrapped.without_names() if wrapped else (),
+        needs=tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *header.needs])),
+        likely=guess.likely({tensor.name: tensor.shape for tensor in tensors}) if header.kind in _WEIGHTS else None,
+        contents=inside,
+        next=_next(path, header, inside, key),
+    )
+
+
+def _contents(path: Path, header: Header) -> tuple[tuple[TensorDescription, ...], dict[str, Any]]:
+    """Return tensors and format details, for ONNX and pointers from their own headers."""
+    if header.kind is Kind.ONNX:
+        with files.mapped(path) as data:
+            try:
+                model = onnx_header.read(data)
+            except onnx_header.MalformedFieldError as error:
+                raise WeightsError(f"{path.name} is damaged: {error}", hint="copy or download it again") from error
+        return tuple(TensorDescription(*tensor) for tensor in model.tensors), model.facts()
+    if header.kind is Kind.LFS_POINTER:
+        lines = path.read_bytes()[:_MAX_POINTER_BYTES].decode(errors="replace").splitlines()
+        return (), {key: value for key, _, value in (line.partition(" ") for line in lines) if key in ("oid", "size")}
+    return _described(header.tensors), dict(header.facts)
+
+
+def _described(tensors: Sequence[TensorHeader]) -> tuple[TensorDescription, ...]:
+    return tuple(TensorDescription(t.name, t.dtype, t.shape, t.elements, t.nbytes) for t in tensors)
+
+
+def _groups(tensors: Sequence[TensorHeader]) -> list[tuple[str, ...]]:
+    """Return the names of each distinct tensor."""
+    groups: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
+    for tensor in tensors:
+        groups[tensor.memory or f"={tensor.name}", tensor.shape].append(tensor.name)
+    return [tuple(names) for names in groups.values()]
+
+
+def _sizes(tensors: Sequence[TensorDescription], groups: Sequence[tuple[str, ...]]) -> tuple[int, int]:
+    """Return the number of elements and of bytes, of each distinct tensor once where those are known."""
+    sizes = {tensor.name: tensor for tensor in tensors}
+    counted = [sizes[group[0]] for group in groups] or tensors
+    return sum(tensor.elements for tensor in counted), sum(tensor.nbytes for tensor in counted)
+
+
+def _candidates(header: Header) -> Iterator[Candidate]:
+    """Yield the state dicts of a file that holds several, where none of them was picked."""
+    if header.kind is not Kind.SEVERAL or header.wrapped is None:
+        return
+    choices = header.wrapped.choices
+    for state, relation in zip(choices, wrappers.relations(choices), strict=True):
+        declared = headers.tensor_headers(state.tensors)
+        tensors = _described(declared)
+        elements, tensor_bytes = _sizes(tensors, _groups(declared))
+        likely = guess.likely({tensor.name: tensor.shape for tensor in tensors})
+        yield Candidate(state.key, relation, tensors, elements, tensor_bytes, likely)
+
+
+def _inside(path: Path, header: Header) -> tuple[str, ...]:
+    if header.kind not in _ARCHIVES:
+        return ()
+    with files.mapped(path) as data:
+        return contents.names(data, header.kind)
+
+
+def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) -> tuple[str, ...]:
+    """Return what to do with it, as commands where there is one."""
+    if header.kind in _WEIGHTS:
+        name = quote(f"{path}#{key}" if key else str(path))
+        return (
+            f"weighbridge init {name}  (which of the networks that come with weighbridge takes it?)",
+            f"weighbridge init {name} --architecture MODULE:CLASS --trust MODULE  (your own network)",
+        )
+    if header.kind is Kind.SEVERAL and header.wrapped:
+        keys = [state.key for state in header.wrapped.choices[:_NAMED]]
+        return tuple(
+            f"weighbridge init {quote(f'{path}#{each}')} --architecture MODULE:CLASS --trust MODULE" for each in keys
+        )
+    if header.kind in (Kind.ONNX, Kind.TORCHSCRIPT):
+        return (f"weighbridge parity CONFIG --candidate {quote(str(path))}",)
+    weights = [name for name in inside if name.lower().endswith(files.SUFFIXES)]
+    if weights and header.kind is not Kind.NUMPY:
+        return (f"unpack it, then: weighbridge inspect {weights[0]!r}",)
+    remedy = REMEDIES.get(header.kind)
+    return (remedy,) if remedy else ()

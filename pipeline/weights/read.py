@@ -1,0 +1,257 @@
+"""Load a state dict: headers first, then torch with weights_only=True or safetensors, never anything else."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import pickle
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UnsafeError, WeightsError
+from pipeline.weights import archive, files, headers, kinds, wrappers
+from pipeline.weights.files import digest
+from pipeline.weights.guard import guarded
+from pipeline.weights.kinds import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from pipeline.weights.headers import Header
+
+__all__ = ["Checkpoint", "digest", "load", "require_state_dict", "weights_digest"]
+
+_OWN_WARNINGS = (
+    "Detected pickle protocol",
+    "TypedStorage is deprecated",
+    "Sparse .* tensor support is in beta",
+    "Detected multiple devices",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A state dict on the CPU; `notes` say in plain sentences what was done to get it, `sha256` is the file's.
+
+    `header` is what the file declares, with what it says around the tensors.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    kind: Kind
+    notes: tuple[str, ...]
+    sha256: str
+    header: Header
+
+
+def load(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Checkpoint:
+    """Return the state dict in `path`, unwrapped, on the CPU; zip files and safetensors are mapped, not copied.
+
+    `key` picks one of several.
+    `sha256` is that of `weights_digest`. Raises UnsafeError for what could run code or exhaust memory
+    (also above `max_bytes`), and WeightsError, with the fix, for everything else that is no state dict.
+    """
+    header = require_state_dict(path, key=key, max_bytes=max_bytes)
+    _warm_up(header)
+    with guarded(sum(tensor.nbytes for tensor in header.tensors) + header.size_bytes, path.name):
+        found = _tensors(path, header, key)
+    notes = [*(header.wrapped.notes() if header.wrapped else ()), *_doubts(found)]
+    return Checkpoint(found, header.kind, tuple(notes), weights_digest(path, header), header)
+
+
+def weights_digest(path: Path, header: Header) -> str:
+    """Return the sha256 of a weights file; of a sharded checkpoint, that of its files' list as `sha256sum` writes it.
+
+    The list names the index first and then its shards by name, so that no shard can change unnoticed.
+    """
+    if header.kind is not Kind.SHARDED:
+        return digest(path)
+    names = [path.name, *header.facts["files"]]
+    listed = "".join(f"{digest(path.parent / name)}  {name}\n" for name in names)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _warm_up(header: Header) -> None:
+    """Import what the loaders import by themselves, before they are watched."""
+    import torch.serialization
+    import torch.sparse
+    import torch.utils.serialization.config  # noqa: F401 - torch.load imports it on its first call
+
+    if header.kind in (Kind.SAFETENSORS, Kind.SHARDED):
+        import safetensors.torch  # noqa: F401 - for its effect
+
+
+def require_state_dict(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Header:
+    """Return the header of a file that `load` would take, as far as headers tell; needs no torch. Raises as `load`."""
+    header = headers.read(path, key=key, max_bytes=max_bytes)
+    _require_weights(header, path)
+    return header
+
+
+def _require_weights(header: Header, path: Path) -> None:
+    """Raise WeightsError unless the header declares a state dict with data."""
+    if header.kind is Kind.SEVERAL and header.wrapped:
+        choices = header.wrapped.choices
+        key = wrappers.printable(choices[0].key)
+        raise WeightsError(
+            f"{path.name} holds {len(choices)} state dicts, and nothing says which one is meant:\n{wrappers.listed(choices)}",
+            hint=f"{kinds.REMEDIES[header.kind]}, as in `model.key: {key}` in the config, or {path.name}#{key} wherever the file is named",
+        )
+    loadable = {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENSORS, Kind.SHARDED}
+    if header.kind not in loadable:
+        raise WeightsError(f"{path.name} {_what(header)}", hint=kinds.REMEDIES[header.kind])
+    if not header.tensors:
+        raise WeightsError(
+            f"{path.name} is {kinds.with_article(header.kind)} without any tensor",
+            hint=f"save the weights: {kinds.SAVE}",
+        )
+    empty = [tensor.name for tensor in header.tensors if not tensor.has_data]
+    if empty:
+        raise WeightsError(
+            f"{path.name} holds {len(empty)} tensors without data (meta device), such as {empty[0]!r:.80}",
+            hint="load the weights before saving them",
+        )
+
+
+def _what(header: Header) -> str:
+    if header.kind is Kind.PICKLED_MODEL:
+        return f"is a whole pickled model ({header.model_class}), not a state dict: loading it would run its code"
+    if header.kind is Kind.TORCH_OBJECT:
+        holds = header.facts.get("holds", "nothing")
+        if header.wrapped and header.wrapped.unnamed:
+            return f"holds no state dict: {header.wrapped.without_names()[0]}"
+        return "holds no tensor" if holds == "dict" else f"holds {holds}, not a state dict"
+    return f"is {kinds.with_article(header.kind)}, not a state dict"
+
+
+def _tensors(path: Path, header: Header, key: str | None = None) -> dict[str, torch.Tensor]:
+    if header.kind is Kind.SHARDED:
+        found: dict[str, torch.Tensor] = {}
+        for shard in header.facts["files"]:
+            found |= _tensors(path.parent / shard, headers.read(path.parent / shard))
+        return found
+    if header.kind is Kind.SAFETENSORS:
+        return _safetensors(path)
+    value = _torch_load(path, header)
+    unwrapped = wrappers.unwrap(value, _is_tensor, key)
+    if unwrapped is None:
+        raise WeightsError(f"{path.name} changed while it was read", hint="run again")
+    return {key: _plain(tensor) for key, tensor in unwrapped.tensors.items()}
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path.name} cannot be read: {error}", hint="copy or download it again") from error
+
+
+def _torch_load(path: Path, header: Header) -> Any:
+    """Call torch.load(weights_only=True); there is no second attempt with anything less."""
+    import torch
+
+    is_zip = header.facts["format"] == "torch.save (zip)"
+    if is_zip:
+        _require_checksums(path)
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        for text in _OWN_WARNINGS:
+            warnings.filterwarnings("ignore", message=text)
+        # Indices outside a sparse tensor would be read as addresses.
+        stack.enter_context(torch.sparse.check_sparse_tensor_invariants())  # type: ignore[no-untyped-call]
+        if header.has_numpy:
+            stack.enter_context(torch.serialization.safe_globals(_numpy_globals()))
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        except pickle.UnpicklingError as error:
+            reason = str(error).partition("WeightsUnpickler error:")[2].strip() or str(error)
+            raise UnsafeError(
+                f"{path.name} is refused by torch.load(weights_only=True): {reason.splitlines()[0][:200]}",
+                hint=f"save it again where it was made: {kinds.SAVE}",
+            ) from error
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            AssertionError,
+            EOFError,
+            OSError,
+        ) as error:
+            raise WeightsError(
+                f"{path.name} cannot be read: {str(error).splitlines()[0][:200]}", hint="copy or download it again"
+            ) from error
+
+
+def _require_checksums(path: Path) -> None:
+    # torch checks none, so that a flipped bit would load silently.
+    with files.mapped(path) as data:
+        name = archive.damaged(data, archive.directory(data))
+    if name is not None:
+        raise WeightsError(
+            f"{path.name} is damaged: {name} does not match its checksum", hint="copy or download it again"
+        )
+
+
+def _numpy_globals() -> list[Any]:
+    """Return what numpy numbers and arrays beside weights are made of; the header check saw what is in them."""
+    import numpy as np
+
+    multiarray: Any = importlib.import_module(
+        "numpy._core.multiarray" if np.__version__ >= "2" else "numpy.core.multiarray"
+    )
+    kinds_of_value = (type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?FDUSO")
+    functions = {name: getattr(multiarray, name) for name in ("scalar", "_reconstruct")}
+    return [
+        *(
+            (found, f"numpy.{core}.multiarray.{name}")
+            for name, found in functions.items()
+            for core in ("core", "_core")
+        ),
+        np.dtype,
+        np.ndarray,
+        bytes,  # of an empty array
+        *dict.fromkeys(kinds_of_value),
+    ]
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor without gradient history: parameters become the tensors they hold."""
+    return tensor.detach()
+
+
+def _doubts(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Say which tensors hold NaN or infinities; they are loaded all the same."""
+    import torch
+
+    strange = {name: values for name, tensor in tensors.items() if (values := _not_finite(tensor)) is not None}
+    made = []
+    for word, test in (("NaN", torch.isnan), ("infinite values", torch.isinf)):
+        names = [name for name, values in strange.items() if test(values).any()]
+        if names:
+            made.append(f"{len(names)} of {len(tensors)} tensors hold {word}, such as {names[0]!r}")
+    return made
+
+
+def _not_finite(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return the tensor's values if some are not finite."""
+    if tensor.is_quantized or not (tensor.is_floating_point() or tensor.is_complex()):
+        return None
+    values = tensor.coalesce().values() if tensor.is_sparse else tensor
+    if values.element_size() == 1:  # eight-bit floats have no test of their own
+        values = values.float()
+    return None if values.isfinite().all() else values

@@ -1,0 +1,112 @@
+"""The node that is named must be the one that is wrong."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from pipeline.formats.format import Job
+from pipeline.formats.onnx import culprit
+from pipeline.formats.onnx import export as exporter
+from pipeline.formats.onnx.graph import Graph
+from pipeline.formats.torchscript import audit as scripted
+from pipeline.formats.torchscript.export import TORCHSCRIPT, TorchScriptOptions
+from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.rebuild import cases
+from tests.parity.networks import INTERFACE, audited, job
+
+CASE = cases.make(INTERFACE, {"batch": 3}, seed=1, name="case").inputs
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    work = job(audited(), tmp_path_factory.mktemp("culprit"))
+    artifact = exporter.ONNX.export(work, exporter.OnnxOptions())
+    return onnx.load(str(artifact.files[0])), culprit.truths(work.module, INTERFACE, work.examples, CASE, 20)
+
+
+@pytest.fixture
+def proto(healthy):
+    copied = onnx.ModelProto()
+    copied.CopyFrom(healthy[0])
+    return copied
+
+
+def scaled(proto, name, factor):
+    tensor = next(each for each in proto.graph.initializer if each.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), name))
+
+
+def test_a_healthy_graph_has_no_culprit_among_whole_tensors(healthy):
+    found = culprit.find(Graph(healthy[0]), CASE, healthy[1], level="disable")
+    assert found is None or not found.certain
+
+
+@pytest.mark.parametrize("name", ["fc1.weight", "fc2.bias", "head.weight"])
+def test_the_node_with_the_changed_weight_is_named_with_module_and_line(healthy, proto, name):
+    scaled(proto, name, 1.01)
+    found = culprit.find(Graph(proto), CASE, healthy[1], level="disable")
+    assert found.certain
+    assert found.module == name.partition(".")[0]
+    assert "networks.py:" in found.source
+    assert found.got == pytest.approx(found.expected * 1.01, rel=0.05) or name.endswith("bias")
+
+
+def test_an_approximate_gelu_is_named(healthy, proto):
+    node = next(each for each in proto.graph.node if each.op_type == "Gelu")
+    del node.attribute[:]
+    node.attribute.append(helper.make_attribute("approximate", "tanh"))
+    found = culprit.find(Graph(proto), CASE, healthy[1], level="disable")
+    assert (found.node, found.attributes["approximate"]) == (node.name, "tanh")
+
+
+def test_the_reproduction_runs_alone_and_shows_both_values(healthy, proto, tmp_path):
+    scaled(proto, "fc1.weight", 1.5)
+    graph = Graph(proto)
+    found = culprit.find(graph, CASE, healthy[1], level="disable")
+    culprit.write_reproduction(graph, found, CASE, healthy[1], tmp_path, level="disable")
+    ran = subprocess.run([sys.executable, tmp_path / "culprit.py"], capture_output=True, text=True, check=True)
+    assert f"output {found.output}: largest difference" in ran.stdout
+
+
+class Pooled(torch.nn.Module):
+    """The mean over a length that only the convolution before it knows: another length goes unnoticed."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv1d(3, 6, 3, padding=1)
+
+    def forward(self, x):
+        return torch.relu(self.conv(x)).mean(-1)
+
+
+def test_a_node_whose_output_has_another_shape_is_named_and_not_the_first_of_the_right_shape(tmp_path):
+    interface = Interface((InputSpec("x", "float32", ("batch", 3, 8)),), (Dimension("batch", 1, 16),), ("y",))
+    examples = cases.make(interface, {"batch": 2}, seed=0, name="exporter").inputs
+    work = Job(Pooled().eval(), interface, examples, tmp_path, {})
+    proto = onnx.load(str(exporter.ONNX.export(work, exporter.OnnxOptions()).files[0]))
+    known = culprit.truths(work.module, interface, examples, CASE, 20)
+    convolution = next(each for each in proto.graph.node if each.op_type == "Conv")
+    next(each for each in convolution.attribute if each.name == "dilations").ints[:] = [2]
+    del proto.graph.value_info[:]
+    found = culprit.find(Graph(proto), CASE, known, level="disable")
+    assert (found.node, found.module, found.factor) == (convolution.name, "conv", np.inf)
+    assert found.problem == "shape [3, 6, 6] instead of [3, 6, 8]"
+    culprit.write_reproduction(Graph(proto), found, CASE, known, tmp_path, level="disable")
+    ran = subprocess.run([sys.executable, tmp_path / "culprit.py"], capture_output=True, text=True, check=True)
+    assert ran.stdout == f"output {found.output}: {found.problem}\n"
+
+
+def test_the_module_of_an_archive_is_named(tmp_path):
+    module = audited()
+    file = TORCHSCRIPT.export(job(module, tmp_path), TorchScriptOptions()).files[0]
+    loaded = scripted.read(file)
+    assert scripted.culprit(module, loaded, INTERFACE, CASE) is None
+    with torch.no_grad():
+        loaded.fc2.weight.mul_(1.01)
+    found = scripted.culprit(module, loaded, INTERFACE, CASE)
+    assert (found["module"], found["operator"]) == ("fc2", "Linear")
