@@ -58,17 +58,21 @@ class Session:
 class Backend:
     """A way to run a model.
 
-    `artifact` is the export format it opens, None for the network itself. `probe` returns None if it can run here and
+    `format` is the format it opens, None for the network itself. `probe` returns None if it can run here and
     otherwise the reason; `install` says what to install then. `open` raises `UnavailableError` rather than running
-    anywhere but on `device`. `modules` are the packages it needs, which are imported first so that their time is known.
+    anywhere but on `device`. `modules` are the packages it needs, which are imported first so that their time is known;
+    `distributions` those whose versions its results depend on. `ladder` names, from the plainest on, ways in which it runs a
+    file, each with its options: the first that breaks says where an error comes in; without it there is one way.
     """
 
     name: str
     summary: str
-    artifact: str | None
+    format: str | None
     device: str
     install: str
     options: type[Options]
     probe: Callable[[], str | None]
     open: Callable[[Source, Options], Session]
     modules: tuple[str, ...] = ()
+    distributions: tuple[str, ...] = ()
+    ladder: tuple[tuple[str, Mapping[str, Any]], ...] = ()

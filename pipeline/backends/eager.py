@@ -39,23 +39,25 @@ def _open(source: Source, options: Options, device: str) -> Session:
 EAGER = Backend(
     name="eager",
     summary="the network itself, run by PyTorch on the CPU",
-    artifact=None,
+    format=None,
     device="cpu",
     install="weighbridge[cpu]",
     options=CpuOptions,
     probe=lambda: probe.package("torch"),
     open=lambda source, options: _open(source, options, "cpu"),
     modules=("torch",),
+    distributions=("torch",),
 )
 
 EAGER_CUDA = Backend(
     name="eager-cuda",
     summary="the network itself, run by PyTorch on an NVIDIA GPU",
-    artifact=None,
+    format=None,
     device="cuda",
     install="weighbridge[cuda], with torch's CUDA wheel and an NVIDIA driver",
     options=CudaOptions,
     probe=probe.torch_cuda,
     open=lambda source, options: _open(source, options, "cuda"),
     modules=("torch",),
+    distributions=("torch",),
 )

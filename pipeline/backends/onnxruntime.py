@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from pipeline.backends import placement, probe
 from pipeline.backends.backend import Backend, Options, Session, Source
 from pipeline.errors import InputError, UnavailableError
+from pipeline.formats.onnx.session import LEVELS, Level, session_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.interface import Arrays
-
-Level = Literal["disable", "basic", "extended", "all"]
-_LEVELS = {
-    "disable": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
 
 
 class CpuOptions(Options):
@@ -142,19 +135,6 @@ def bind_on_device(session: Any, arrays: Arrays, device: str, device_id: int) ->
     return binding, lambda count: [call_ns() for _ in range(count)]
 
 
-def session_options(level: str, threads: int, custom_ops: Path | None) -> Any:
-    """Return onnxruntime's options of a session: how far the graph is rewritten, threads of an operator, operators to load."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if custom_ops:
-        options.register_custom_ops_library(str(custom_ops))
-    return options
-
-
 def _kept_on_cpu(source: Source, level: str, providers: list[Any]) -> set[str]:
     """Return the nodes that belong on the CPU in the graph that runs: the optimised one, which only onnxruntime can tell."""
     import onnx
@@ -170,26 +150,32 @@ def _kept_on_cpu(source: Source, level: str, providers: list[Any]) -> set[str]:
     return placement.kept_on_cpu(onnx.load(str(optimised), load_external_data=False).graph)
 
 
+_LADDER = tuple((f"onnxruntime, optimisation {level}", {"graph_optimization_level": level}) for level in LEVELS)
+
 ONNXRUNTIME_CPU = Backend(
     name="onnxruntime-cpu",
     summary="an exported ONNX file, run by onnxruntime on the CPU",
-    artifact="onnx",
+    format="onnx",
     device="cpu",
     install="weighbridge[cpu] or weighbridge[runtime]",
     options=CpuOptions,
     probe=lambda: probe.package("onnxruntime"),
     open=open_cpu,
     modules=("onnxruntime",),
+    distributions=("onnxruntime", "onnxruntime-gpu"),
+    ladder=_LADDER,
 )
 
 ONNXRUNTIME_CUDA = Backend(
     name="onnxruntime-cuda",
     summary="an exported ONNX file, run by onnxruntime on an NVIDIA GPU",
-    artifact="onnx",
+    format="onnx",
     device="cuda",
     install="weighbridge[cuda] (onnxruntime-gpu instead of onnxruntime) and an NVIDIA driver",
     options=CudaOptions,
     probe=probe.onnxruntime_cuda,
     open=open_cuda,
     modules=("onnxruntime",),
+    distributions=("onnxruntime-gpu",),
+    ladder=_LADDER,
 )

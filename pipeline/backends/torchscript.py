@@ -44,23 +44,25 @@ def _open(source: Source, options: Options, device: str) -> Session:
 TORCHSCRIPT = Backend(
     name="torchscript",
     summary="an exported TorchScript file, run by PyTorch on the CPU",
-    artifact="torchscript",
+    format="torchscript",
     device="cpu",
     install="weighbridge[cpu]",
     options=CpuOptions,
     probe=lambda: probe.package("torch"),
     open=lambda source, options: _open(source, options, "cpu"),
     modules=("torch",),
+    distributions=("torch",),
 )
 
 TORCHSCRIPT_CUDA = Backend(
     name="torchscript-cuda",
     summary="an exported TorchScript file, run by PyTorch on an NVIDIA GPU",
-    artifact="torchscript",
+    format="torchscript",
     device="cuda",
     install="weighbridge[cuda], with torch's CUDA wheel and an NVIDIA driver",
     options=CudaOptions,
     probe=probe.torch_cuda,
     open=lambda source, options: _open(source, options, "cuda"),
     modules=("torch",),
+    distributions=("torch",),
 )

@@ -1,33 +1,36 @@
-"""What an exporter is: a frozen record of functions."""
+"""What a format is: a frozen record of functions. Everything that depends on how an artifact's bytes are laid out stands here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
 
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Arrays, Interface
+    from pipeline.weights.kinds import Kind
+
+    Declared = tuple[str, str | None, tuple[int | str, ...] | None]
 
 
 class Options(BaseModel):
-    """Options common to all exporters."""
+    """Options common to all formats."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One export: the network in eval mode, what goes in and out of it, example inputs, and the folder to write into.
+class FromNetwork:
+    """What an artifact is exported from: the network in eval mode, what goes in and out of it, example inputs.
 
-    `identity` (name, weights digest) goes into the file's own metadata.
+    It is written into `folder`; `identity` (name, weights digest) goes into the file's own metadata.
     """
 
     module: nn.Module
@@ -38,10 +41,116 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Exporter:
-    """A file format. `export` writes into the job's folder and raises `ExportError` with the exporter's own reason."""
+class FromArtifact:
+    """What an artifact is derived from: another one, with what goes in and out of it, written into `folder`."""
 
-    format: str
+    artifact: Artifact
+    interface: Interface
+    folder: Path
+    identity: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a file declares: (name, numpy dtype or None, shape or None) of inputs and outputs; a size is an int or a name.
+
+    Outputs are empty where a file has no names for them and gives them in order.
+    """
+
+    inputs: tuple[Declared, ...]
+    outputs: tuple[Declared, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSubject:
+    """What a file is audited against: the network's tensors by name, and the exported program.
+
+    `program` is what the file's own exporter stated of it, None if it stated nothing; `captured` returns the program as
+    torch.export captures it, or None and why not, and takes time.
+    """
+
+    state: Mapping[str, Any]
+    program: Mapping[str, Any] | None
+    captured: Callable[[], tuple[Mapping[str, Any] | None, str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class CulpritSearch:
+    """What a search for the place where a file's error begins is given.
+
+    `inputs` are those of one case that fails, under the config's names; `names` and `outputs` map these to the file's inputs,
+    and the file's outputs to them. `options` are the backend's that the error was seen with. `floors` returns the noise
+    floors of references and their noise (see `pipeline.parity.budget.floors`). A reproduction is written into `folder`.
+    """
+
+    module: nn.Module
+    interface: Interface
+    examples: Arrays
+    inputs: Arrays
+    file: Path
+    names: Mapping[str, str]
+    outputs: Mapping[str, str]
+    options: Mapping[str, Any]
+    custom_ops: Path | None
+    floors: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search for a culprit came to, as JSON values: the culprit, or why there is none.
+
+    `program`: the outputs of the exported program in float32, a rung of the ladder; None where a format has no such step.
+    """
+
+    culprit: Mapping[str, Any] | None
+    problem: str | None = None
+    program: Arrays | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Triton:
+    """How the Triton Inference Server runs a format: the platform's name and what the file must be called there.
+
+    `is_positional`: it finds inputs and outputs by their position.
+    """
+
+    platform: str
+    file: str
+    is_positional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A format, and all that depends on it.
+
+    `file` is what an artifact's file (or folder) is called in a release; `distributions` are those whose versions its bytes depend on,
+    beside its own and torch's. `export` makes it from the network, `derive` from an artifact of the format `derived_from`; both write into the given
+    folder and raise `ExportError` with their own reason.
+
+    What may be missing, and is said to be missing where it would count:
+    `kind`: what the look at a file's bytes calls it; `require_safe` raises for a stranger's file that could do more than compute,
+    given the names of the files that may lie beside it, and `beside` returns those that it keeps weights in; `runs_code`: opening one runs code that came
+    with it. `read_signature`, `audit`, `find_culprit` and `count_operators` (operators, weights and operations of a call in each
+    scenario of input shapes) look into a file; they run in a worker. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
+    """
+
+    name: str
     summary: str
     options: type[Options]
-    export: Callable[[Job, Options], Artifact]
+    file: str
+    export: Callable[[FromNetwork, Options], Artifact] | None = None
+    derive: Callable[[FromArtifact, Options], Artifact] | None = None
+    derived_from: str | None = None
+    distributions: tuple[str, ...] = ()
+    kind: Kind | None = None
+    require_safe: Callable[[Path, Sequence[str]], None] | None = None
+    beside: Callable[[Path], tuple[Path, ...]] = lambda _: ()
+    runs_code: bool = False
+    read_signature: Callable[[Path], Signature] | None = None
+    audit: Callable[[Path, AuditSubject], Mapping[str, Any]] | None = None
+    find_culprit: Callable[[CulpritSearch], Found] | None = None
+    count_operators: Callable[[Path, Mapping[str, Mapping[str, Sequence[int]]]], Mapping[str, Any]] | None = None
+    triton: Triton | None = None
+    card: str | None = None
+    library: str | None = None

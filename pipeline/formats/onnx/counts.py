@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import onnx
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _SMALL = 1024  # elements; shapes are computed from constants no larger than this
 
 
-def count(file: str, inputs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+def count(path: Path, inputs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, Any]:
     """Return the graph's `operators`, the bytes of its `weights`, and the `flops` of a call in each scenario.
 
     `inputs` maps each scenario to its inputs' shapes. `flops` is None where a product's shape is not known before it runs;
@@ -29,7 +30,7 @@ def count(file: str, inputs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[
     """
     import onnx
 
-    model = onnx.load(file, load_external_data=False)
+    model = onnx.load(str(path), load_external_data=False)
     weight_bytes = sum(_bytes(each) for each in model.graph.initializer)
     _drop_values(model)
     flops: dict[str, int | None] = {}

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipeline.backends.onnxruntime import session_options
-from pipeline.parity import budget
+from pipeline.errors import ExportError
+from pipeline.formats.derived import UNIT_ROUNDOFF
+from pipeline.formats.format import CulpritSearch, Found, FromNetwork
+from pipeline.formats.onnx.graph import read
+from pipeline.formats.onnx.session import DEFAULT_LEVEL, session_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from torch import nn
-
     from pipeline.formats.onnx.graph import Graph, Node
-    from pipeline.interface import Arrays, Interface
+    from pipeline.interface import Arrays
 
 LIMIT = 16.0
+_OPSET = 20
 _HEALTHY_ROUNDINGS = (
     64  # what a value of the fresh export, which has no float64 twin, may be off by, in roundoffs of its scale
 )
@@ -63,6 +65,7 @@ class Truths:
     values: Mapping[str, tuple[Any, Any]]
     places: Mapping[str, tuple[str, str, str]]
     program_outputs: Mapping[str, Any]
+    floors: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
 
     def renamed(self, outputs: Mapping[str, str]) -> Truths:
         """Return the truths with the outputs under a file's own names (file's name → config's)."""
@@ -71,19 +74,39 @@ class Truths:
         return replace(self, values={**self.values, **values}, places={**self.places, **places})
 
 
-def truths(module: nn.Module, interface: Interface, examples: Arrays, inputs: Arrays, opset: int) -> Truths:
-    """Return the value of every step of the network on `inputs`, and of what the exporter makes of them in between.
+def search(wanted: CulpritSearch) -> Found:
+    """Look for the node where a file's error begins, and write its reproduction.
+
+    Raises:
+        InputError: the file is no valid ONNX model.
+    """
+    try:
+        known = truths(wanted).renamed(wanted.outputs)
+    except ExportError as error:
+        return Found(None, f"no step of the network to compare with: {error.message}")
+    graph = read(wanted.file, whole=True)
+    level = wanted.options.get("graph_optimization_level", DEFAULT_LEVEL)
+    fed = {wanted.names[name]: array for name, array in wanted.inputs.items()}
+    found = find(graph, fed, known, level=level, custom_ops=wanted.custom_ops)
+    if found is not None and found.output in known.values:
+        write_reproduction(graph, found, fed, known, wanted.folder, level=level, custom_ops=wanted.custom_ops)
+    if found is None:
+        return Found(None, "with every value exposed, each is within its budget", known.program_outputs)
+    return Found(as_json(found), None, known.program_outputs)
+
+
+def truths(wanted: CulpritSearch) -> Truths:
+    """Return the value of every step of the network on the inputs, and of what the exporter makes of them in between.
 
     Raises:
         ExportError: the network cannot be exported, so that there are no steps to compare with.
     """
-    from pathlib import Path
-
     from pipeline.formats import program
-    from pipeline.formats.format import Job
     from pipeline.formats.onnx import export as onnx
 
-    exported, names = onnx.translate(Job(module, interface, examples, Path(), {}), opset)
+    inputs = wanted.inputs
+    origin = FromNetwork(wanted.module, wanted.interface, wanted.examples, wanted.folder, {})
+    exported, names = onnx.translate(origin, _OPSET)
     captured = exported.exported_program
     ordered = {name: inputs[name] for name in names}
     single, double = (_step_values(captured, ordered, double=double) for double in (False, True))
@@ -105,11 +128,11 @@ def truths(module: nn.Module, interface: Interface, examples: Arrays, inputs: Ar
         if name not in known and value.dtype.kind == "f":
             scale = float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
             exact = value.astype(np.float64)
-            known[name] = (exact, np.full(exact.shape, scale * _HEALTHY_ROUNDINGS * budget.UNIT_ROUNDOFF / LIMIT))
+            known[name] = (exact, np.full(exact.shape, scale * _HEALTHY_ROUNDINGS * UNIT_ROUNDOFF / LIMIT))
     places = {step.name: (step.module, step.source, step.operator) for step in program.steps(captured)}
     places |= {renamed[name]: place for name, place in places.items() if name in renamed}
     outputs = {renamed[name]: single[name] for name in captured.graph_signature.user_outputs if name in single}
-    return Truths(known, places, outputs)
+    return Truths(known, places, outputs, wanted.floors)
 
 
 def find(graph: Graph, inputs: Arrays, known: Truths, *, level: str, custom_ops: Path | None = None) -> Culprit | None:
@@ -261,7 +284,7 @@ def _judge(name: str, value: Any, known: Truths, *, whole: bool) -> _Judged | No
     expected, noise = truth
     if not value.size:
         return _Judged(0.0)
-    (floor,) = budget.floors(
+    (floor,) = known.floors(
         [expected], [np.full_like(noise, noise[np.isfinite(noise)].max(initial=0.0)) if whole else noise]
     )
     with np.errstate(invalid="ignore", over="ignore"):

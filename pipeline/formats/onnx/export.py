@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from pipeline.errors import ExportError
-from pipeline.formats import canonical, forward, program
+from pipeline.formats import forward, program
 from pipeline.formats.artifact import Artifact
-from pipeline.formats.format import Exporter, Job, Options
+from pipeline.formats.format import FromNetwork, Options
+from pipeline.formats.onnx import canonical
 from pipeline.interface import free_dimensions, linear_formula
 from pipeline.rebuild.cases import allowed
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class OnnxOptions(Options):
-    """Options of the ONNX exporter."""
+    """Options of an ONNX export."""
 
     opset: int = Field(20, ge=18, le=24, description="version of the ONNX operator set")
     external_data: bool | None = Field(
@@ -34,12 +35,17 @@ class OnnxOptions(Options):
     )
 
 
-def _export(job: Job, options: Options) -> Artifact:
+def export(origin: FromNetwork, options: Options) -> Artifact:
+    """Write `model.onnx`, and `model.onnx.data` beside it where weights do not fit into it.
+
+    Raises:
+        ExportError: torch.export, torch.onnx.export or onnx.checker refuses the network.
+    """
     assert isinstance(options, OnnxOptions)  # noqa: S101 - the table pairs them
-    prepared = forward.prepare(job.module, job.interface, job.examples)
-    program_ = _captured(prepared, job.interface)
-    exported = _translated(program_, prepared, job.interface, options.opset)
-    stripped = _write(exported, job, external=_is_external(job.module, options))
+    prepared = forward.prepare(origin.module, origin.interface, origin.examples)
+    program_ = _captured(prepared, origin.interface)
+    exported = _translated(program_, prepared, origin.interface, options.opset)
+    stripped = _write(exported, origin, external=_is_external(origin.module, options))
     _check(stripped.files[0])
     return Artifact(
         "onnx",
@@ -51,13 +57,13 @@ def _export(job: Job, options: Options) -> Artifact:
     )
 
 
-def captured(job: Job) -> torch.export.ExportedProgram:
+def captured(origin: FromNetwork) -> torch.export.ExportedProgram:
     """Return the network as torch.export captures it.
 
     Raises:
         ExportError: torch.export refuses it.
     """
-    return _captured(forward.prepare(job.module, job.interface, job.examples), job.interface)
+    return _captured(forward.prepare(origin.module, origin.interface, origin.examples), origin.interface)
 
 
 def _captured(prepared: Forward, interface: Interface) -> torch.export.ExportedProgram:
@@ -71,15 +77,15 @@ def _captured(prepared: Forward, interface: Interface) -> torch.export.ExportedP
         raise ExportError(f"torch.export: {_reason(error)}", hint=_hint(error)) from error
 
 
-def translate(job: Job, opset: int) -> tuple[Any, tuple[str, ...]]:
+def translate(origin: FromNetwork, opset: int) -> tuple[Any, tuple[str, ...]]:
     """Return the network as torch's ONNXProgram, with the exported program it was made from, and its inputs' names in order.
 
     Raises:
         ExportError: torch.export or torch.onnx.export refuses it.
     """
-    prepared = forward.prepare(job.module, job.interface, job.examples)
-    exported = _captured(prepared, job.interface)
-    return _translated(exported, prepared, job.interface, opset), prepared.names
+    prepared = forward.prepare(origin.module, origin.interface, origin.examples)
+    exported = _captured(prepared, origin.interface)
+    return _translated(exported, prepared, origin.interface, opset), prepared.names
 
 
 def _translated(exported: torch.export.ExportedProgram, prepared: Forward, interface: Interface, opset: int) -> Any:
@@ -87,16 +93,16 @@ def _translated(exported: torch.export.ExportedProgram, prepared: Forward, inter
     return _translate(exported, _Names(list(prepared.names), list(interface.outputs), axes), opset)
 
 
-def _write(exported: Any, job: Job, *, external: bool) -> canonical.Stripped:
+def _write(exported: Any, origin: FromNetwork, *, external: bool) -> canonical.Stripped:
     """Write the model's canonical form; weights that stay inside never touch the disk in another form."""
-    target = job.folder / "model.onnx"
+    target = origin.folder / "model.onnx"
     if not external:
-        return canonical.onnx_model(exported.model_proto, job.folder, target, identity=job.identity)
-    raw = job.folder / "raw"
+        return canonical.from_model(exported.model_proto, origin.folder, target, identity=origin.identity)
+    raw = origin.folder / "raw"
     raw.mkdir()
     exported.save(str(raw / "model.onnx"), external_data=True)
     try:
-        return canonical.onnx_file(raw / "model.onnx", target, identity=job.identity)
+        return canonical.from_file(raw / "model.onnx", target, identity=origin.identity)
     finally:
         shutil.rmtree(raw)
 
@@ -252,6 +258,3 @@ def _hint(error: Exception) -> str | None:
             "the network fixes or relates these sizes: change `dimensions` (min, max, multiple_of) to what it accepts"
         )
     return None
-
-
-ONNX = Exporter("onnx", "an ONNX model for onnxruntime and other engines", OnnxOptions, _export)

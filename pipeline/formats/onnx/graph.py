@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.errors import InputError
+from pipeline.formats.accounting import Constant
+from pipeline.formats.format import Signature
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import onnx
 
+    from pipeline.formats.format import Declared
     from pipeline.formats.program import Step
 
 _SIZES = frozenset(
@@ -38,14 +43,6 @@ class Node:
     outputs: tuple[str, ...]
     scopes: tuple[str, ...]
     proto: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """A constant of the graph: an initializer, or the value of a Constant node."""
-
-    name: str
-    value: Any
 
 
 class Graph:
@@ -146,6 +143,50 @@ class Graph:
             if depends and all(name in sizes or name in self._constant_names for name in inputs):
                 sizes.update(node.outputs)
         return sizes
+
+
+def read(path: Path, *, whole: bool = False) -> Graph:
+    """Return a graph with its constants; external data must lie beside it. `whole`: its model holds them as well.
+
+    Raises:
+        InputError: it is no valid ONNX model, or its weights are missing or elsewhere.
+    """
+    from importlib import import_module
+
+    import onnx
+
+    decode_error = import_module("google.protobuf.message").DecodeError
+    try:
+        onnx.checker.check_model(str(path))
+        return Graph(onnx.load(str(path), load_external_data=whole), path.parent)
+    except (onnx.checker.ValidationError, decode_error, ValueError, OSError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"{path.name} is not a valid ONNX model: {first}", hint="check it with: python -m onnx.checker FILE"
+        ) from None
+
+
+def signature(path: Path) -> Signature:
+    """Return what an ONNX file takes and gives.
+
+    Raises:
+        InputError: it is no valid ONNX model.
+    """
+    graph = read(path).model.graph
+    constants = {each.name for each in graph.initializer}
+    return Signature(
+        tuple(_declared(each) for each in graph.input if each.name not in constants),
+        tuple(_declared(each) for each in graph.output),
+    )
+
+
+def _declared(value: Any) -> Declared:
+    import onnx
+
+    tensor = value.type.tensor_type
+    sizes = tuple(each.dim_value if each.HasField("dim_value") else each.dim_param or "?" for each in tensor.shape.dim)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return value.name, dtype, sizes if tensor.HasField("shape") else None
 
 
 @cache

@@ -7,15 +7,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.formats.onnx import attributes
-from pipeline.formats.onnx.audit import BATCH_STATISTICS, DROPS_OUT, Problem, audit_tensors, uses_batch_statistics
+from pipeline.formats.accounting import BATCH_STATISTICS, DROPS_OUT, Problem, audit_tensors, uses_batch_statistics
+from pipeline.formats.format import Signature
+from pipeline.formats.literals import family
 from pipeline.formats.program import Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pipeline.interface import Arrays, Interface
+    from pipeline.formats.format import AuditSubject
 
 # The arguments that matter, of operators whose every use the program must match.
 _NUMBERS = ("eps", "stride", "padding", "dilation", "groups", "kernel_size", "approximate", "negative_slope", "alpha")
@@ -24,9 +25,8 @@ _FAMILIES = frozenset(
     | {"max_pool", "avg_pool", "rms_norm"}
 )
 
-_MODULE_MARGIN = 1e-5
 
-Signature = tuple[str, tuple[tuple[str, Any], ...]]
+Use = tuple[str, tuple[tuple[str, Any], ...]]
 
 
 def read(path: Path) -> Any:
@@ -45,7 +45,28 @@ def read(path: Path) -> Any:
         raise InputError(f"{path.name} is not a TorchScript archive: {str(error).splitlines()[0]}") from None
 
 
-def audit(module: Any, state: Mapping[str, Any], program: Mapping[str, Any] | None) -> dict[str, Any]:
+def signature(path: Path) -> Signature:
+    """Return what an archive's forward takes; outputs have no names.
+
+    Raises:
+        InputError: it is no TorchScript archive.
+    """
+    arguments = read(path).forward.schema.arguments[1:]
+    return Signature(tuple((each.name, None, None) for each in arguments), ())
+
+
+def audit(file: Path, subject: AuditSubject) -> dict[str, Any]:
+    """Account for every tensor of an archive and the numbers of its operators.
+
+    Raises:
+        InputError: it is no TorchScript archive.
+    """
+    program, reason = subject.captured()
+    found = audit_module(read(file), subject.state, program)
+    return found if reason is None else {**found, "unchecked": reason}
+
+
+def audit_module(module: Any, state: Mapping[str, Any], program: Mapping[str, Any] | None) -> dict[str, Any]:
     """Account for every tensor of a module and the numbers of its operators."""
     from pipeline.rebuild import calling
 
@@ -59,86 +80,7 @@ def audit(module: Any, state: Mapping[str, Any], program: Mapping[str, Any] | No
     return found.to_json()
 
 
-def culprit(eager: Any, module: Any, interface: Interface, inputs: Arrays) -> dict[str, Any] | None:
-    """Return the smallest module whose outputs differ from the network's own on the network's own inputs, None if none.
-
-    Modules are judged in the order in which they finish, so that the first one has no culprit inside it.
-    """
-    calls = _recorded(eager, interface, inputs)
-    theirs = dict(module.named_modules())
-    for name, arguments, expected in calls:
-        if name not in theirs:
-            continue
-        got = _outputs(theirs[name], arguments)
-        if got is None or len(got) != len(expected):
-            continue
-        for index, (value, wanted) in enumerate(zip(got, expected, strict=True)):
-            if value.shape != wanted.shape:
-                return {
-                    "module": name,
-                    "output": index,
-                    "problem": f"shape {list(value.shape)} instead of {list(wanted.shape)}",
-                }
-            if (factor := _module_factor(value, wanted)) > 1:
-                worst = int((value.double() - wanted.double()).abs().argmax())
-                return {
-                    "module": name,
-                    "operator": type(dict(eager.named_modules())[name]).__name__,
-                    "output": index,
-                    "factor": factor,
-                    "expected": float(wanted.reshape(-1)[worst]),
-                    "got": float(value.reshape(-1)[worst]),
-                }
-    return None
-
-
-def _recorded(eager: Any, interface: Interface, inputs: Arrays) -> list[tuple[str, tuple[Any, ...], list[Any]]]:
-    """Run the network once; return each module's name, arguments and tensors returned, as they finish."""
-    import torch
-    from torch.utils import _pytree as pytree
-
-    from pipeline.rebuild import calling
-
-    calls: list[tuple[str, tuple[Any, ...], list[Any]]] = []
-
-    def hook(name: str) -> Any:
-        def record(_: Any, arguments: tuple[Any, ...], result: Any) -> None:
-            tensors = [each.clone() for each in pytree.tree_leaves(result) if isinstance(each, torch.Tensor)]
-            calls.append((name, arguments, tensors))
-
-        return record
-
-    handles = [each.register_forward_hook(hook(name)) for name, each in eager.named_modules()]
-    tensors = calling.tensors_from(inputs)
-    with torch.no_grad():
-        calling.invoke(eager, calling.bind(eager, interface), tensors)
-    for handle in handles:
-        handle.remove()
-    return calls
-
-
-def _outputs(module: Any, arguments: tuple[Any, ...]) -> list[Any] | None:
-    """Return the tensors a submodule returns; None if it cannot be called by itself (inlined, or no forward)."""
-    import torch
-    from torch.utils import _pytree as pytree
-
-    try:
-        with torch.no_grad():
-            return [each for each in pytree.tree_leaves(module(*arguments)) if isinstance(each, torch.Tensor)]
-    except (RuntimeError, AttributeError, NotImplementedError, TypeError):
-        return None
-
-
-def _module_factor(value: Any, wanted: Any) -> float:
-    """Return the largest difference ÷ what two evaluations of one module may differ by (1e-5 of its largest value)."""
-    if not wanted.is_floating_point():
-        return float("inf") if (value != wanted).any() else 0.0
-    scale = float(wanted.double().abs().max()) if wanted.numel() else 0.0
-    away = float((value.double() - wanted.double()).abs().max()) if wanted.numel() else 0.0
-    return away / (_MODULE_MARGIN * scale) if scale else (float("inf") if away else 0.0)
-
-
-def _check(wanted: list[tuple[Signature, str]], graph: Any, found: Any) -> Iterator[Problem]:
+def _check(wanted: list[tuple[Use, str]], graph: Any, found: Any) -> Iterator[Problem]:
     outer = [signature for node in graph.nodes() if (signature := _of_node(node))]
     everything = [signature for node in _all_nodes(graph) if (signature := _of_node(node))]
     found.attributes += sum(len(numbers) for _, numbers in everything)
@@ -177,22 +119,22 @@ def _argument(node: Any, name: str) -> Any:
     return dict(zip(names, map(_constant, node.inputs()), strict=False)).get(name)
 
 
-def _of_step(step: Step) -> tuple[Signature, str] | None:
-    name = attributes.family(step.operator)
+def _of_step(step: Step) -> tuple[Use, str] | None:
+    name = family(step.operator)
     return (_signature(name, step.arguments), step.module) if name in _FAMILIES else None
 
 
-def _of_node(node: Any) -> Signature | None:
+def _of_node(node: Any) -> Use | None:
     import torch
 
-    name = attributes.family(node.kind().replace("aten::", "aten."))
+    name = family(node.kind().replace("aten::", "aten."))
     if name not in _FAMILIES or node.schema() == "(no schema)":
         return None
     names = [argument.name for argument in torch._C.parse_schema(node.schema()).arguments]  # noqa: SLF001 - torch has no other
     return _signature(name, dict(zip(names, map(_constant, node.inputs()), strict=False)))
 
 
-def _signature(name: str, arguments: Mapping[str, Any]) -> Signature:
+def _signature(name: str, arguments: Mapping[str, Any]) -> Use:
     numbers = [(key, _plain(arguments[key])) for key in _NUMBERS if key in arguments]
     filled = dict(numbers)
     if filled.get("stride") in {(), 0} and "kernel_size" in filled:
@@ -236,7 +178,7 @@ def _tensor_constants(graph: Any) -> dict[str, Any]:
     return found
 
 
-def _shown(signature: Signature) -> str:
+def _shown(signature: Use) -> str:
     name, numbers = signature
     return (
         f"{name}({', '.join(f'{key}={list(value) if isinstance(value, tuple) else value}' for key, value in numbers)})"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from pipeline.errors import ExportError, WeighbridgeError
-from pipeline.formats import canonical, forward
+from pipeline.formats import forward
 from pipeline.formats.artifact import Artifact
-from pipeline.formats.format import Exporter, Job, Options
-from pipeline.formats.torchscript import safety as torchscript
+from pipeline.formats.format import FromNetwork, Options
+from pipeline.formats.torchscript import canonical, safety
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,24 +22,29 @@ if TYPE_CHECKING:
 
 
 class TorchScriptOptions(Options):
-    """Options of the TorchScript exporter."""
+    """Options of a TorchScript export."""
 
     method: Literal["auto", "script", "trace"] = Field(
         "auto", description="script keeps control flow; trace records one run; auto scripts, and traces if that fails"
     )
 
 
-def _export(job: Job, options: Options) -> Artifact:
+def export(origin: FromNetwork, options: Options) -> Artifact:
+    """Write `model.torchscript`.
+
+    Raises:
+        ExportError: torch.jit refuses the network.
+    """
     assert isinstance(options, TorchScriptOptions)  # noqa: S101 - the table pairs them
-    prepared = forward.prepare(job.module, job.interface, job.examples)
+    prepared = forward.prepare(origin.module, origin.interface, origin.examples)
     with warnings.catch_warnings():
         # Still what libtorch and Triton's PyTorch backend load; the release says how it was made.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is not supported", category=DeprecationWarning)
-        raw = job.folder / "raw.torchscript"
+        raw = origin.folder / "raw.torchscript"
         method, notes = _save(prepared, options.method, raw)
-    target = job.folder / "model.torchscript"
-    canonical.torchscript_file(raw, target, identity=job.identity)
+    target = origin.folder / "model.torchscript"
+    canonical.from_file(raw, target, identity=origin.identity)
     raw.unlink()
     _require_openable(target)
     return Artifact("torchscript", (target,), {"method": method, "inputs": list(prepared.names)}, notes)
@@ -48,7 +53,7 @@ def _export(job: Job, options: Options) -> Artifact:
 def _require_openable(target: Path) -> None:
     """Raise ExportError for an archive that nobody would open from a release, where digests do not say who made it."""
     try:
-        torchscript.require_inert(target)
+        safety.require_inert(target)
     except WeighbridgeError as error:
         raise ExportError(
             f"torchscript: {error.message}", hint="leave `torchscript` out of `exports`: no release of it would open"
@@ -98,8 +103,3 @@ def _trace(prepared: Forward) -> Any:
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" :")]
     return lines[0].rstrip(":") if lines else type(error).__name__
-
-
-TORCHSCRIPT = Exporter(
-    "torchscript", "a TorchScript archive for libtorch and torch.jit.load", TorchScriptOptions, _export
-)

@@ -1,17 +1,14 @@
-"""The same bytes from the same network: model files without paths, stack traces, timestamps or random identifiers."""
+"""The same bytes from the same network: ONNX files without paths, stack traces, or what depends on order or time."""
 
 from __future__ import annotations
 
-import io
 import re
-import shutil
-import zipfile
 from dataclasses import dataclass
 from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.errors import ExportError
-from pipeline.storage.store import canonical_json, disk_errors
+from pipeline.storage.store import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -23,22 +20,15 @@ if TYPE_CHECKING:
 IDENTITY_PREFIX = "weighbridge."
 """What the keys of the identity begin with in an ONNX model's metadata."""
 
-IDENTITY_FILE = "weighbridge.json"
-"""The TorchScript extra file that holds the identity (`torch.jit.load(…, _extra_files={IDENTITY_FILE: ""})`)."""
-
 EXTERNAL_DATA_BYTES = 1_500_000_000
 """Weights beyond this go into a file of their own: one protobuf message holds at most 2 GiB, the graph included."""
 
 _EXTERNAL_TENSOR_FROM_BYTES = 1024
 _CHUNK_BYTES = 1 << 20
 _PAGE_BYTES = 4096  # external tensors start on a page, so that runtimes can map them
-_TORCH_ALIGNMENT_BYTES = 64  # what torch's own writer keeps for tensor storages
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip archive can state
-_ZIP_HEADER_BYTES = 30
-_ZIP64_EXTRA_BYTES = 20
 
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
-_EXPLANATIONS = {
+_EXPLAINING = {
     _STACK_TRACE: "stack_trace",
     "pkg.torch.onnx.name_scopes": "name_scopes",
     "pkg.torch.onnx.class_hierarchy": "class_hierarchy",
@@ -55,7 +45,7 @@ class Stripped:
     nodes: Mapping[str, Mapping[str, str]]
 
 
-def onnx_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> Stripped:
+def from_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> Stripped:
     """Write an ONNX model's canonical form to `target`, its external weights, if any, to `target`.data.
 
     Raises ExportError if it is no ONNX model.
@@ -66,10 +56,10 @@ def onnx_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> Str
         model = onnx.load(str(source), load_external_data=False)
     except import_module("google.protobuf.message").DecodeError as error:
         raise ExportError(f"{source.name} is not an ONNX model: {error}") from error
-    return onnx_model(model, source.parent, target, identity=identity)
+    return from_model(model, source.parent, target, identity=identity)
 
 
-def onnx_model(model: onnx.ModelProto, folder: Path, target: Path, *, identity: Mapping[str, str]) -> Stripped:
+def from_model(model: onnx.ModelProto, folder: Path, target: Path, *, identity: Mapping[str, str]) -> Stripped:
     """Write a loaded model's canonical form to `target`; its external weights, if any, lie in `folder`.
 
     Removes stack traces and whatever metadata or doc string holds a path; sorts the rest; adds the identity.
@@ -103,7 +93,7 @@ def _messages(message: Any) -> Iterator[Any]:
 def _explanations(nodes: Iterable[onnx.NodeProto]) -> dict[str, dict[str, str]]:
     explained: dict[str, dict[str, str]] = {}
     for node in nodes:
-        known = {_EXPLANATIONS[prop.key]: prop.value for prop in node.metadata_props if prop.key in _EXPLANATIONS}
+        known = {_EXPLAINING[prop.key]: prop.value for prop in node.metadata_props if prop.key in _EXPLAINING}
         if known:
             explained.setdefault(node.name or "|".join(node.output), known)
     return explained
@@ -174,49 +164,3 @@ def _refer(tensor: onnx.TensorProto, location: str, offset_bytes: int, length_by
     for name, value in (("location", location), ("offset", offset_bytes), ("length", length_bytes)):
         tensor.external_data.add(key=name, value=str(value))
     tensor.data_location = TensorProto.EXTERNAL
-
-
-def torchscript_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> Stripped:
-    """Write a TorchScript archive's canonical form: entries sorted, stored, aligned to 64 bytes and dated 1980.
-
-    Drops what only debuggers read and what is random (`*.debug_pkl`, `.data/serialization_id`); adds the identity as
-    an extra file. Raises ExportError if it is no TorchScript archive.
-    """
-    try:
-        with zipfile.ZipFile(source) as archive, disk_errors(target), target.open("wb") as file:
-            entries = _torchscript_entries(archive)
-            with zipfile.ZipFile(file, "w") as canonical:
-                for name in sorted([*entries, f"extra/{IDENTITY_FILE}"]):
-                    if name in entries:
-                        with archive.open(entries[name]) as content:
-                            _store(canonical, file, name, content, entries[name].file_size)
-                    else:
-                        _store_bytes(canonical, file, name, canonical_json(dict(identity)))
-    except zipfile.BadZipFile as error:
-        raise ExportError(f"{source.name} is not a TorchScript archive: {error}") from error
-    return Stripped((target,), {})
-
-
-def _torchscript_entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Return the entries worth keeping by their name below the archive's root, which torch names after the file."""
-    entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-    if "constants.pkl" not in entries or len(entries) != len(archive.infolist()):
-        raise ExportError("this zip archive is not what torch.jit.save writes: no constants.pkl, or a name twice")
-    dropped = {".data/serialization_id", f"extra/{IDENTITY_FILE}"}
-    return {name: info for name, info in entries.items() if name not in dropped and not name.endswith(".debug_pkl")}
-
-
-def _store_bytes(archive: zipfile.ZipFile, file: IO[bytes], name: str, content: bytes) -> None:
-    _store(archive, file, name, io.BytesIO(content), len(content))
-
-
-def _store(archive: zipfile.ZipFile, file: IO[bytes], name: str, content: IO[bytes], size_bytes: int) -> None:
-    info = zipfile.ZipInfo(f"archive/{name}", _EPOCH)
-    info.create_system = 0  # zipfile states the operating system otherwise
-    info.file_size = size_bytes
-    is_large = size_bytes * 1.05 > zipfile.ZIP64_LIMIT  # zipfile's own rule, which decides the header's length
-    header_bytes = _ZIP_HEADER_BYTES + len(info.filename.encode()) + (_ZIP64_EXTRA_BYTES if is_large else 0)
-    padding = -(file.tell() + header_bytes + 4) % _TORCH_ALIGNMENT_BYTES
-    info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding  # the padding field of torch's own writer
-    with archive.open(info, "w", force_zip64=is_large) as entry:
-        shutil.copyfileobj(content, entry, _CHUNK_BYTES)

@@ -1,0 +1,75 @@
+"""ONNX, as the table of formats has it. What it takes to look into a file is imported when somebody does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UnsafeError, WeightsError
+from pipeline.formats.format import Format, Triton
+from pipeline.formats.onnx.export import OnnxOptions, export
+from pipeline.weights import confined, files
+from pipeline.weights.kinds import Kind
+from pipeline.weights.protobuf import MalformedFieldError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.formats.format import AuditSubject, CulpritSearch, Found, Signature
+
+
+def _require_safe(path: Path, beside: Sequence[str]) -> None:
+    """Refuse a file whose tensors lie in anything but the files that may lie beside it."""
+    with files.mapped(path) as data:
+        try:
+            locations = {each.location for each in confined.references(data)}
+        except MalformedFieldError as error:
+            raise WeightsError(f"{path.name} is damaged: {error}") from error
+    if outside := sorted(locations - set(beside)):
+        raise UnsafeError(
+            f"{path.name} would read {outside[0]!r:.120}, which is no file of the release", hint="do not open it"
+        )
+
+
+def _signature(path: Path) -> Signature:
+    from pipeline.formats.onnx.graph import signature
+
+    return signature(path)
+
+
+def _audit(path: Path, subject: AuditSubject) -> dict[str, Any]:
+    from pipeline.formats.onnx.audit import audit
+
+    return audit(path, subject)
+
+
+def _find_culprit(wanted: CulpritSearch) -> Found:
+    from pipeline.formats.onnx.culprit import search
+
+    return search(wanted)
+
+
+def _count_operators(path: Path, inputs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+    from pipeline.formats.onnx.counts import count
+
+    return count(path, inputs)
+
+
+ONNX = Format(
+    name="onnx",
+    summary="an ONNX model for onnxruntime and other engines",
+    options=OnnxOptions,
+    file="model.onnx",
+    export=export,
+    distributions=("torch", "onnx", "onnxscript", "onnx-ir"),
+    kind=Kind.ONNX,
+    require_safe=_require_safe,
+    beside=confined.require_confined_onnx,
+    read_signature=_signature,
+    audit=_audit,
+    find_culprit=_find_culprit,
+    count_operators=_count_operators,
+    triton=Triton("onnxruntime_onnx", "model.onnx"),
+    card="Any ONNX runtime",
+    library="onnx",
+)
