@@ -13,6 +13,9 @@ from pipeline.backends.torchscript import TORCHSCRIPT, TORCHSCRIPT_CUDA
 if TYPE_CHECKING:
     from pipeline.backends.backend import Backend
 
+NETWORK = EAGER.name
+"""The backend that runs the network itself."""
+
 BUILT_IN = (EAGER, TORCHSCRIPT, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, EAGER_CUDA, TORCHSCRIPT_CUDA)
 
 

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 class Variant:
     """A backend with options, under the name its results carry.
 
-    `file` is the exported file it opens, None for the network itself; `unavailable` the reason it cannot run here.
+    `artifact` is the name of what it opens, None for the network itself; `file` is where that lies, once it was made;
+    `unavailable` the reason it cannot run here.
     `custom_ops` is a library of operators to load with it: code that only a command line may name.
     """
 
     name: str
     backend: str
-    format: str | None
+    artifact: str | None
     required: bool
     options: Mapping[str, Any] = field(default_factory=dict)
     file: Path | None = None

@@ -93,3 +93,9 @@ def _first_ns(arm: ArmSamples) -> float:
 
 def _median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
+
+
+def count_operators(format: str, file: str, inputs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, Any] | None:  # noqa: A002 - the name the config uses
+    """Return what a file's format tells of its operators (see `pipeline.formats.format`), None if it tells nothing."""
+    count = formats()[format].count_operators
+    return dict(count(Path(file), inputs)) if count else None

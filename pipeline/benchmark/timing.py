@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.backends.table import backends
+from pipeline.formats.table import formats
 from pipeline.benchmark import energy, figures, gpu, machine, rounds, throughput
 from pipeline.benchmark.samples import Plan, Samples
 from pipeline.benchmark.statistics import Analysis, analyse
@@ -225,8 +226,8 @@ def measure(  # noqa: PLR0913 - what a run is made of
 
 
 def _machine(variants: Sequence[Variant], inputs: Mapping[str, Case], threads: int) -> dict[str, Any]:
-    """Return this machine's `roofline`, and the `graph` of the exported ONNX file, or why there is none."""
-    file = next((variant.file for variant in variants if variant.format == "onnx" and variant.file), None)
+    """Return this machine's `roofline`, and what the `graph` of an exported file holds, or why that is not known."""
+    counting = next((each for each in variants if each.file and _format(each).count_operators), None)
     shapes = {name: {key: list(each.shape) for key, each in case.inputs.items()} for name, case in inputs.items()}
     found: dict[str, Any] = {"roofline": {}, "graph": None, "notes": []}
     with Worker("the roofline", threads=threads) as worker:
@@ -234,13 +235,21 @@ def _machine(variants: Sequence[Variant], inputs: Mapping[str, Case], threads: i
             found["roofline"] = worker.call(
                 "pipeline.benchmark.roofline:measure", timeout_s=MACHINE_TIMEOUT_S, seconds=ROOFLINE_S
             )
-            if file:
+            if counting:
                 found["graph"] = worker.call(
-                    "pipeline.formats.onnx.counts:count", timeout_s=MACHINE_TIMEOUT_S, file=str(file), inputs=shapes
+                    "pipeline.benchmark.figures:count_operators",
+                    timeout_s=MACHINE_TIMEOUT_S,
+                    format=_format(counting).name,
+                    file=str(counting.file),
+                    inputs=shapes,
                 )
         except WeighbridgeError as error:
             found["notes"].append(f"operations were not counted: {error.message}")
     return found
+
+
+def _format(variant: Variant) -> Format:
+    return formats()[backends()[variant.backend].format or ""]
 
 
 def _figures(

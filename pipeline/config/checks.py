@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config import artifacts
 from pipeline.config.models import DIMENSION_NAME, DTYPES
 from pipeline.config.tree import Problem, describe
 from pipeline.errors import suggestion
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         BackendConfig,
         BenchmarkConfig,
         DimensionConfig,
+        GateConfig,
         InputConfig,
         ModelConfig,
         ParityConfig,
@@ -37,9 +38,9 @@ _OUTPUT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 def options(tree: Mapping[str, Any], vocabulary: Vocabulary, validate: Validate) -> Iterator[Problem]:
     """Yield unknown formats and backends, and whatever their models say against their options."""
     for index, item in enumerate(_items(tree, "exports")):
-        name, given = (item, {}) if isinstance(item, str) else (item.get("format"), _others(item, "format"))
+        name, given = (item, {}) if isinstance(item, str) else (item.get("format"), artifacts.format_options(item))
         key: KeyPath = ("exports", index) if isinstance(item, str) else ("exports", index, "format")
-        yield from _named(vocabulary.exporters, "format", name, key, given, ("exports", index), validate)
+        yield from _named(vocabulary.formats, "format", name, key, given, ("exports", index), validate)
     for index, item in enumerate(_items(tree, "backends")):
         name, given = (item, {}) if isinstance(item, str) else (item.get("backend"), item.get("options", {}))
         key = ("backends", index) if isinstance(item, str) else ("backends", index, "backend")
@@ -57,10 +58,6 @@ def _items(tree: Mapping[str, Any], key: str) -> list[Any]:
     """Return the list items of a usable form; for the others, the model has its say."""
     found = tree.get(key)
     return [item if isinstance(item, str | dict) else {} for item in found] if isinstance(found, list) else []
-
-
-def _others(item: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in item.items() if name != key}
 
 
 def _named(
@@ -272,11 +269,7 @@ def _unique(names: list[str], *path: str | int) -> Iterator[Problem]:
 
 
 def _backends(backends: list[BackendConfig]) -> Iterator[Problem]:
-    names = [each.name for each in backends]
-    for name, count in Counter(names).items():
-        if count > 1:
-            index = len(names) - 1 - names[::-1].index(name)
-            yield Problem(("backends", index), f"{count} backends are named {name!r}: give each variant its own name")
+    yield from artifacts.named_once(backends, "backends", "backends", "give each variant its own name")
 
 
 def _require(require: list[str], backends: list[BackendConfig]) -> Iterator[Problem]:
@@ -312,9 +305,21 @@ def _sizes(benchmark: BenchmarkConfig, dimensions: Mapping[str, DimensionConfig]
 
 
 def _parity(parity: ParityConfig) -> Iterator[Problem]:
-    yield from _tolerance(("parity",), parity.atol, parity.rtol, with_limit="limit" in parity.model_fields_set)
-    for name, each in parity.outputs.items():
-        path: KeyPath = ("parity", "outputs", name)
+    yield from _budget(("parity",), parity)
+
+
+def _gates(gates: Mapping[str, GateConfig]) -> Iterator[Problem]:
+    for name, gate in gates.items():
+        yield from _budget(("gates", name), gate)
+        if not gate.model_fields_set:
+            yield Problem(("gates", name), "expected limit, atol with rtol, or outputs")
+
+
+def _budget(section: KeyPath, budget: ParityConfig | GateConfig) -> Iterator[Problem]:
+    has_limit = "limit" in budget.model_fields_set and budget.limit is not None
+    yield from _tolerance(section, budget.atol, budget.rtol, with_limit=has_limit)
+    for name, each in budget.outputs.items():
+        path: KeyPath = (*section, "outputs", name)
         yield from _tolerance(path, each.atol, each.rtol, with_limit=each.limit is not None)
         if each.limit is each.atol is each.rtol is None:
             yield Problem(path, "expected limit, or atol with rtol")
@@ -333,12 +338,14 @@ def _tolerance(path: KeyPath, atol: float | None, rtol: float | None, *, with_li
         yield Problem((*path, "limit"), "either limit, or atol with rtol: one of them must go")
 
 
-def _budgeted(parity: ParityConfig, outputs: list[str]) -> Iterator[Problem]:
-    for name in parity.outputs:
-        if name not in outputs:
-            yield Problem(
-                ("parity", "outputs", name), f"{name!r} is not in outputs{suggestion(name, outputs)}", at_key=True
-            )
+def _budgeted(parity: ParityConfig, gates: Mapping[str, GateConfig], outputs: list[str]) -> Iterator[Problem]:
+    sections: dict[KeyPath, ParityConfig | GateConfig] = {("parity",): parity}
+    for section, budget in (sections | {("gates", name): gate for name, gate in gates.items()}).items():
+        for name in budget.outputs:
+            if name not in outputs:
+                yield Problem(
+                    (*section, "outputs", name), f"{name!r} is not in outputs{suggestion(name, outputs)}", at_key=True
+                )
 
 
 _CHECKS: Iterable[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = (
@@ -355,5 +362,6 @@ _CHECKS: Iterable[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = (
     (("benchmark", "dimensions"), _sizes),
     (("parity",), _parity),
     (("reference",), _recorded),
-    (("parity", "outputs"), _budgeted),
+    (("gates",), _gates),
+    (("parity", "gates", "outputs"), _budgeted),
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pipeline.config import checks
+from pipeline.config import artifacts, checks
 from pipeline.config.models import Config, find_place
 from pipeline.config.source import read
 from pipeline.config.text import parse_value
@@ -54,7 +54,7 @@ def load(path: Path, *, overrides: Sequence[str] = (), vocabulary: Vocabulary) -
         config, problems = _validate(source, vocabulary)
     if config is None or problems:
         raise ConfigError(_report(problems, source.places), hint="weighbridge schema prints every key")
-    return _complete(config)
+    return _complete(config, vocabulary)
 
 
 def _validate(source: Source, vocabulary: Vocabulary) -> tuple[Config | None, list[Problem]]:
@@ -63,6 +63,7 @@ def _validate(source: Source, vocabulary: Vocabulary) -> tuple[Config | None, li
     sound = _sound_sections(tree, problems)
     problems += checks.options(source.tree, vocabulary, _model_problems)
     problems += checks.crosswise(sound)
+    problems += artifacts.check(sound, vocabulary)
     # Where a reference failed there is no value to judge.
     unknown = {problem.path for problem in source.problems}
     problems = [problem for problem in problems if problem in source.problems or problem.path not in unknown]
@@ -118,11 +119,13 @@ def _is_branch(value: Mapping[str, Any]) -> bool:
 
 def _export_form(item: Any) -> Any:
     if isinstance(item, str):
-        return {"format": item}
+        return {"name": item, "format": item}
     if not isinstance(item, dict):
         return item
-    options = {key: value for key, value in item.items() if key != "format"}
-    return {key: item[key] for key in ("format",) if key in item} | {"options": options}
+    form = {key: item[key] for key in ("name", "format") if key in item}
+    if "name" not in form and "format" in form:
+        form["name"] = form["format"]
+    return form | ({"made_from": item["from"]} if "from" in item else {}) | {"options": artifacts.format_options(item)}
 
 
 def _backend_form(item: Any) -> Any:
@@ -172,6 +175,8 @@ def _existing(value: Any, details: ErrorDetails) -> tuple[KeyPath, Any]:
 
 def _yaml_path(path: KeyPath) -> KeyPath:
     """Return a path as the YAML has it: a format's options stand beside `format`."""
+    if path[0] == "exports" and path[2:3] == ("made_from",):
+        return (*path[:2], "from")
     return (*path[:2], *path[3:]) if path[0] == "exports" and path[2:3] == ("options",) else path
 
 
@@ -284,13 +289,12 @@ def _report(problems: Sequence[Problem], places: Mapping[str, Place]) -> str:
     return "\n".join(sorted(lines, key=lambda line: lines[line]))
 
 
-def _complete(config: Config) -> Config:
-    """Fill in the defaults that depend on other keys."""
+def _complete(config: Config, vocabulary: Vocabulary) -> Config:
+    """Fill in the defaults that depend on other keys, and on the tables."""
     require = config.require
     if "require" not in config.model_fields_set:
         names = [each.name for each in config.backends]
-        cuda = {each.name for each in config.backends if each.name.endswith("-cuda") or each.backend.endswith("-cuda")}
-        require = [name for name in names if name not in cuda] or names
+        require = [each.name for each in config.backends if each.backend not in vocabulary.optional] or names
     # An empty input is no work to time, where it may as well not be empty.
     smallest = {
         name: dimension.smallest or min(dimension.multiple_of, dimension.max or 0)
@@ -299,4 +303,13 @@ def _complete(config: Config) -> Config:
     }
     sizes = [smallest | size for size in config.benchmark.sizes] or [smallest]
     benchmark = config.benchmark.model_copy(update={"sizes": sizes})
-    return config.model_copy(update={"require": require, "benchmark": benchmark})
+    exports = [
+        each.model_copy(update={"made_from": artifacts.source_of(each, config.exports, vocabulary)})
+        for each in config.exports
+    ]
+    backends = [
+        each.model_copy(update={"artifact": artifacts.artifact_of(each, config.exports, vocabulary)})
+        for each in config.backends
+    ]
+    completed = {"require": require, "benchmark": benchmark, "exports": exports, "backends": backends}
+    return config.model_copy(update=completed)

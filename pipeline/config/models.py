@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -31,10 +31,17 @@ _MAX_SIZE = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The known export formats and backends, each with the model of its options; rooms above this one own the tables."""
+    """The known formats and backends, each with the model of its options; rooms above this one own the tables.
 
-    exporters: Mapping[str, type[BaseModel]]
+    `opens`: the format that a backend opens, None for the network itself; `derived`: what formats are made from that are not
+    made from the network; `optional`: backends that are not required unless a config says so.
+    """
+
+    formats: Mapping[str, type[BaseModel]]
     backends: Mapping[str, type[BaseModel]]
+    opens: Mapping[str, str | None] = field(default_factory=dict)
+    derived: Mapping[str, str] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
 
 
 def _number(value: object) -> object:
@@ -59,6 +66,7 @@ def _renames(value: dict[str, str]) -> dict[str, str]:
 
 
 Slug = Annotated[str, Field(pattern=SLUG, max_length=128)]
+VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 Number = Annotated[int | float, BeforeValidator(_number)]
 Size = Annotated[int | str, BeforeValidator(_size)]
@@ -140,17 +148,26 @@ class DimensionConfig(_Section):
 class ExportConfig(_Section):
     """One artifact to write."""
 
-    format: str = Field(description="Export format")
-    options: dict[str, Any] = Field(default={}, description="Options of the format")
+    name: VariantName = Field(description="Name of this artifact in `from`, `gates`, results, reports and file names")
+    format: str = Field(description="How its bytes are laid out")
+    made_from: str | None = Field(
+        default=None,
+        description="`from`: the artifact it is made from; by default the network, or what the format says",
+    )
+    options: dict[str, Any] = Field(
+        default={}, description="Options of the format; they may also stand beside `format`"
+    )
 
 
 class BackendConfig(_Section):
     """One way to run an artifact, by its own name if it is a variant."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)] = Field(
-        description="Name of this variant in `require`, results and reports"
-    )
+    name: VariantName = Field(description="Name of this variant in `require`, results and reports")
     backend: str = Field(description="Backend that runs it")
+    artifact: str | None = Field(
+        default=None,
+        description="Artifact that it opens; by default the one named like the backend's format, or the only one",
+    )
     options: dict[str, Any] = Field(default={}, description="Options of the backend")
 
 
@@ -175,6 +192,15 @@ class ParityConfig(_Section):
     outputs: dict[str, ToleranceConfig] = Field(default={}, description="Budgets of single outputs")
     seed: int = Field(default=0, ge=0, description="Seed of the inputs")
     cap_elements: int = Field(default=2**20, ge=1, description="Most elements any one input of a case may have")
+
+
+class GateConfig(_Section):
+    """The error budget of one artifact, where it is not that of `parity`."""
+
+    limit: Positive | None = Field(default=None, description="Largest error, in multiples of the noise floor")
+    atol: NotNegative | None = Field(default=None, description="Largest absolute error; goes with rtol")
+    rtol: NotNegative | None = Field(default=None, description="Largest relative error; goes with atol")
+    outputs: dict[str, ToleranceConfig] = Field(default={}, description="Budgets of single outputs")
 
 
 class ReferenceConfig(_Section):
@@ -256,15 +282,16 @@ class Config(_Section):
         default={}, description="Where outputs lie in what is returned; in short: outputs: {logits: 0, mean: 3}"
     )
     exports: list[ExportConfig] = Field(
-        min_length=1, description="Artifacts to write: a format, or a mapping with its options"
+        min_length=1, description="Artifacts to write: a format, or a mapping with name, format, from and options"
     )
     backends: list[BackendConfig] = Field(
-        min_length=1, description="Ways to run them: a backend, or a mapping with name, backend and options"
+        min_length=1, description="Ways to run them: a backend, or a mapping with name, backend, artifact and options"
     )
     require: list[str] = Field(
         default=[], description="Backends that must be there and must pass; by default all that need no CUDA"
     )
     parity: ParityConfig = Field(default=ParityConfig(), description="Error budgets")
+    gates: dict[str, GateConfig] = Field(default={}, description="Error budgets of single artifacts, by their names")
     benchmark: BenchmarkConfig = Field(default=BenchmarkConfig(), description="What is timed")
     release: ReleaseConfig = Field(default=ReleaseConfig(), description="Name, signature and license of the release")
     reference: ReferenceConfig | None = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.models import BackendConfig, Config
+from pipeline.config.models import BackendConfig, Config, ExportConfig
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -26,8 +26,8 @@ def schema(vocabulary: Vocabulary) -> dict[str, Any]:
         del definitions[name]
     properties = document["properties"]
     properties["exports"]["items"] = _choice(
-        list(vocabulary.exporters),
-        [_export(name, model, definitions) for name, model in vocabulary.exporters.items()],
+        list(vocabulary.formats),
+        [_export(name, model, definitions) for name, model in vocabulary.formats.items()],
     )
     properties["backends"]["items"] = _choice(
         list(vocabulary.backends),
@@ -89,10 +89,15 @@ def _choice(names: list[str], mappings: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _export(name: str, model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
+    fields = ExportConfig.model_json_schema()["properties"]
     options = _options(name, model, definitions)
-    options["properties"] = {"format": {"const": name, "description": "Export format"}, **options.get("properties", {})}
-    options["required"] = ["format", *options.get("required", [])]
-    return options
+    own = {
+        "name": fields["name"],
+        "format": {"const": name, "description": fields["format"]["description"]},
+        "from": {"type": "string", "description": fields["made_from"]["description"]},
+        "options": {**options, "description": fields["options"]["description"]},
+    }
+    return {**options, "properties": {**own, **options.get("properties", {})}, "required": ["format"]}
 
 
 def _backend(name: str, model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +107,7 @@ def _backend(name: str, model: type[BaseModel], definitions: dict[str, Any]) -> 
         "properties": {
             "name": fields["name"],
             "backend": {"const": name, "description": fields["backend"]["description"]},
+            "artifact": {"type": "string", "description": fields["artifact"]["description"]},
             "options": _options(name, model, definitions),
         },
         "required": ["backend"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from pipeline.formats.artifact import Artifact
+    from pipeline.formats.artifact import Artifact, Written
     from pipeline.interface import Arrays, Interface
     from pipeline.weights.kinds import Kind
 
@@ -30,23 +31,24 @@ class Options(BaseModel):
 class FromNetwork:
     """What an artifact is exported from: the network in eval mode, what goes in and out of it, example inputs.
 
-    It is written into `folder`; `identity` (name, weights digest) goes into the file's own metadata.
+    It is written to `target`; other files of it go beside that, under names that begin with its name. `identity` (name,
+    weights digest) goes into the file's own metadata.
     """
 
     module: nn.Module
     interface: Interface
     examples: Arrays
-    folder: Path
+    target: Path
     identity: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class FromArtifact:
-    """What an artifact is derived from: another one, with what goes in and out of it, written into `folder`."""
+    """What an artifact is derived from: another one, with what goes in and out of it; the rest as in `FromNetwork`."""
 
     artifact: Artifact
     interface: Interface
-    folder: Path
+    target: Path
     identity: Mapping[str, str]
 
 
@@ -125,8 +127,8 @@ class Format:
     """A format, and all that depends on it.
 
     `file` is what an artifact's file (or folder) is called in a release; `distributions` are those whose versions its bytes depend on,
-    beside its own and torch's. `export` makes it from the network, `derive` from an artifact of the format `derived_from`; both write into the given
-    folder and raise `ExportError` with their own reason.
+    beside its own and torch's. `export` makes it from the network, `derive` from an artifact of the format `derived_from`; both write to the given
+    target and raise `ExportError` with their own reason.
 
     What may be missing, and is said to be missing where it would count:
     `kind`: what the look at a file's bytes calls it; `require_safe` raises for a stranger's file that could do more than compute,
@@ -139,8 +141,8 @@ class Format:
     summary: str
     options: type[Options]
     file: str
-    export: Callable[[FromNetwork, Options], Artifact] | None = None
-    derive: Callable[[FromArtifact, Options], Artifact] | None = None
+    export: Callable[[FromNetwork, Options], Written] | None = None
+    derive: Callable[[FromArtifact, Options], Written] | None = None
     derived_from: str | None = None
     distributions: tuple[str, ...] = ()
     kind: Kind | None = None
@@ -154,3 +156,7 @@ class Format:
     triton: Triton | None = None
     card: str | None = None
     library: str | None = None
+
+    def file_of(self, artifact: str) -> str:
+        """Return what the file of an artifact of this format is called."""
+        return self.file if artifact == self.name else f"{artifact}{PurePath(self.file).suffix}"

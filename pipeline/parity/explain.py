@@ -9,8 +9,10 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipeline.backends.table import NETWORK, backends
 from pipeline.backends.variant import Variant
 from pipeline.errors import WeighbridgeError
+from pipeline.formats.table import formats
 from pipeline.interface import complete_sizes, free_dimensions, in_words
 from pipeline.parity import jobs, prove
 from pipeline.parity.candidate import Names
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.interface import Arrays, Case
     from pipeline.parity.prove import Proof, Setup, Truth
 
-LEVELS = ("disable", "basic", "extended", "all")
 _SHRINK_STEPS = 6
 
 
@@ -43,9 +44,7 @@ def explain(
     smallest = shrink(proof, setup, known, own, seed=seed)
     case = smallest.cases[0]
     setup.report(Event("explain", proof.variant.name, "walking the ladder"))
-    found = _onnx(proof, setup, smallest, own, examples, folder) if proof.variant.format == "onnx" else None
-    if found is None:
-        found = _torchscript(proof, setup, smallest, own)
+    found = _climb(proof, setup, smallest, own, examples, folder)
     shown = {"name": case.name, "sizes": dict(case.sizes), "elements": _elements(case)}
     return {"backend": proof.variant.name, "case": shown, **found}
 
@@ -113,41 +112,50 @@ def _only(known: Truth, index: int) -> Truth:
     )
 
 
-def _onnx(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path) -> dict[str, Any]:
-    """Climb from the network to the optimised graph, then look for the node at the first rung that breaks."""
-    levels = [
-        replace(proof.variant, name=f"onnxruntime, optimisation {level}", options={**proof.variant.options, "graph_optimization_level": level})
-        for level in LEVELS
-    ]  # fmt: skip
-    search = partial(_search, proof, setup, smallest, names, examples, folder)
+def _climb(
+    proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path
+) -> dict[str, Any]:
+    """Climb from the network through the ways in which the backend runs the file, then look for the culprit where it breaks."""
+    variant, backend = proof.variant, backends()[proof.variant.backend]
+    ladder = [
+        replace(variant, name=name, options={**variant.options, **options}) for name, options in backend.ladder
+    ] or [variant]
+    if formats()[backend.format or ""].find_culprit is None:
+        rungs = _rungs(ladder, setup, smallest, names)
+        return _summary(rungs, None, f"where an error begins cannot be looked for in {backend.format} files")
+    search = partial(_search, setup, smallest, names, examples, folder)
     with ThreadPoolExecutor(1) as pool:
-        # What is wrong with a file mostly shows without optimisation: do not wait for the ladder to say so.
-        guessed = pool.submit(search, LEVELS[0])
-        rungs = _rungs(levels, setup, smallest, names)
-    broken = next((level for level, rung in zip(LEVELS, rungs[1:], strict=True) if not rung["passed"]), None)
+        # What is wrong with a file mostly shows on the lowest rung: do not wait for the ladder to say so.
+        guessed = pool.submit(search, ladder[0])
+        rungs = _rungs(ladder, setup, smallest, names)
+    broken = next((each for each, rung in zip(ladder, rungs[1:], strict=True) if not rung["passed"]), None)
     try:
-        if broken in {None, LEVELS[0]}:
+        if broken in {None, ladder[0]}:
             answer = guessed.result()
         else:
             shutil.rmtree(folder, ignore_errors=True)
             answer = search(broken)
     except WeighbridgeError as error:
-        return _summary(rungs, None, f"no step of the network to compare with: {error.message}")
-    (reference,), (floors,) = smallest.references, smallest.floors
-    outputs = {name: value.astype(reference.dtypes[name]) for name, value in answer["program"].items()}
-    program = compare(smallest.cases[0].name, reference, floors, outputs, smallest.rules)
-    deciding = worst(program)
-    passed = all(each.passed for each in program)
-    rungs.insert(1, {"rung": "exported program", "passed": passed, "factor": _finite(deciding.factor), "reason": None})
+        return _summary(rungs, None, error.message)
+    if answer["program"] is not None:
+        rungs.insert(1, _program_rung(answer["program"], smallest))
     culprit = answer["culprit"]
-    if culprit and broken is None and not culprit["certain"]:
-        culprit = None  # one channel of one case says too little to accuse a node where every output is right
-    problem = None if culprit else "with every value exposed, each is within its budget"
-    return _summary(rungs, culprit, problem)
+    if culprit and broken is None and not culprit.get("certain", True):
+        # One channel of one case says too little to accuse a node where every output is right.
+        return _summary(rungs, None, "with every value exposed, each is within its budget")
+    return _summary(rungs, culprit, answer["problem"])
+
+
+def _program_rung(program: Arrays, smallest: Truth) -> dict[str, Any]:
+    (reference,), (floors,) = smallest.references, smallest.floors
+    outputs = {name: value.astype(reference.dtypes[name]) for name, value in program.items()}
+    found = compare(smallest.cases[0].name, reference, floors, outputs, smallest.rules)
+    passed = all(each.passed for each in found)
+    return {"rung": "exported program", "passed": passed, "factor": _finite(worst(found).factor), "reason": None}
 
 
 def _search(
-    proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path, level: str
+    setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path, variant: Variant
 ) -> dict[str, Any]:
     with Worker("the search for the culprit", threads=1, terms=setup.terms) as worker:
         found: dict[str, Any] = worker.call(
@@ -158,42 +166,22 @@ def _search(
             examples=dict(examples),
             inputs=dict(smallest.cases[0].inputs),
             candidate={
-                "file": str(proof.variant.file),
+                "format": backends()[variant.backend].format,
+                "file": str(variant.file),
                 "inputs": dict(names.inputs),
                 "outputs": dict(names.outputs),
-                "level": level,
-                "custom_ops": proof.variant.custom_ops and str(proof.variant.custom_ops),
+                "options": dict(variant.options),
+                "custom_ops": variant.custom_ops and str(variant.custom_ops),
             },
             folder=str(folder),
         )
     return found
 
 
-def _torchscript(proof: Proof, setup: Setup, smallest: Truth, names: Names) -> dict[str, Any]:
-    rungs = _rungs([proof.variant], setup, smallest, names)
-    if proof.variant.format != "torchscript":
-        return _summary(
-            rungs, None, f"a culprit is looked for in ONNX and TorchScript files, not in {proof.variant.format}"
-        )
-    try:
-        with Worker("the search for the culprit", threads=1, terms=setup.terms) as worker:
-            culprit = worker.call(
-                jobs.CULPRIT_MODULE,
-                timeout_s=setup.timeout_s,
-                network=asdict(setup.network),
-                interface=asdict(setup.interface),
-                inputs=dict(smallest.cases[0].inputs),
-                file=str(proof.variant.file),
-            )
-    except WeighbridgeError as error:
-        return _summary(rungs, None, error.message)
-    return _summary(rungs, culprit, None if culprit else "each module that can be called by itself agrees")
-
-
 def _rungs(variants: Sequence[Variant], setup: Setup, smallest: Truth, names: Names) -> list[dict[str, Any]]:
     """Return float32 eager as a rung, then one for each variant of the file, which calls things by `names`."""
     quiet = replace(setup, report=lambda _: None)
-    eager = Variant("float32 eager", "eager", None, required=False)
+    eager = Variant("float32 eager", NETWORK, None, required=False)
     proofs = prove.prove([eager, *variants], quiet, smallest, {each.name: names for each in variants})
     return [_rung(proof) for proof in proofs]
 

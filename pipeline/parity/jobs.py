@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from pipeline.errors import ExportError, InputError
+from pipeline.formats.format import AuditSubject, CulpritSearch, FromNetwork
+from pipeline.formats.table import formats
 from pipeline.interface import Interface
 from pipeline.rebuild.network import Network
 
@@ -20,8 +24,6 @@ if TYPE_CHECKING:
 AUDIT = "pipeline.parity.jobs:audit"
 SIGNATURE = "pipeline.parity.jobs:signature"
 CULPRIT = "pipeline.parity.jobs:culprit"
-CULPRIT_MODULE = "pipeline.parity.jobs:culprit_module"
-_OPSET = 20
 
 
 def audit(
@@ -38,22 +40,22 @@ def audit(
     Raises:
         InputError: a file cannot be read as its format.
     """
-    from pipeline.formats.onnx import audit as auditing
-    from pipeline.formats.torchscript import audit as scripted
     from pipeline.rebuild import model
 
     module = model.load(TypeAdapter(Network).validate_python(network)).module
     state = arrays_of(module)
+
+    @cache
+    def captured() -> tuple[Mapping[str, Any] | None, str | None]:
+        known = [each["program"] for each in files if each["program"] and each["program"].get("captured")]
+        return (known[0], None) if known else _captured(module, interface, examples)
+
     found = []
     for each in files:
-        path = Path(each["file"])
-        if each["format"] == "onnx":
-            found.append(auditing.audit_onnx(read_onnx(path), state, each["program"]))
-            continue
-        known = [other["program"] for other in files if other["program"] and other["program"].get("captured")]
-        captured, reason = (known[0], None) if known else _captured(module, interface, examples)
-        audited = scripted.audit(scripted.read(path), state, captured)
-        found.append(audited if reason is None else {**audited, "unchecked": reason})
+        audit_file = formats()[each["format"]].audit
+        if audit_file is None:
+            raise InputError(f"{each['format']} files cannot be audited")
+        found.append(dict(audit_file(Path(each["file"]), AuditSubject(state, each["program"], captured))))
     return found
 
 
@@ -63,26 +65,10 @@ def signature(format: str, file: str) -> dict[str, Any]:  # noqa: A002 - the nam
     Raises:
         InputError: the file cannot be read as `format`.
     """
-    if format == "torchscript":
-        from pipeline.formats.torchscript import audit as scripted
-
-        arguments = scripted.read(Path(file)).forward.schema.arguments[1:]
-        return {"inputs": [[each.name, None, None] for each in arguments], "outputs": []}
-    graph = read_onnx(Path(file)).model.graph
-    constants = {each.name for each in graph.initializer}
-    return {
-        "inputs": [_declared(each) for each in graph.input if each.name not in constants],
-        "outputs": [_declared(each) for each in graph.output],
-    }
-
-
-def _declared(value: Any) -> list[Any]:
-    import onnx
-
-    tensor = value.type.tensor_type
-    sizes = [each.dim_value if each.HasField("dim_value") else each.dim_param or "?" for each in tensor.shape.dim]
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    return [value.name, dtype, sizes if tensor.HasField("shape") else None]
+    read_signature = formats()[format].read_signature
+    if read_signature is None:
+        raise InputError(f"what a {format} file takes and gives cannot be read from it")
+    return asdict(read_signature(Path(file)))
 
 
 def arrays_of(module: nn.Module) -> dict[str, Any]:
@@ -93,40 +79,16 @@ def arrays_of(module: nn.Module) -> dict[str, Any]:
     return {name: calling.array_from(tensor) for name, tensor in tensors.items()}
 
 
-def read_onnx(path: Path, *, whole: bool = False) -> Any:
-    """Return a graph with its constants; external data must lie beside it. `whole`: its model holds them as well.
-
-    Raises:
-        InputError: it is no valid ONNX model, or its weights are missing or elsewhere.
-    """
-    from importlib import import_module
-
-    import onnx
-
-    from pipeline.formats.onnx.graph import Graph
-
-    decode_error = import_module("google.protobuf.message").DecodeError
-    try:
-        onnx.checker.check_model(str(path))
-        return Graph(onnx.load(str(path), load_external_data=whole), path.parent)
-    except (onnx.checker.ValidationError, decode_error, ValueError, OSError) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(
-            f"{path.name} is not a valid ONNX model: {first}", hint="check it with: python -m onnx.checker FILE"
-        ) from None
-
-
 def _captured(
     module: nn.Module, interface: dict[str, Any], examples: Mapping[str, Any]
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Return the network's program as torch.export captures it, or None and why not."""
     from pipeline.formats import program
-    from pipeline.formats.format import Job
     from pipeline.formats.onnx.export import captured
 
-    job = Job(module, TypeAdapter(Interface).validate_python(interface), examples, Path(), {})
+    origin = FromNetwork(module, TypeAdapter(Interface).validate_python(interface), examples, Path(), {})
     try:
-        return program.describe(captured(job)), None
+        return program.describe(captured(origin)), None
     except ExportError as error:
         return None, error.message
 
@@ -139,40 +101,31 @@ def culprit(
     candidate: dict[str, Any],
     folder: str,
 ) -> dict[str, Any]:
-    """Find the node of an ONNX file where its error begins, and write its reproduction into `folder`.
+    """Find where a file's error begins, and write its reproduction into `folder`, as far as its format can.
 
-    `candidate` holds the `file`, the optimisation `level` to run it at, the library of its `custom_ops` if any, and the names
-    of its inputs and outputs (see `pipeline.parity.candidate.Names`). Returns `culprit` (None if every value is within its
-    budget at this optimisation level) and `program`, the outputs of the float32 program.
-
-    Raises:
-        ExportError: the network cannot be exported, so that there is nothing to compare step by step.
+    `candidate` holds the `file` with its `format`, the `options` it is run with, the library of its `custom_ops` if any, and the
+    names of its inputs and outputs (see `pipeline.parity.candidate.Names`). Returns `pipeline.formats.format.Found`.
     """
-    from pipeline.formats.onnx import culprit as searching
+    from pipeline.parity import budget
     from pipeline.rebuild import model
 
     gc.disable()  # as in an export, and for the same reason: see `pipeline.worker.jobs.export`
-    module = model.load(TypeAdapter(Network).validate_python(network)).module
-    known = searching.truths(module, TypeAdapter(Interface).validate_python(interface), examples, inputs, _OPSET)
-    graph = read_onnx(Path(candidate["file"]), whole=True)
+    find = formats()[candidate["format"]].find_culprit
+    if find is None:
+        raise InputError(f"a culprit cannot be looked for in {candidate['format']} files")
     library = candidate["custom_ops"]
-    how = {"level": candidate["level"], "custom_ops": Path(library) if library else None}
-    fed = {candidate["inputs"][name]: array for name, array in inputs.items()}
-    known = known.renamed(candidate["outputs"])
-    found = searching.find(graph, fed, known, **how)
-    if found is not None and found.output in known.values:
-        searching.write_reproduction(graph, found, fed, known, Path(folder), **how)
-    return {"culprit": searching.as_json(found) if found else None, "program": dict(known.program_outputs)}
-
-
-def culprit_module(
-    network: dict[str, Any], interface: dict[str, Any], inputs: dict[str, Any], file: str
-) -> dict[str, Any] | None:
-    """Find the module of a TorchScript file where its error begins; None if every module that can be called agrees."""
-    from pipeline.formats.torchscript import audit as scripted
-    from pipeline.rebuild import model
-
-    module = model.load(TypeAdapter(Network).validate_python(network)).module
-    return scripted.culprit(
-        module, scripted.read(Path(file)), TypeAdapter(Interface).validate_python(interface), inputs
+    wanted = CulpritSearch(
+        module=model.load(TypeAdapter(Network).validate_python(network)).module,
+        interface=TypeAdapter(Interface).validate_python(interface),
+        examples=examples,
+        inputs=inputs,
+        file=Path(candidate["file"]),
+        names=candidate["inputs"],
+        outputs=candidate["outputs"],
+        options=candidate["options"],
+        custom_ops=Path(library) if library else None,
+        floors=budget.floors,
+        folder=Path(folder),
     )
+    found = find(wanted)
+    return {"culprit": found.culprit, "problem": found.problem, "program": found.program and dict(found.program)}

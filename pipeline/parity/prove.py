@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.backends import placement
 from pipeline.errors import GateError, UnavailableError, WeighbridgeError, WorkerError
+from pipeline.formats.table import formats
 from pipeline.parity import behaviour, budget, jobs
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import REFUSED, Finding, compare, refused, worst
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from pipeline.parity.budget import Rule
     from pipeline.rebuild.network import Network
     from pipeline.worker.process import Terms
-
-AUDITED = frozenset({"onnx", "torchscript"})
 
 _FORGED = "the file it runs holds what the network does not"
 
@@ -194,18 +193,18 @@ def _explain_chance(
 
 
 def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict[str, dict[str, Any]]:
-    """Return each file's audit by format: where its constants and numbers come from (see `pipeline.formats.onnx.audit`).
+    """Return each artifact's audit by name: where its constants and numbers come from (see `pipeline.formats.accounting`).
 
     Where the audit crashed, no file passed it.
 
     Raises:
         WeighbridgeError: a file cannot be read.
     """
-    known = [each for each in artifacts if each.format in AUDITED]
+    known = [each for each in artifacts if formats()[each.format].audit]
     if not known:
         return {}
     for each in known:
-        setup.report(Event("parity", f"{each.format} audit", "started"))
+        setup.report(Event("parity", f"{each.name} audit", "started"))
     # One process for all: starting torch and loading the network takes longer than most audits.
     peak_bytes = None
     try:
@@ -217,7 +216,7 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
                 interface=asdict(setup.interface),
                 examples=dict(examples),
                 files=[
-                    {"format": each.format, "file": str(each.files[0]), "program": dict(each.program) or None}
+                    {"format": each.format, "file": str(each.files[0]), "program": dict(each.written.program) or None}
                     for each in known
                 ],
             )
@@ -225,7 +224,7 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
     except WorkerError as error:
         problem = {"where": "", "module": None, "problem": error.message}
         answers = [{"passed": False, "crashed": True, "problem_count": 1, "problems": [problem]}] * len(known)
-    found = {each.format: answer for each, answer in zip(known, answers, strict=True)}
+    found = {each.name: answer for each, answer in zip(known, answers, strict=True)}
     for name, answer in found.items():
         status = "ended" if answer["passed"] else "failed"
         setup.report(Event("parity", f"{name} audit", status, peak_bytes=peak_bytes))
@@ -262,7 +261,7 @@ def describe(finding: Finding, known: Truth) -> str:
 
 def with_audits(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> tuple[Proof, ...]:
     """Return the proofs with what became of the files they ran: no backend passes on a file that failed its audit."""
-    return tuple(_with_audit(proof, audits.get(proof.variant.format or "")) for proof in proofs)
+    return tuple(_with_audit(proof, audits.get(proof.variant.artifact or "")) for proof in proofs)
 
 
 def _with_audit(proof: Proof, found: Mapping[str, Any] | None) -> Proof:

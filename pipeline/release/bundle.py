@@ -55,14 +55,18 @@ _RESERVED = {
 class ModelFile:
     """A canonical model file: where it lies now, and its name in the release; `extra_files` (name → path) go beside it.
 
-    `facts` are JSON values for the manifest.
+    `name` is the artifact's, `made_from` that of the one it was made from; `gate` its outputs' own budgets, `facts` are JSON
+    values for the manifest.
     """
 
+    name: str
     format: str
     name_in_release: str
     path: Path
     extra_files: Mapping[str, Path] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    made_from: str | None = None
+    gate: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +270,9 @@ def _model_facts(model: ModelFile) -> dict[str, Any]:
         "facts": dict(model.facts),
         "files": [model.name_in_release, *sorted(model.extra_files)],
         "format": model.format,
+        "gate": model.gate and dict(model.gate),
+        "made_from": model.made_from,
+        "name": model.name,
         "path": model.name_in_release,
     }
 

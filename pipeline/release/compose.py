@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.backends.table import backends
 from pipeline.config import resolved
 from pipeline.release import bundle, golden
 from pipeline.release.bundle import ModelFile, ReleaseContent
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Interface
+    from pipeline.parity.budget import Rule
     from pipeline.parity.prove import Proof, Truth
     from pipeline.rebuild.reference import Recording
 
@@ -39,6 +41,7 @@ class Evidence:
     report: Mapping[str, bytes]
     sign: Path | None = None
     recording: Recording | None = None
+    distributions: tuple[str, ...] = ()
 
 
 def write(evidence: Evidence, out: Path) -> Path:
@@ -47,8 +50,8 @@ def write(evidence: Evidence, out: Path) -> Path:
     A file ships only if a backend proved it and none that ran it found it wrong.
     """
     artifacts = [artifact for artifact in evidence.artifacts if _is_proven(artifact, evidence.proofs)]
-    models = tuple(_model_file(artifact) for artifact in artifacts)
-    model_bytes = sum(file.stat().st_size for artifact in artifacts for file in artifact.files)
+    models = tuple(_model_file(artifact, evidence.truth) for artifact in artifacts)
+    model_bytes = sum(artifact.size_bytes for artifact in artifacts)
     known = golden_of(evidence.truth)
     kept = golden.select(known.cases, max_bytes=golden.budget_bytes(model_bytes))
     content = ReleaseContent(
@@ -65,13 +68,27 @@ def write(evidence: Evidence, out: Path) -> Path:
 
 
 def _is_proven(artifact: Artifact, proofs: tuple[Proof, ...]) -> bool:
-    statuses = {proof.status for proof in proofs if proof.variant.format == artifact.format}
+    statuses = {proof.status for proof in proofs if proof.variant.artifact == artifact.name}
     return "pass" in statuses and not statuses & {"fail", "crashed"}
 
 
-def _model_file(artifact: Artifact) -> ModelFile:
+def _model_file(artifact: Artifact, truth: Truth) -> ModelFile:
     first, *others = artifact.files
-    return ModelFile(artifact.format, first.name, first, {each.name: each for each in others}, dict(artifact.facts))
+    gate = truth.gates.get(artifact.name)
+    return ModelFile(
+        name=artifact.name,
+        format=artifact.format,
+        made_from=artifact.made_from,
+        name_in_release=first.name,
+        path=first,
+        extra_files={each.name: each for each in others},
+        facts=dict(artifact.written.facts),
+        gate={name: _budget(rule) for name, rule in gate.items()} if gate else None,
+    )
+
+
+def _budget(rule: Rule) -> dict[str, float | None]:
+    return {"atol": rule.atol, "rtol": rule.rtol} if rule.explicit else {"limit": rule.limit}
 
 
 def _manifest(evidence: Evidence) -> dict[str, Any]:
@@ -87,7 +104,8 @@ def _manifest(evidence: Evidence) -> dict[str, Any]:
         "backends": {
             proof.variant.name: {
                 "backend": proof.variant.backend,
-                "format": proof.variant.format,
+                "artifact": proof.variant.artifact,
+                "format": backends()[proof.variant.backend].format,
                 "options": dict(proof.variant.options),
                 "verdict": proof.status,
             }
@@ -97,10 +115,10 @@ def _manifest(evidence: Evidence) -> dict[str, Any]:
         "config": resolved(evidence.config),
         "reference": _reference(evidence),
         "parity": {
-            name: {"atol": rule.atol, "rtol": rule.rtol} if rule.explicit else {"limit": rule.limit}
+            name: _budget(rule)
             for name, rule in evidence.truth.rules.items()
         },
-        "tools": tools(),
+        "tools": tools(evidence.distributions),
         "weights": dict(evidence.weights),
     }
 
@@ -142,6 +160,7 @@ def golden_of(truth: Truth) -> Golden:
     """
     rules = truth.rules
     limit = min((rule.limit for rule in rules.values() if not rule.explicit), default=16.0)
+    by_limit = {name for gate in truth.gates.values() for name, rule in gate.items() if not rule.explicit}
     cases = []
     for case, reference, floors in zip(truth.cases, truth.references, truth.floors, strict=True):
         if not all(np.isfinite(noise).all() for noise in reference.noise.values()):
@@ -154,9 +173,9 @@ def golden_of(truth: Truth) -> Golden:
                     name: value.astype(_dtype(reference.dtypes[name])) for name, value in reference.values.items()
                 },
                 floors={
-                    name: _rounded_up(np.asarray(floor) * (rules[name].limit / limit))
+                    name: _rounded_up(np.asarray(floor) * (1.0 if rules[name].explicit else rules[name].limit / limit))
                     for name, floor in floors.items()
-                    if floor is not None and not rules[name].explicit
+                    if floor is not None and (not rules[name].explicit or name in by_limit)
                 },
             )
         )

@@ -50,7 +50,6 @@ _HUB_LICENSES = frozenset(
     ]
 )
 
-_OPENED_BY = {"onnx": "Any ONNX runtime", "torchscript": "libtorch"}
 _MEASURED = ("The factors and latencies that were measured are in [report/report.md](report/report.md).",)
 
 
@@ -166,12 +165,13 @@ def _front_matter(manifest: Facts) -> list[str]:
     """Return the card's YAML; JSON's strings are YAML's."""
     release = _release(manifest)
     license_id = release.get("license")
-    formats = [each["format"] for each in manifest["models"]]
+    stated = list(dict.fromkeys(each["format"] for each in manifest["models"]))
+    library = next((found.library for each in stated if (found := formats().get(each)) and found.library), None)
     lines = [
         "---",
-        *(["library_name: onnx"] if "onnx" in formats else []),
+        *([f"library_name: {library}"] if library else []),
         "tags:",
-        *(f"- {each}" for each in formats),
+        *(f"- {each}" for each in stated),
         "- weighbridge",
     ]
     if license_id and license_id.lower() in _HUB_LICENSES:
@@ -222,9 +222,9 @@ def _card_text(manifest: Facts) -> list[str]:
         "```",
         "",
         *(
-            f"{_OPENED_BY[each['format']]} opens `{each['path']}` as it is."
+            f"{known.card} opens `{each['path']}` as it is."
             for each in manifest["models"]
-            if each["format"] in _OPENED_BY
+            if (known := formats().get(each["format"])) and known.card
         ),
         "",
         "## Verify it",

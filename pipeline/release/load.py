@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
+from pipeline.formats.table import formats
 from pipeline.errors import DigestError, InputError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.interface import formula_names, formula_value, in_words
 from pipeline.release import bundle, standalone
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from pipeline.interface import Array, Arrays, Dimension, InputSpec, Interface
 
 DEVICES = ("cpu", "cuda")
-PREFERENCE = ("onnxruntime-cpu", "torchscript")
-"""Which backend runs a release that was not timed, when none is named: the first that can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +85,12 @@ def load_release(
             f"{release} is not what was released: {'; '.join(problems[:3])}", hint="fetch the release again"
         )
     manifest = standalone.read_manifest(release)
-    files = {model["format"]: release / model["path"] for model in manifest["models"]}
-    candidates = [backend] if backend else _by_speed(release, manifest, device, any_format=verify)
-    chosen, options = _choose(candidates, manifest["backends"], files)
-    if not verify and chosen.artifact == "torchscript":
-        raise InputError("a TorchScript file is only opened once its digest is checked", hint="leave verify=True")
+    candidates = [backend] if backend else _by_speed(release, manifest, device, may_run_code=verify)
+    chosen, file, options = _choose(candidates, release, manifest)
+    if not verify and _runs_code(chosen):
+        raise InputError(f"a {chosen.format} file is only opened once its digest is checked", hint="leave verify=True")
     interface = bundle.interface_from(manifest)
-    source = Source(interface, files[chosen.artifact or ""])
+    source = Source(interface, file)
     with _failing(f"{release} on {chosen.name}"):
         session = chosen.open(source, _validated(chosen, options))
     return Model(manifest["name"], manifest["version"], chosen.name, interface, session.run)
@@ -218,19 +216,29 @@ def _text(shape: tuple[int | str, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _by_speed(release: Path, manifest: Mapping[str, Any], device: str, *, any_format: bool) -> list[str]:
-    """Return the names to try on a device: what was proven, the fastest first, then what usually runs there."""
-    usual = PREFERENCE if device == "cpu" else tuple(f"{name.removesuffix('-cpu')}-{device}" for name in PREFERENCE)
+def _by_speed(release: Path, manifest: Mapping[str, Any], device: str, *, may_run_code: bool) -> list[str]:
+    """Return the names to try on a device: what was proven, the fastest first, then whatever else opens one of its formats.
+
+    Of those that were not timed, the ones come first whose files bring no code. Without `may_run_code` only they come at all.
+    """
     proven = manifest["backends"]
     medians = _medians_ms(release)
-    timed = sorted((name for name in proven if name in medians), key=lambda name: medians[name])
-    names = [name for name in timed if proven[name]["format"] and _device(proven[name]["backend"]) == device]
-    # A TorchScript file is only opened once its digest is checked.
-    return [name for name in dict.fromkeys((*names, *usual)) if any_format or "torchscript" not in name]
+    known = [name for name, each in proven.items() if each["format"] and each["backend"] in backends()]
+    held = {model["format"] for model in manifest["models"]}
+    others = [name for name, each in backends().items() if each.format in held]
+    by_name = {name: backends()[name] for name in others} | {name: backends()[proven[name]["backend"]] for name in known}
+
+    def rank(name: str) -> tuple[float, bool, bool]:
+        return medians.get(name, math.inf), _runs_code(by_name[name]), name not in proven
+
+    names = [name for name, each in by_name.items() if each.device == device]
+    return sorted((name for name in names if may_run_code or not _runs_code(by_name[name])), key=rank)
 
 
-def _device(backend: str) -> str | None:
-    return backends()[backend].device if backend in backends() else None
+def _runs_code(backend: Backend) -> bool:
+    """Whether what a backend opens brings code: then only digests that were checked say whose."""
+    known = formats().get(backend.format or "")
+    return known is None or known.runs_code
 
 
 def _medians_ms(release: Path) -> dict[str, float]:
@@ -253,20 +261,25 @@ def _medians_ms(release: Path) -> dict[str, float]:
 
 
 def _choose(
-    names: Sequence[str], proven: Mapping[str, Any], files: Mapping[str, Path]
-) -> tuple[Backend, Mapping[str, Any]]:
-    """Return the first backend of these that can run the release here, with its options."""
+    names: Sequence[str], release: Path, manifest: Mapping[str, Any]
+) -> tuple[Backend, Path, Mapping[str, Any]]:
+    """Return the first backend of these that can run the release here, with the file it opens and its options."""
     reasons = []
+    proven, models = manifest["backends"], manifest["models"]
     for name in names:
         variant = proven.get(name, {"backend": name, "options": {}})
         backend = backends().get(variant["backend"])
         if backend is None:
             raise InputError(f"there is no backend {name!r}", hint=f"choose from {', '.join(backends())}")
-        if backend.artifact not in files:
-            reasons.append(f"{name} runs {backend.artifact or 'the network itself'}, which is not in the release")
+        wanted = variant.get("artifact") or backend.format
+        fitting = [each for each in models if each["format"] == backend.format]
+        named = [each for each in fitting if each.get("name", each["format"]) == wanted]
+        model = next(iter(named or fitting), None)
+        if model is None:
+            reasons.append(f"{name} runs {backend.format or 'the network itself'}, which is not in the release")
             continue
         reason = backend.probe()
         if reason is None:
-            return backend, variant["options"]
+            return backend, release / model["path"], variant["options"]
         reasons.append(f"{name}: {reason}; install {backend.install}")
-    raise UnavailableError(f"no backend can run this release (it holds {', '.join(files)})", hint=" · ".join(reasons))
+    raise UnavailableError(f"no backend can run this release (it holds {', '.join(each['format'] for each in models)})", hint=" · ".join(reasons))

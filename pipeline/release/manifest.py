@@ -72,12 +72,25 @@ class Dimension(_Section):
         return self
 
 
+class Budget(_Section):
+    """What an output was held to: a limit in multiples of the noise floor, or explicit tolerances."""
+
+    limit: float | None = None
+    atol: float | None = None
+    rtol: float | None = None
+
+
 class Model(_Section):
     """A model file with what lies beside it."""
 
+    name: str | None = Field(default=None, description="Of the artifact; null in older releases: its format")
     format: str
+    made_from: str | None = Field(default=None, description="The artifact it was made from; null: the network")
     path: FileName
     files: list[FileName]
+    gate: dict[str, Budget] | None = Field(
+        default=None, description="What its outputs were held to, where that is not `parity`"
+    )
     facts: dict[str, Any] = Field(description="What the exporter states of it: method, opset, …")
 
 
@@ -86,16 +99,9 @@ class Backend(_Section):
 
     backend: str
     format: str | None = Field(description="The format it runs; null: the network itself")
+    artifact: str | None = Field(default=None, description="The artifact it runs; null in older releases: that of its format")
     options: dict[str, Any]
     verdict: Literal["pass"]
-
-
-class Budget(_Section):
-    """What an output was held to: a limit in multiples of the noise floor, or explicit tolerances."""
-
-    limit: float | None = None
-    atol: float | None = None
-    rtol: float | None = None
 
 
 class Reference(_Section):

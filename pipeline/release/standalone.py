@@ -23,7 +23,7 @@ import os
 import re
 import stat
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -444,6 +444,26 @@ def _check_budgets(golden: Golden, place: str) -> None:
                 raise DamagedError(f"{place}: {case.name} has a floor that is of no output, {name}") from error
 
 
+def gated(golden: Golden, manifest: Mapping[str, Any], model: str) -> Golden:
+    """Return golden cases with the budget of one model file, where the manifest states one of its own for it."""
+    gate = next((each.get("gate") for each in manifest["models"] if each["path"] == model), None)
+    if not gate:
+        return golden
+    usual = manifest["parity"]
+    scales = {
+        name: own["limit"] / (usual[name].get("limit") or golden.limit)
+        for name, own in gate.items()
+        if own.get("limit") is not None
+    }
+    cases = tuple(
+        replace(case, floors={name: floor * scales.get(name, 1.0) for name, floor in case.floors.items()})
+        for case in golden.cases
+    )
+    kept = {name: each for name, each in golden.tolerances.items() if name not in scales}
+    explicit = {name: own for name, own in gate.items() if name not in scales}
+    return replace(golden, cases=cases, tolerances={**kept, **explicit})
+
+
 def judge(golden: Golden, case: GoldenCase, outputs: Mapping[str, Array]) -> list[str]:
     """Return where outputs leave what the case allows: names, shapes, dtypes, values."""
     import numpy as np
@@ -521,7 +541,7 @@ def open_onnx(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[
 def check_golden(root: Path, model: str, backend: str) -> list[str] | None:
     """Run the golden cases on an ONNX file of the release; return the problems, or None if the backend cannot run."""
     try:
-        golden = read_golden(root / GOLDEN)
+        golden = gated(read_golden(root / GOLDEN), read_manifest(root), model)
         run = open_onnx(root / model, backend)
         if run is None:
             return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.backends.table import NETWORK
 from pipeline.backends.table import backends as table
 from pipeline.errors import InputError, UnavailableError, WeighbridgeError
 from pipeline.release import bundle, opening, signing, standalone
@@ -39,10 +40,6 @@ class Stated:
 
 
 ANYBODY = Origin()
-NETWORK = "eager"
-"""The backend that runs the network itself."""
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What verifying a release found: nothing in `problems` if it holds, and the backends that ran the golden cases."""
@@ -76,16 +73,16 @@ def verify(
     golden = standalone.read_golden(release / standalone.GOLDEN)
     ran = []
     for backend in _possible(manifest, run) if backends is None else backends:
-        file = release / _model_of(manifest, backend)
-        found = _golden_problems(release, file, backend, golden, run)
-        if found is not None:
-            ran.append(backend)
-            problems += found
-        elif backends is not None:
-            raise UnavailableError(f"{backend} cannot run here", hint=table()[backend].install)
+        for model in _models_of(manifest, backend):
+            found = _golden_problems(release, model, backend, golden, run)
+            if found is not None:
+                ran.append(backend)
+                problems += found
+            elif backends is not None:
+                raise UnavailableError(f"{backend} cannot run here", hint=table()[backend].install)
     if not ran:
         problems.append("no backend of this release can run here, so the golden cases did not run")
-    return Verdict(release, manifest["name"], manifest["version"], tuple(ran), len(golden.cases), tuple(problems))
+    return Verdict(release, manifest["name"], manifest["version"], tuple(dict.fromkeys(ran)), len(golden.cases), tuple(problems))
 
 
 def against(verdict: Verdict, stated: Stated, run: Run) -> Verdict:
@@ -163,29 +160,29 @@ def _possible(manifest: Mapping[str, Any], run: Run | None) -> list[str]:
     return [
         name
         for name, backend in table().items()
-        if backend.artifact in formats and (run is not None or name in standalone.PROVIDERS) and backend.probe() is None
+        if backend.format in formats and (run is not None or name in standalone.PROVIDERS) and backend.probe() is None
     ]
 
 
-def _model_of(manifest: Mapping[str, Any], backend: str) -> str:
+def _models_of(manifest: Mapping[str, Any], backend: str) -> list[str]:
     if backend not in table():
         raise InputError(f"there is no backend {backend!r}", hint=f"choose from {', '.join(table())}")
-    wanted = table()[backend].artifact
-    for model in manifest["models"]:
-        if model["format"] == wanted:
-            return str(model["path"])
+    wanted = table()[backend].format
+    if found := [str(model["path"]) for model in manifest["models"] if model["format"] == wanted]:
+        return found
     formats = ", ".join(model["format"] for model in manifest["models"])
     raise InputError(f"{backend} runs {wanted or 'the network itself'}, and this release holds {formats}")
 
 
 def _golden_problems(
-    release: Path, file: Path, backend: str, golden: standalone.Golden, run: Run | None
+    release: Path, model: str, backend: str, golden: standalone.Golden, run: Run | None
 ) -> list[str] | None:
     if run is None:
         if backend not in standalone.PROVIDERS:
             return None
-        return standalone.check_golden(release, file.name, backend)
-    return _run_problems(backend, file, golden, run)
+        return standalone.check_golden(release, model, backend)
+    own = standalone.gated(golden, standalone.read_manifest(release), model)
+    return _run_problems(backend, release / model, own, run)
 
 
 def _run_problems(backend: str, file: Path | None, golden: standalone.Golden, run: Run) -> list[str]:

@@ -36,8 +36,8 @@ def parity(
         "oracle": {"dtype": "float32" if truth.fallback else "float64", "fallback": truth.fallback},
         "rules": {name: asdict(rule) for name, rule in truth.rules.items()},
         "cases": [{"name": case.name, "sizes": dict(case.sizes)} for case in truth.cases],
-        "exports": [_export(artifact, audits.get(artifact.format)) for artifact in artifacts]
-        + [{"format": name, "status": "refused", "reason": reason} for name, reason in refusals.items()],
+        "exports": [_export(artifact, audits.get(artifact.name)) for artifact in artifacts]
+        + [{"name": name, "status": "refused", "reason": reason} for name, reason in refusals.items()],
         "backends": [_proof(proof) for proof in proofs],
         "notes": list(notes),
     }
@@ -96,12 +96,14 @@ def as_stated(release: Path) -> Iterator[None]:
 
 def _export(artifact: Artifact, audit: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
+        "name": artifact.name,
         "format": artifact.format,
+        "made_from": artifact.made_from,
         "status": "exported",
-        "size_bytes": sum(file.stat().st_size for file in artifact.files),
-        "facts": dict(artifact.facts),
+        "size_bytes": artifact.size_bytes,
+        "facts": dict(artifact.written.facts),
         "audit": audit,
-        "notes": list(artifact.notes),
+        "notes": list(artifact.written.notes),
     }
 
 

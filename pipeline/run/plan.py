@@ -13,7 +13,7 @@ from pipeline.backends.variant import Variant
 from pipeline.benchmark import machine
 from pipeline.config import Vocabulary, load
 from pipeline.errors import ConfigError, DigestError, UnavailableError, WeighbridgeError
-from pipeline.formats.table import exporters
+from pipeline.formats.table import formats
 from pipeline.interface import Dimension, InputSpec, Interface, formula_bounds, free_dimensions, ordered_dimensions
 from pipeline.rebuild import objects, trust
 from pipeline.rebuild.cases import allowed
@@ -106,8 +106,11 @@ def noting(settings: Settings) -> Callable[[str], None]:
 def vocabulary() -> Vocabulary:
     """Return the names a config may use, with the models of their options."""
     return Vocabulary(
-        exporters={name: exporter.options for name, exporter in exporters().items()},
-        backends={name: backend.options for name, backend in backends().items()},
+        formats={name: each.options for name, each in formats().items()},
+        backends={name: each.options for name, each in backends().items()},
+        opens={name: each.format for name, each in backends().items()},
+        derived={name: each.derived_from for name, each in formats().items() if each.derived_from},
+        optional=frozenset(name for name, each in backends().items() if each.device != "cpu"),
     )
 
 
@@ -258,7 +261,7 @@ def _variants(config: Config) -> tuple[Variant, ...]:
         Variant(
             name=each.name,
             backend=each.backend,
-            format=table[each.backend].artifact,
+            artifact=each.artifact,
             required=each.name in config.require,
             options=dict(each.options),
             unavailable=table[each.backend].probe(),
@@ -268,16 +271,10 @@ def _variants(config: Config) -> tuple[Variant, ...]:
 
 
 def _require_available(planned: Plan) -> None:
-    exported = {each.format for each in planned.config.exports}
     for variant in planned.variants:
         backend = backends()[variant.backend]
         if variant.required and variant.unavailable:
             raise UnavailableError(
                 f"required backend {variant.name} cannot run here: {variant.unavailable}",
                 hint=f"install {backend.install}, or take it out of `require` ({planned.config.place('require')})",
-            )
-        if variant.format and variant.format not in exported:
-            raise ConfigError(
-                f"{planned.config.place('backends')}: {variant.name} runs {variant.format} files, "
-                f"and `exports` has none: add `{variant.format}` to it"
             )

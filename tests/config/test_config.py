@@ -75,8 +75,11 @@ class OnnxRuntime(BaseModel):
 
 
 VOCABULARY = Vocabulary(
-    exporters={"onnx": Onnx, "torchscript": TorchScript},
+    formats={"onnx": Onnx, "torchscript": TorchScript, "quantised": Plain},
     backends={"eager": Plain, "torchscript": Plain, "onnxruntime-cpu": OnnxRuntime, "onnxruntime-cuda": OnnxRuntime},
+    opens={"torchscript": "torchscript", "onnxruntime-cpu": "onnx", "onnxruntime-cuda": "onnx", "eager": None},
+    derived={"quantised": "onnx"},
+    optional=frozenset({"onnxruntime-cuda"}),
 )
 
 

@@ -60,8 +60,9 @@ class OnnxRuntime(Plain):
 
 
 VOCABULARY = Vocabulary(
-    exporters={"onnx": Onnx, "torchscript": TorchScript},
+    formats={"onnx": Onnx, "torchscript": TorchScript},
     backends={"eager": Plain, "torchscript": Plain, "onnxruntime-cpu": OnnxRuntime},
+    opens={"torchscript": "torchscript", "onnxruntime-cpu": "onnx", "eager": None},
 )
 SCHEMA = schema(VOCABULARY)
 

@@ -105,7 +105,7 @@ def truths(wanted: CulpritSearch) -> Truths:
     from pipeline.formats.onnx import export as onnx
 
     inputs = wanted.inputs
-    origin = FromNetwork(wanted.module, wanted.interface, wanted.examples, wanted.folder, {})
+    origin = FromNetwork(wanted.module, wanted.interface, wanted.examples, wanted.folder / "model.onnx", {})
     exported, names = onnx.translate(origin, _OPSET)
     captured = exported.exported_program
     ordered = {name: inputs[name] for name in names}

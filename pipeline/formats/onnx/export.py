@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.errors import ExportError
 from pipeline.formats import forward, program
-from pipeline.formats.artifact import Artifact
+from pipeline.formats.artifact import Written
 from pipeline.formats.format import FromNetwork, Options
 from pipeline.formats.onnx import canonical
 from pipeline.interface import free_dimensions, linear_formula
@@ -35,8 +35,8 @@ class OnnxOptions(Options):
     )
 
 
-def export(origin: FromNetwork, options: Options) -> Artifact:
-    """Write `model.onnx`, and `model.onnx.data` beside it where weights do not fit into it.
+def export(origin: FromNetwork, options: Options) -> Written:
+    """Write an ONNX file, and `<name>.data` beside it where weights do not fit into it.
 
     Raises:
         ExportError: torch.export, torch.onnx.export or onnx.checker refuses the network.
@@ -47,8 +47,7 @@ def export(origin: FromNetwork, options: Options) -> Artifact:
     exported = _translated(program_, prepared, origin.interface, options.opset)
     stripped = _write(exported, origin, external=_is_external(origin.module, options))
     _check(stripped.files[0])
-    return Artifact(
-        "onnx",
+    return Written(
         stripped.files,
         {"opset": options.opset, "external_data": len(stripped.files) > 1},
         explanations=stripped.nodes,
@@ -95,10 +94,10 @@ def _translated(exported: torch.export.ExportedProgram, prepared: Forward, inter
 
 def _write(exported: Any, origin: FromNetwork, *, external: bool) -> canonical.Stripped:
     """Write the model's canonical form; weights that stay inside never touch the disk in another form."""
-    target = origin.folder / "model.onnx"
+    target, folder = origin.target, origin.target.parent
     if not external:
-        return canonical.from_model(exported.model_proto, origin.folder, target, identity=origin.identity)
-    raw = origin.folder / "raw"
+        return canonical.from_model(exported.model_proto, folder, target, identity=origin.identity)
+    raw = folder / "raw"
     raw.mkdir()
     exported.save(str(raw / "model.onnx"), external_data=True)
     try:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipeline.errors import ExportError, WeighbridgeError
 from pipeline.formats import forward
-from pipeline.formats.artifact import Artifact
+from pipeline.formats.artifact import Written
 from pipeline.formats.format import FromNetwork, Options
 from pipeline.formats.torchscript import canonical, safety
 
@@ -29,8 +29,8 @@ class TorchScriptOptions(Options):
     )
 
 
-def export(origin: FromNetwork, options: Options) -> Artifact:
-    """Write `model.torchscript`.
+def export(origin: FromNetwork, options: Options) -> Written:
+    """Write a TorchScript archive.
 
     Raises:
         ExportError: torch.jit refuses the network.
@@ -41,13 +41,12 @@ def export(origin: FromNetwork, options: Options) -> Artifact:
         # Still what libtorch and Triton's PyTorch backend load; the release says how it was made.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is not supported", category=DeprecationWarning)
-        raw = origin.folder / "raw.torchscript"
+        raw = origin.target.with_name("raw.torchscript")
         method, notes = _save(prepared, options.method, raw)
-    target = origin.folder / "model.torchscript"
-    canonical.from_file(raw, target, identity=origin.identity)
+    canonical.from_file(raw, origin.target, identity=origin.identity)
     raw.unlink()
-    _require_openable(target)
-    return Artifact("torchscript", (target,), {"method": method, "inputs": list(prepared.names)}, notes)
+    _require_openable(origin.target)
+    return Written((origin.target,), {"method": method, "inputs": list(prepared.names)}, notes)
 
 
 def _require_openable(target: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.formats.onnx.record import ONNX
 from pipeline.release import standalone
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Content:
 
     def onnx(self, kind: str) -> Mapping[str, Any]:
         """Return what the manifest says of the ONNX model; raises InputError if the release has none."""
-        model = self.model("onnx")
+        model = self.model(ONNX.name)
         if model is None:
             raise InputError(f"{kind} takes the ONNX model, and this release has none", hint="add `onnx` to `exports`")
         return model

@@ -10,15 +10,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.formats.onnx.record import ONNX
+from pipeline.formats.table import formats
 from pipeline.interface import formula_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pipeline.formats.format import Triton
     from pipeline.release.packages.content import Content
 
-_PLATFORMS = {"onnx": ("onnxruntime_onnx", "model.onnx"), "torchscript": ("pytorch_libtorch", "model.pt")}
 _TYPES = {
     "bool": "BOOL", "uint8": "UINT8", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
     "float16": "FP16", "float32": "FP32", "float64": "FP64", "bfloat16": "BF16",
@@ -26,27 +28,34 @@ _TYPES = {
 
 
 def write(content: Content, path: Path) -> None:
-    """Write NAME/ for ONNX and NAME-torchscript/ for TorchScript, each with config.pbtxt and version 1."""
+    """Write NAME/ for the ONNX model and NAME-ARTIFACT/ for each other that Triton runs, with config.pbtxt and version 1."""
     for model in content.manifest["models"]:
-        if model["format"] not in _PLATFORMS:
+        artifact, platform = model.get("name") or model["format"], _platform(model)
+        if platform is None:
             continue
-        name = content.name if model["format"] == "onnx" else f"{content.name}-{model['format']}"
+        name = content.name if artifact == ONNX.name else f"{content.name}-{artifact}"
         folder = path / name / "1"
         content.copy(model["files"], folder)
-        (folder / model["path"]).rename(folder / _PLATFORMS[model["format"]][1])
-        (path / name / "config.pbtxt").write_text(_config(name, model, content.manifest), encoding="utf-8")
+        (folder / model["path"]).rename(folder / platform.file)
+        (path / name / "config.pbtxt").write_text(_config(name, model, platform, content.manifest), encoding="utf-8")
     if not any(path.iterdir()):
-        raise InputError("triton runs ONNX and TorchScript, and this release has neither", hint="add one to `exports`")
+        able = ", ".join(name for name, each in formats().items() if each.triton)
+        raise InputError(f"triton runs {able}, and this release has none of them", hint="add one to `exports`")
 
 
-def _config(name: str, model: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def _platform(model: Mapping[str, Any]) -> Triton | None:
+    known = formats().get(model["format"])
+    return known.triton if known else None
+
+
+def _config(name: str, model: Mapping[str, Any], platform: Triton, manifest: Mapping[str, Any]) -> str:
     batch = _batch(manifest)
     inputs, outputs = manifest["inputs"], manifest["outputs"]
-    if model["format"] == "torchscript":
+    if platform.is_positional:
         inputs, outputs = _by_position(inputs, model["facts"].get("inputs")), _by_position(outputs)
     lines = [
         f"name: {json.dumps(name)}",
-        f"platform: {json.dumps(_PLATFORMS[model['format']][0])}",
+        f"platform: {json.dumps(platform.platform)}",
         f"max_batch_size: {manifest['dimensions'][batch]['max'] if batch else 0}",
         *(_tensor("input", each, batched=bool(batch)) for each in inputs),
         *(_tensor("output", each, batched=bool(batch)) for each in outputs),
