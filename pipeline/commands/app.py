@@ -114,13 +114,13 @@ def check(
 ) -> None:
     """Validate a config with its weights and architecture, and print the plan. Exports nothing."""
     from pipeline.report.console import progress
-    from pipeline.run import actions
+    from pipeline.run import check as check_run
 
     settings = replace(_settings(out, trust, set_), max_bytes=max_bytes)
     outcomes = []
     for config in configs:
         with progress(config.stem) as show:
-            checked = partial(actions.check, config, replace(settings, report=show))
+            checked = partial(check_run.check, config, replace(settings, report=show))
             outcomes.append(_attempt(checked, as_json))
         if not as_json and "plan" in outcomes[-1]:
             _print_plan(outcomes[-1]["plan"])
@@ -227,9 +227,9 @@ def record(
     as_json: Json = False,
 ) -> None:
     """Print the line that records a network's outputs where it was trained, for `reference` in the config."""
-    from pipeline.run import actions
+    from pipeline.run import record as record_run
 
-    lines = actions.recording_lines(config, tuple(set_ or ()))
+    lines = record_run.lines(config, tuple(set_ or ()))
     if as_json:
         _print_json(lines)
         return
@@ -272,11 +272,11 @@ def parity(
     from pipeline.report.console import progress
     from pipeline.report.findings import print_parity
     from pipeline.report.junit import render
-    from pipeline.run import actions
+    from pipeline.run import parity as parity_run
 
-    request = actions.ParityRequest(candidate, custom_ops, trust_candidate=trust_candidate, explain=explain)
+    request = parity_run.Request(candidate, custom_ops, trust_candidate=trust_candidate, explain=explain)
     with progress(config.stem, as_lines=log_json) as show:
-        document = actions.parity(config, replace(_settings(out, trust, set_), report=show), request)
+        document = parity_run.parity(config, replace(_settings(out, trust, set_), report=show), request)
     if junit:
         junit.write_bytes(render(document["name"], document))
     if as_json:
@@ -306,9 +306,9 @@ def verify(
     from dataclasses import asdict
 
     from pipeline.release.verify import Origin
-    from pipeline.run import actions
+    from pipeline.run import verify as verify_run
 
-    verdict = actions.verify(release, backend, Origin(key, at_least), against, _settings(ARTIFACTS, trust, None))
+    verdict = verify_run.verify(release, backend, Origin(key, at_least), against, _settings(ARTIFACTS, trust, None))
     if as_json:
         _print_json({"passed": verdict.passed, **asdict(verdict)})
     else:
@@ -384,24 +384,25 @@ def benchmark(
 ) -> None:
     """Time the backends of a config or of a release. Writes no release."""
     from pipeline.report.console import print_figures, print_run, progress
-    from pipeline.run import actions
+    from pipeline.run import benchmark as benchmark_run
+    from pipeline.run import report as report_run
 
     chosen = [*(set_ or ()), *([f"benchmark.seconds={seconds}"] if seconds else ())]
     if report_:
-        actions.make_folder(report_)
+        report_run.make_folder(report_)
     with progress(target.stem, as_lines=log_json) as show:
-        documents = actions.benchmark(target, replace(_settings(out, trust, chosen), report=show))
-    page = actions.write_report(target.stem, documents, report_) if report_ else None
+        documents = benchmark_run.benchmark(target, replace(_settings(out, trust, chosen), report=show))
+    page = report_run.write(target.stem, documents, report_) if report_ else None
     if as_json:
         _print_json(documents["benchmark"])
         return
     print_run(target.stem, documents["parity"], documents["benchmark"])
     print_figures(documents["benchmark"])
     typer.echo(f"\n{page}" if page else "")
-    if actions.is_undecided(documents["benchmark"]):
+    if benchmark_run.is_undecided(documents["benchmark"]):
         twice_s = 2 * documents["benchmark"]["budget_s"]
         typer.echo(f"next: something is undecided; weighbridge benchmark {target} --seconds {twice_s:g} can tell more")
-    elif target.suffix.lower() in actions.CONFIGS:
+    elif target.suffix.lower() in benchmark_run.CONFIGS:
         typer.echo(f"next: weighbridge export {target}")
     else:
         typer.echo(f"next: weighbridge compare {target} ANOTHER_RELEASE")
@@ -420,9 +421,9 @@ def compare(
 ) -> None:
     """Hold a release against an older one: latency, memory, size, parity. Exit 1 on a proven regression."""
     from pipeline.report.console import print_comparison
-    from pipeline.run import actions
+    from pipeline.run import compare as compare_run
 
-    found = actions.compare(base, candidate, margin=margin, force=force)
+    found = compare_run.compare(base, candidate, margin=margin, force=force)
     is_failed = bool(found.regressions or (strict and found.undecided))
     if as_json:
         _print_json({"passed": not is_failed, **found.to_json()})
@@ -441,11 +442,11 @@ def report(
     from pipeline.release.bundle import find
     from pipeline.report.console import print_figures, print_run
     from pipeline.report.document import as_stated, read
-    from pipeline.run import actions
+    from pipeline.run import report as report_run
 
     found = find(release)
     documents = read(found)
-    page = actions.report(found)
+    page = report_run.rewrite(found)
     if as_json:
         _print_json(documents)
     else:
@@ -664,11 +665,11 @@ def _print_outcome(outcome: Outcome, *, as_json: bool) -> dict[str, Any]:
 
 def _reproduced(result: Result, settings: Settings, *, log_json: bool, as_json: bool) -> dict[str, Any]:
     from pipeline.report.console import progress
-    from pipeline.run import actions
+    from pipeline.run import reproduce as reproduce_run
 
     assert result.outcome is not None  # noqa: S101 - it was just printed
     with progress(f"{result.config.stem}, once more", as_lines=log_json) as show:
-        same = actions.reproduce(result.config, replace(settings, report=show), result.outcome.release)
+        same = reproduce_run.reproduce(result.config, replace(settings, report=show), result.outcome.release)
     if not as_json:
         typer.echo(f"reproducible: a second build, elsewhere, gave the same bytes for all {len(same)} files")
     return {"reproducible": list(same)}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from pipeline import architectures
 from pipeline.config.models import DIMENSION_NAME, DTYPES
 from pipeline.config.text import parse_value
 from pipeline.errors import InputError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 TIMEOUT_S = 120.0
-_SHIPPED = Path(__file__).parent / "architectures"
+_SHIPPED = Path(architectures.__file__).parent
 _INPUT = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)=(?P<dtype>[a-z0-9]+)\[(?P<shape>[^\]]*)\](?P<range>.*)")
 _RANGE = re.compile(r"(?::(?P<low>-?[0-9.e+-]+)\.\.(?P<high>-?[0-9.e+-]+)|:(?P<values>mask|zeros|normal))?")
 _ARGUMENT = "model.arguments."

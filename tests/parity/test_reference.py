@@ -13,8 +13,8 @@ from pipeline import record
 from pipeline.architectures.simplenet import SimpleNet
 from pipeline.errors import GateError, MisfitError
 from pipeline.release import bundle, standalone
-from pipeline.run import actions
 from pipeline.run import build as driver
+from pipeline.run.check import check
 from pipeline.run.plan import Settings
 
 SIMPLENET = Path("configs/simplenet.yaml")
@@ -147,7 +147,7 @@ def twins(tmp_path, monkeypatch) -> Path:
 
 
 def checked(folder: Path, *overrides: str) -> dict:
-    return actions.check(folder / "twins.yaml", Settings(out=folder / "out", trust=("nets_of_trained",), overrides=overrides))["plan"]  # fmt: skip
+    return check(folder / "twins.yaml", Settings(out=folder / "out", trust=("nets_of_trained",), overrides=overrides))["plan"]  # fmt: skip
 
 
 def test_a_recording_tells_which_of_two_layers_is_which(twins) -> None:

@@ -19,8 +19,10 @@ from pipeline.release import bundle, packages, standalone
 from pipeline.release.golden import safetensors_bytes
 from pipeline.release.load import load_release
 from pipeline.release.verify import check, verify
-from pipeline.run import actions
+from pipeline.run.benchmark import benchmark
+from pipeline.run.compare import compare
 from pipeline.run.plan import Settings
+from pipeline.run.report import rewrite
 from tests.formats.torchscript import programs
 from tests.rebuild.test_trust import DANGEROUS
 from tests.release.forgery import forge, state
@@ -39,7 +41,7 @@ def refusals(release):
         lambda: load_release(release),
         lambda: load_release(release, verify=False),
         lambda: packages.package(release, "zip", release.parent / "release.zip"),
-        lambda: actions.benchmark(release, Settings(out=release.parent)),
+        lambda: benchmark(release, Settings(out=release.parent)),
     )
 
 
@@ -275,7 +277,7 @@ def test_a_report_that_is_a_bomb_or_nonsense_neither_chooses_nor_breaks_anything
     tracemalloc.start()
     assert load_release(release)(x=X)["logits"].shape == (3, 3)
     with pytest.raises(InputError, match="report"):
-        actions.report(release)
+        rewrite(release)
     assert tracemalloc.get_traced_memory()[1] < LIMIT_BYTES
     tracemalloc.stop()
 
@@ -285,9 +287,9 @@ def test_reports_of_other_forms_are_compared_with_nothing(name, release, pristin
     for document in ("parity.json", "benchmark.json"):
         (release / "report" / document).write_bytes(REPORTS[name])
     with pytest.raises(InputError):
-        actions.compare(pristine, release, margin=0.03, force=True)
+        compare(pristine, release, margin=0.03, force=True)
     with pytest.raises(InputError):
-        actions.compare(release, release, margin=0.03, force=True)
+        compare(release, release, margin=0.03, force=True)
 
 
 @pytest.mark.parametrize("text", [b"../../etc", b"/etc", b"\xff\x00", b"x" * 2**20])
@@ -312,7 +314,7 @@ def test_a_report_is_written_through_no_link(link, release, tmp_path):
         (release / "report" / f"{name}.json").write_text("{}")
     before = _seen(elsewhere)
     with pytest.raises(UnsafeError, match="is a link"):
-        actions.report(release)
+        rewrite(release)
     assert _seen(elsewhere) == before
 
 
@@ -334,4 +336,4 @@ def test_sizes_that_would_exhaust_memory_are_not_made(release):
 
     forge(release, edit=edit)
     with pytest.raises(UnsafeError, match="asks to be timed with inputs of"):
-        actions.benchmark(release, Settings(out=release.parent))
+        benchmark(release, Settings(out=release.parent))

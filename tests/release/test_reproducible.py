@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.errors import GateError
 from pipeline.release import bundle
-from pipeline.run import actions
 from pipeline.run import plan as planning
+from pipeline.run.reproduce import reproduce
 
 SIMPLENET = Path("configs/simplenet.yaml")
 
@@ -59,5 +59,5 @@ def test_a_second_build_with_other_bytes_closes_the_gate(built, tmp_path):
     other = shutil.copytree(built, tmp_path / "other")
     (other / "model.onnx").write_bytes((other / "model.onnx").read_bytes() + b"\0")
     with pytest.raises(GateError, match=r"other bytes for model\.onnx$") as caught:
-        actions.reproduce(SIMPLENET, planning.Settings(out=tmp_path / "out"), other)
+        reproduce(SIMPLENET, planning.Settings(out=tmp_path / "out"), other)
     assert caught.value.exit_code == 1

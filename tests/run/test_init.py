@@ -20,7 +20,8 @@ from pipeline.architectures.simplenet import SimpleNet
 from pipeline.errors import ArchitectureError, InputError, MisfitError, UnsafeError
 from pipeline.interface import InputSpec
 from pipeline.rebuild import infer, trust
-from pipeline.run import actions, init
+from pipeline.run import init
+from pipeline.run.check import check
 from pipeline.run.init import Request
 from pipeline.run.plan import Settings
 from tests import told
@@ -363,7 +364,7 @@ def test_what_check_would_ask_for_is_written(own: Path) -> None:
     assert "  ignore: [criterion]\n" in draft.text
     assert {"model.rename", "model.ignore"} <= set(draft.unsure)
     settings = Settings(out=own / "out", trust=("nets_of_init",))
-    notes = actions.check(own / "w.yaml", settings)["plan"]["weights"]
+    notes = check(own / "w.yaml", settings)["plan"]["weights"]
     assert "head.weight is embed.weight, which was loaded" in str(notes)
 
 
@@ -420,7 +421,7 @@ def test_a_written_config_passes_check(tmp_path: Path) -> None:
     assert draft.unsure == ()
     assert "arguments: {input_size: 7, hidden_size: 33, output_size: 5}" in draft.text
     assert "../My Weights.pth" in draft.text
-    plan = actions.check(target, Settings(out=tmp_path / "out"))["plan"]
+    plan = check(target, Settings(out=tmp_path / "out"))["plan"]
     assert plan["inputs"] == ["x: float32 ['batch', 7]"]
     with pytest.raises(InputError, match="is there already"):
         init.init(Request(weights, f"{OURS}simplenet:SimpleNet"), target, None)

@@ -31,9 +31,14 @@ import pipeline.commands.app
 import pipeline.release.predict
 import pipeline.report.console
 import pipeline.report.inspection
-import pipeline.run.actions
+import pipeline.run.benchmark
+import pipeline.run.check
+import pipeline.run.compare
 import pipeline.run.init
+import pipeline.run.parity
+import pipeline.run.report
 import pipeline.run.stages
+import pipeline.run.verify
 from tests.formats.torchscript import programs
 from tests.release.forgery import forge
 from tests.weights import evasions, injected

@@ -1,0 +1,96 @@
+"""Check a config with its weights and architecture, and describe the plan of an export."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.interface import in_words
+from pipeline.run import stages
+from pipeline.run.plan import plan
+from pipeline.run.stages import State
+from pipeline.worker.event import Event
+from pipeline.worker.process import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.interface import Case, Dimension
+    from pipeline.parity.trained import Agreement
+    from pipeline.rebuild.reference import Recording
+    from pipeline.run.plan import Plan, Settings
+
+UNDECIDED = "pipeline.rebuild.doubts:undecided"
+
+
+def check(path: Path, settings: Settings) -> dict[str, Any]:
+    """Check a config, build its network, load its weights and run it on every parity case; return the plan of an export.
+
+    Raises:
+        WeighbridgeError: what the user gave is wrong, or a required backend cannot run here.
+    """
+    planned = plan(path, settings)
+    state = stages.sample(State(planned, settings, Path()))
+    sampled, recording, agreement = state.cases, state.recording, None
+    settings.report(Event("check", f"{len(sampled)} cases", "started"))
+    with Worker("the network", threads=1) as worker:
+        timeout_s = planned.config.limits.run_seconds
+        facts = stages.rehearse(worker, state)
+        undecided = []
+        if recording:
+            seed, last = planned.config.parity.seed, len(recording.calls)
+            answer = worker.call("reference", timeout_s=timeout_s, seed=seed, last=last)
+            agreement = stages.agreed(state, facts | answer)
+        else:
+            undecided = worker.call(UNDECIDED, timeout_s=timeout_s, network=asdict(planned.network))
+    plan_ = _described(planned, facts, sampled, undecided)
+    return {"plan": plan_ | {"trained network": _trained(recording, agreement)}}
+
+
+def _trained(recording: Recording | None, agreement: Agreement | None) -> str:
+    """Say how the rebuilt network compares with the trained one."""
+    if recording is None or agreement is None:
+        return "not compared: nothing tells whether this is the network that was trained (see weighbridge record)"
+    found = agreement.to_json()
+    calls = f"{len(recording.calls)} recorded call{'s' if len(recording.calls) > 1 else ''}"
+    return (
+        f"the same in {calls} of {recording.name} ({recording.place}): {found['factor']:.3g}, limit {found['limit']:g}"
+    )
+
+
+def _described(
+    planned: Plan, facts: Mapping[str, Any], sampled: Sequence[Case], undecided: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    config = planned.config
+    doubts = {
+        "contradicted": list(facts["contradictions"]),
+        "not decided": [
+            f"{each['name']}={each['value']} (default of {planned.located.name}): {each['why']}; "
+            "write it under model.arguments, or give a reference"
+            for each in undecided
+        ],
+    }
+    binding = {"called by": facts["binding"]} if facts["binding"] else {}
+    return {
+        "network": f"{config.model.architecture}, {facts['parameters']:,} parameters, {facts['bytes']:,} bytes",
+        "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts["notes"]],
+        **{key: lines for key, lines in doubts.items() if lines},
+        "inputs": [f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in planned.interface.inputs],
+        "dimensions": [_dimension(each) for each in planned.interface.dimensions] or ["none"],
+        "outputs": list(planned.interface.outputs),
+        **binding,
+        "exports": [f"{each.format} {each.options or ''}".strip() for each in config.exports],
+        "backends": [
+            f"{variant.name}: {'required' if variant.required else 'optional'}"
+            + (f", cannot run here: {variant.unavailable}" if variant.unavailable else "")
+            for variant in planned.variants
+        ],
+        "parity cases": [f"{case.name}: {in_words(case.sizes)}, runs" for case in sampled],
+        "benchmark": f"{config.benchmark.seconds:g} s, against {config.benchmark.reference}",
+    }
+
+
+def _dimension(each: Dimension) -> str:
+    steps = f", in steps of {each.multiple_of}" if each.multiple_of > 1 else ""
+    return f"{each.name}: {each.min} to {each.max}{steps}{f', always {each.formula}' if each.formula else ''}"

@@ -1,0 +1,59 @@
+"""Check a release on the backends found here."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from pipeline.backends.table import backends
+from pipeline.backends.variant import Variant
+from pipeline.config import resolved
+from pipeline.release import bundle, standalone
+from pipeline.release import verify as verifying
+from pipeline.run.plan import cores, plan
+from pipeline.weights.files import digest
+from pipeline.worker.session import opened
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pipeline.interface import Arrays
+    from pipeline.release.verify import Origin, Verdict
+    from pipeline.run.plan import Settings
+    from pipeline.worker.process import Worker
+
+TIMEOUT_S = 600.0
+"""How long a worker may take over one call where no config says."""
+
+
+def verify(
+    path: Path, names: Sequence[str] | None, origin: Origin, against: Path | None, settings: Settings
+) -> Verdict:
+    """Check a release's digests and origin, then its golden cases on `names`, or on every backend that can run here.
+
+    `against` is a config: the release must be what it describes, and its network must give the golden outputs as well.
+    """
+    release = bundle.find(path)
+    planned = plan(against, settings) if against else None
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+
+        def run(backend: str, file: Path | None, inputs: Arrays) -> Any:
+            if backend not in workers:
+                declared = (
+                    planned.interface
+                    if planned and backend == verifying.NETWORK
+                    else bundle.interface_from(standalone.read_manifest(release))
+                )
+                variant = Variant(backend, backend, backends()[backend].artifact, required=True, file=file)
+                network = planned.network if planned else None
+                session = opened(variant, declared, network, threads=cores(), timeout_s=TIMEOUT_S)
+                workers[backend], _ = stack.enter_context(session)
+            return workers[backend].call("run", timeout_s=TIMEOUT_S, inputs=dict(inputs))
+
+        verdict = verifying.verify(release, backends=names, origin=origin, run=run)
+        if planned is None or not verdict.passed:
+            return verdict
+        stated = verifying.Stated(resolved(planned.config), planned.weights_sha256, digest(planned.located.path))
+        return verifying.against(verdict, stated, run)
