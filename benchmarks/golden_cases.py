@@ -21,8 +21,8 @@ import onnx
 import onnxruntime
 
 from benchmarks import parity_defects as defects
-from pipeline.formats.format import Job
-from pipeline.formats.table import exporters
+from pipeline.formats.format import FromNetwork
+from pipeline.formats.table import formats
 from pipeline.parity import oracle, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare
@@ -62,9 +62,10 @@ def prepare(name: str, folder: Path) -> Subject:
     examples = cases.make(interface, cases.example_sizes(interface), seed=0, name="exporter").inputs
     files = []
     for wanted in planned.config.exports:
-        exporter = exporters()[wanted.format]
+        exporter = formats()[wanted.format]
         artifact = exporter.export(
-            Job(module, interface, examples, folder, {"name": name}), exporter.options.model_validate(wanted.options)
+            FromNetwork(module, interface, examples, folder / exporter.file, {"name": name}),
+            exporter.options.model_validate(wanted.options),
         )
         files += artifact.files
     sampled = cases.sample(interface, seed=0, cap_elements=planned.config.parity.cap_elements)

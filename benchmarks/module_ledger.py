@@ -38,8 +38,8 @@ from benchmarks.progress import Rows
 from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
 from pipeline.errors import ExportError, WorkerError
-from pipeline.formats.format import Job
-from pipeline.formats.table import exporters
+from pipeline.formats.format import FromNetwork
+from pipeline.formats.table import formats
 from pipeline.interface import Case, InputSpec, Interface
 from pipeline.parity import oracle, prove
 from pipeline.parity.budget import Rule
@@ -179,11 +179,23 @@ class Judged(NamedTuple):
     factor: float = 0.0
 
 
+def _same_tools(ledger: dict[str, Any]) -> bool:
+    """Whether a ledger was made with the versions that are installed, as far as it states them."""
+    here = tools()
+    return all(here.get(name) == version for name, version in ledger["tools"].items())
+
+
 def _judge(sample: Sample, format: str) -> Judged:  # noqa: A002 - the name the config uses
     """Export a sample, open the file, and hold it against the oracle."""
-    exporter, backend = exporters()[format], backends()[BACKENDS[format]]
+    exporter, backend = formats()[format], backends()[BACKENDS[format]]
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(copy.deepcopy(sample.module), sample.interface, sample.inputs, Path(folder), {"name": "ledger"})
+        job = FromNetwork(
+            copy.deepcopy(sample.module),
+            sample.interface,
+            sample.inputs,
+            Path(folder, exporter.file),
+            {"name": "ledger"},
+        )
         try:
             artifact = exporter.export(job, exporter.options())
         except ExportError as error:
@@ -307,7 +319,7 @@ def main() -> None:
     arguments = parser.parse_args()
     names = arguments.only.split(",") if arguments.only else entries()
     before = json.loads(arguments.ledger.read_text(encoding="utf-8")) if arguments.only or arguments.check else None
-    if before and not arguments.check and before["tools"] != tools():
+    if before and not arguments.check and not _same_tools(before):
         parser.error(f"the ledger was written with {before['tools']}: write it again as a whole")
     rows = Rows("module_ledger", {"only": arguments.only}, len(names) * len(BACKENDS))
     found = list(sweep(names, rows))
@@ -333,7 +345,7 @@ def counts(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 def check(found: Sequence[dict[str, Any]], ledger: dict[str, Any]) -> int:
     """Print what fares worse or better than in the ledger; return the exit status."""
-    if ledger["tools"] != tools():
+    if not _same_tools(ledger):
         print(f"the ledger was written with {ledger['tools']}")
     examined = {each["module"] for each in found}
     before = [each for each in ledger["entries"] if each["module"] in examined]

@@ -23,9 +23,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.parity import oracle, prove
-from pipeline.run import stages
+from pipeline.run.exporting import EXPORT
+from pipeline.run.network import evaluate_oracle, truth_of
 from pipeline.run.plan import Settings, plan
-from pipeline.run.stages import State
+from pipeline.run.proving import hold
+from pipeline.run.results import Exported
+from pipeline.run.sampling import SAMPLE, sample
+from pipeline.run.state import State, run
 
 BAR = 3.0
 
@@ -46,8 +50,7 @@ def timed_passes(config: Path, file: Path | None, backend: str) -> float:
     from pipeline.rebuild import calling, model
 
     planned = plan(config, Settings(out=Path()))
-    state = stages.sample(State(planned, Settings(out=Path()), Path()))
-    feeds = [dict(case.inputs) for case in state.cases]
+    feeds = [dict(case.inputs) for case in sample(planned).cases]
     interface = planned.interface
     if backend != "oracle":
         chosen = backends()[backend]
@@ -80,8 +83,7 @@ def parity(exported: State, folder: Path) -> float:
     folder.mkdir()
     state = replace(exported, work=folder)
     start = time.perf_counter()
-    truth = prove.truth(state.cases, stages.evaluate_oracle(state), stages.rules_of(state.plan))
-    held = stages.hold(replace(state, truth=truth))
+    held = hold(state.adding(truth_of(state, evaluate_oracle(state))))
     seconds = time.perf_counter() - start
     prove.gate(held.proofs)
     return seconds
@@ -101,13 +103,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         settings = Settings(out=out, rebuild=True)
-        state = State(plan(options.config, settings), settings, out)
-        state = stages.export_all(stages.sample(state))
-        files = {each.format: each.files[0] for each in state.artifacts}
+        state = run(State(plan(options.config, settings), settings, out), [SAMPLE, EXPORT])
+        files = {each.name: each.files[0] for each in state.need(Exported).artifacts}
         variants = [each for each in state.plan.variants if not each.unavailable]
         for index in range(options.runs):
             parts = {"oracle": passes(options.config, None, "oracle", 1)} | {
-                each.name: passes(options.config, files.get(each.format or ""), each.backend, settings.threads)
+                each.name: passes(options.config, files.get(each.artifact or ""), each.backend, settings.threads)
                 for each in variants
             }
             took, needed = parity(state, out / f"run-{index}"), sum(parts.values())

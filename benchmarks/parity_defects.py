@@ -36,7 +36,7 @@ from onnx import helper, numpy_helper
 from benchmarks import shipped
 from benchmarks.progress import Rows
 from pipeline.formats.onnx import culprit
-from pipeline.formats.onnx.audit import audit_onnx
+from pipeline.formats.onnx.audit import audit_graph
 from pipeline.formats.onnx.graph import Graph
 from pipeline.interface import Case
 from pipeline.parity import jobs
@@ -59,7 +59,6 @@ REWIRED = {"duplicated_activation", "off_by_one", "swapped_outputs", "swapped_in
 WITHIN_A_TENSOR = {"one_element", "sign", "zeroed_channel"}
 """Kinds that can mutate the same tensor several times, in another place each."""
 ACTIVATIONS = {"Relu", "Sigmoid", "Tanh", "Gelu", "Clip", "PRelu", "Softmax", "Erf"}
-_OPSET = 20
 
 
 class Subject:
@@ -86,9 +85,7 @@ class Subject:
         """Return the values of every step on a case, the same for every mutation."""
         if case.name not in self._steps:
             exported = self.exported
-            self._steps[case.name] = culprit.truths(
-                exported.module(), exported.interface, exported.examples, case.inputs, _OPSET
-            )
+            self._steps[case.name] = culprit.truths(exported.searched(case.inputs))
         return self._steps[case.name]
 
 
@@ -398,7 +395,7 @@ def judge(subject: Subject, kind: str, mutated: Mutated) -> tuple[Result, Case |
         kind=kind,
         target=mutated.target,
         equivalent=outputs is not None and _is_equivalent(subject, kind, mutated),
-        by_audit=not audit_onnx(Graph(mutated.proto), subject.state, subject.exported.program)["passed"],
+        by_audit=not audit_graph(Graph(mutated.proto), subject.state, subject.exported.program)["passed"],
         by_rules=found.failed,
         factor=found.factor,
     )

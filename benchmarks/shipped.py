@@ -10,10 +10,10 @@ import onnx
 import torch
 
 from pipeline.architectures.resnet import ResNet
-from pipeline.formats.format import Job
+from pipeline.formats.format import CulpritSearch, FromNetwork
 from pipeline.formats.onnx import export as exporter
 from pipeline.parity import oracle, prove
-from pipeline.parity.budget import Rule
+from pipeline.parity.budget import Rule, floors
 from pipeline.rebuild import cases, model
 from pipeline.run import plan as planning
 
@@ -41,6 +41,15 @@ class Shipped:
         """Return the network with its weights, afresh: the oracle leaves its own in float64."""
         return model.load(self.network).module
 
+    def searched(self, inputs: Arrays) -> CulpritSearch:
+        """Return what a search for a culprit is given, of a file that calls everything as the config does."""
+        names = {spec.name: spec.name for spec in self.interface.inputs}
+        outputs = {name: name for name in self.interface.outputs}
+        here = Path()
+        return CulpritSearch(
+            self.module(), self.interface, self.examples, inputs, here, names, outputs, {}, None, floors, here
+        )
+
     def truth(self, seed: int) -> prove.Truth:
         """Return the cases of a seed with their references and budgets at the default limit."""
         sampled = cases.sample(self.interface, seed=seed, cap_elements=CAP_ELEMENTS.get(self.name, 1 << 18))
@@ -59,8 +68,8 @@ def export(name: str, folder: Path) -> Shipped:
     planned = planning.plan(Path(f"configs/{name}.yaml"), planning.Settings(out=folder, overrides=overrides))
     interface = planned.interface
     examples = cases.make(interface, cases.example_sizes(interface), seed=0, name="exporter").inputs
-    job = Job(model.load(planned.network).module, interface, examples, folder, {"name": name})
-    artifact = exporter.ONNX.export(job, exporter.OnnxOptions())
+    job = FromNetwork(model.load(planned.network).module, interface, examples, folder / "model.onnx", {"name": name})
+    artifact = exporter.export(job, exporter.OnnxOptions())
     proto = onnx.load(str(artifact.files[0]))
     return Shipped(name, planned.network, interface, proto, dict(artifact.program), examples)
 

@@ -14,7 +14,8 @@ import torch
 from hypothesis import settings
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
-from pipeline.formats import canonical
+from pipeline.formats.onnx import canonical as onnx_canonical
+from pipeline.formats.torchscript import canonical as torchscript_canonical
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release import bundle
 from pipeline.release.bundle import ModelFile, ReleaseContent
@@ -116,14 +117,14 @@ def torchscript_path(parameters, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def content(onnx_path, torchscript_path, golden, tmp_path_factory) -> ReleaseContent:
     root = tmp_path_factory.mktemp("canonical")
-    canonical.onnx_file(onnx_path, root / "model.onnx", identity=IDENTITY)
-    canonical.torchscript_file(torchscript_path, root / "model.torchscript", identity=IDENTITY)
+    onnx_canonical.from_file(onnx_path, root / "model.onnx", identity=IDENTITY)
+    torchscript_canonical.from_file(torchscript_path, root / "model.torchscript", identity=IDENTITY)
     return ReleaseContent(
         name="tiny",
         version=None,
         models=(
-            ModelFile("onnx", "model.onnx", root / "model.onnx", facts={"opset": 20}),
-            ModelFile("torchscript", "model.torchscript", root / "model.torchscript"),
+            ModelFile("onnx", "onnx", "model.onnx", root / "model.onnx", facts={"opset": 20}),
+            ModelFile("torchscript", "torchscript", "model.torchscript", root / "model.torchscript"),
         ),
         golden=golden,
         manifest=MANIFEST,

@@ -12,11 +12,15 @@ import torch
 from onnx import numpy_helper
 
 from pipeline.errors import GateError, UnavailableError
-from pipeline.formats.artifact import Artifact
+from pipeline.formats.artifact import Written
+from pipeline.parity import prove
 from pipeline.release.standalone import check_files
 from pipeline.run import build as driver
 from pipeline.run.plan import Settings, plan
-from pipeline.run.stages import STAGES, State
+from pipeline.run.proving import PROVE, hold
+from pipeline.run.results import Exported, Inputs, Released
+from pipeline.run.stages import STAGES
+from pipeline.run.state import State, run
 from tests.formats import networks
 
 WEIGHTS = Path("artifacts/weights")
@@ -39,28 +43,34 @@ def until(stage, config, out, **settings):
     chosen = Settings(out=out, **settings)
     work = out / "work"
     work.mkdir(parents=True)
-    state = State(plan(config, chosen), chosen, work)
-    for each in STAGES:
-        state = each.run(state)
-        if each.name == stage:
-            return state
-    raise AssertionError(stage)
+    names = [each.name for each in STAGES]
+    return run(State(plan(config, chosen), chosen, work), STAGES[: names.index(stage) + 1])
 
 
 def sabotaged(state, format_, change):
     """Return the state with one exported file changed by `change(path)`, which edits a copy of it."""
     folder = state.work / f"sabotaged-{len(list(state.work.iterdir()))}"
     folder.mkdir()
-    victim = next(each for each in state.artifacts if each.format == format_)
+    exported = state.need(Exported)
+    victim = exported.named(format_)
     copy = folder / victim.files[0].name
     shutil.copyfile(victim.files[0], copy)
     change(copy)
-    changed = Artifact(format_, (copy,), victim.facts)
-    return replace(state, artifacts=tuple(changed if each is victim else each for each in state.artifacts))
+    changed = replace(victim, written=Written((copy,), victim.written.facts))
+    others = tuple(changed if each is victim else each for each in exported.artifacts)
+    return state.adding(replace(exported, artifacts=others))
 
 
-def prove(state):
-    return next(each for each in STAGES if each.name == "parity").run(state)
+def proven(state):
+    """Hold every backend against the network and ask the gate, without explaining what closes it; return what was proven."""
+    found = hold(state)
+    prove.gate(found.proofs)
+    return found
+
+
+def released(state):
+    """Run what follows the exports; return the release."""
+    return run(state, STAGES[2:]).need(Released).path
 
 
 def edit_onnx(change):
@@ -92,17 +102,17 @@ def minilm(tmp_path_factory):
 
 
 def test_a_healthy_export_passes_on_every_backend(simplenet):
-    proven = prove(simplenet)
-    assert {proof.variant.name: proof.status for proof in proven.proofs if proof.status != "unavailable"} == {
+    found = proven(simplenet)
+    assert {proof.variant.name: proof.status for proof in found.proofs if proof.status != "unavailable"} == {
         "eager": "pass",
         "torchscript": "pass",
         "onnxruntime-cpu": "pass",
     }
-    assert all(proof.worst.factor < 8 for proof in proven.proofs if proof.worst)
+    assert all(proof.worst.factor < 8 for proof in found.proofs if proof.worst)
 
 
 def test_the_network_itself_is_in_the_cases_at_sizes_no_exporter_saw(simplenet):
-    sizes = {case.sizes["batch"] for case in simplenet.cases}
+    sizes = {case.sizes["batch"] for case in simplenet.need(Inputs).cases}
     assert {1, 64} <= sizes
     assert len(sizes) >= 4
 
@@ -130,7 +140,7 @@ def no_bias(model):
 def test_a_changed_onnx_file_closes_the_gate_and_leaves_a_report_but_no_release(simplenet, change):
     state = sabotaged(simplenet, "onnx", edit_onnx(change))
     with pytest.raises(GateError, match=r"onnxruntime-cpu: .*logits") as caught:
-        prove(state)
+        run(state, [PROVE])
     assert caught.value.exit_code == 1
     folder = state.settings.out / "simplenet"
     report = json.loads((folder / "failed" / "report" / "parity.json").read_bytes())
@@ -147,7 +157,7 @@ def test_a_changed_torchscript_file_closes_the_gate(simplenet):
         module.save(str(path))
 
     with pytest.raises(GateError, match=r"torchscript: .*logits"):
-        prove(sabotaged(simplenet, "torchscript", change))
+        proven(sabotaged(simplenet, "torchscript", change))
 
 
 def rewired(names):
@@ -169,9 +179,9 @@ def rewired(names):
 
 def test_swapped_outputs_are_named(tmp_path):
     folder = _config(tmp_path, "two", "tests.formats.networks:Pair", networks.Pair(), "[first, second]")
-    state = until("export", folder, tmp_path / "out", trust=("tests.exporters",))
+    state = until("export", folder, tmp_path / "out", trust=("tests.formats",))
     with pytest.raises(GateError, match="outputs are swapped"):
-        prove(sabotaged(state, "onnx", edit_onnx(rewired({"first": "second", "second": "first"}))))
+        proven(sabotaged(state, "onnx", edit_onnx(rewired({"first": "second", "second": "first"}))))
 
 
 def test_a_dropped_output_is_named(minilm):
@@ -181,7 +191,7 @@ def test_a_dropped_output_is_named(minilm):
 
     state = sabotaged(minilm, "onnx", edit_onnx(drop))
     with pytest.raises(GateError, match=r"'pooler_output' .*missing"):
-        prove(state)
+        proven(state)
 
 
 def test_gelu_swapped_for_its_tanh_form_closes_the_gate(minilm):
@@ -191,7 +201,7 @@ def test_gelu_swapped_for_its_tanh_form_closes_the_gate(minilm):
         node.attribute.append(onnx.helper.make_attribute("approximate", "tanh"))
 
     with pytest.raises(GateError, match=r"last_hidden_state|pooler_output"):
-        prove(sabotaged(minilm, "onnx", edit_onnx(swap)))
+        proven(sabotaged(minilm, "onnx", edit_onnx(swap)))
 
 
 def test_a_changed_epsilon_closes_the_gate(minilm):
@@ -200,16 +210,16 @@ def test_a_changed_epsilon_closes_the_gate(minilm):
         next(each for each in node.attribute if each.name == "epsilon").f = 1e-5
 
     with pytest.raises(GateError, match=r"last_hidden_state|pooler_output"):
-        prove(sabotaged(minilm, "onnx", edit_onnx(change)))
+        proven(sabotaged(minilm, "onnx", edit_onnx(change)))
 
 
 def test_healthy_minilm_passes(minilm):
-    assert prove(minilm).proofs[0].status == "pass"
+    assert proven(minilm).proofs[0].status == "pass"
 
 
 def test_dropout_left_in_training_mode_closes_the_gate(tmp_path):
     config = _config(tmp_path, "norm", "tests.formats.networks:Dropped", networks.Dropped(), "[y]")
-    state = until("export", config, tmp_path / "out", trust=("tests.exporters",))
+    state = until("export", config, tmp_path / "out", trust=("tests.formats",))
     module = networks.Dropped()
     module.load_state_dict(torch.load(tmp_path / "norm.pth", weights_only=True))
 
@@ -217,7 +227,7 @@ def test_dropout_left_in_training_mode_closes_the_gate(tmp_path):
         torch.jit.script(module.train()).save(str(path))
 
     with pytest.raises(GateError, match=r"torchscript: .*'y'"):
-        prove(sabotaged(state, "torchscript", in_training))
+        proven(sabotaged(state, "torchscript", in_training))
 
 
 def test_a_trace_that_baked_in_a_branch_closes_the_gate(tmp_path):
@@ -225,16 +235,15 @@ def test_a_trace_that_baked_in_a_branch_closes_the_gate(tmp_path):
     text = config.read_text().replace("exports: [torchscript, onnx]", "exports: [{format: torchscript, method: trace}]")
     config.write_text(text.replace("backends: [torchscript, onnxruntime-cpu]", "backends: [torchscript]"))
     with pytest.raises(GateError, match=r"torchscript: output 'y' in case"):
-        until("parity", config, tmp_path / "out", trust=("tests.exporters",))
+        until("parity", config, tmp_path / "out", trust=("tests.formats",))
 
 
 def test_a_backend_that_is_not_required_may_fail_but_its_file_does_not_ship(tmp_path):
     config = _config(tmp_path, "norm", "tests.formats.networks:Norm", networks.Norm(), "[y]")
     config.write_text(config.read_text() + "require: [torchscript]\n")
-    state = until("export", config, tmp_path / "out", trust=("tests.exporters",), benchmark=False)
+    state = until("export", config, tmp_path / "out", trust=("tests.formats",), benchmark=False)
 
-    state = prove(sabotaged(state, "onnx", edit_onnx(one_weight)))
-    release = next(each for each in STAGES if each.name == "release").run(state).release
+    release = released(sabotaged(state, "onnx", edit_onnx(one_weight)))
     assert not (release / "model.onnx").exists()
     assert (release / "model.torchscript").is_file()
     assert check_files(release) == []
@@ -243,7 +252,7 @@ def test_a_backend_that_is_not_required_may_fail_but_its_file_does_not_ship(tmp_
 def test_a_file_that_failed_its_audit_does_not_ship_even_where_its_outputs_are_right_and_nobody_requires_it(tmp_path):
     config = _config(tmp_path, "norm", "tests.formats.networks:Norm", networks.Norm(), "[y]")
     config.write_text(config.read_text() + "require: [torchscript]\n")
-    state = until("export", config, tmp_path / "out", trust=("tests.exporters",), benchmark=False)
+    state = until("export", config, tmp_path / "out", trust=("tests.formats",), benchmark=False)
 
     def one_ulp(model):
         for tensor in model.graph.initializer:
@@ -252,11 +261,11 @@ def test_a_file_that_failed_its_audit_does_not_ship_even_where_its_outputs_are_r
                 values.flat[0] = np.nextafter(values.flat[0], np.float32(np.inf))
                 tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
-    state = prove(sabotaged(state, "onnx", edit_onnx(one_ulp)))
-    judged = next(each for each in state.proofs if each.variant.name == "onnxruntime-cpu")
+    state = sabotaged(state, "onnx", edit_onnx(one_ulp))
+    judged = next(each for each in hold(state).proofs if each.variant.name == "onnxruntime-cpu")
     assert all(each.passed for each in judged.findings)
     assert judged.status == "fail"
-    release = next(each for each in STAGES if each.name == "release").run(state).release
+    release = released(state)
     assert not (release / "model.onnx").exists()
     assert json.loads((release / "manifest.json").read_bytes())["backends"].keys() == {"torchscript"}
 

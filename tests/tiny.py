@@ -17,6 +17,8 @@ from pipeline.release.standalone import Golden, GoldenCase
 from pipeline.run import build as driver
 from pipeline.run import kept, stages
 from pipeline.run.plan import Settings, results
+from pipeline.run.results import Released
+from pipeline.run.state import Stage
 from pipeline.storage.store import canonical_json, key
 from pipeline.worker.event import Event
 from tests import strace
@@ -26,6 +28,14 @@ from tests.forking import forked
 NAME = "simplenet"
 _CONFIG = Path("configs/simplenet.yaml").resolve()
 _ELEMENTS = 20_000
+
+
+@dataclass(frozen=True)
+class Stub:
+    """What an exporter and an oracle would have made: a model file, and facts."""
+
+    model: Path
+    facts: dict[str, Any]
 
 
 def _export(state):
@@ -39,24 +49,28 @@ def _export(state):
         return {"seed": seed, "values": values[:3]}
 
     found = kept.keep(results(state.settings), key({"stub": seed}), f"stub {seed}", work)
-    return stages.replace(state, artifacts=(found.folder / "model.onnx",), network_facts=found.answer)
+    return (Stub(found.folder / "model.onnx", found.answer),)
 
 
 def _release(state):
-    facts, (model,) = state.network_facts, state.artifacts
+    stub = state.need(Stub)
+    facts, model = stub.facts, stub.model
     case = GoldenCase("one", {"x": np.ones(4, np.float32)}, {"y": facts["values"]}, {"y": np.ones(3)})
     content = bundle.ReleaseContent(
         name=state.plan.config.name,
         version=None,
-        models=(bundle.ModelFile("onnx", "model.onnx", model),),
+        models=(bundle.ModelFile("onnx", "onnx", "model.onnx", model),),
         golden=Golden((case,), 16, {}),
         manifest=MANIFEST | {"parity": {"y": {"limit": 16 + facts["seed"]}}},
         report={"parity.json": canonical_json({}), "report.md": b"# A report\n" * 200},
     )
-    return stages.replace(state, release=bundle.write(content, state.settings.out))
+    return (Released(bundle.write(content, state.settings.out)),)
 
 
-STAGES = (stages.Stage("export", "a stub", _export), stages.Stage("release", "the real one", _release))
+STAGES = (
+    Stage("export", "a stub", (), (Stub,), _export),
+    Stage("release", "the real one", (Stub,), (Released,), _release),
+)
 
 
 def export(out, seed, report=lambda _: None, name=NAME):

@@ -63,6 +63,7 @@ class Backend:
     anywhere but on `device`. `modules` are the packages it needs, which are imported first so that their time is known;
     `distributions` those whose versions its results depend on. `ladder` names, from the plainest on, ways in which it runs a
     file, each with its options: the first that breaks says where an error comes in; without it there is one way.
+    `device_facts` says which device it would run on, with its driver, beside the processor: results hold for that one only.
     """
 
     name: str
@@ -76,3 +77,4 @@ class Backend:
     modules: tuple[str, ...] = ()
     distributions: tuple[str, ...] = ()
     ladder: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    device_facts: Callable[[], str] = lambda: ""

@@ -57,6 +57,7 @@ EAGER_CUDA = Backend(
     install="weighbridge[cuda], with torch's CUDA wheel and an NVIDIA driver",
     options=CudaOptions,
     probe=probe.torch_cuda,
+    device_facts=probe.cuda_facts,
     open=lambda source, options: _open(source, options, "cuda"),
     modules=("torch",),
     distributions=("torch",),

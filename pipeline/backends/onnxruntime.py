@@ -174,6 +174,7 @@ ONNXRUNTIME_CUDA = Backend(
     install="weighbridge[cuda] (onnxruntime-gpu instead of onnxruntime) and an NVIDIA driver",
     options=CudaOptions,
     probe=probe.onnxruntime_cuda,
+    device_facts=probe.cuda_facts,
     open=open_cuda,
     modules=("onnxruntime",),
     distributions=("onnxruntime-gpu",),

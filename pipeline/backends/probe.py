@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import sys
 from importlib import metadata, util
+from pathlib import Path
 
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _CUDA_SUCCESS = 0
+_NAME_BYTES = 256
 
 
 def package(name: str) -> str | None:
@@ -29,6 +31,30 @@ def cuda_device() -> str | None:
     count = ctypes.c_int()
     driver.cuDeviceGetCount(ctypes.byref(count))
     return None if count.value else "the NVIDIA driver reports no device"
+
+
+def cuda_facts() -> str:
+    """Return each GPU's name and the versions of CUDA and of the driver, as the driver says them; "" where there is none.
+
+    Asks cuDeviceGetName and cuDriverGetVersion of the CUDA driver API, and the kernel module's own version.
+    """
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return ""
+    count, version = ctypes.c_int(), ctypes.c_int()
+    if driver.cuInit(0) != _CUDA_SUCCESS:
+        return ""
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    names = []
+    for index in range(count.value):
+        name = ctypes.create_string_buffer(_NAME_BYTES)
+        driver.cuDeviceGetName(name, len(name), index)
+        names.append(name.value.decode(errors="replace"))
+    module = Path("/sys/module/nvidia/version")
+    kernel = module.read_text(encoding="ascii").strip() if module.is_file() else ""
+    return f"{', '.join(names)}; CUDA {version.value}; driver {kernel}"
 
 
 def torch_cuda() -> str | None:

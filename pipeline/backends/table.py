@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from pipeline.backends.eager import EAGER, EAGER_CUDA
@@ -22,8 +22,16 @@ BUILT_IN = (EAGER, TORCHSCRIPT, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, EAGER_CUDA, T
 @cache
 def backends() -> dict[str, Backend]:
     """Return every backend by name."""
-    found = {backend.name: backend for backend in BUILT_IN}
-    for entry in entry_points(group="weighbridge.backends"):
-        backend = entry.load()
-        found.setdefault(backend.name, backend)
-    return found
+    return {each.name: each for each in BUILT_IN} | {each.name: each for each, _ in _plugins()}
+
+
+def entry_of(name: str) -> EntryPoint | None:
+    """Return the entry point that brings a backend, None for one of our own."""
+    return next((entry for each, entry in _plugins() if each.name == name), None)
+
+
+@cache
+def _plugins() -> tuple[tuple[Backend, EntryPoint], ...]:
+    ours = {each.name for each in BUILT_IN}
+    found = [(entry.load(), entry) for entry in entry_points(group="weighbridge.backends")]
+    return tuple((each, entry) for each, entry in found if each.name not in ours)

@@ -104,7 +104,9 @@ def _different_machines(base: Document, candidate: Document) -> list[str]:
 def _sizes(base: Document, candidate: Document, margin: float) -> Iterator[Change]:
     sizes = [
         {
-            model.get("name") or model["format"]: sum(each["size_bytes"] for each in document["manifest"]["files"] if each["path"] in files)
+            model.get("name") or model["format"]: sum(
+                each["size_bytes"] for each in document["manifest"]["files"] if each["path"] in files
+            )
             for model in document["manifest"]["models"]
             for files in [set(model["files"])]
         }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipeline.formats.table import formats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.backends.table import backends
-from pipeline.formats.table import formats
 from pipeline.benchmark import energy, figures, gpu, machine, rounds, throughput
 from pipeline.benchmark.samples import Plan, Samples
 from pipeline.benchmark.statistics import Analysis, analyse
 from pipeline.errors import WeighbridgeError
+from pipeline.formats.table import formats
 from pipeline.interface import complete_sizes, in_words
 from pipeline.rebuild import cases
 from pipeline.worker.event import Event
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.backends.variant import Variant
     from pipeline.benchmark.energy import Meter
     from pipeline.config import BenchmarkConfig
+    from pipeline.formats.format import Format
     from pipeline.interface import Arrays, Case, Interface
     from pipeline.rebuild.network import Network
     from pipeline.worker.process import Terms

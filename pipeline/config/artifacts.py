@@ -48,7 +48,8 @@ def check(sections: Mapping[str, Any], vocabulary: Vocabulary) -> Iterator[Probl
                 ("exports", index),
                 f"{each.format} is made from {wanted}, and `exports` has none before it: add `{wanted}` to it, or say `from`",
             )
-    for index, backend in enumerate(sections.get("backends") or ()):
+    known = all(each.format in vocabulary.formats for each in exports)  # else that is what has to be mended first
+    for index, backend in enumerate(sections.get("backends") or () if known else ()):
         yield from _opened(index, backend, exports, vocabulary)
     for name in sections.get("gates") or ():
         if name not in names:

@@ -133,7 +133,7 @@ class Format:
     What may be missing, and is said to be missing where it would count:
     `kind`: what the look at a file's bytes calls it; `require_safe` raises for a stranger's file that could do more than compute,
     given the names of the files that may lie beside it, and `beside` returns those that it keeps weights in; `runs_code`: opening one runs code that came
-    with it. `read_signature`, `audit`, `find_culprit` and `count_operators` (operators, weights and operations of a call in each
+    with it; `takes_custom_ops`: it may need a library of operators. `read_signature`, `audit`, `find_culprit` and `count_operators` (operators, weights and operations of a call in each
     scenario of input shapes) look into a file; they run in a worker. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
     """
 
@@ -149,6 +149,7 @@ class Format:
     require_safe: Callable[[Path, Sequence[str]], None] | None = None
     beside: Callable[[Path], tuple[Path, ...]] = lambda _: ()
     runs_code: bool = False
+    takes_custom_ops: bool = False
     read_signature: Callable[[Path], Signature] | None = None
     audit: Callable[[Path, AuditSubject], Mapping[str, Any]] | None = None
     find_culprit: Callable[[CulpritSearch], Found] | None = None

@@ -6,20 +6,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, UnsafeError
+from pipeline.formats import table
 from pipeline.rebuild.calling import identifier
 from pipeline.rebuild.cases import allowed
 from pipeline.weights import headers
-from pipeline.weights.confined import require_confined_onnx
-from pipeline.weights.kinds import Kind, identify
+from pipeline.weights.kinds import with_article
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pipeline.formats.format import Format, Signature
     from pipeline.interface import Arrays, Interface
-
-FORMATS = {Kind.ONNX: "onnx", Kind.TORCHSCRIPT: "torchscript"}
-BACKENDS = {"onnx": "onnxruntime-cpu", "torchscript": "torchscript"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,54 +52,41 @@ class Names:
         return {self.outputs.get(name) or name: array for name, array in outputs.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What a file declares: (name, numpy dtype or None, shape or None) of inputs and outputs; a size is an int or a name."""
-
-    inputs: tuple[tuple[str, str | None, tuple[int | str, ...] | None], ...]
-    outputs: tuple[tuple[str, str | None, tuple[int | str, ...] | None], ...]
-
-
-def format_of(path: Path, *, trusted: bool) -> str:
+def format_of(path: Path, *, trusted: bool) -> Format:
     """Return the format of a candidate.
 
     Raises:
-        InputError: it is neither ONNX nor TorchScript.
-        UnsafeError: it is hostile, whatever its name says; or TorchScript, which runs code of its author when it is
-            loaded, and nobody vouched for it; or ONNX whose external data lies outside its folder.
+        InputError: it is of no format that a candidate can have.
+        UnsafeError: it is hostile, whatever its name says; or of a format that runs code of its author when it is loaded,
+            and nobody vouched for it; or it keeps data outside its folder.
     """
     # Also a program of a trusted author holds no pickle that runs commands.
     kind = headers.read(path).kind
-    if kind not in FORMATS:
-        raise InputError(f"{path.name} is {kind.value}; a candidate is an ONNX model or a TorchScript archive")
-    if kind is Kind.TORCHSCRIPT and not trusted:
+    found = table.of_kind(kind)
+    if found is None or found.read_signature is None:
+        able = " or ".join(
+            with_article(each.kind) for each in table.formats().values() if each.kind and each.read_signature
+        )
+        raise InputError(f"{path.name} is {kind.value}; a candidate is {able}")
+    if found.runs_code and not trusted:
         raise UnsafeError(
-            f"{path.name} is TorchScript: loading it runs code that came with it",
+            f"{path.name} is {kind.value}: loading it runs code that came with it",
             hint="if you trust whoever made it, add --trust-candidate; an ONNX file needs no trust",
         )
-    if kind is Kind.ONNX:
-        require_confined_onnx(path)
-    return FORMATS[kind]
+    found.beside(path)
+    return found
 
 
-def external(path: Path) -> tuple[Path, ...]:
-    """Return the files that an ONNX model keeps weights in.
-
-    Raises:
-        UnsafeError: one of them is not a plain file beside the model.
-    """
-    return require_confined_onnx(path) if identify(path) is Kind.ONNX else ()
-
-
-def match(signature: Signature, interface: Interface, *, ordered: bool = False) -> Names:
+def match(signature: Signature, interface: Interface) -> Names:
     """Match a file's inputs and outputs with the config's: by name where all names are there, else by order and shape.
 
-    `ordered`: the file's outputs have no names (TorchScript); they are taken in the config's order.
+    Outputs without names (TorchScript's) are taken in the config's order.
 
     Raises:
         InputError: inputs are missing or of another dtype or rank.
     """
     wanted = {spec.name: spec for spec in interface.inputs}
+    ordered = not signature.outputs
     declared = [name for name, _, _ in signature.inputs]
     # TorchScript has names of Python: past.0.key is past_0_key there.
     own = {name if name in declared else identifier(name): name for name in wanted}

@@ -41,7 +41,7 @@ def explain(
     """
     own = names or Names.same(setup.interface)
     setup.report(Event("explain", proof.variant.name, "shrinking the case"))
-    smallest = shrink(proof, setup, known, own, seed=seed)
+    smallest = shrink(proof, setup, known, own, seed=seed).of(proof.variant.artifact)
     case = smallest.cases[0]
     setup.report(Event("explain", proof.variant.name, "walking the ladder"))
     found = _climb(proof, setup, smallest, own, examples, folder)
@@ -103,7 +103,7 @@ def _truth(sampled: Sequence[Case], setup: Setup, known: Truth, seed: int) -> Tr
             cases=[case.to_json() for case in sampled],
         )
         answer = worker.call("reference", timeout_s=setup.timeout_s, seed=seed)
-    return prove.truth(sampled, answer, known.rules)
+    return prove.truth(sampled, answer, known.rules, known.gates)
 
 
 def _only(known: Truth, index: int) -> Truth:
@@ -112,9 +112,7 @@ def _only(known: Truth, index: int) -> Truth:
     )
 
 
-def _climb(
-    proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path
-) -> dict[str, Any]:
+def _climb(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path) -> dict[str, Any]:
     """Climb from the network through the ways in which the backend runs the file, then look for the culprit where it breaks."""
     variant, backend = proof.variant, backends()[proof.variant.backend]
     ladder = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,13 +51,21 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What the outputs should be: for each case its reference and floors, and each output's rule."""
+    """What the outputs should be: for each case its reference and floors, and each output's rule.
+
+    `gates` are the rules of artifacts that have their own.
+    """
 
     cases: tuple[Case, ...]
     references: tuple[Reference, ...]
     floors: tuple[Mapping[str, Any], ...]
     rules: Mapping[str, Rule]
     fallback: str | None
+    gates: Mapping[str, Mapping[str, Rule]] = field(default_factory=dict)
+
+    def of(self, artifact: str | None) -> Truth:
+        """Return it with the rules that an artifact is held to."""
+        return replace(self, rules=self.gates.get(artifact or "", self.rules))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,12 @@ class Proof:
         return worst(self.findings) if self.findings else None
 
 
-def truth(cases: Sequence[Case], answer: Mapping[str, Any], rules: Mapping[str, Rule]) -> Truth:
+def truth(
+    cases: Sequence[Case],
+    answer: Mapping[str, Any],
+    rules: Mapping[str, Rule],
+    gates: Mapping[str, Mapping[str, Rule]] | None = None,
+) -> Truth:
     """Build the truth from the answer of a worker's `reference` job."""
     references = [Reference(**each) for each in answer["references"]]
     by_output = {
@@ -91,7 +104,7 @@ def truth(cases: Sequence[Case], answer: Mapping[str, Any], rules: Mapping[str, 
         {name: by_output[name][index] if name in by_output else None for name in references[0].values}
         for index in range(len(references))
     ]
-    return Truth(tuple(cases), tuple(references), tuple(floors), rules, answer["fallback"])
+    return Truth(tuple(cases), tuple(references), tuple(floors), rules, answer["fallback"], gates or {})
 
 
 def prove(
@@ -131,7 +144,7 @@ def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Pr
             terms=setup.terms,
             profile=Path(profile),
         )
-        return _judged(variant, session, setup, known, names)
+        return _judged(variant, session, setup, known.of(variant.artifact), names)
 
 
 def _judged(

@@ -114,10 +114,7 @@ def _manifest(evidence: Evidence) -> dict[str, Any]:
         },
         "config": resolved(evidence.config),
         "reference": _reference(evidence),
-        "parity": {
-            name: _budget(rule)
-            for name, rule in evidence.truth.rules.items()
-        },
+        "parity": {name: _budget(rule) for name, rule in evidence.truth.rules.items()},
         "tools": tools(evidence.distributions),
         "weights": dict(evidence.weights),
     }

@@ -11,6 +11,7 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from pipeline.formats.table import formats
 from pipeline.storage.store import canonical_json, key
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _front_matter(manifest: Facts) -> list[str]:
 
 def _card_text(manifest: Facts) -> list[str]:
     release, weights = _release(manifest), manifest["weights"]
-    formats = ", ".join(f"`{each['path']}`" for each in manifest["models"])
+    files = ", ".join(f"`{each['path']}`" for each in manifest["models"])
     arguments = ", ".join(f"{each['name']}=…" for each in manifest["inputs"])
     return [
         f"# {manifest['name']}",
@@ -193,7 +194,7 @@ def _card_text(manifest: Facts) -> list[str]:
         *([release["description"], ""] if release.get("description") else []),
         (
             f"`{manifest['architecture']['name']}` with the {weights['parameters']:,} parameters of `{weights['file']}`"
-            f" (SHA-256 `{weights['sha256']}`), as {formats}."
+            f" (SHA-256 `{weights['sha256']}`), as {files}."
         ),
         "Every file was held against the same network in float64 before it was released.",
         _trained(manifest.get("reference")),

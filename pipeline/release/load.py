@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
-from pipeline.formats.table import formats
 from pipeline.errors import DigestError, InputError, UnavailableError, WeighbridgeError, WorkerError
+from pipeline.formats.table import formats
 from pipeline.interface import formula_names, formula_value, in_words
 from pipeline.release import bundle, standalone
 from pipeline.release.verify import check, check_unread
@@ -226,7 +226,9 @@ def _by_speed(release: Path, manifest: Mapping[str, Any], device: str, *, may_ru
     known = [name for name, each in proven.items() if each["format"] and each["backend"] in backends()]
     held = {model["format"] for model in manifest["models"]}
     others = [name for name, each in backends().items() if each.format in held]
-    by_name = {name: backends()[name] for name in others} | {name: backends()[proven[name]["backend"]] for name in known}
+    by_name = {name: backends()[name] for name in others} | {
+        name: backends()[proven[name]["backend"]] for name in known
+    }
 
     def rank(name: str) -> tuple[float, bool, bool]:
         return medians.get(name, math.inf), _runs_code(by_name[name]), name not in proven
@@ -282,4 +284,7 @@ def _choose(
         if reason is None:
             return backend, release / model["path"], variant["options"]
         reasons.append(f"{name}: {reason}; install {backend.install}")
-    raise UnavailableError(f"no backend can run this release (it holds {', '.join(each['format'] for each in models)})", hint=" · ".join(reasons))
+    raise UnavailableError(
+        f"no backend can run this release (it holds {', '.join(each['format'] for each in models)})",
+        hint=" · ".join(reasons),
+    )

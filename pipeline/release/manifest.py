@@ -99,7 +99,9 @@ class Backend(_Section):
 
     backend: str
     format: str | None = Field(description="The format it runs; null: the network itself")
-    artifact: str | None = Field(default=None, description="The artifact it runs; null in older releases: that of its format")
+    artifact: str | None = Field(
+        default=None, description="The artifact it runs; null in older releases: that of its format"
+    )
     options: dict[str, Any]
     verdict: Literal["pass"]
 

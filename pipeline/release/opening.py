@@ -15,7 +15,7 @@ from pipeline.weights import headers
 from pipeline.weights.kinds import Kind, with_article
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 

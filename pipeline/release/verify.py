@@ -40,6 +40,8 @@ class Stated:
 
 
 ANYBODY = Origin()
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What verifying a release found: nothing in `problems` if it holds, and the backends that ran the golden cases."""
@@ -82,7 +84,9 @@ def verify(
                 raise UnavailableError(f"{backend} cannot run here", hint=table()[backend].install)
     if not ran:
         problems.append("no backend of this release can run here, so the golden cases did not run")
-    return Verdict(release, manifest["name"], manifest["version"], tuple(dict.fromkeys(ran)), len(golden.cases), tuple(problems))
+    return Verdict(
+        release, manifest["name"], manifest["version"], tuple(dict.fromkeys(ran)), len(golden.cases), tuple(problems)
+    )
 
 
 def against(verdict: Verdict, stated: Stated, run: Run) -> Verdict:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.backends.placement import problems
+from pipeline.formats.onnx.record import ONNX
 from pipeline.interface import in_words
 from pipeline.report.rows import HEADINGS, factor, in_units, milliseconds, rows, verdict
 
@@ -329,9 +330,9 @@ def _machine(benchmark: Document) -> Iterator[Section]:
 
 
 def _how_to_run(name: str, parity: Document) -> Section:
-    files = [each["format"] for each in parity["exports"] if each["status"] == "exported"]
+    files = [each.get("format") for each in parity["exports"] if each["status"] == "exported"]
     code = f"weighbridge verify artifacts/{name}\nweighbridge predict artifacts/{name} --input input.npz"
-    if "onnx" in files:
+    if ONNX.name in files:
         code += (
             "\n\n# in Python, with onnxruntime and numpy only\n"
             'import onnxruntime as ort\nsession = ort.InferenceSession("model.onnx")\nsession.run(None, {…})'

@@ -78,14 +78,15 @@ def _trained(parity: Mapping[str, Any]) -> Iterator[Row]:
 
 def _exports(parity: Mapping[str, Any]) -> Iterator[Row]:
     for each in parity["exports"]:
+        artifact = each.get("name") or each["format"]
         if each["status"] == "exported":
             facts = each["facts"]
             how = facts.get("method") or f"opset {facts.get('opset')}"
-            yield Row("export", each["format"], how, size=in_units(each["size_bytes"]), tone="good")
+            yield Row("export", artifact, how, size=in_units(each["size_bytes"]), tone="good")
             if audit := each.get("audit"):
-                yield _audit(each["format"], audit)
+                yield _audit(artifact, audit)
         else:
-            yield Row("export", each["format"], "refused", tone="bad")
+            yield Row("export", artifact, "refused", tone="bad")
 
 
 def _audit(name: str, audit: Mapping[str, Any]) -> Row:

@@ -20,9 +20,12 @@ from pipeline.release import bundle, standalone
 from pipeline.release import verify as verifying
 from pipeline.report import document
 from pipeline.run import keys as dependencies
-from pipeline.run import recall, stages
+from pipeline.run import recall, reporting
 from pipeline.run.plan import plan, usual_values
-from pipeline.run.stages import STAGES, State
+from pipeline.run.results import Timed
+from pipeline.run.stages import STAGES
+from pipeline.run.state import State, run
+from pipeline.run.timing import measured
 from pipeline.run.verify import TIMEOUT_S
 from pipeline.storage.store import private_directory
 
@@ -53,14 +56,14 @@ def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
     if recalled.release and not settings.rebuild:
         _require_sound(verifying.check_unread(recalled.release), recalled.release)  # recalling compared the digests
         variants = _present(planned.variants, recalled.release)
-        return document.read(recalled.release) | {"benchmark": stages.measured(planned, variants, settings)}
+        return document.read(recalled.release) | {"benchmark": measured(planned, variants, settings)}
     with private_directory(settings.out / planned.config.name) as work:
-        state = stages.run(
+        state = run(
             State(planned, replace(settings, pages=False), work),
-            [stage for stage in STAGES if stage.name != "release"],
+            STAGES[:-1],
             recalled.why,
         )
-        return {"parity": stages.parity_document(state), "benchmark": dict(state.benchmark)}
+        return {"parity": reporting.parity_document(state), "benchmark": dict(state.need(Timed).benchmark)}
 
 
 def is_undecided(benchmark: Mapping[str, Any]) -> bool:
@@ -103,7 +106,7 @@ def _of_release(release: Path, settings: Settings) -> dict[str, Any]:
             Variant(
                 name,
                 each["backend"],
-                each["format"],
+                each.get("artifact") or each["format"],
                 required=False,
                 options=each["options"],
                 unavailable=backends()[each["backend"]].probe(),
@@ -117,7 +120,7 @@ def _of_release(release: Path, settings: Settings) -> dict[str, Any]:
     if not names:
         raise UnavailableError(f"none of the backends of {release.name} can run here", hint="see weighbridge backends")
     if chosen.reference not in names:
-        chosen = chosen.model_copy(update={"reference": "torchscript" if "torchscript" in names else names[0]})
+        chosen = chosen.model_copy(update={"reference": names[0]})
     stated = bundle.interface_from(manifest)
     kinds = configured.get("inputs", {})
     with document.as_stated(release):
@@ -171,9 +174,10 @@ def _overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _present(variants: Sequence[Variant], release: Path) -> list[Variant]:
     """Return the variants that can run here, with their files in a release."""
-    files = {model["format"]: release / model["path"] for model in standalone.read_manifest(release)["models"]}
+    models = standalone.read_manifest(release)["models"]
+    files = {model.get("name") or model["format"]: release / model["path"] for model in models}
     return [
-        replace(variant, file=files.get(variant.format or ""))
+        replace(variant, file=files.get(variant.artifact or ""))
         for variant in variants
-        if variant.unavailable is None and (variant.format is None or variant.format in files)
+        if variant.unavailable is None and (variant.artifact is None or variant.artifact in files)
     ]

@@ -14,6 +14,8 @@ from pipeline.report import log
 from pipeline.run import keys as dependencies
 from pipeline.run import recall
 from pipeline.run.plan import at_once, noting, plan, results, worker_bytes
+from pipeline.run.results import Released
+from pipeline.run.state import State, run
 from pipeline.storage.cache import LIMIT_BYTES
 from pipeline.storage.store import atomic_write, canonical_json, lock, private_directory, sweep
 
@@ -81,14 +83,17 @@ def _exported(planned: Plan, settings: Settings) -> Outcome:
         shutil.rmtree(folder / bundle.CRASHES, ignore_errors=True)
         why = "asked for" if recalled.release else recalled.why
         with private_directory(folder) as work:
-            from pipeline.run import stages  # what a run with nothing to do can do without
-
-            state = stages.run(stages.State(planned, replace(settings, alone=alone), work), stages.STAGES, why)
-        assert state.release is not None  # noqa: S101 - the last stage wrote it
-        recall.remember(settings.out, name, built_from, state.release)
+            release = _built(State(planned, replace(settings, alone=alone), work), why)
+        recall.remember(settings.out, name, built_from, release)
     with suppress(InputError):  # another run uses the cache: that one will see to it
         results(settings).prune(LIMIT_BYTES)
-    return Outcome(state.release, up_to_date=False, why=why)
+    return Outcome(release, up_to_date=False, why=why)
+
+
+def _built(state: State, why: str) -> Path:
+    from pipeline.run.stages import STAGES  # what a run with nothing to do can do without
+
+    return run(state, STAGES, why).need(Released).path
 
 
 @contextmanager

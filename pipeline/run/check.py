@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.interface import in_words
-from pipeline.run import stages
+from pipeline.run.network import agreed, rehearse
 from pipeline.run.plan import plan
-from pipeline.run.stages import State
+from pipeline.run.results import Inputs
+from pipeline.run.sampling import SAMPLE
+from pipeline.run.state import State, run
 from pipeline.worker.event import Event
 from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pipeline.config.models import ExportConfig
     from pipeline.interface import Case, Dimension
     from pipeline.parity.trained import Agreement
     from pipeline.rebuild.reference import Recording
@@ -31,17 +34,18 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
         WeighbridgeError: what the user gave is wrong, or a required backend cannot run here.
     """
     planned = plan(path, settings)
-    state = stages.sample(State(planned, settings, Path()))
-    sampled, recording, agreement = state.cases, state.recording, None
+    state = run(State(planned, settings, Path()), [SAMPLE])
+    inputs, agreement = state.need(Inputs), None
+    sampled, recording = inputs.cases, inputs.recording
     settings.report(Event("check", f"{len(sampled)} cases", "started"))
     with Worker("the network", threads=1) as worker:
         timeout_s = planned.config.limits.run_seconds
-        facts = stages.rehearse(worker, state)
+        facts = rehearse(worker, state)
         undecided = []
         if recording:
             seed, last = planned.config.parity.seed, len(recording.calls)
             answer = worker.call("reference", timeout_s=timeout_s, seed=seed, last=last)
-            agreement = stages.agreed(state, facts | answer)
+            agreement = agreed(state, facts | answer)
         else:
             undecided = worker.call(UNDECIDED, timeout_s=timeout_s, network=asdict(planned.network))
     plan_ = _described(planned, facts, sampled, undecided)
@@ -80,7 +84,7 @@ def _described(
         "dimensions": [_dimension(each) for each in planned.interface.dimensions] or ["none"],
         "outputs": list(planned.interface.outputs),
         **binding,
-        "exports": [f"{each.format} {each.options or ''}".strip() for each in config.exports],
+        "exports": [_export(each) for each in config.exports],
         "backends": [
             f"{variant.name}: {'required' if variant.required else 'optional'}"
             + (f", cannot run here: {variant.unavailable}" if variant.unavailable else "")
@@ -89,6 +93,12 @@ def _described(
         "parity cases": [f"{case.name}: {in_words(case.sizes)}, runs" for case in sampled],
         "benchmark": f"{config.benchmark.seconds:g} s, against {config.benchmark.reference}",
     }
+
+
+def _export(each: ExportConfig) -> str:
+    format_ = f" ({each.format})" if each.format != each.name else ""
+    source = f", from {each.made_from}" if each.made_from else ""
+    return f"{each.name}{format_}{source} {each.options or ''}".strip()
 
 
 def _dimension(each: Dimension) -> str:

@@ -7,9 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.worker import wire
+from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pipeline.storage.cache import Cache
@@ -44,6 +45,11 @@ def recall(cache: Cache, key: str) -> Any:
         return None
     with (folder / ANSWER).open("rb") as file:
         return wire.load(file)
+
+
+def ended(stage: str, subject: str, found: Kept, detail: str = "", peaks: Sequence[int | None] = ()) -> Event:
+    """Return the event of a result that was made, or found; `peaks`: the most memory its process had, if it ran."""
+    return Event(stage, subject, "reused" if found.reused else "ended", detail, peak_bytes=peaks[0] if peaks else None)
 
 
 def _fill(work: Callable[[Path], Any], folder: Path) -> None:

@@ -6,10 +6,15 @@ import platform
 import re
 from dataclasses import asdict
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.backends import table as backends_table
+from pipeline.backends.table import backends
 from pipeline.config import resolved
+from pipeline.formats import table as formats_table
+from pipeline.formats.table import formats
 from pipeline.rebuild import objects
 from pipeline.release.tools import tools
 from pipeline.storage.store import digest_file, key
@@ -17,8 +22,10 @@ from pipeline.weights import stated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from importlib.metadata import EntryPoint
 
     from pipeline.backends.variant import Variant
+    from pipeline.config.models import ExportConfig
     from pipeline.formats.artifact import Artifact
     from pipeline.rebuild.trust import Located
     from pipeline.run.plan import Plan, Settings
@@ -35,23 +42,28 @@ def of_release(planned: Plan, settings: Settings) -> dict[str, Any]:
         "signing key": planned.signed_by,
         **{f"config: {name}": value for name, value in _flat(resolved(planned.config)).items()},
         **{f"backend {each.name}": each.unavailable or "can run here" for each in planned.variants},
+        **{f"device of {each.name}": _device(each) for each in planned.variants},
         **_network(planned),
         "samples": _samples(planned),
         "reference": _recording(planned),
         **_machine(),
+        **_makers(planned.config.exports, planned.variants),
     }
 
 
-def of_export(planned: Plan, format_: str, options: Mapping[str, Any], identity: Mapping[str, str]) -> str:
-    """Return the key of one exported file with what belongs to it."""
+def of_export(planned: Plan, wanted: ExportConfig, identity: Mapping[str, str], source: Artifact | None) -> str:
+    """Return the key of one artifact with what belongs to it; `source` is the one that it is made from, if it is."""
     return key(
         {
-            "result": f"{format_} export",
-            "options": dict(options),
+            "result": f"{wanted.format} export",
+            "file": formats()[wanted.format].file_of(wanted.name),
+            "source": _files(source),
+            "options": dict(wanted.options),
             "identity": dict(identity),
             "interface": asdict(planned.interface),
             "seed": planned.config.parity.seed,
             **_built(planned),
+            **_makers([wanted], ()),
         }
     )
 
@@ -61,18 +73,24 @@ def of_oracle(planned: Plan) -> str:
     return key({"result": "oracle", "interface": asdict(planned.interface), **_cases(planned), **_built(planned)})
 
 
-def of_proof(planned: Plan, variant: Variant, files: Sequence[Path], threads: int) -> str:
-    """Return the key of a variant's proof: the very bytes it opens, or the network, and what it is held against."""
+def of_proof(planned: Plan, variant: Variant, artifact: Artifact | None, threads: int) -> str:
+    """Return the key of a variant's proof: the very bytes it opens, or the network, what it is held against, and who made it.
+
+    That is the backend's code and distributions, a plugin's too, and the device: what another version gave proves nothing.
+    """
+    gate = planned.config.gates.get(variant.artifact or "")
     return key(
         {
             "result": "proof",
             "backend": variant.backend,
             "options": dict(variant.options),
-            "files": {file.name: digest_file(file) for file in files},
+            "files": _files(artifact),
             "oracle": of_oracle(planned),
             "budget": planned.config.parity.model_dump(mode="json"),
+            "gate": gate and gate.model_dump(mode="json"),
             "threads": threads,
-            "processor": processor(),
+            "device": _device(variant),
+            **_makers((), [variant]),
         }
     )
 
@@ -82,28 +100,84 @@ def of_audit(planned: Plan, artifact: Artifact) -> str:
     return key(
         {
             "result": "audit",
-            "files": {file.name: digest_file(file) for file in artifact.files},
+            "files": _files(artifact),
             "interface": asdict(planned.interface),
             "seed": planned.config.parity.seed,
             **_built(planned),
+            **_makers([artifact], ()),
         }
     )
 
 
-def of_timings(planned: Plan, variants: Sequence[Variant], files: Mapping[str, Sequence[Path]], threads: int) -> str:
+def of_timings(planned: Plan, variants: Sequence[Variant], artifacts: Sequence[Artifact], threads: int) -> str:
     """Return the key of a benchmark: which files were timed, how, and on what kind of machine."""
     return key(
         {
             "result": "benchmark",
-            "backends": [[each.name, each.backend, dict(each.options)] for each in variants],
-            "files": {name: [digest_file(file) for file in each] for name, each in files.items()},
+            "backends": [
+                [each.name, each.backend, each.artifact, dict(each.options), _device(each)] for each in variants
+            ],
+            "files": {each.name: _files(each) for each in artifacts},
             "interface": asdict(planned.interface),
             "settings": planned.config.benchmark.model_dump(mode="json"),
             "threads": threads,
-            "processor": processor(),
             **_built(planned),
+            **_makers((), variants),
         }
     )
+
+
+def distributions(planned: Plan) -> tuple[str, ...]:
+    """Return the distributions that the bytes and numbers of a release depend on, beside those of every release."""
+    found = [each for wanted in planned.config.exports for each in formats()[wanted.format].distributions]
+    found += [each for variant in planned.variants for each in backends()[variant.backend].distributions]
+    plugins = [entry.dist.name for entry in _entries(planned.config.exports, planned.variants) if entry.dist]
+    return tuple(dict.fromkeys([*found, *plugins]))
+
+
+def _makers(made: Sequence[ExportConfig | Artifact], variants: Sequence[Variant]) -> dict[str, str]:
+    """Return what decides results beside our own code: versions of distributions, and the code of plugins."""
+    names = [each for wanted in made for each in formats()[wanted.format].distributions]
+    names += [each for variant in variants for each in backends()[variant.backend].distributions]
+    versions = {f"package {name}": each for name, each in tools(names).items() if name in names}
+    plugins = {
+        f"{kind} of {entry.value}": each
+        for entry in _entries(made, variants)
+        for kind, each in (("version", entry.dist.version if entry.dist else ""), ("code", _code_of(entry.module)))
+    }
+    return versions | plugins
+
+
+def _entries(made: Sequence[ExportConfig | Artifact], variants: Sequence[Variant]) -> list[EntryPoint]:
+    found = [formats_table.entry_of(each.format) for each in made]
+    found += [backends_table.entry_of(each.backend) for each in variants]
+    return [each for each in found if each is not None]
+
+
+@cache
+def _code_of(module: str) -> str:
+    """Return the digest of a plugin's code: its top-level module or package, and what lies beside it and is imported."""
+    top = module.partition(".")[0]
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        return ""
+    file = Path(spec.origin)
+    root = file.parents[1] if file.name == "__init__.py" else file.parent
+    return key(dict(_sources(root, top, is_installed=root.name in {"site-packages", "dist-packages"})))
+
+
+def _files(artifact: Artifact | None) -> dict[str, str]:
+    """Return the digest of each file of an artifact by name, those in folders included."""
+    if artifact is None:
+        return {}
+    found = [each for file in artifact.files for each in (sorted(file.rglob("*")) if file.is_dir() else (file,))]
+    root = artifact.files[0].parent
+    return {each.relative_to(root).as_posix(): digest_file(each) for each in found if each.is_file()}
+
+
+def _device(variant: Variant) -> str:
+    """Return what a variant computes on: the processor, and the GPU with its driver where it uses one."""
+    return f"{processor()} {backends()[variant.backend].device_facts()}".strip()
 
 
 @cache
@@ -154,7 +228,7 @@ def _samples(planned: Plan) -> str:
 @cache
 def _machine() -> dict[str, str]:
     return {
-        **{f"package {name}": version for name, version in tools().items()},
+        **{f"package {name}": version for name, version in tools(()).items()},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "weighbridge's code": _folder_digest(_OWN_FOLDER),

@@ -6,14 +6,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.backends.table import backends
 from pipeline.backends.variant import Variant
+from pipeline.config.models import ExportConfig
 from pipeline.errors import ExportError, InputError
-from pipeline.formats.artifact import Artifact
-from pipeline.parity import candidate, prove
+from pipeline.formats.artifact import Artifact, Written
+from pipeline.formats.format import Signature
+from pipeline.formats.onnx.record import ONNX
+from pipeline.formats.table import formats
+from pipeline.parity import candidate
 from pipeline.parity.jobs import SIGNATURE
-from pipeline.run import stages
+from pipeline.parity.prove import Truth
+from pipeline.run import reporting
+from pipeline.run.exporting import EXPORT, export
+from pipeline.run.network import evaluate_oracle, of_answer, truth_of
 from pipeline.run.plan import at_once, plan
-from pipeline.run.stages import State
+from pipeline.run.proving import explained, hold
+from pipeline.run.results import Exported, Inputs, Rebuilt
+from pipeline.run.sampling import SAMPLE
+from pipeline.run.state import Stage, State, run
 from pipeline.storage.store import private_directory
 from pipeline.worker.process import Worker
 
@@ -21,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pipeline.run.plan import Settings
+    from pipeline.formats.format import Format
+    from pipeline.run.plan import Plan, Settings
 
 CANDIDATE = "candidate"
 
@@ -51,58 +63,72 @@ def parity(path: Path, settings: Settings, request: Request) -> dict[str, Any]:
     if request.custom_ops:
         _require_usable(request.custom_ops, theirs)
     with private_directory(settings.out / planned.config.name) as work:
-        state = stages.sample(State(planned, settings, work))
-        state = _taken(state, request, file, theirs) if file and theirs else stages.export_all(state)
-        state = stages.hold(state)
-        culprits = settings.out / planned.config.name / stages.CULPRITS
-        explanations = stages.explained(state, culprits, all_of_them=request.explain) if request.explain else []
-    found = stages.parity_document(state) | {"name": planned.config.name, "explanations": explanations}
-    if request.candidate:
-        names = state.names[CANDIDATE]
-        found["candidate"] = {"file": request.candidate.name, "format": theirs, "matched": names.how}
-    return found | {"passed": all(proof.status == "pass" for proof in state.proofs if proof.variant.required)}
+        state = State(planned, settings, work)
+        if file and theirs:
+            names = candidate.match(_signature(file, theirs, planned), planned.interface)
+            state = run(_with_candidate(state, request, file, theirs), [SAMPLE, _take(file, theirs)])
+            proven = hold(state, {CANDIDATE: names})
+        else:
+            state = run(state, [SAMPLE, EXPORT])
+            proven = hold(state)
+        state = state.adding(proven)
+        culprits = settings.out / planned.config.name / reporting.CULPRITS
+        explanations = explained(state, culprits, all_of_them=request.explain) if request.explain else []
+    found = reporting.parity_document(state) | {"name": planned.config.name, "explanations": explanations}
+    if file and theirs:
+        found["candidate"] = {"file": file.name, "format": theirs.name, "matched": names.how}
+    return found | {"passed": all(proof.status == "pass" for proof in proven.proofs if proof.variant.required)}
 
 
-def _require_usable(library: Path, format_: str | None) -> None:
-    if format_ != "onnx":
+def _require_usable(library: Path, theirs: Format | None) -> None:
+    if theirs is None or not theirs.takes_custom_ops:
+        able = " or ".join(each.name for each in formats().values() if each.takes_custom_ops)
         raise InputError(
-            f"{library} would hold operators for an ONNX candidate, and there is none", hint="add --candidate FILE.onnx"
+            f"{library} would hold operators for a candidate in {able}, and there is none",
+            hint="name one with --candidate",
         )
     if not library.is_file():
         raise InputError(f"there is no file {library}", hint="name the library that holds the operators (.so, .dll)")
 
 
-def _taken(state: State, request: Request, file: Path, theirs: str) -> State:
-    """Return the state with a candidate in place of what exporters would have made, and the oracle's answer."""
-    planned = state.plan
+def _signature(file: Path, theirs: Format, planned: Plan) -> Signature:
+    """Return what a candidate takes and gives, read in a worker."""
     with Worker(f"a look at {file.name}", threads=1) as worker:
-        described = worker.call(SIGNATURE, timeout_s=planned.config.limits.run_seconds, format=theirs, file=str(file))
-    signature = candidate.Signature(
-        *(
-            tuple((name, dtype, shape and tuple(shape)) for name, dtype, shape in described[key])
-            for key in ("inputs", "outputs")
-        )
+        answer = worker.call(SIGNATURE, timeout_s=planned.config.limits.run_seconds, format=theirs.name, file=str(file))
+    inputs, outputs = (
+        tuple((name, dtype, shape and tuple(shape)) for name, dtype, shape in answer[key])
+        for key in ("inputs", "outputs")
     )
-    names = candidate.match(signature, planned.interface, ordered=theirs == "torchscript")
-    with ThreadPoolExecutor(at_once(planned, state.settings)) as pool:
-        answering, capturing = pool.submit(stages.evaluate_oracle, state), pool.submit(_program, state)
-        known, program = answering.result(), capturing.result()
-    backend = candidate.BACKENDS[theirs]
+    return Signature(inputs, outputs)
+
+
+def _with_candidate(state: State, request: Request, file: Path, theirs: Format) -> State:
+    """Return the state of a run that proves a candidate, on the first backend that opens such a file on the processor."""
+    backend = next((each for each in backends().values() if each.format == theirs.name and each.device == "cpu"), None)
+    if backend is None:
+        raise InputError(f"no backend here opens {theirs.name} files", hint="see weighbridge backends")
     library = request.custom_ops and request.custom_ops.resolve()
-    variant = Variant(CANDIDATE, backend, theirs, required=True, file=file, custom_ops=library)
-    return replace(
-        state,
-        plan=replace(planned, variants=(variant,)),
-        artifacts=(Artifact(theirs, (file, *candidate.external(file)), program=program),),
-        names={CANDIDATE: names},
-        truth=prove.truth(state.cases, known, stages.rules_of(planned)),
-        network_facts={"notes": known["notes"]},
-    )
+    variant = Variant(CANDIDATE, backend.name, CANDIDATE, required=True, file=file, custom_ops=library)
+    return replace(state, plan=replace(state.plan, variants=(variant,)))
+
+
+def _take(file: Path, theirs: Format) -> Stage:
+    """Return the stage that takes a candidate in place of what exporters would have made, and asks the oracle."""
+
+    def take(state: State) -> tuple[object, ...]:
+        with ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
+            answering, capturing = pool.submit(evaluate_oracle, state), pool.submit(_program, state)
+            answer, program = answering.result(), capturing.result()
+        written = Written((file, *theirs.beside(file)), program=program)
+        exported = Exported((Artifact(CANDIDATE, theirs.name, written),), {})
+        return exported, of_answer(answer), truth_of(state, answer)
+
+    return Stage("candidate", "take a file that somebody else made", (Inputs,), (Exported, Rebuilt, Truth), take)
 
 
 def _program(state: State) -> Mapping[str, Any]:
     """Return the program that our own export of the network states; empty where there is none."""
     try:
-        return stages.export_one(state, "onnx", {}).program
+        return export(state, ExportConfig(name=ONNX.name, format=ONNX.name)).written.program
     except ExportError:
         return {}

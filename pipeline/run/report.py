@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UnsafeError
 from pipeline.release import standalone
 from pipeline.report import document, markdown
-from pipeline.run import stages
+from pipeline.run import reporting
 from pipeline.storage.store import atomic_write, disk_errors, private_directory
 from pipeline.weights.files import digest
 
@@ -23,7 +23,7 @@ def rewrite(release: Path) -> Path:
     folder = release / standalone.REPORT
     _require_no_links(folder)
     with document.as_stated(release):
-        pages = stages.pages(release.parent.name, documents["parity"], documents["benchmark"])
+        pages = reporting.pages(release.parent.name, documents["parity"], documents["benchmark"])
     with disk_errors(folder):
         for name, text in pages.items():
             atomic_write(folder / name, text.encode())
@@ -48,7 +48,7 @@ def write(name: str, documents: Mapping[str, Any], folder: Path) -> Path:
     Raises:
         WeighbridgeError: the folder cannot be written to.
     """
-    pages = stages.pages(name, documents["parity"], documents["benchmark"])
+    pages = reporting.pages(name, documents["parity"], documents["benchmark"])
     texts = {f"{key}.json": json.dumps(documents[key], ensure_ascii=False) for key in ("parity", "benchmark")}
     with disk_errors(folder):
         for file, text in {**texts, **pages}.items():

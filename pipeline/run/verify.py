@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from pipeline.backends.table import backends
+from pipeline.backends.table import NETWORK, backends
 from pipeline.backends.variant import Variant
 from pipeline.config import resolved
 from pipeline.release import bundle, standalone
@@ -37,20 +37,20 @@ def verify(
     release = bundle.find(path)
     planned = plan(against, settings) if against else None
     with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
+        workers: dict[tuple[str, Path | None], Worker] = {}
 
         def run(backend: str, file: Path | None, inputs: Arrays) -> Any:
-            if backend not in workers:
+            if (backend, file) not in workers:
                 declared = (
                     planned.interface
-                    if planned and backend == verifying.NETWORK
+                    if planned and backend == NETWORK
                     else bundle.interface_from(standalone.read_manifest(release))
                 )
-                variant = Variant(backend, backend, backends()[backend].artifact, required=True, file=file)
+                variant = Variant(backend, backend, backends()[backend].format, required=True, file=file)
                 network = planned.network if planned else None
                 session = opened(variant, declared, network, threads=cores(), timeout_s=TIMEOUT_S)
-                workers[backend], _ = stack.enter_context(session)
-            return workers[backend].call("run", timeout_s=TIMEOUT_S, inputs=dict(inputs))
+                workers[backend, file], _ = stack.enter_context(session)
+            return workers[backend, file].call("run", timeout_s=TIMEOUT_S, inputs=dict(inputs))
 
         verdict = verifying.verify(release, backends=names, origin=origin, run=run)
         if planned is None or not verdict.passed:

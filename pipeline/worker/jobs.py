@@ -183,34 +183,45 @@ def alternatives(network: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"rename": dict(each.rename), "ignore": each.ignore} for each in model.alternatives(_network(network))]
 
 
-def export(
+def export(  # noqa: PLR0913, PLR0917 - what a request holds
     network: dict[str, Any],
     interface: dict[str, Any],
     examples: dict[str, Any],
     format: str,  # noqa: A002 - the name the config uses
     options: dict[str, Any],
-    folder: str,
+    target: str,
     identity: dict[str, str],
+    source: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Export the network in one format into `folder`, with `identity` in the file; return the artifact."""
-    from pipeline.formats.format import Job
-    from pipeline.formats.table import exporters
+    """Write the network, or the artifact `source`, in one format to `target`, with `identity` in the file; return what was written."""
+    from pipeline.errors import ExportError
+    from pipeline.formats.artifact import Artifact, Written
+    from pipeline.formats.format import FromArtifact, FromNetwork
+    from pipeline.formats.table import formats
     from pipeline.rebuild import model
 
     # Exporters make millions of small objects that live until the end: looking through them for cycles takes a sixth of
     # the time, and the process ends with this job.
     gc.disable()
-    exporter = exporters()[format]
-    loaded = model.load(_network(network))
-    job = Job(loaded.module, _interface(interface), examples, Path(folder), identity)
-    artifact = exporter.export(job, exporter.options.model_validate(options))
+    chosen, declared = formats()[format], _interface(interface)
+    chosen_options = chosen.options.model_validate(options)
+    if source is not None:
+        if chosen.derive is None:
+            raise ExportError(f"{format} is made from the network, not from another artifact", hint="leave out `from`")
+        held = Written(tuple(map(Path, source["files"])), source["facts"])
+        artifact = Artifact(source["name"], source["format"], held)
+        written = chosen.derive(FromArtifact(artifact, declared, Path(target), identity), chosen_options)
+    else:
+        if chosen.export is None:
+            raise ExportError(f"{format} is made from another artifact", hint="say which with `from`")
+        loaded = model.load(_network(network))
+        written = chosen.export(FromNetwork(loaded.module, declared, examples, Path(target), identity), chosen_options)
     return {
-        "format": artifact.format,
-        "files": [str(file) for file in artifact.files],
-        "facts": dict(artifact.facts),
-        "notes": list(artifact.notes),
-        "explanations": dict(artifact.explanations),
-        "program": dict(artifact.program),
+        "files": [str(file) for file in written.files],
+        "facts": dict(written.facts),
+        "notes": list(written.notes),
+        "explanations": dict(written.explanations),
+        "program": dict(written.program),
     }
 
 

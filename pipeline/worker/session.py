@@ -39,7 +39,7 @@ def opened(
     source = {
         "interface": asdict(interface),
         "file": variant.file and str(variant.file),
-        "network": network and variant.format is None and asdict(network),
+        "network": network and variant.artifact is None and asdict(network),
         "profile": profile and str(profile),
         "custom_ops": variant.custom_ops and str(variant.custom_ops),
     }

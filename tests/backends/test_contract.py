@@ -61,7 +61,7 @@ def session(request, files):
         ("pipeline.architectures",),
         {"model.arguments": "simplenet.yaml:8:14"},
     )
-    source = Source(INTERFACE, files.get(backend.artifact or ""), None if backend.artifact else network)
+    source = Source(INTERFACE, files.get(backend.format or ""), None if backend.format else network)
     return backend.open(source, backend.options())
 
 

@@ -225,7 +225,11 @@ def test_places_are_relative_to_the_working_directory(tmp_path: Path, monkeypatc
 
 def test_an_extending_config_overrides_keys_and_replaces_lists(tmp_path: Path) -> None:
     write(DESIGN, "base/simplenet.yaml")
-    config = read("extends: base/simplenet.yaml\nname: small\nmodel: {arguments: {hidden_size: 5}}\nexports: [onnx]\n")
+    config = read(
+        "extends: base/simplenet.yaml\nname: small\nmodel: {arguments: {hidden_size: 5}}\n"
+        "exports: [onnx]\nbackends: [onnxruntime-cpu]\nrequire: [onnxruntime-cpu]\n"
+        "benchmark: {reference: onnxruntime-cpu}\n"
+    )
     assert config.name == "small"
     assert config.model.arguments == {"input_size": 10, "hidden_size": 5, "output_size": 2}
     assert [each.format for each in config.exports] == ["onnx"]

@@ -19,7 +19,8 @@ import pytest
 import torch
 
 from pipeline.errors import ExportError
-from pipeline.formats import canonical
+from pipeline.formats.onnx import canonical as onnx_canonical
+from pipeline.formats.torchscript import canonical as torchscript_canonical
 
 IDENTITY = {"name": "tiny", "weights_sha256": "ab" * 32}
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -30,7 +31,7 @@ def _session(path):
 
 
 def test_onnx_is_stripped_of_paths_and_says_what_it_was_stripped_of(onnx_path, tmp_path):
-    stripped = canonical.onnx_file(onnx_path, tmp_path / "model.onnx", identity=IDENTITY)
+    stripped = onnx_canonical.from_file(onnx_path, tmp_path / "model.onnx", identity=IDENTITY)
     assert stripped.files == (tmp_path / "model.onnx",)
     assert stripped.nodes["gemm"] == {
         "stack_trace": 'File "/somewhere/net.py", line 3, in forward',
@@ -44,7 +45,7 @@ def test_onnx_is_stripped_of_paths_and_says_what_it_was_stripped_of(onnx_path, t
 
 
 def test_onnx_computes_the_same_and_carries_the_identity(onnx_path, tmp_path):
-    canonical.onnx_file(onnx_path, tmp_path / "model.onnx", identity=IDENTITY)
+    onnx_canonical.from_file(onnx_path, tmp_path / "model.onnx", identity=IDENTITY)
     session = _session(tmp_path / "model.onnx")
     np.testing.assert_array_equal(session.run(None, {"x": X})[0], _session(onnx_path).run(None, {"x": X})[0])
     assert session.get_modelmeta().custom_metadata_map == {
@@ -61,7 +62,7 @@ def test_metadata_with_a_path_in_any_spelling_is_dropped(onnx_path, tmp_path, pa
     model.graph.metadata_props.add(key="note", value=path_text)
     model.graph.metadata_props.add(key="scope", value=": net.Net/fc: torch.nn.Linear/linear: aten.linear.default")
     onnx.save(model, tmp_path / "source.onnx")
-    canonical.onnx_file(tmp_path / "source.onnx", tmp_path / "model.onnx", identity={})
+    onnx_canonical.from_file(tmp_path / "source.onnx", tmp_path / "model.onnx", identity={})
     graph = onnx.load(tmp_path / "model.onnx").graph
     assert [prop.key for prop in graph.metadata_props] == ["scope"]
 
@@ -69,7 +70,7 @@ def test_metadata_with_a_path_in_any_spelling_is_dropped(onnx_path, tmp_path, pa
 def test_external_weights_stay_external_on_pages_under_the_new_name(onnx_path, tmp_path):
     model = onnx.load(onnx_path)
     onnx.save(model, tmp_path / "source.onnx", save_as_external_data=True, location="any.bin", size_threshold=0)
-    stripped = canonical.onnx_file(tmp_path / "source.onnx", tmp_path / "model.onnx", identity=IDENTITY)
+    stripped = onnx_canonical.from_file(tmp_path / "source.onnx", tmp_path / "model.onnx", identity=IDENTITY)
     (tmp_path / "any.bin").unlink()
     assert [path.name for path in stripped.files] == ["model.onnx", "model.onnx.data"]
     written = onnx.load(tmp_path / "model.onnx", load_external_data=False)
@@ -85,19 +86,19 @@ def test_external_weights_stay_external_on_pages_under_the_new_name(onnx_path, t
 
 
 def test_weights_too_large_for_one_protobuf_move_out(onnx_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(canonical, "EXTERNAL_DATA_BYTES", 59)  # the model holds 60
-    monkeypatch.setattr(canonical, "_EXTERNAL_TENSOR_FROM_BYTES", 48)
-    stripped = canonical.onnx_file(onnx_path, tmp_path / "model.onnx", identity=IDENTITY)
+    monkeypatch.setattr(onnx_canonical, "EXTERNAL_DATA_BYTES", 59)  # the model holds 60
+    monkeypatch.setattr(onnx_canonical, "_EXTERNAL_TENSOR_FROM_BYTES", 48)
+    stripped = onnx_canonical.from_file(onnx_path, tmp_path / "model.onnx", identity=IDENTITY)
     assert [path.stat().st_size for path in stripped.files[1:]] == [48]
     _session(tmp_path / "model.onnx").run(None, {"x": X})
 
 
 def test_torchscript_loads_computes_the_same_and_carries_the_identity(torchscript_path, tmp_path):
     target = tmp_path / "model.torchscript"
-    canonical.torchscript_file(torchscript_path, target, identity=IDENTITY)
-    extra = {canonical.IDENTITY_FILE: ""}
+    torchscript_canonical.from_file(torchscript_path, target, identity=IDENTITY)
+    extra = {torchscript_canonical.IDENTITY_FILE: ""}
     loaded = _jit_load(target, extra)
-    assert json.loads(extra[canonical.IDENTITY_FILE]) == IDENTITY
+    assert json.loads(extra[torchscript_canonical.IDENTITY_FILE]) == IDENTITY
     for got, expected in zip(
         loaded(torch.from_numpy(X)), _jit_load(torchscript_path)(torch.from_numpy(X)), strict=True
     ):
@@ -112,7 +113,7 @@ def _jit_load(path, extra=None):
 
 def test_torchscript_entries_are_sorted_stored_aligned_dated_1980_and_without_debug_files(torchscript_path, tmp_path):
     target = tmp_path / "model.torchscript"
-    canonical.torchscript_file(torchscript_path, target, identity=IDENTITY)
+    torchscript_canonical.from_file(torchscript_path, target, identity=IDENTITY)
     content = target.read_bytes()
     with zipfile.ZipFile(target) as archive:
         entries = archive.infolist()
@@ -128,13 +129,13 @@ def test_torchscript_entries_are_sorted_stored_aligned_dated_1980_and_without_de
 
 
 def test_canonical_files_are_fixed_points(onnx_path, torchscript_path, tmp_path):
-    for write, source in ((canonical.onnx_file, onnx_path), (canonical.torchscript_file, torchscript_path)):
+    for write, source in ((onnx_canonical.from_file, onnx_path), (torchscript_canonical.from_file, torchscript_path)):
         write(source, tmp_path / "once", identity=IDENTITY)
-        write(tmp_path / "once", tmp_path / "twice", identity={} if write is canonical.onnx_file else IDENTITY)
+        write(tmp_path / "once", tmp_path / "twice", identity={} if write is onnx_canonical.from_file else IDENTITY)
         assert (tmp_path / "once").read_bytes() == (tmp_path / "twice").read_bytes()
 
 
-@pytest.mark.parametrize("write", [canonical.onnx_file, canonical.torchscript_file])
+@pytest.mark.parametrize("write", [onnx_canonical.from_file, torchscript_canonical.from_file])
 def test_a_file_of_another_kind_is_an_export_error(tmp_path, write):
     (tmp_path / "other").write_bytes(b"\xff\xfe not a model")
     with pytest.raises(ExportError, match="is not"):
@@ -142,13 +143,14 @@ def test_a_file_of_another_kind_is_an_export_error(tmp_path, write):
     with zipfile.ZipFile(tmp_path / "plain.zip", "w") as archive:
         archive.writestr("a/b", "c")
     with pytest.raises(ExportError):
-        canonical.torchscript_file(tmp_path / "plain.zip", tmp_path / "target", identity={})
+        torchscript_canonical.from_file(tmp_path / "plain.zip", tmp_path / "target", identity={})
 
 
 _EXPORTER = """
 import sys, torch
 from pathlib import Path
-from pipeline.formats import canonical
+from pipeline.formats.onnx import canonical as onnx_canonical
+from pipeline.formats.torchscript import canonical as torchscript_canonical
 
 class Net(torch.nn.Module):
     def __init__(self):
@@ -165,8 +167,8 @@ x = torch.ones(3, 4)
 torch.jit.script(net).save("raw.pt")
 torch.onnx.export(net, (x,), "raw.onnx", dynamo=True, input_names=["x"], verbose=False, dynamic_shapes=({0: "batch"},))
 identity = {"name": "net"}
-nodes = canonical.onnx_file(Path("raw.onnx"), Path("model.onnx"), identity=identity).nodes
-canonical.torchscript_file(Path("raw.pt"), Path("model.torchscript"), identity=identity)
+nodes = onnx_canonical.from_file(Path("raw.onnx"), Path("model.onnx"), identity=identity).nodes
+torchscript_canonical.from_file(Path("raw.pt"), Path("model.torchscript"), identity=identity)
 assert any("in forward" in known["stack_trace"] for known in nodes.values()), nodes
 """
 

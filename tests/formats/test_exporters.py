@@ -11,8 +11,8 @@ import torch
 from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
 from pipeline.errors import ExportError
-from pipeline.formats.format import Job
-from pipeline.formats.table import exporters
+from pipeline.formats.format import FromNetwork
+from pipeline.formats.table import formats
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import cases
 from tests.formats import networks
@@ -26,19 +26,25 @@ TWO = Interface(
     ("product", "sum"),
 )
 FORMATS = ("torchscript", "onnx")
-RUNNERS = {"torchscript": "torchscript", "onnx": "onnxruntime-cpu"}
+RUNNERS = {".torchscript": "torchscript", ".onnx": "onnxruntime-cpu"}
 
 
 def export(network, interface, format_, folder, **options):
-    exporter = exporters()[format_]
+    exporter = formats()[format_]
     examples = cases.make(interface, cases.example_sizes(interface), seed=0, name="exporter").inputs
     folder.mkdir(exist_ok=True)
-    job = Job(networks.made(network), interface, examples, folder, {"name": "test", "weights_sha256": "0" * 64})
+    job = FromNetwork(
+        networks.made(network),
+        interface,
+        examples,
+        folder / exporter.file,
+        {"name": "test", "weights_sha256": "0" * 64},
+    )
     return exporter.export(job, exporter.options.model_validate(options))
 
 
 def run(artifact, interface, inputs):
-    backend = backends()[RUNNERS[artifact.format]]
+    backend = backends()[RUNNERS[artifact.files[0].suffix]]
     source = Source(interface, artifact.files[0])
     return backend.open(source, backend.options()).run(inputs)
 

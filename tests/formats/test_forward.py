@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.formats import forward
-from pipeline.formats.format import Job
-from pipeline.formats.table import exporters
+from pipeline.formats.format import FromNetwork
+from pipeline.formats.table import formats
 from pipeline.rebuild import calling, cases
 from tests.formats.test_exporters import run
 from tests.rebuild.calls import WAYS, Switched, Way, X, Y, face
@@ -26,9 +26,11 @@ def seeded(way):
 def test_a_file_gives_what_the_call_by_hand_gives_at_sizes_it_was_not_shown(way: Way, format_, tmp_path) -> None:
     interface = way.interface
     examples = cases.make(interface, cases.example_sizes(interface), seed=0, name="exporter").inputs
-    exporter = exporters()[format_]
+    exporter = formats()[format_]
     options = {"method": way.method} if format_ == "torchscript" else {}
-    job = Job(seeded(way), interface, examples, tmp_path, {"name": "test", "weights_sha256": "0" * 64})
+    job = FromNetwork(
+        seeded(way), interface, examples, tmp_path / exporter.file, {"name": "test", "weights_sha256": "0" * 64}
+    )
     artifact = exporter.export(job, exporter.options.model_validate(options))
     for case in cases.sample(interface, seed=1, cap_elements=1000)[:3]:
         with torch.no_grad():

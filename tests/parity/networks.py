@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline.formats.format import Job
+from pipeline.formats.format import FromNetwork
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import cases
 
@@ -42,6 +42,6 @@ def audited() -> Audited:
     return Audited().eval().requires_grad_(False)
 
 
-def job(module, folder) -> Job:
+def job(module, folder) -> FromNetwork:
     examples = cases.make(INTERFACE, cases.example_sizes(INTERFACE), seed=0, name="exporter").inputs
-    return Job(module, INTERFACE, examples, folder, {"name": "audited"})
+    return FromNetwork(module, INTERFACE, examples, folder / "model.onnx", {"name": "audited"})

@@ -8,11 +8,11 @@ from onnx import helper, numpy_helper
 
 from pipeline.formats import program
 from pipeline.formats.onnx import export as exporter
-from pipeline.formats.onnx.audit import audit_onnx
+from pipeline.formats.onnx.audit import audit_graph
 from pipeline.formats.onnx.export import captured
 from pipeline.formats.onnx.graph import Graph
 from pipeline.formats.torchscript import audit as scripted
-from pipeline.formats.torchscript.export import TORCHSCRIPT, TorchScriptOptions
+from pipeline.formats.torchscript.export import TorchScriptOptions, export
 from pipeline.parity import jobs
 from tests.parity.networks import audited, job
 
@@ -20,7 +20,7 @@ from tests.parity.networks import audited, job
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     module = audited()
-    artifact = exporter.ONNX.export(job(module, tmp_path_factory.mktemp("audit")), exporter.OnnxOptions())
+    artifact = exporter.export(job(module, tmp_path_factory.mktemp("audit")), exporter.OnnxOptions())
     return onnx.load(str(artifact.files[0])), jobs.arrays_of(module), artifact.program
 
 
@@ -33,7 +33,7 @@ def proto(exported):
 
 @pytest.fixture
 def audit(exported):
-    return lambda changed: audit_onnx(Graph(changed), exported[1], exported[2])
+    return lambda changed: audit_graph(Graph(changed), exported[1], exported[2])
 
 
 def change(proto, name, edit):
@@ -145,13 +145,13 @@ def test_a_constant_from_nowhere_is_listed_with_its_share(proto, audit):
 def archive(tmp_path_factory):
     module = audited()
     work = job(module, tmp_path_factory.mktemp("script"))
-    artifact = TORCHSCRIPT.export(work, TorchScriptOptions())
+    artifact = export(work, TorchScriptOptions())
     return artifact.files[0], jobs.arrays_of(module), program.describe(captured(work))
 
 
 def test_a_healthy_archive_passes_whole(archive):
     file, state, steps = archive
-    found = scripted.audit(scripted.read(file), state, steps)
+    found = scripted.audit_module(scripted.read(file), state, steps)
     assert found["passed"]
     assert found["share"] == 0
 
@@ -161,7 +161,7 @@ def test_an_archive_with_a_weight_behind_a_dead_unit_changed_fails(archive):
     module = scripted.read(file)
     with torch.no_grad():
         module.fc2.weight[:, 3] *= 1.02
-    (problem,) = scripted.audit(module, state, steps)["problems"]
+    (problem,) = scripted.audit_module(module, state, steps)["problems"]
     assert problem["differing"] == 16
 
 
@@ -169,7 +169,7 @@ def test_an_archive_made_with_another_epsilon_fails(archive, tmp_path):
     _, state, steps = archive
     module = audited()
     module.norm.eps = 1e-6
-    file = TORCHSCRIPT.export(job(module, tmp_path), TorchScriptOptions()).files[0]
-    found = scripted.audit(scripted.read(file), state, steps)
+    file = export(job(module, tmp_path), TorchScriptOptions()).files[0]
+    found = scripted.audit_module(scripted.read(file), state, steps)
     assert not found["passed"]
     assert any(each["where"].startswith("layer_norm(eps=1e-12") for each in found["problems"])

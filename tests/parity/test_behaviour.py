@@ -9,11 +9,12 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from pipeline.formats.format import Job
+from pipeline.formats import accounting
+from pipeline.formats.format import FromNetwork
 from pipeline.formats.onnx import audit
 from pipeline.formats.onnx.graph import Graph
 from pipeline.formats.torchscript import audit as scripted
-from pipeline.formats.torchscript.export import TORCHSCRIPT, TorchScriptOptions
+from pipeline.formats.torchscript.export import TorchScriptOptions, export
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.parity import behaviour, budget, jobs, oracle
 from pipeline.parity.budget import Rule
@@ -45,8 +46,8 @@ def traced(module, tmp_path):
     examples = cases.make(INTERFACE, cases.example_sizes(INTERFACE), seed=0, name="exporter").inputs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        work = Job(module, INTERFACE, examples, tmp_path, {})
-        file = TORCHSCRIPT.export(work, TorchScriptOptions(method="trace")).files[0]
+        work = FromNetwork(module, INTERFACE, examples, tmp_path / "model.torchscript", {})
+        file = export(work, TorchScriptOptions(method="trace")).files[0]
     return torch.jit.load(str(file))
 
 
@@ -101,7 +102,7 @@ class Training(nn.Module):
         return self.drop(self.norm(x))
 
 
-@pytest.mark.parametrize(("part", "words"), [("norm", audit.BATCH_STATISTICS), ("drop", audit.DROPS_OUT)])
+@pytest.mark.parametrize(("part", "words"), [("norm", accounting.BATCH_STATISTICS), ("drop", accounting.DROPS_OUT)])
 def test_a_trace_made_in_training_mode_is_said_to_use_batch_statistics_or_to_drop_out(part, words):
     module = Training().eval()
     getattr(module, part).train()
@@ -109,12 +110,12 @@ def test_a_trace_made_in_training_mode_is_said_to_use_batch_statistics_or_to_dro
         warnings.simplefilter("ignore")
         made = torch.jit.trace(module, torch.ones(3, 4), check_trace=False)
     state = jobs.arrays_of(module)
-    found = scripted.audit(made, state, None)
+    found = scripted.audit_module(made, state, None)
     assert [each["problem"] for each in found["problems"]] == [words]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         healthy = torch.jit.trace(module.eval(), torch.ones(3, 4), check_trace=False)
-    assert scripted.audit(healthy, state, None)["passed"]
+    assert scripted.audit_module(healthy, state, None)["passed"]
 
 
 def test_an_onnx_file_that_drops_out_or_draws_is_said_to():
@@ -130,13 +131,13 @@ def test_an_onnx_file_that_drops_out_or_draws_is_said_to():
     ]
     graph = helper.make_graph(nodes, "g", [value("x", 1, ["batch", 4])], [value("y", 1, ["batch", 4])], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
-    problems = audit.audit_onnx(Graph(model), {}, None)["problems"]
+    problems = audit.audit_graph(Graph(model), {}, None)["problems"]
     assert [(each["where"], each["problem"]) for each in problems] == [
-        ("drop (Dropout)", audit.DROPS_OUT),
+        ("drop (Dropout)", accounting.DROPS_OUT),
         ("noise (RandomNormalLike)", "draws random numbers, which the network does not"),
     ]
     constants[1].CopyFrom(numpy_helper.from_array(np.array(False), "training"))
     del nodes[1:]
     nodes[0].output[0] = "y"
     graph = helper.make_graph(nodes, "g", [value("x", 1, ["batch", 4])], [value("y", 1, ["batch", 4])], constants)
-    assert audit.audit_onnx(Graph(helper.make_model(graph)), {}, None)["passed"]
+    assert audit.audit_graph(Graph(helper.make_model(graph)), {}, None)["passed"]

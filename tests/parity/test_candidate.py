@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from pipeline.commands import app as cli
 from pipeline.errors import InputError, UnsafeError
-from pipeline.formats.format import Job
+from pipeline.formats.format import FromNetwork
 from pipeline.formats.onnx import export as exporter
 from pipeline.interface import Dimension, InputSpec, Interface
-from pipeline.parity.candidate import Signature, format_of, match
+from pipeline.formats.format import Signature
+from pipeline.parity.candidate import format_of, match
 from pipeline.rebuild import model
 from pipeline.run import plan as planning
 from tests.weights.corpus import require_refused
@@ -82,7 +83,7 @@ def test_torchscript_is_refused_unless_somebody_vouches_for_it(archive):
     with pytest.raises(UnsafeError, match="runs code") as caught:
         format_of(archive, trusted=False)
     assert "--trust-candidate" in caught.value.hint
-    assert format_of(archive, trusted=True) == "torchscript"
+    assert format_of(archive, trusted=True) .name == "torchscript"
 
 
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
@@ -117,8 +118,8 @@ def exported(tmp_path):
     """Return simplenet as an ONNX model to change."""
     planned = planning.plan(Path("configs/simplenet.yaml"), planning.Settings(out=tmp_path))
     module = model.load(planned.network).module
-    work = Job(module, planned.interface, {"x": np.ones((2, 10), np.float32)}, tmp_path, {})
-    return onnx.load(str(exporter.ONNX.export(work, exporter.OnnxOptions()).files[0]))
+    work = FromNetwork(module, planned.interface, {"x": np.ones((2, 10), np.float32)}, tmp_path / "model.onnx", {})
+    return onnx.load(str(exporter.export(work, exporter.OnnxOptions()).files[0]))
 
 
 @pytest.fixture

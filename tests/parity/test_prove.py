@@ -9,8 +9,8 @@ import torch
 from pipeline.backends.variant import Variant
 from pipeline.errors import GateError, UnavailableError
 from pipeline.formats.artifact import Artifact
-from pipeline.formats.format import Job
-from pipeline.formats.onnx.export import ONNX, OnnxOptions
+from pipeline.formats.format import FromNetwork
+from pipeline.formats.onnx.export import OnnxOptions, export
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.parity import explain, oracle, prove
 from pipeline.parity.budget import Rule
@@ -44,7 +44,7 @@ class InThisProcess:
 def proof_of(module, folder, *, required, left):
     torch.manual_seed(0)
     examples = cases.make(INTERFACE, cases.example_sizes(INTERFACE), seed=0, name="exporter").inputs
-    file = ONNX.export(Job(module, INTERFACE, examples, folder, {}), OnnxOptions()).files[0]
+    file = export(FromNetwork(module, INTERFACE, examples, folder / "model.onnx", {}), OnnxOptions()).files[0]
     sampled = cases.sample(INTERFACE, seed=0, cap_elements=100)
     references, reason = oracle.evaluate(module, INTERFACE, [case.inputs for case in sampled], seed=0)
     answer = {"references": [asdict(each) for each in references], "fallback": reason}

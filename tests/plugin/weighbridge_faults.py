@@ -1,4 +1,4 @@
-"""A distribution with a backend and an exporter that commit faults: with its folder in PYTHONPATH, runs find its entry points."""
+"""A distribution with a backend and a format that commit faults: with its folder in PYTHONPATH, runs find its entry points."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.backends.backend import Backend, Session
 from pipeline.backends.backend import Options as BackendOptions
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU
-from pipeline.formats.format import Exporter
-from pipeline.formats.format import Options as ExporterOptions
+from pipeline.formats.format import Format
+from pipeline.formats.format import Options as FormatOptions
 
 if TYPE_CHECKING:
     from pipeline.backends.backend import Source
@@ -75,7 +75,7 @@ class Faults(BackendOptions):
     during: Literal["open", "run", "benchmark"]
 
 
-class ExportFaults(ExporterOptions):
+class ExportFaults(FormatOptions):
     fault: str
 
 
@@ -105,7 +105,7 @@ def _export(_job, options):
 FAULTY = Backend(
     name="faulty",
     summary="onnxruntime until a fault is committed",
-    artifact="onnx",
+    format="onnx",
     device="cpu",
     install="nothing",
     options=Faults,
@@ -114,12 +114,12 @@ FAULTY = Backend(
 )
 UNREACHED = Backend(
     name="unreached",
-    summary="what would run the file that the faulty exporter never writes",
-    artifact="faulty",
+    summary="what would run the file that the faulty format never writes",
+    format="faulty",
     device="cpu",
     install="nothing",
     options=BackendOptions,
     probe=lambda: None,
     open=_open,
 )
-EXPORTER = Exporter("faulty", "commits a fault", ExportFaults, _export)
+FORMAT = Format("faulty", "commits a fault", ExportFaults, "model.faulty", export=_export)

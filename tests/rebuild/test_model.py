@@ -15,8 +15,8 @@ from torch import nn
 from pipeline.config.text import parse_value
 from pipeline.errors import ArchitectureError, MisfitError, UnsafeError
 from pipeline.formats import program
-from pipeline.formats.format import Job
-from pipeline.formats.onnx import audit
+from pipeline.formats.format import FromNetwork
+from pipeline.formats.onnx import audit, graph
 from pipeline.formats.onnx import export as onnx
 from pipeline.formats.torchscript import audit as scripted
 from pipeline.formats.torchscript import export as torchscript
@@ -212,7 +212,7 @@ def test_a_tied_network_is_exported_and_audited_from_a_file_that_has_each_tensor
     network = networks.made(networks.Ties())
     save_model(network, str(tmp_path / "ties.safetensors"))
     described = Network(
-        "tests.formats.networks:Ties", {}, str(tmp_path / "ties.safetensors"), ("tests.exporters",), PLACES
+        "tests.formats.networks:Ties", {}, str(tmp_path / "ties.safetensors"), ("tests.formats",), PLACES
     )
     found = model.load(described)
     assert sum("which was loaded" in note for note in found.notes) == 7
@@ -221,16 +221,18 @@ def test_a_tied_network_is_exported_and_audited_from_a_file_that_has_each_tensor
     right = network(x)
     torch.testing.assert_close(found.module(x), right, rtol=0, atol=0)
     examples = cases.make(interface, cases.example_sizes(interface), seed=0, name="exporter").inputs
-    work = Job(found.module, interface, examples, tmp_path, {"name": "ties"})
-    exported = onnx.ONNX.export(work, onnx.OnnxOptions())
-    scripted_file = torchscript.TORCHSCRIPT.export(work, torchscript.TorchScriptOptions()).files[0]
+    work = FromNetwork(found.module, interface, examples, tmp_path / "model.onnx", {"name": "ties"})
+    exported = onnx.export(work, onnx.OnnxOptions())
+    scripted_file = torchscript.export(
+        replace(work, target=tmp_path / "model.torchscript"), torchscript.TorchScriptOptions()
+    ).files[0]
     state = jobs.arrays_of(found.module)
     session = onnxruntime.InferenceSession(str(exported.files[0]), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], right.numpy(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.jit.load(str(scripted_file))(x), right)
     for audited in (
-        audit.audit_onnx(jobs.read_onnx(exported.files[0]), state, exported.program),
-        scripted.audit(scripted.read(scripted_file), state, program.describe(onnx.captured(work))),
+        audit.audit_graph(graph.read(exported.files[0]), state, exported.program),
+        scripted.audit_module(scripted.read(scripted_file), state, program.describe(onnx.captured(work))),
     ):
         assert audited["passed"], audited
         assert audited["unaccounted_count"] == 0
@@ -267,7 +269,7 @@ def saved_in_the_order_of_its_names(network, names, folder):
         state[name] = tensor
     save_file(dict(sorted(state.items())), folder / "weights.safetensors")
     return Network(
-        "tests.formats.networks:Attending", {}, str(folder / "weights.safetensors"), ("tests.exporters",), PLACES
+        "tests.formats.networks:Attending", {}, str(folder / "weights.safetensors"), ("tests.formats",), PLACES
     )
 
 

@@ -226,7 +226,7 @@ def _with_model(content, changed, tmp_path, edit):
     edit(model.graph)
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
-    models = (bundle.ModelFile("onnx", "model.onnx", path), content.models[1])
+    models = (bundle.ModelFile("onnx", "onnx", "model.onnx", path), content.models[1])
     return bundle.write(changed(models=models), tmp_path)
 
 
@@ -258,7 +258,7 @@ def test_a_model_that_computes_something_else_fails_its_golden_cases(content, ch
 
 def test_a_model_that_does_not_load_fails(content, changed, tmp_path):
     (tmp_path / "garbage").write_bytes(b"garbage")
-    models = (bundle.ModelFile("onnx", "model.onnx", tmp_path / "garbage"), content.models[1])
+    models = (bundle.ModelFile("onnx", "onnx", "model.onnx", tmp_path / "garbage"), content.models[1])
     release = bundle.write(changed(models=models), tmp_path)
     assert verify(release).problems == ("model.onnx: it is a text file, not an ONNX model",)
 

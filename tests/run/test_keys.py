@@ -240,9 +240,14 @@ def keys(config, tmp_path):
     planned = planning.plan(config, Settings(out=tmp_path))
     variant = next(each for each in planned.variants if each.name == "eager")
     return {
-        "export": dependencies.of_export(planned, "onnx", {}, {}),
+        "export": dependencies.of_export(
+            planned,
+            planned.config.exports[-1] if planned.config.exports[-1].format == "onnx" else planned.config.exports[0],
+            {},
+            None,
+        ),
         "oracle": dependencies.of_oracle(planned),
-        "proof": dependencies.of_proof(planned, variant, (), 1),
+        "proof": dependencies.of_proof(planned, variant, None, 1),
     }
 
 

@@ -65,6 +65,7 @@ ONNX = Format(
     kind=Kind.ONNX,
     require_safe=_require_safe,
     beside=confined.require_confined_onnx,
+    takes_custom_ops=True,
     read_signature=_signature,
     audit=_audit,
     find_culprit=_find_culprit,

@@ -9,24 +9,46 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from pipeline.formats.format import Job
+from pipeline.formats.format import CulpritSearch, FromNetwork
 from pipeline.formats.onnx import culprit
 from pipeline.formats.onnx import export as exporter
 from pipeline.formats.onnx.graph import Graph
 from pipeline.formats.torchscript import audit as scripted
-from pipeline.formats.torchscript.export import TORCHSCRIPT, TorchScriptOptions
+from pipeline.formats.torchscript import culprit as scripted_culprit
+from pipeline.formats.torchscript.export import TorchScriptOptions, export
 from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.parity import budget
 from pipeline.rebuild import cases
 from tests.parity.networks import INTERFACE, audited, job
 
 CASE = cases.make(INTERFACE, {"batch": 3}, seed=1, name="case").inputs
 
 
+def searched(work, file=None, inputs=CASE):
+    """Return what a search for a culprit is given, of a file that calls everything as the config does."""
+    interface, folder = work.interface, work.target.parent
+    inputs_by_name = {spec.name: spec.name for spec in interface.inputs}
+    outputs = {name: name for name in interface.outputs}
+    return CulpritSearch(
+        work.module,
+        interface,
+        work.examples,
+        inputs,
+        file or work.target,
+        inputs_by_name,
+        outputs,
+        {},
+        None,
+        budget.floors,
+        folder,
+    )
+
+
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory):
     work = job(audited(), tmp_path_factory.mktemp("culprit"))
-    artifact = exporter.ONNX.export(work, exporter.OnnxOptions())
-    return onnx.load(str(artifact.files[0])), culprit.truths(work.module, INTERFACE, work.examples, CASE, 20)
+    artifact = exporter.export(work, exporter.OnnxOptions())
+    return onnx.load(str(artifact.files[0])), culprit.truths(searched(work))
 
 
 @pytest.fixture
@@ -87,9 +109,9 @@ class Pooled(torch.nn.Module):
 def test_a_node_whose_output_has_another_shape_is_named_and_not_the_first_of_the_right_shape(tmp_path):
     interface = Interface((InputSpec("x", "float32", ("batch", 3, 8)),), (Dimension("batch", 1, 16),), ("y",))
     examples = cases.make(interface, {"batch": 2}, seed=0, name="exporter").inputs
-    work = Job(Pooled().eval(), interface, examples, tmp_path, {})
-    proto = onnx.load(str(exporter.ONNX.export(work, exporter.OnnxOptions()).files[0]))
-    known = culprit.truths(work.module, interface, examples, CASE, 20)
+    work = FromNetwork(Pooled().eval(), interface, examples, tmp_path / "model.onnx", {})
+    proto = onnx.load(str(exporter.export(work, exporter.OnnxOptions()).files[0]))
+    known = culprit.truths(searched(work))
     convolution = next(each for each in proto.graph.node if each.op_type == "Conv")
     next(each for each in convolution.attribute if each.name == "dilations").ints[:] = [2]
     del proto.graph.value_info[:]
@@ -103,10 +125,10 @@ def test_a_node_whose_output_has_another_shape_is_named_and_not_the_first_of_the
 
 def test_the_module_of_an_archive_is_named(tmp_path):
     module = audited()
-    file = TORCHSCRIPT.export(job(module, tmp_path), TorchScriptOptions()).files[0]
+    file = export(job(module, tmp_path), TorchScriptOptions()).files[0]
     loaded = scripted.read(file)
-    assert scripted.culprit(module, loaded, INTERFACE, CASE) is None
+    assert scripted_culprit.culprit(module, loaded, INTERFACE, CASE) is None
     with torch.no_grad():
         loaded.fc2.weight.mul_(1.01)
-    found = scripted.culprit(module, loaded, INTERFACE, CASE)
+    found = scripted_culprit.culprit(module, loaded, INTERFACE, CASE)
     assert (found["module"], found["operator"]) == ("fc2", "Linear")

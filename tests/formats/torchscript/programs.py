@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pipeline.formats import canonical
+from pipeline.formats.torchscript import canonical
 from tests.weights import assembler as asm
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def saved(module: nn.Module, path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is", category=DeprecationWarning)
         torch.jit.script(module.eval()).save(str(raw))
-    canonical.torchscript_file(raw, path, identity={})
+    canonical.from_file(raw, path, identity={})
     raw.unlink()
     return path
 

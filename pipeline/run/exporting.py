@@ -1,0 +1,124 @@
+"""Export every artifact, and evaluate the network in float64 beside it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ExportError, WorkerError
+from pipeline.formats.artifact import Artifact, Written
+from pipeline.formats.table import formats
+from pipeline.parity.prove import Truth
+from pipeline.run import kept, keys
+from pipeline.run.network import agreed, of_answer, rehearsed, truth_of
+from pipeline.run.plan import at_once
+from pipeline.run.results import Exported, Inputs, Rebuilt
+from pipeline.run.sampling import examples
+from pipeline.run.state import Stage
+from pipeline.worker.event import Event
+from pipeline.worker.process import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.config.models import ExportConfig
+    from pipeline.run.plan import Plan
+    from pipeline.run.state import State
+
+
+def _run(state: State) -> tuple[object, ...]:
+    """Run the network on every case; then export every artifact and evaluate the oracle, each in a worker of its own."""
+    wanted = state.plan.config.exports
+    with rehearsed(state) as evaluate, ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
+        agreement = agreed(state, evaluate()) if state.need(Inputs).recording else None
+        made: dict[str, Any] = {
+            each.name: pool.submit(export, state, each) for each in wanted if each.made_from is None
+        }
+        answering = pool.submit(evaluate)
+        outcomes = {name: each.exception() or each.result() for name, each in made.items()}
+        for each in wanted:
+            if each.made_from is not None:
+                outcomes[each.name] = _derived(state, each, outcomes[each.made_from])
+        answer = answering.result()
+    artifacts = tuple(each for each in outcomes.values() if isinstance(each, Artifact))
+    return Exported(artifacts, _refusals(outcomes)), of_answer(answer, agreement), truth_of(state, answer)
+
+
+def _derived(state: State, wanted: ExportConfig, source: Artifact | BaseException) -> Artifact | BaseException:
+    """Derive an artifact from one that was made before it; what the other lacks this one lacks."""
+    if not isinstance(source, Artifact):
+        return ExportError(f"{wanted.made_from}, which it is made from, could not be exported")
+    try:
+        return export(state, wanted, source)
+    except WorkerError as error:
+        return error
+
+
+def _refusals(outcomes: Mapping[str, Artifact | BaseException]) -> dict[str, str]:
+    """Return why artifacts could not be made. Whether that closes the gate is decided when the others were proven."""
+    refusals = {}
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, WorkerError):
+            refusals[name] = outcome.message + (f" ({outcome.hint})" if outcome.hint else "")
+        elif isinstance(outcome, BaseException):
+            raise outcome
+    return refusals
+
+
+def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -> Artifact:
+    """Export the network as an artifact, or derive it from another one.
+
+    Raises:
+        ExportError: the format refuses it, with its own reason.
+        WorkerError: it crashed.
+    """
+    planned, report = state.plan, state.settings.report
+    report(Event("export", wanted.name, "started"))
+    peaks = []
+
+    def work(folder: Path) -> dict[str, Any]:
+        with Worker(f"the {wanted.name} exporter", threads=1, terms=state.terms) as worker:
+            answer: dict[str, Any] = worker.call(
+                "export",
+                timeout_s=planned.config.limits.export_seconds,
+                network=asdict(planned.network),
+                interface=asdict(planned.interface),
+                examples=dict(examples(planned).inputs),
+                format=wanted.format,
+                options=dict(wanted.options),
+                target=str(folder / formats()[wanted.format].file_of(wanted.name)),
+                identity=_identity(planned),
+                source=source and _stated(source),
+            )
+            peaks.append(worker.peak_bytes)
+        return answer | {"files": [Path(each).name for each in answer["files"]]}
+
+    key = keys.of_export(planned, wanted, _identity(planned), source)
+    try:
+        found = kept.keep(state.cache, key, f"{planned.config.name}: {wanted.name} export", work)
+    except WorkerError as error:
+        report(Event("export", wanted.name, "failed", error.message))
+        raise
+    files, notes = tuple(found.folder / each for each in found.answer["files"]), tuple(found.answer["notes"])
+    report(kept.ended("export", wanted.name, found, "; ".join(notes), peaks))
+    written = Written(**found.answer | {"files": files, "notes": notes})
+    return Artifact(wanted.name, wanted.format, written, source.name if source else None)
+
+
+def _stated(source: Artifact) -> dict[str, Any]:
+    files = [str(each) for each in source.files]
+    return {"name": source.name, "format": source.format, "files": files, "facts": dict(source.written.facts)}
+
+
+def _identity(planned: Plan) -> dict[str, str]:
+    """Return what a model file says of itself. A version that is the content's digest cannot stand in the content."""
+    version = planned.config.release.version
+    identity = {"name": planned.config.name, "weights_sha256": planned.weights_sha256}
+    return identity | ({"version": version} if version else {})
+
+
+EXPORT = Stage(
+    "export", "export every artifact; evaluate the network in float64", (Inputs,), (Exported, Rebuilt, Truth), _run
+)

@@ -1,0 +1,174 @@
+"""The rebuilt network: run on every case before anything else, held against what was recorded, evaluated in float64."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import MisfitError
+from pipeline.parity import choice, oracle, prove, trained
+from pipeline.parity.budget import Rule
+from pipeline.run import kept, keys
+from pipeline.run.plan import at_once
+from pipeline.run.results import Inputs, Rebuilt
+from pipeline.worker.event import Event
+from pipeline.worker.process import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from pipeline.config.models import GateConfig, ParityConfig, ReferenceConfig, ToleranceConfig
+    from pipeline.parity.prove import Truth
+    from pipeline.parity.trained import Agreement
+    from pipeline.rebuild.reference import Recording
+    from pipeline.run.plan import Plan
+    from pipeline.run.state import State
+
+
+def of_answer(answer: Mapping[str, Any], agreement: Agreement | None = None) -> Rebuilt:
+    """Return what an oracle's answer says of the network."""
+    facts = {key: answer[key] for key in ("sha256", "parameters", "bytes")}
+    return Rebuilt(facts, (*answer["contradictions"], *answer["notes"]), agreement)
+
+
+def truth_of(state: State, answer: Mapping[str, Any]) -> Truth:
+    """Return what every output should be, and what each artifact's are held to."""
+    return prove.truth(state.need(Inputs).cases, answer, rules_of(state.plan), gates_of(state.plan))
+
+
+@contextmanager
+def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
+    """Run the network on every case, and yield what evaluates the oracle on them and returns that with the network's facts.
+
+    Raises:
+        ArchitectureError: it does not take them all, before anything else is done.
+    """
+    planned, report, key = state.plan, state.settings.report, keys.of_oracle(state.plan)
+    store = state.cache
+    if (known := kept.recall(store, key)) is not None:
+        report(Event("export", "oracle", "reused"))
+        _note_contradictions(state, known)
+        yield lambda: known
+        return
+    timeout_s = planned.config.limits.run_seconds
+    with Worker("the oracle", threads=1, environment=oracle.ENVIRONMENT, terms=state.terms) as worker:
+        report(Event("export", "network", "started"))
+        facts = rehearse(worker, state)
+        report(Event("export", "network", "ended", peak_bytes=worker.peak_bytes))
+        _note_contradictions(state, facts)
+
+        @cache
+        def evaluate() -> Any:
+            report(Event("export", "oracle", "started"))
+            answer = facts | worker.call("reference", timeout_s=timeout_s, seed=planned.config.parity.seed)
+            found = kept.keep(store, key, f"{planned.config.name}: oracle", lambda _: answer)
+            report(kept.ended("export", "oracle", found, peaks=[worker.peak_bytes]))
+            return found.answer
+
+        yield evaluate
+
+
+def rehearse(worker: Worker, state: State) -> Any:
+    """Let a worker build the network and run it on every case; return the network's facts and how it is bound.
+
+    Raises:
+        MisfitError: the weights do not fit; where several names are possible, it says which of them the recording tells.
+    """
+    planned, inputs = state.plan, state.need(Inputs)
+    recording = inputs.recording
+    try:
+        return worker.call(
+            "rehearse",
+            timeout_s=planned.config.limits.run_seconds,
+            network=asdict(planned.network),
+            interface=asdict(planned.interface),
+            cases=[case.to_json() for case in inputs.cases],
+            recorded=len(recording.calls) if recording else 0,
+        )
+    except MisfitError as error:
+        given = planned.config.reference
+        if recording is None or given is None:
+            raise
+
+        def agrees(answer: Mapping[str, Any]) -> bool:
+            return _judged(state, recording, given, answer)[0].passed
+
+        raise choice.explained(error, worker, setup_of(state), recording, agrees) from None
+
+
+def evaluate_oracle(state: State) -> Any:
+    """Return the oracle's answer for every case, and the facts about the network."""
+    with rehearsed(state) as evaluate:
+        return evaluate()
+
+
+def agreed(state: State, answer: Mapping[str, Any]) -> Agreement | None:
+    """Hold the rebuilt network against the recording, if there is one, with the oracle's answer of all or the recorded cases.
+
+    Raises:
+        GateError: it is not the network that was recorded.
+    """
+    recording, given = state.need(Inputs).recording, state.plan.config.reference
+    if recording is None or given is None:
+        return None
+    state.settings.report(Event("reference", recording.name, "started"))
+    own = {**answer, "references": answer["references"][-len(recording.calls) :]}
+    found, rules = _judged(state, recording, given, own)
+    trained.require(found, recording, own, setup_of(state), rules)
+    state.settings.report(Event("reference", recording.name, "ended"))
+    return found
+
+
+def setup_of(state: State) -> prove.Setup:
+    """Return what every run of a proof needs."""
+    planned, settings = state.plan, state.settings
+    return prove.Setup(
+        planned.interface,
+        planned.network,
+        settings.threads,
+        planned.config.limits.run_seconds,
+        settings.report,
+        state.terms,
+        max(1, at_once(planned, settings) - 1),  # the audit runs beside them
+    )
+
+
+def rules_of(planned: Plan) -> dict[str, Rule]:
+    """Return what each output is held to."""
+    parity = planned.config.parity
+    return {name: _rule(parity, parity.outputs.get(name)) for name in planned.config.outputs}
+
+
+def gates_of(planned: Plan) -> dict[str, dict[str, Rule]]:
+    """Return what the outputs of each artifact are held to that has a gate of its own."""
+    parity = planned.config.parity
+    return {
+        artifact: {
+            name: _rule(parity, gate.outputs.get(name), gate, parity.outputs.get(name))
+            for name in planned.config.outputs
+        }
+        for artifact, gate in planned.config.gates.items()
+    }
+
+
+def _rule(usual: ParityConfig, *nearer: ToleranceConfig | GateConfig | None) -> Rule:
+    """Return the first of the nearer budgets that says anything, else the usual one."""
+    own = next((each for each in nearer if each and (each.limit is not None or each.atol is not None)), usual)
+    return Rule(limit=own.limit or usual.limit, atol=own.atol, rtol=own.rtol)
+
+
+def _judged(
+    state: State, recording: Recording, given: ReferenceConfig, answer: Mapping[str, Any]
+) -> tuple[Agreement, dict[str, Rule]]:
+    """Compare a network with the recording, given its oracle's answer of the recorded cases; return that and the rules."""
+    rule = Rule(state.plan.config.parity.limit, given.atol, given.rtol)
+    rules = dict.fromkeys(state.plan.interface.outputs, rule)
+    return trained.judge(recording, answer, setup_of(state), rules, explicit=given.atol is not None), rules
+
+
+def _note_contradictions(state: State, facts: Mapping[str, Any]) -> None:
+    """Remark on arguments that the config writes out otherwise than the checkpoint says."""
+    for each in facts["contradictions"]:
+        state.settings.report(Event("export", "network", "noted", each))

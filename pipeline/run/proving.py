@@ -1,0 +1,168 @@
+"""Hold every backend against the float64 network, account for every file, and explain what failed."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import WeighbridgeError
+from pipeline.formats.table import formats
+from pipeline.parity import explain, prove
+from pipeline.parity.compare import Finding
+from pipeline.parity.prove import Proof, Truth
+from pipeline.run import kept, keys, reporting
+from pipeline.run.network import setup_of
+from pipeline.run.plan import at_once
+from pipeline.run.reporting import CULPRITS, note
+from pipeline.run.results import Exported, Inputs, Proven, Rebuilt
+from pipeline.run.sampling import examples
+from pipeline.run.state import Stage
+from pipeline.worker.event import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.backends.variant import Variant
+    from pipeline.formats.artifact import Artifact
+    from pipeline.parity.candidate import Names
+    from pipeline.run.state import State
+
+
+def _run(state: State) -> tuple[object, ...]:
+    proven = hold(state)
+    state = state.adding(proven)
+    failed = {each.variant.name: each.reason for each in proven.proofs if each.status == "crashed"}
+    refusals = state.need(Exported).refusals
+    required = [
+        each for variant in state.plan.variants if variant.required for each in (variant.name, variant.artifact)
+    ]
+    note(state, "parity", {**refusals, **failed}, required)
+    try:
+        prove.gate(proven.proofs)
+    except WeighbridgeError as error:
+        folder = state.work / CULPRITS
+        culprits = [_beside_report(each) for each in explained(state, folder)]
+        where = "".join(f"\n  {explain.sentence(each)}" for each in culprits)
+        report = reporting.files(state, culprits) | _files_below(folder, state.work)
+        raise type(error)(error.message + where, hint=reporting.without_release(state, report)) from None
+    return (proven,)
+
+
+def hold(state: State, names: Mapping[str, Names] | None = None) -> Proven:
+    """Return every backend's proof and every file's audit; `names` where a candidate's file has its own."""
+    exported = state.need(Exported)
+    variants = []
+    for variant in state.plan.variants:
+        artifact = exported.named(variant.artifact)
+        reason = variant.unavailable or exported.refusals.get(variant.artifact or "")
+        variants.append(replace(variant, file=artifact.files[0] if artifact else None, unavailable=reason))
+    with ThreadPoolExecutor(1) as pool:
+        auditing = pool.submit(_audits, state)
+        if at_once(state.plan, state.settings) == 1:
+            auditing.result()
+        proofs = _proofs(state, variants, names or {})
+        audits = auditing.result()
+    return Proven(prove.with_audits(proofs, audits), audits, names or {})
+
+
+def _proofs(state: State, variants: Sequence[Variant], names: Mapping[str, Names]) -> tuple[Proof, ...]:
+    """Return a proof for each variant, in their order: those that passed before on the same bytes, and new ones."""
+    truth, exported = state.need(Truth), state.need(Exported)
+    if names:  # a candidate: somebody is looking for what is wrong with it
+        return prove.prove(variants, setup_of(state), truth, names)
+    found = {each.name: exported.named(each.artifact) for each in variants}
+    by_variant = {
+        each.name: keys.of_proof(state.plan, each, found[each.name], state.settings.threads)
+        for each in variants
+        if not each.unavailable
+    }
+    known = _known(state, by_variant)
+    made = prove.prove([each for each in variants if each.name not in known], setup_of(state), truth)
+    for proof in made:
+        if proof.status == "pass":
+            answer = {"facts": dict(proof.facts), "findings": [asdict(each) for each in proof.findings]}
+            _keep(state, by_variant[proof.variant.name], proof.variant.name, answer)
+    proofs = {proof.variant.name: proof for proof in made}
+    return tuple(proofs.get(each.name) or _proof_from(each, known[each.name]) for each in variants)
+
+
+def _known(state: State, wanted: Mapping[str, str]) -> dict[str, Any]:
+    """Return the answers that are kept under some of the keys, by the keys' names."""
+    store = state.cache
+    found = {name: kept.recall(store, key) for name, key in wanted.items()}
+    known = {name: answer for name, answer in found.items() if answer is not None}
+    for name in known:
+        state.settings.report(Event("parity", name, "reused"))
+    return known
+
+
+def _keep(state: State, key: str, subject: str, answer: Any) -> None:
+    kept.keep(state.cache, key, f"{state.plan.config.name}: parity of {subject}", lambda _: answer)
+
+
+def _proof_from(variant: Variant, answer: Mapping[str, Any]) -> Proof:
+    findings = tuple(Finding(**each | {"worst_index": tuple(each["worst_index"])}) for each in answer["findings"])
+    return Proof(variant, "pass", None, findings, answer["facts"])
+
+
+def _audits(state: State) -> dict[str, Mapping[str, Any]]:
+    """Account for every constant and number of the exported files; return what was found by artifact."""
+    audited: dict[str, Artifact] = {
+        f"{each.name} audit": each for each in state.need(Exported).artifacts if formats()[each.format].audit
+    }
+    by_name = {name: keys.of_audit(state.plan, artifact) for name, artifact in audited.items()}
+    known = _known(state, by_name)
+    waiting = [artifact for name, artifact in audited.items() if name not in known]
+    made = prove.audit(waiting, setup_of(state), examples(state.plan).inputs)
+    for artifact, found in made.items():
+        if found["passed"]:
+            _keep(state, by_name[f"{artifact} audit"], f"{artifact} audit", found)
+    return {artifact.name: made.get(artifact.name) or known[name] for name, artifact in audited.items()}
+
+
+def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[dict[str, Any]]:
+    """Explain each required proof that failed (or each that ran), with reproductions in `folder`."""
+    proven, found = state.need(Proven), []
+    for proof in proven.proofs:
+        if proof.variant.artifact is None or proof.status not in {"pass", "fail"}:
+            continue
+        # Outputs that are right have no culprit: it is the device, or the file by its audit, that failed.
+        if all_of_them or not all(each.passed for each in proof.findings):
+            shutil.rmtree(folder / proof.variant.name, ignore_errors=True)  # what an earlier run reproduced
+            explanation = explain.explain(
+                proof,
+                setup_of(state),
+                state.need(Truth),
+                names=proven.names.get(proof.variant.name),
+                examples=examples(state.plan).inputs,
+                seed=state.plan.config.parity.seed,
+                folder=folder / proof.variant.name,
+            )
+            script = folder / proof.variant.name / "culprit.py"
+            found.append(explanation | {"reproduction": str(script) if script.exists() else None})
+    return found
+
+
+def _beside_report(explanation: dict[str, Any]) -> dict[str, Any]:
+    """Return an explanation whose reproduction is named as it lies in a report."""
+    if explanation["reproduction"] is None:
+        return explanation
+    return explanation | {"reproduction": f"{CULPRITS}/{explanation['backend']}/culprit.py"}
+
+
+def _files_below(folder: Path, root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+PROVE = Stage(
+    "parity",
+    "hold every backend against the float64 network",
+    (Inputs, Exported, Rebuilt, Truth),
+    (Proven,),
+    _run,
+)

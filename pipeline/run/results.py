@@ -1,0 +1,72 @@
+"""What the stages of a run add to what is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pipeline.formats.artifact import Artifact
+    from pipeline.interface import Case
+    from pipeline.parity.candidate import Names
+    from pipeline.parity.prove import Proof
+    from pipeline.parity.trained import Agreement
+    from pipeline.rebuild.reference import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Every case, those that were recorded with the trained network last, and the recording."""
+
+    cases: tuple[Case, ...]
+    recording: Recording | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What is known of the rebuilt network: its size and digest, what was noted, and how it agrees with a recording."""
+
+    facts: Mapping[str, Any]
+    notes: tuple[str, ...]
+    agreement: Agreement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The artifacts that were written, and why others could not be, by their names."""
+
+    artifacts: tuple[Artifact, ...]
+    refusals: Mapping[str, str]
+
+    def named(self, name: str | None) -> Artifact | None:
+        """Return an artifact, None if there is none of this name."""
+        return next((each for each in self.artifacts if each.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """Every backend's proof and every artifact's audit, passed or not.
+
+    `names` holds, by variant, what a candidate's file calls inputs and outputs.
+    """
+
+    proofs: tuple[Proof, ...]
+    audits: Mapping[str, Mapping[str, Any]]
+    names: Mapping[str, Names] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What was measured, as benchmark.json has it; no sizes if nobody wanted to wait for it."""
+
+    benchmark: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Where the release lies."""
+
+    path: Path

@@ -1,0 +1,86 @@
+"""Time every backend that passed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.benchmark import timing
+from pipeline.errors import UnavailableError, WorkerError
+from pipeline.report import document
+from pipeline.run import kept, keys, reporting
+from pipeline.run.reporting import note
+from pipeline.run.results import Exported, Proven, Timed
+from pipeline.run.state import Stage
+from pipeline.worker.event import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.backends.variant import Variant
+    from pipeline.run.plan import Plan, Settings
+    from pipeline.run.state import State
+    from pipeline.worker.process import Terms
+
+
+def _run(state: State) -> tuple[object, ...]:
+    if not state.settings.benchmark:
+        return (Timed(document.benchmark(None)),)
+    passed = [proof.variant for proof in state.need(Proven).proofs if proof.status == "pass"]
+    try:
+        timed = Timed(_timed(state, passed))
+    except WorkerError as error:  # the reference itself: there is nothing to compare the others with
+        hint = reporting.without_release(state, reporting.files(state))
+        raise UnavailableError(error.message, hint=hint) from None
+    dropped = _dropped(timed.benchmark)
+    required = [variant.name for variant in passed if variant.required]
+    note(state, "benchmark", dropped, required)
+    if lost := {name: reason for name, reason in dropped.items() if name in required}:
+        lines = ["a required backend did not last the benchmark:", *map(": ".join, lost.items())]
+        hint = reporting.without_release(state, reporting.files(state, benchmark=timed.benchmark))
+        raise UnavailableError("\n  ".join(lines), hint=hint)
+    return (timed,)
+
+
+def _dropped(benchmark: Mapping[str, Any]) -> dict[str, str]:
+    """Return why backends dropped out of a benchmark."""
+    arms = benchmark.get("arms", {})
+    failures = [failure for size in benchmark["sizes"] for failure in size["samples"]["failures"].items()]
+    # Keyed by the variant: its name may tell threads too, or that it is the reference's second copy.
+    return {arms.get(name, {"variant": name})["variant"]: reason for name, reason in failures}
+
+
+def _timed(state: State, passed: Sequence[Variant]) -> Mapping[str, Any]:
+    planned, settings = state.plan, state.settings
+    if not settings.reuse_timings:
+        return measured(planned, passed, settings, state.terms)
+    key = keys.of_timings(planned, passed, state.need(Exported).artifacts, settings.threads)
+    known: Mapping[str, Any] | None = kept.recall(state.cache, key)
+    if known is not None:
+        settings.report(Event("benchmark", "timings", "reused"))
+        return known
+    found = measured(planned, passed, settings, state.terms)
+    if not _dropped(found):
+        kept.keep(state.cache, key, f"{planned.config.name}: timings", lambda _: found)
+    return found
+
+
+def measured(
+    planned: Plan, variants: Sequence[Variant], settings: Settings, terms: Terms | None = None
+) -> dict[str, Any]:
+    """Time variants of a config as it says, and return benchmark.json. Nothing else of ours runs meanwhile."""
+    with settings.alone():
+        timings = timing.measure(
+            variants,
+            planned.interface,
+            planned.network,
+            planned.config.benchmark,
+            seed=planned.config.parity.seed,
+            threads=settings.threads,
+            timeout_s=planned.config.limits.run_seconds,
+            report=settings.report,
+            terms=terms,
+        )
+    return document.benchmark(timings)
+
+
+TIME = Stage("benchmark", "time every backend that passed", (Exported, Proven), (Timed,), _run)
