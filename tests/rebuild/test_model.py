@@ -212,7 +212,7 @@ def test_a_tied_network_is_exported_and_audited_from_a_file_that_has_each_tensor
     network = networks.made(networks.Ties())
     save_model(network, str(tmp_path / "ties.safetensors"))
     described = Network(
-        "tests.formats.networks:Ties", {}, str(tmp_path / "ties.safetensors"), ("tests.exporters",), PLACES
+        "tests.formats.networks:Ties", {}, str(tmp_path / "ties.safetensors"), ("tests.formats",), PLACES
     )
     found = model.load(described)
     assert sum("which was loaded" in note for note in found.notes) == 7
@@ -267,7 +267,7 @@ def saved_in_the_order_of_its_names(network, names, folder):
         state[name] = tensor
     save_file(dict(sorted(state.items())), folder / "weights.safetensors")
     return Network(
-        "tests.formats.networks:Attending", {}, str(folder / "weights.safetensors"), ("tests.exporters",), PLACES
+        "tests.formats.networks:Attending", {}, str(folder / "weights.safetensors"), ("tests.formats",), PLACES
     )
 
 
