@@ -10,7 +10,8 @@ from pipeline.rebuild.calling import identifier
 from pipeline.rebuild.cases import allowed
 from pipeline.weights import headers
 from pipeline.weights.confined import require_confined_onnx
-from pipeline.weights.kinds import Kind, identify
+from pipeline.weights.identify import identify
+from pipeline.weights.kinds import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
