@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class _Stop(threading.Event):
@@ -109,3 +109,9 @@ def suggestion(given: str, valid: Iterable[str]) -> str:
     if close := difflib.get_close_matches(given, names, n=1, cutoff=0.5):
         return f" (nearest valid: {close[0]!r})"
     return f" (valid: {', '.join(map(repr, names))})" if 0 < len(names) <= 10 else ""
+
+
+def in_line(names: Sequence[str], most: int = 8) -> str:
+    """Return names in a line, of many the first ones and how many more there are."""
+    more = f" … and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.rebuild.doctor.misfit import Misfit
-    from pipeline.weights.headers import Header
+    from pipeline.weights.header import Header
 
     Shapes = Mapping[str, tuple[int, ...]]
 

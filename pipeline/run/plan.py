@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import Config
     from pipeline.rebuild.trust import Located
-    from pipeline.weights.headers import Header
+    from pipeline.weights.header import Header
 
 
 RESULTS = Path(".cache", "results")

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UnsafeError
+from pipeline.weights.files import ALTERED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pipeline.weights.files import Bytes
 
@@ -32,8 +33,6 @@ _CHUNK_BYTES = 1 << 24
 _MAX_DESCRIPTOR_BYTES = 24  # section 4.3.9, with its signature and sizes of 8 bytes
 _DRIVE = re.compile(r"[A-Za-z]:")
 
-
-_ALTERED = "no saving function writes such a file: it was altered, so do not load it; get it again from its maker"
 _DIFFERENT = "which readers take differently"
 
 
@@ -111,7 +110,7 @@ def _entries(data: Bytes, name: str) -> Iterator[Entry]:
         yield Entry(entry, wide[2], wide[0], wide[1], method, flags, crc)
         position = extra_start + extra_size + comment_size
     if position != start + size:
-        raise UnsafeError(f"{name}: its directory is longer than its entries, {_DIFFERENT}", hint=_ALTERED)
+        raise UnsafeError(f"{name}: its directory is longer than its entries, {_DIFFERENT}", hint=ALTERED)
 
 
 def _end(data: Bytes, name: str) -> tuple[int, int, int]:
@@ -121,7 +120,7 @@ def _end(data: Bytes, name: str) -> tuple[int, int, int]:
         raise BrokenArchiveError("it lacks the directory that ends every archive")
     *_, count, size, start, comment_size = _END.unpack(data[found : found + _END.size])
     if found + _END.size + comment_size != len(data):
-        raise UnsafeError(f"{name}: bytes follow the archive's end, {_DIFFERENT}", hint=_ALTERED)
+        raise UnsafeError(f"{name}: bytes follow the archive's end, {_DIFFERENT}", hint=ALTERED)
     end, locator = found, found - _LOCATOR64.size
     if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
         *_, end, _disks = _LOCATOR64.unpack(data[locator:found])
@@ -130,12 +129,12 @@ def _end(data: Bytes, name: str) -> tuple[int, int, int]:
             raise BrokenArchiveError("its zip64 end is damaged")
         short = ((count, count64, _FULL16), (size, size64, _FULL32), (start, start64, _FULL32))
         if end + _END64.size != locator or any(here not in (wide, full) for here, wide, full in short):
-            raise UnsafeError(f"{name}: the archive has two directories, {_DIFFERENT}", hint=_ALTERED)
+            raise UnsafeError(f"{name}: the archive has two directories, {_DIFFERENT}", hint=ALTERED)
         start, size, count = start64, size64, count64
     if start + size > end:
         raise BrokenArchiveError("its directory lies outside the file")
     if start + size < end:
-        raise UnsafeError(f"{name}: bytes stand before or behind its directory, {_DIFFERENT}", hint=_ALTERED)
+        raise UnsafeError(f"{name}: bytes stand before or behind its directory, {_DIFFERENT}", hint=ALTERED)
     return start, size, count
 
 
@@ -165,57 +164,43 @@ def start_of(data: Bytes, entry: Entry) -> int:
 def content(data: Bytes, entry: Entry, limit: int) -> bytes:
     """Return a stored entry's bytes; raises UnsafeError above `limit` bytes and for a compressed entry."""
     if entry.method != 0:
-        raise UnsafeError(f"{entry.name} is compressed; weights are stored as they are", hint=_ALTERED)
+        raise UnsafeError(f"{entry.name} is compressed; weights are stored as they are", hint=ALTERED)
     if entry.size > limit:
         raise UnsafeError(f"{entry.name} holds {entry.size:,} bytes, more than {limit:,}", hint="do not load it")
     start = start_of(data, entry)
     return data[start : start + entry.size]
 
 
-def require_plain(data: Bytes, entries: Sequence[Entry], name: str) -> None:
-    """Refuse an archive that torch.save did not write: one of several readings, or with entries that are compressed.
+def require_one_reading(data: Bytes, entries: Sequence[Entry], name: str, *, stored: bool = False) -> None:
+    """Refuse an archive that two readers could read differently, and with `stored` one with entries that are compressed.
 
-    Raises UnsafeError naming the entry.
-    """
-    # torch looks entries up without regard to upper and lower case.
-    _require(data, entries, name, same=str.casefold, packing=_plain_problem)
-
-
-def require_one_reading(data: Bytes, entries: Sequence[Entry], name: str) -> None:
-    """Refuse an archive that two readers could read differently.
-
+    torch.save stores entries as they are, and torch looks them up without regard to upper and lower case.
     Raises UnsafeError naming the entry: duplicate or outside names, overlapping or hidden entries, local headers that
     contradict the directory.
     """
-    _require(data, entries, name, same=str, packing=_size_problem)
-
-
-def _require(
-    data: Bytes,
-    entries: Sequence[Entry],
-    name: str,
-    *,
-    same: Callable[[str], str],
-    packing: Callable[[Entry], str | None],
-) -> None:
     seen: set[str] = set()
     taken: list[tuple[int, int, str]] = []
     for entry in entries:
-        key = same(entry.name)
-        problem = _name_problem(entry.name, key, seen) or packing(entry) or _header_problem(data, entry)
+        key = entry.name.casefold() if stored else entry.name
+        problem = (
+            _name_problem(entry.name, key, seen)
+            or (_packing_problem(entry) if stored else None)
+            or _size_problem(entry)
+            or _header_problem(data, entry)
+        )
         if problem:
-            raise UnsafeError(f"{name}: entry {entry.name!r:.80} {problem}", hint=_ALTERED)
+            raise UnsafeError(f"{name}: entry {entry.name!r:.80} {problem}", hint=ALTERED)
         seen.add(key)
         taken.append((entry.header, start_of(data, entry) + entry.packed_size, entry.name))
     taken.append((_end(data, name)[0], len(data), "the directory"))
     taken.sort()
     for (_, end, first), (begin, _, second) in itertools.pairwise(taken):
         if begin < end:
-            raise UnsafeError(f"{name}: entries {first!r} and {second!r} share bytes", hint=_ALTERED)
+            raise UnsafeError(f"{name}: entries {first!r} and {second!r} share bytes", hint=ALTERED)
         if begin - end > _MAX_DESCRIPTOR_BYTES:
-            raise UnsafeError(f"{name} hides {begin - end:,} bytes before {second!r:.80}", hint=_ALTERED)
+            raise UnsafeError(f"{name} hides {begin - end:,} bytes before {second!r:.80}", hint=ALTERED)
     if taken[0][0] != 0:
-        raise UnsafeError(f"{name}: {taken[0][0]:,} bytes stand before the archive", hint=_ALTERED)
+        raise UnsafeError(f"{name}: {taken[0][0]:,} bytes stand before the archive", hint=ALTERED)
 
 
 def _name_problem(name: str, key: str, seen: set[str]) -> str | None:
@@ -229,12 +214,12 @@ def _name_problem(name: str, key: str, seen: set[str]) -> str | None:
     return None
 
 
-def _plain_problem(entry: Entry) -> str | None:
+def _packing_problem(entry: Entry) -> str | None:
     if entry.flags & _ENCRYPTED:
         return "is encrypted"
     if entry.method != 0:
         return f"is compressed ({entry.packed_size:,} bytes become {entry.size:,}); weights are stored as they are"
-    return _size_problem(entry)
+    return None
 
 
 def _size_problem(entry: Entry) -> str | None:

@@ -30,7 +30,6 @@ _INSIDE = {
     "tensor": {13: "entry"},
 }
 _HINT = "do not load it; get the model and its data from its maker, in one folder"
-_DAMAGED = "copy or download it again"
 
 
 class Reference(NamedTuple):
@@ -56,7 +55,7 @@ def require_confined_onnx(path: Path, *, max_bytes: int | None = None) -> tuple[
         try:
             found = sorted(set(references(data)), key=lambda each: (each.location, each.offset))
         except MalformedFieldError as error:
-            raise WeightsError(f"{path.name} is damaged or no ONNX model: {error}", hint=_DAMAGED) from error
+            raise WeightsError(f"{path.name} is damaged or no ONNX model: {error}", hint=files.COPY_AGAIN) from error
     total = path.stat().st_size
     inside: dict[str, Path] = {}
     for each in found:
@@ -69,11 +68,7 @@ def require_confined_onnx(path: Path, *, max_bytes: int | None = None) -> tuple[
             raise UnsafeError(
                 f"{path.name}: data ends at byte {end:,} of {each.location}, which has {size:,}", hint=_HINT
             )
-    if max_bytes is not None and total > max_bytes:
-        raise UnsafeError(
-            f"{path.name} and its data are {total:,} bytes, more than the limit of {max_bytes:,}",
-            hint="raise --max-bytes if you trust it",
-        )
+    files.require_below(total, max_bytes, f"{path.name} and its data are {total:,} bytes")
     return tuple(inside.values())
 
 

@@ -7,13 +7,16 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UnsafeError
+from pipeline.weights.pickle_records import model_class
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from pipeline.weights.pickles import Parsed
+
 _CODE = "run Python code from the file"
 _REACH = "reach into Python's own objects, to find a function that runs commands"
-_DEEDS = {
+_HARMS = {
     "run a command of the operating system": (
         "os", "posix", "nt", "subprocess", "commands", "pty", "popen2", "_posixsubprocess", "multiprocessing", "asyncio",
         "distutils", "setuptools", "torch.utils.cpp_extension", "torch.utils.collect_env", "numpy.f2py", "numpy.distutils",
@@ -52,31 +55,32 @@ _DEEDS = {
 # builtins that run code are told apart from harmless types such as builtins.list and builtins.object.
 _BUILTIN_CODE = ("eval", "exec", "execfile", "compile", "__import__", "input", "breakpoint", "help", "reload", "exit")
 
-_DEED_OF = {prefix: deed for deed, prefixes in _DEEDS.items() for prefix in prefixes} | {
+_HARM_OF = {prefix: harm for harm, prefixes in _HARMS.items() for prefix in prefixes} | {
     f"builtins.{name}": _CODE for name in _BUILTIN_CODE
 }
 _HINT = (
     "do not load it anywhere, least of all with weights_only=False; a maker you trust can give you the weights alone: "
     "torch.save(model.state_dict(), 'weights.pth')"
 )
+_PROGRAM_CLASS = re.compile(r"__torch__(\.\w+)+")
 _NAME = re.compile(r"[\w.-]*\w")
 # Functions that a network keeps as its activation: to name them imports torch.
 _ACTIVATIONS = ("torch.nn.functional", "torch._C._nn")
 
 
-def deed(dotted: str) -> str | None:
+def harm_of(dotted: str) -> str | None:
     """Return what a known dangerous global does, in words; None for one that is merely unknown."""
     parts = dotted.split(".")
     prefixes = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
     if parts[-1].startswith("__") and parts[-1].endswith("__"):
         return _REACH
-    return next((_DEED_OF[prefix] for prefix in prefixes if prefix in _DEED_OF), None)
+    return next((_HARM_OF[prefix] for prefix in prefixes if prefix in _HARM_OF), None)
 
 
 def runs(foreign: Mapping[str, str]) -> bool:
     """Tell whether a pickle that breaks off has done more up to there than a text that reads as one: a list of words."""
     return any(
-        how in ("makes", "calls") or (how == "changes" and is_module(dotted.rpartition(".")[0])) or deed(dotted)
+        how in ("makes", "calls") or (how == "changes" and is_module(dotted.rpartition(".")[0])) or harm_of(dotted)
         for dotted, how in importable(foreign).items()
     )
 
@@ -101,7 +105,7 @@ def require_harmless(foreign: Mapping[str, str], name: str, own: Collection[str]
     """
     strange = {dotted: how for dotted, how in foreign.items() if not (own and _is_of_model(dotted, how, own))}
     for dotted, how in strange.items():
-        known = deed(dotted)
+        known = harm_of(dotted)
         if known is not None:
             verb = "would" if how != "names" else "names it, and could"
             raise UnsafeError(f"{name} is hostile: {dotted!r:.120} {verb} {known} as soon as it is loaded", hint=_HINT)
@@ -111,6 +115,21 @@ def require_harmless(foreign: Mapping[str, str], name: str, own: Collection[str]
             f"{name} is refused: loading it would need {dotted!r:.120}, which is not data; it would {_DOES[how]}",
             hint=_HINT,
         )
+
+
+def require_data(parsed: Parsed, name: str, *, program: bool = False) -> None:
+    """Refuse what is not data but the classes of a pickled model, and of a TorchScript program (`program`).
+
+    Raises UnsafeError as `require_harmless`.
+    """
+    is_model = model_class(parsed.value) is not None
+    foreign = beside_programs(parsed.foreign) if program else parsed.foreign
+    require_harmless(foreign, name, parsed.own if is_model else ())
+
+
+def beside_programs(foreign: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the classes that a TorchScript program defines, and Python has not."""
+    return {dotted: how for dotted, how in foreign.items() if how == "changes" or not _PROGRAM_CLASS.fullmatch(dotted)}
 
 
 _DOES = {
@@ -125,5 +144,5 @@ def _is_of_model(dotted: str, how: str, own: Collection[str]) -> bool:
     module, _, function = dotted.rpartition(".")
     is_activation = how == "names" and module in _ACTIVATIONS and function.isidentifier()
     top = dotted.partition(".")[0]
-    is_own = dotted in own and top not in sys.stdlib_module_names and deed(dotted) is None
+    is_own = dotted in own and top not in sys.stdlib_module_names and harm_of(dotted) is None
     return is_activation or is_own

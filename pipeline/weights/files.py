@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, overload
 
-from pipeline.errors import WeightsError
+from pipeline.errors import UnsafeError, WeightsError, in_line
 from pipeline.storage.store import digest_file
 
 if TYPE_CHECKING:
@@ -18,7 +18,10 @@ SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".pt2", ".onnx", ".n
             ".th", ".tar", ".index.json")  # fmt: skip
 """How names of weights files end; used to list what lies beside a missing one, never to tell what a file is."""
 
-_LISTED = 8
+ALTERED = "no saving function writes such a file: it was altered, so do not load it; get it again from its maker"
+DAMAGED = "it was cut off or altered on its way: copy or download it again"
+COPY_AGAIN = "copy or download it again"
+"""Hints for what is wrong with a file."""
 
 
 def require_file(path: Path) -> None:
@@ -29,7 +32,7 @@ def require_file(path: Path) -> None:
         inside = weights_beside(path)
         raise WeightsError(
             f"{path} is a folder, not a weights file",
-            hint=f"name one of its files: {_listed(inside)}" if inside else "it holds no weights file either",
+            hint=f"name one of its files: {in_line(inside)}" if inside else "it holds no weights file either",
         )
     if path.exists():
         raise WeightsError(f"{path} is not a regular file", hint="copy its contents into a file first")
@@ -65,12 +68,18 @@ def _hint(path: Path) -> str:
         return f"there are no weights files in {path.parent}"
     close = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.5)
     nearest = f"did you mean {close[0]}? " if close else ""
-    return f"{nearest}{path.parent} holds {_listed(beside)}"
+    return f"{nearest}{path.parent} holds {in_line(beside)}"
 
 
-def _listed(names: list[str]) -> str:
-    more = f" … and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+def require_below(size_bytes: int, max_bytes: int | None, what: str) -> None:
+    """Raise UnsafeError where a size is above a limit; `what` is the first half of its message."""
+    if max_bytes is not None and size_bytes > max_bytes:
+        raise UnsafeError(f"{what}, more than the limit of {max_bytes:,}", hint="raise --max-bytes if you trust it")
+
+
+def in_brackets(shape: tuple[int, ...]) -> str:
+    """Return a shape in words; a file may declare one without end."""
+    return f"[{', '.join(map(str, shape[:8]))}{', …' if len(shape) > 8 else ''}]"
 
 
 class Part:

@@ -8,47 +8,19 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeightsError
-from pipeline.weights import contents, files, guess, headers, onnx_header, wrappers
-from pipeline.weights.kinds import REMEDIES, Kind
+from pipeline.weights import files, guess, headers, nested, onnx_header, torch_header, wrappers
+from pipeline.weights.kinds import STATE_DICTS, Kind
+from pipeline.weights.protobuf import MalformedFieldError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.weights.headers import Header, TensorHeader
+    from pipeline.weights.header import Header, TensorHeader
 
 _MAX_POINTER_BYTES = 1024
 _NAMED = 4
-_EXPLANATIONS = {
-    Kind.STATE_DICT: "Named tensors saved with torch.save: the weights, without the network's code.",
-    Kind.STATE_DICT_LEGACY: "Named tensors saved with torch.save in the format before torch 1.6: the weights, without code.",
-    Kind.WRAPPED: "A training checkpoint: a state dict with other things around it.",
-    Kind.SEVERAL: "A training checkpoint with several state dicts: which one is the network's, only its maker can tell.",
-    Kind.PICKLED_MODEL: "A whole model saved as Python objects: it loads only with its code, and loading it runs code.",
-    Kind.TORCH_OBJECT: "Something saved with torch.save that holds no state dict.",
-    Kind.PICKLE: "A pickle written by something other than torch.save.",
-    Kind.TORCHSCRIPT: "A TorchScript program: weights and code; it runs without the Python that made it.",
-    Kind.EXPORTED_PROGRAM: "A program saved by torch.export.save; loading it can run code from the file.",
-    Kind.ONNX: "An ONNX model: a graph with its weights, which onnxruntime runs.",
-    Kind.SAFETENSORS: "Named tensors in the safetensors format: the weights, without the network's code.",
-    Kind.SHARDED: "The index of a state dict that is spread over several files.",
-    Kind.NUMPY: "numpy arrays.",
-    Kind.HDF5: "An HDF5 file, as Keras and h5py write; what is compressed in it was not looked at.",
-    Kind.TENSORFLOW: "The graph of a TensorFlow SavedModel; its weights lie in the folder variables/.",
-    Kind.GGUF: "A GGUF model for llama.cpp, usually quantised.",
-    Kind.TAR: "A tar archive; it was not unpacked.",
-    Kind.ZIP: "A zip archive that torch.save did not write.",
-    Kind.SEALED: "An archive of a kind that is not looked into.",
-    Kind.GZIP: "A compressed file; it was not unpacked.",
-    Kind.LFS_POINTER: "A Git LFS pointer: it stands for a file that was not downloaded.",
-    Kind.HTML: "A web page saved in place of a file, often a login or error page.",
-    Kind.TEXT: "A text file.",
-    Kind.EMPTY: "An empty file.",
-    Kind.TRUNCATED: "A file that was cut off: its end is missing.",
-    Kind.UNKNOWN: "Of no kind that weighbridge knows.",
-}
 _ARCHIVES = {Kind.TAR, Kind.ZIP, Kind.GZIP, Kind.NUMPY, Kind.HDF5}
-_WEIGHTS = {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENSORS, Kind.SHARDED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +91,7 @@ def describe(path: Path, *, key: str | None = None, max_bytes: int | None = None
     return Description(
         path.name,
         str(header.kind),
-        _EXPLANATIONS[header.kind],
+        header.kind.explanation,
         header.size_bytes,
         details=details,
         tensors=tensors,
@@ -131,7 +103,7 @@ def describe(path: Path, *, key: str | None = None, max_bytes: int | None = None
         candidates=tuple(_candidates(header)),
         unnamed=wrapped.without_names() if wrapped else (),
         needs=tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *header.needs])),
-        likely=guess.likely({tensor.name: tensor.shape for tensor in tensors}) if header.kind in _WEIGHTS else None,
+        likely=guess.likely({tensor.name: tensor.shape for tensor in tensors}) if header.kind in STATE_DICTS else None,
         contents=inside,
         next=_next(path, header, inside, key),
     )
@@ -142,10 +114,10 @@ def _contents(path: Path, header: Header) -> tuple[tuple[TensorDescription, ...]
     if header.kind is Kind.ONNX:
         with files.mapped(path) as data:
             try:
-                model = onnx_header.read(data)
-            except onnx_header.MalformedFieldError as error:
-                raise WeightsError(f"{path.name} is damaged: {error}", hint="copy or download it again") from error
-        return tuple(TensorDescription(*tensor) for tensor in model.tensors), model.facts()
+                tensors, facts = onnx_header.read(data)
+            except MalformedFieldError as error:
+                raise WeightsError(f"{path.name} is damaged: {error}", hint=files.COPY_AGAIN) from error
+        return tuple(TensorDescription(*tensor) for tensor in tensors), facts
     if header.kind is Kind.LFS_POINTER:
         lines = path.read_bytes()[:_MAX_POINTER_BYTES].decode(errors="replace").splitlines()
         return (), {key: value for key, _, value in (line.partition(" ") for line in lines) if key in ("oid", "size")}
@@ -177,7 +149,7 @@ def _candidates(header: Header) -> Iterator[Candidate]:
         return
     choices = header.wrapped.choices
     for state, relation in zip(choices, wrappers.relations(choices), strict=True):
-        declared = headers.tensor_headers(state.tensors)
+        declared = torch_header.tensor_headers(state.tensors)
         tensors = _described(declared)
         elements, tensor_bytes = _sizes(tensors, _groups(declared))
         likely = guess.likely({tensor.name: tensor.shape for tensor in tensors})
@@ -188,12 +160,12 @@ def _inside(path: Path, header: Header) -> tuple[str, ...]:
     if header.kind not in _ARCHIVES:
         return ()
     with files.mapped(path) as data:
-        return contents.names(data, header.kind)
+        return nested.names(data, header.kind)
 
 
 def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) -> tuple[str, ...]:
     """Return what to do with it, as commands where there is one."""
-    if header.kind in _WEIGHTS:
+    if header.kind in STATE_DICTS:
         name = quote(f"{path}#{key}" if key else str(path))
         return (
             f"weighbridge init {name}  (which of the networks that come with weighbridge takes it?)",
@@ -209,5 +181,4 @@ def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) 
     weights = [name for name in inside if name.lower().endswith(files.SUFFIXES)]
     if weights and header.kind is not Kind.NUMPY:
         return (f"unpack it, then: weighbridge inspect {weights[0]!r}",)
-    remedy = REMEDIES.get(header.kind)
-    return (remedy,) if remedy else ()
+    return (header.kind.remedy,) if header.kind.remedy else ()

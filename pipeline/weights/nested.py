@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import lzma
 import re
 import sys
 import tarfile
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -42,6 +43,9 @@ _PIECE_BYTES = 1 << 24
 HINT = "unpack it, and run weighbridge inspect on what is inside"
 """What to do with what is not looked into."""
 _ENCRYPTED = 0x1
+
+
+_MAX_NAMES = 1_000
 
 
 @dataclass(slots=True)
@@ -81,6 +85,35 @@ class Walk:
             raise UnsafeError(
                 f"{name} unpacks to more than {_MAX_UNPACKED_BYTES >> 20} MiB, and not all is looked at", hint=HINT
             )
+
+
+def parse_data(data: Bytes, name: str, walk: Walk, start: int = 0) -> pickles.Parsed:
+    """Return the records of a pickle that begins at `start`; raises as `pickles.parse`, and UnsafeError if it is no data."""
+    parsed = pickles.parse(data, start, walk.instructions)
+    danger.require_data(parsed, name, program=walk.program)
+    return parsed
+
+
+def names(data: Bytes, kind: Kind) -> tuple[str, ...]:
+    """Return up to 1,000 names of files in an archive; of a compressed one, those in its first mebibyte.
+
+    Names may lie: they are shown, never used as paths. A format that cannot be listed gives ().
+    """
+    if data[:2] == b"PK":
+        try:
+            return tuple(entry.name for entry in archive.directory(data))[:_MAX_NAMES]
+        except (archive.BrokenArchiveError, UnsafeError):
+            return ()
+    found: list[str] = []
+    if kind in (Kind.TAR, Kind.GZIP):
+        tar = data if kind is Kind.TAR else _read(_chunks(Part(data, 0, len(data))), _COPIED_BYTES)[0]
+        with suppress(tarfile.TarError, ValueError, OverflowError), _opened_tar(tar) as opened:
+            found.extend(itertools.islice((each.name for each in opened if each.isreg()), _MAX_NAMES))
+    return tuple(found)
+
+
+def _opened_tar(data: Bytes) -> tarfile.TarFile:
+    return tarfile.open(fileobj=cast("IO[bytes]", Part(data, 0, len(data))), mode="r:")
 
 
 def members(data: Bytes, kind: Kind, name: str, walk: Walk) -> Iterator[tuple[str, Bytes]]:
@@ -141,9 +174,8 @@ def _inflated(packed: Part, size: int, place: str, walk: Walk) -> Iterator[bytes
 
 
 def _in_tar(data: Bytes, name: str, walk: Walk) -> Iterator[tuple[str, Bytes]]:
-    part = Part(data, 0, len(data))
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", part), mode="r:") as opened:
+        with _opened_tar(data) as opened:
             for member in opened:
                 walk.count(name)
                 place = _place(name, member.name)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.weights.protobuf import Field, MalformedFieldError, Reader
+from pipeline.weights.protobuf import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from mmap import mmap
 
-__all__ = ["MalformedFieldError", "Model", "read"]
+    from pipeline.weights.protobuf import Field
+
+    Tensor = tuple[str, str, tuple[int, ...], int, int]
+    """Name, torch's name of the dtype, shape, number of elements and of bytes."""
 
 # TensorProto.DataType → (torch's name, bits)
 _DTYPES = {
@@ -26,49 +28,26 @@ _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _MAX_TEXT = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """An ONNX model's interface and initializers; a tensor is (name, dtype, shape, elements, bytes)."""
+def read(data: mmap) -> tuple[list[Tensor], dict[str, Any]]:
+    """Return the initializers of the ModelProto in `data`, and its format and interface as JSON values.
 
-    ir_version: int
-    producer: str
-    opsets: dict[str, int]
-    nodes: int
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    tensors: tuple[tuple[str, str, tuple[int, ...], int, int], ...]
-
-    def facts(self) -> dict[str, Any]:
-        """Return the format details as JSON values."""
-        return {
-            "format": f"ONNX IR {self.ir_version}",
-            "producer": self.producer,
-            "opsets": self.opsets,
-            "nodes": self.nodes,
-            "inputs": list(self.inputs),
-            "outputs": list(self.outputs),
-        }
-
-
-def read(data: mmap) -> Model:
-    """Return what the ModelProto in `data` declares; raises MalformedFieldError for what is none."""
+    Raises MalformedFieldError for what is none.
+    """
     reader = Reader(data)
     top = list(reader.fields(0, len(data)))
     graph = [field for outer in top if outer.number == _MODEL_GRAPH for field in reader.fields(outer.start, outer.stop)]
-    initializers = [_tensor(reader, field) for field in graph if field.number == _GRAPH_INITIALIZER]
-    stored = {tensor[0] for tensor in initializers}
-    # Files before IR 4 list their weights among the inputs too.
-    inputs = [name for name in _names(reader, graph, _GRAPH_INPUT) if name not in stored]
-    opsets = dict(_opset(reader, field) for field in top if field.number == _MODEL_OPSETS)
-    return Model(
-        next((field.value for field in top if field.number == _MODEL_IR), 0),
-        next((_text(reader, field) for field in top if field.number == _MODEL_PRODUCER), ""),
-        opsets,
-        sum(field.number == _GRAPH_NODE for field in graph),
-        tuple(inputs),
-        tuple(_names(reader, graph, _GRAPH_OUTPUT)),
-        tuple(initializers),
-    )
+    tensors = [_tensor(reader, field) for field in graph if field.number == _GRAPH_INITIALIZER]
+    stored = {tensor[0] for tensor in tensors}
+    facts = {
+        "format": f"ONNX IR {next((field.value for field in top if field.number == _MODEL_IR), 0)}",
+        "producer": next((_text(reader, field) for field in top if field.number == _MODEL_PRODUCER), ""),
+        "opsets": dict(_opset(reader, field) for field in top if field.number == _MODEL_OPSETS),
+        "nodes": sum(field.number == _GRAPH_NODE for field in graph),
+        # Files before IR 4 list their weights among the inputs too.
+        "inputs": [name for name in _names(reader, graph, _GRAPH_INPUT) if name not in stored],
+        "outputs": list(_names(reader, graph, _GRAPH_OUTPUT)),
+    }
+    return tensors, facts
 
 
 def _names(reader: Reader, graph: list[Field], number: int) -> Iterator[str]:
@@ -82,7 +61,7 @@ def _opset(reader: Reader, operator_set: Field) -> tuple[str, int]:
     return domain or "ai.onnx", parts[2].value if 2 in parts else 0
 
 
-def _tensor(reader: Reader, tensor: Field) -> tuple[str, str, tuple[int, ...], int, int]:
+def _tensor(reader: Reader, tensor: Field) -> Tensor:
     name, code = "", 0
     shape: list[int] = []
     for field in reader.fields(tensor.start, tensor.stop):

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pipeline.weights.headers import Header
+    from pipeline.weights.header import Header
 
 __all__ = ["Checkpoint", "digest", "load", "require_state_dict", "weights_digest"]
 
+# What torch.load raises for a file that is damaged in one way or another.
+_LOADING_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError, OSError)
 _OWN_WARNINGS = (
     "Detected pickle protocol",
     "TypedStorage is deprecated",
@@ -99,11 +101,10 @@ def _require_weights(header: Header, path: Path) -> None:
         key = wrappers.printable(choices[0].key)
         raise WeightsError(
             f"{path.name} holds {len(choices)} state dicts, and nothing says which one is meant:\n{wrappers.listed(choices)}",
-            hint=f"{kinds.REMEDIES[header.kind]}, as in `model.key: {key}` in the config, or {path.name}#{key} wherever the file is named",
+            hint=f"{header.kind.remedy}, as in `model.key: {key}` in the config, or {path.name}#{key} wherever the file is named",
         )
-    loadable = {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENSORS, Kind.SHARDED}
-    if header.kind not in loadable:
-        raise WeightsError(f"{path.name} {_what(header)}", hint=kinds.REMEDIES[header.kind])
+    if header.kind not in kinds.STATE_DICTS:
+        raise WeightsError(f"{path.name} {_what(header)}", hint=header.kind.remedy)
     if not header.tensors:
         raise WeightsError(
             f"{path.name} is {kinds.with_article(header.kind)} without any tensor",
@@ -140,7 +141,8 @@ def _tensors(path: Path, header: Header, key: str | None = None) -> dict[str, to
     unwrapped = wrappers.unwrap(value, _is_tensor, key)
     if unwrapped is None:
         raise WeightsError(f"{path.name} changed while it was read", hint="run again")
-    return {key: _plain(tensor) for key, tensor in unwrapped.tensors.items()}
+    # Without gradient history: parameters become the tensors they hold.
+    return {key: tensor.detach() for key, tensor in unwrapped.tensors.items()}
 
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -150,7 +152,7 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path, device="cpu")
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path.name} cannot be read: {error}", hint="copy or download it again") from error
+        raise WeightsError(f"{path.name} cannot be read: {error}", hint=files.COPY_AGAIN) from error
 
 
 def _torch_load(path: Path, header: Header) -> Any:
@@ -176,18 +178,9 @@ def _torch_load(path: Path, header: Header) -> Any:
                 f"{path.name} is refused by torch.load(weights_only=True): {reason.splitlines()[0][:200]}",
                 hint=f"save it again where it was made: {kinds.SAVE}",
             ) from error
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            AssertionError,
-            EOFError,
-            OSError,
-        ) as error:
+        except _LOADING_ERRORS as error:
             raise WeightsError(
-                f"{path.name} cannot be read: {str(error).splitlines()[0][:200]}", hint="copy or download it again"
+                f"{path.name} cannot be read: {str(error).splitlines()[0][:200]}", hint=files.COPY_AGAIN
             ) from error
 
 
@@ -196,9 +189,7 @@ def _require_checksums(path: Path) -> None:
     with files.mapped(path) as data:
         name = archive.damaged(data, archive.directory(data))
     if name is not None:
-        raise WeightsError(
-            f"{path.name} is damaged: {name} does not match its checksum", hint="copy or download it again"
-        )
+        raise WeightsError(f"{path.name} is damaged: {name} does not match its checksum", hint=files.COPY_AGAIN)
 
 
 def _numpy_globals() -> list[Any]:
@@ -209,18 +200,13 @@ def _numpy_globals() -> list[Any]:
         "numpy._core.multiarray" if np.__version__ >= "2" else "numpy.core.multiarray"
     )
     kinds_of_value = (type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?FDUSO")
-    functions = {name: getattr(multiarray, name) for name in ("scalar", "_reconstruct")}
-    return [
-        *(
-            (found, f"numpy.{core}.multiarray.{name}")
-            for name, found in functions.items()
-            for core in ("core", "_core")
-        ),
-        np.dtype,
-        np.ndarray,
-        bytes,  # of an empty array
-        *dict.fromkeys(kinds_of_value),
+    functions = [
+        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for name in ("scalar", "_reconstruct")
+        for core in ("core", "_core")
     ]
+    # bytes are those of an empty array
+    return [*functions, np.dtype, np.ndarray, bytes, *dict.fromkeys(kinds_of_value)]
 
 
 def _is_tensor(value: Any) -> bool:
@@ -229,29 +215,26 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor without gradient history: parameters become the tensors they hold."""
-    return tensor.detach()
-
-
 def _doubts(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Say which tensors hold NaN or infinities; they are loaded all the same."""
-    import torch
-
-    strange = {name: values for name, tensor in tensors.items() if (values := _not_finite(tensor)) is not None}
+    strange = {
+        name: values
+        for name, tensor in tensors.items()
+        if (tensor.is_floating_point() or tensor.is_complex()) and not (values := plain_values(tensor)).isfinite().all()
+    }
     made = []
-    for word, test in (("NaN", torch.isnan), ("infinite values", torch.isinf)):
-        names = [name for name, values in strange.items() if test(values).any()]
+    for word, test in (("NaN", "isnan"), ("infinite values", "isinf")):
+        names = [name for name, values in strange.items() if getattr(values, test)().any()]
         if names:
             made.append(f"{len(names)} of {len(tensors)} tensors hold {word}, such as {names[0]!r}")
     return made
 
 
-def _not_finite(tensor: torch.Tensor) -> torch.Tensor | None:
-    """Return the tensor's values if some are not finite."""
-    if tensor.is_quantized or not (tensor.is_floating_point() or tensor.is_complex()):
-        return None
-    values = tensor.coalesce().values() if tensor.is_sparse else tensor
-    if values.element_size() == 1:  # eight-bit floats have no test of their own
-        values = values.float()
-    return None if values.isfinite().all() else values
+def plain_values(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor's values as real numbers that torch can test: dense ones, of more than eight bits if they are floats."""
+    import torch
+
+    values = tensor.dequantize() if tensor.is_quantized else tensor
+    values = values.coalesce().values() if values.is_sparse else values
+    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    return values.float() if values.is_floating_point() and values.element_size() == 1 else values

@@ -15,15 +15,15 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.weights import pickles
 from pipeline.weights.kinds import Kind
+from pipeline.weights.pickle_records import Global, Object, Tensor
 from pipeline.weights.wrappers import is_training_state, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from pipeline.weights.headers import Header
+    from pipeline.weights.header import Header
 
     Fits = Callable[[Mapping[str, Any]], bool | None]
     """Tells whether a network takes the weights with these arguments besides its own; None if it cannot be built."""
@@ -267,7 +267,7 @@ def _section(
         if name not in table or (not steps and name in _BOOKKEEPING):
             continue
         value = table[name]
-        if isinstance(value, pickles.Tensor) and value.shape:
+        if isinstance(value, Tensor) and value.shape:
             continue  # of a state dict
         if is_text and not isinstance(default, str):
             value = _parsed(value)
@@ -304,7 +304,7 @@ class _Plain:
                 return [self.of(item) for item in value]
             case dict() if all(isinstance(name, str) for name in value):
                 return {name: self.of(item) for name, item in value.items()}
-            case pickles.Object(maker="numpy scalar"):
+            case Object(maker="numpy scalar"):
                 return self.of(_number(value))
             case str() if _LOCATION.match(value):
                 raise _UnreadError("a path or an address, which a file may not choose,")
@@ -333,14 +333,14 @@ def is_plain(value: Any) -> bool:
 def _what(value: Any) -> str:
     """Return in words what a value is that is no plain data."""
     match value:
-        case pickles.Object():
+        case Object():
             return f"an object of {printable(value.maker)}"
-        case pickles.Global():
+        case Global():
             return f"{printable(value.dotted)}"
         case float():
             return str(value)
     words = {
-        pickles.Tensor: "a tensor",
+        Tensor: "a tensor",
         int: "a number beyond 64 bits",
         str: "a text that is too long or not printable",
         dict: "a table whose keys are no texts",
@@ -348,7 +348,7 @@ def _what(value: Any) -> str:
     return words.get(type(value), f"a value of type {type(value).__name__}")
 
 
-def _number(record: pickles.Object) -> Any:
+def _number(record: Object) -> Any:
     """Return the number that a numpy scalar holds, the shortest decimal one for its precision."""
     code = str(record.arguments[0])
     state, data = record.state

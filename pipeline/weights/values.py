@@ -22,13 +22,7 @@ def survey(weights: str, key: str | None, max_bytes: int | None) -> dict[str, di
 
 
 def _oddities(tensor: torch.Tensor) -> dict[str, Any]:
-    import torch
-
-    values = tensor.dequantize() if tensor.is_quantized else tensor
-    values = values.coalesce().values() if values.is_sparse else values
-    values = torch.view_as_real(values) if values.is_complex() else values
-    if values.element_size() == 1 and values.is_floating_point():  # eight-bit floats have no tests of their own
-        values = values.float()
+    values = read.plain_values(tensor)
     found: dict[str, Any] = {}
     if values.is_floating_point():
         counts = {"nan": int(values.isnan().sum()), "inf": int(values.isinf().sum())}

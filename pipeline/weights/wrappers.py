@@ -8,7 +8,8 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from pipeline.weights.pickles import TooLargeError
+from pipeline.errors import in_line
+from pipeline.weights.pickle_records import TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,10 +75,10 @@ class Unwrapped:
         made = []
         if self.path or self.choices:
             asked = f", as asked, of {len(self.choices)} state dicts" if self.choices else ""
-            also = f" (also holds: {_listed(self.beside)})" if self.beside else ""
+            also = f" (also holds: {in_line(self.beside)})" if self.beside else ""
             made.append(f"unwrapped {self.key!r}{asked}{also}")
         if self.ignored:
-            made.append(f"left out entries that are no tensors: {_listed(self.ignored)}")
+            made.append(f"left out entries that are no tensors: {in_line(self.ignored)}")
         return (*made, *self.without_names())
 
     def without_names(self) -> tuple[str, ...]:
@@ -231,8 +232,3 @@ def _bare(state: State) -> tuple[str, dict[str, tuple[int, ...]]]:
     shared = takewhile(lambda column: len(set(column)) == 1, columns)
     prefix = "".join(f"{column[0]}." for column in shared)
     return prefix, {name.removeprefix(prefix): shape for name, shape in shapes.items()}
-
-
-def _listed(names: tuple[str, ...], limit: int = 8) -> str:
-    more = f" … and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

@@ -109,7 +109,7 @@ def test_an_onnx_file_whose_weights_lie_elsewhere_is_refused(link, tmp_path):
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     path = tmp_path / "weights.npy"
     np.save(path, np.ones(3))
-    with pytest.raises(InputError, match="a candidate is an ONNX model or a TorchScript archive"):
+    with pytest.raises(InputError, match="a candidate is a TorchScript program or an ONNX model"):
         format_of(path, trusted=True)
 
 

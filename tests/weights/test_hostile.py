@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from pipeline.errors import UnsafeError, WeightsError
-from pipeline.weights import danger, inspect, kinds, read
+from pipeline.weights import danger, inspect, read
+from pipeline.weights.identify import identify
+from pipeline.weights.kinds import Kind
 from tests.weights import assembler as asm
 from tests.weights.corpus import BOMBS, CONTAINERS, CRASHES, DATA, GOOD, hostile, payloads
 
@@ -34,7 +36,7 @@ def test_a_hostile_pickle_is_refused_and_never_run(name: str, container: str, tm
             refuse(path)
         assert caught.value.exit_code == 3
         assert caught.value.hint
-    kinds.identify(path)
+    identify(path)
     assert not marker.exists()
 
 
@@ -72,11 +74,11 @@ def test_the_message_names_the_function_and_what_it_would_have_done(tmp_path: Pa
 
 
 def test_every_deed_is_told_for_submodules_too_and_for_nothing_else() -> None:
-    assert danger.deed("subprocess.Popen") == danger.deed("os.system")
-    assert danger.deed("urllib.request.urlopen") == "open a network connection"
-    assert danger.deed("osprey.nets.Model") is None
-    assert danger.deed("builtins.list") is None
-    assert danger.deed("builtins.eval") == "run Python code from the file"
+    assert danger.harm_of("subprocess.Popen") == danger.harm_of("os.system")
+    assert danger.harm_of("urllib.request.urlopen") == "open a network connection"
+    assert danger.harm_of("osprey.nets.Model") is None
+    assert danger.harm_of("builtins.list") is None
+    assert danger.harm_of("builtins.eval") == "run Python code from the file"
 
 
 def _legacy_parts(tmp_path: Path) -> list[bytes]:
@@ -311,7 +313,7 @@ def test_an_entry_that_starts_outside_the_file_is_damage_and_no_crash(tmp_path: 
     # The last field of a directory entry's fixed part: where its local header starts.
     struct.pack_into("<L", data, data.find(b"PK\x01\x02") + 42, 2**21)
     path.write_bytes(data)
-    assert kinds.identify(path) is kinds.Kind.TRUNCATED
+    assert identify(path) is Kind.TRUNCATED
     with pytest.raises((UnsafeError, WeightsError)):
         read.load(path)
 
@@ -338,7 +340,7 @@ def test_bit_flips_and_cuts_of_real_files_give_only_errors_of_ours(tmp_path: Pat
             data = bytearray(original)
             data[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
             path.write_bytes(data[: random_.choice([len(data), random_.randrange(1, len(data))])])
-            for action in (read.load, inspect.describe, kinds.identify):
+            for action in (read.load, inspect.describe, identify):
                 try:
                     action(path)
                 except (UnsafeError, WeightsError) as error:

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.errors import WeightsError
-from pipeline.weights import inspect, kinds, read
+from pipeline.weights import inspect, read
+from pipeline.weights.identify import identify
 from pipeline.weights.kinds import Kind
 from tests.weights import assembler as asm
 
@@ -118,7 +119,7 @@ LOADABLE = {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENS
 def test_each_kind_is_told_from_its_contents_whatever_its_name(kind: Kind, tmp_path: Path) -> None:
     path = tmp_path / "weights.jpeg"
     FILES[kind](path)
-    assert kinds.identify(path) is kind
+    assert identify(path) is kind
     description = inspect.describe(path)
     assert description.kind == kind
     assert description.explanation
@@ -132,7 +133,7 @@ def test_what_is_no_state_dict_is_refused_with_its_kind_and_a_fix(kind: Kind, tm
     with pytest.raises(WeightsError, match=r"^my_model\.pth ") as caught:
         read.load(path)
     assert caught.value.exit_code == 2
-    assert str(caught.value.hint).startswith(kinds.REMEDIES[kind])
+    assert str(caught.value.hint).startswith(kind.remedy)
 
 
 @pytest.mark.parametrize("kind", sorted(LOADABLE), ids=lambda kind: kind.name)
@@ -151,14 +152,14 @@ def test_a_truncated_torch_file_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "cut.pth"
     torch.save(Net().state_dict(), path)
     path.write_bytes(path.read_bytes()[:-200])
-    assert kinds.identify(path) is Kind.TRUNCATED
+    assert identify(path) is Kind.TRUNCATED
 
 
 def test_a_missing_file_is_answered_with_what_lies_beside_it(tmp_path: Path) -> None:
     for name in ("model_best.pth", "other.safetensors", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(WeightsError, match="there is no file") as caught:
-        kinds.identify(tmp_path / "model_bset.pth")
+        identify(tmp_path / "model_bset.pth")
     assert caught.value.hint is not None
     assert "did you mean model_best.pth?" in caught.value.hint
     assert "other.safetensors" in caught.value.hint
@@ -168,7 +169,7 @@ def test_a_missing_file_is_answered_with_what_lies_beside_it(tmp_path: Path) -> 
 def test_a_folder_is_answered_with_its_weights_files(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(b"x")
     with pytest.raises(WeightsError, match="is a folder") as caught:
-        kinds.identify(tmp_path)
+        identify(tmp_path)
     assert caught.value.hint == "name one of its files: a.pth"
 
 
@@ -176,7 +177,7 @@ def test_a_device_is_not_read(tmp_path: Path) -> None:
     link = tmp_path / "endless.pth"
     link.symlink_to("/dev/zero")
     with pytest.raises(WeightsError, match="not a regular file"):
-        kinds.identify(link)
+        identify(link)
 
 
 def test_describing_a_file_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:

@@ -22,9 +22,11 @@ from safetensors.torch import save
 from torch import nn
 
 from pipeline.errors import UnsafeError, WeightsError
-from pipeline.weights import danger, headers, inspect, kinds, nested, pickles, read
+from pipeline.weights import danger, headers, inspect, nested, pickles, read
 from pipeline.weights.files import Part
+from pipeline.weights.identify import identify
 from pipeline.weights.kinds import Kind
+from pipeline.weights.pickle_records import CraftedError
 from tests.weights import assembler as asm
 from tests.weights import evasions
 
@@ -220,7 +222,7 @@ def test_harmless_archives_programs_and_pickles_are_described(tmp_path: Path) ->
 
 
 def test_no_advice_runs_a_pickle_of_somebody_elses() -> None:
-    for remedy in kinds.REMEDIES.values():
+    for remedy in (kind.remedy for kind in Kind):
         assert "numpy.load(" not in remedy or "allow_pickle=False" in remedy
         assert not any(
             word in remedy for word in ("allow_pickle=True", "weights_only=False", "torch.load", "pickle.load")
@@ -254,11 +256,11 @@ def test_all_is_looked_at_up_to_each_limit_and_nothing_is_let_through_beyond(
     shell = asm.pickle(asm.shell(tmp_path / "marker"), 4)
     entries = {f"{index}.pkl": asm.pickle(b"](NNe") for index in range(3)}
     harmless, hostile = (asm.zip_of(each, zipfile.ZIP_DEFLATED) for each in (entries, {**entries, "w.pkl": shell}))
-    assert headers._described(harmless, Kind.ZIP, "a.zip", copy.deepcopy(limit)).kind is Kind.ZIP
+    assert headers._of_bytes(harmless, Kind.ZIP, "a.zip", copy.deepcopy(limit)).kind is Kind.ZIP
     with pytest.raises(UnsafeError, match="is hostile"):
-        headers._described(hostile, Kind.ZIP, "a.zip", copy.deepcopy(limit))
+        headers._of_bytes(hostile, Kind.ZIP, "a.zip", copy.deepcopy(limit))
     with pytest.raises(UnsafeError, match=word):
-        headers._described(hostile, Kind.ZIP, "a.zip", copy.deepcopy(above))
+        headers._of_bytes(hostile, Kind.ZIP, "a.zip", copy.deepcopy(above))
 
 
 @pytest.mark.parametrize(
@@ -267,7 +269,7 @@ def test_all_is_looked_at_up_to_each_limit_and_nothing_is_let_through_beyond(
 def test_an_archive_that_nobody_looks_into_is_unsafe_with_the_way_out(sealed: bytes, tmp_path: Path) -> None:
     path = tmp_path / "weights.7z"
     path.write_bytes(sealed + bytes(100))
-    assert kinds.identify(path) is Kind.SEALED
+    assert identify(path) is Kind.SEALED
     with pytest.raises(UnsafeError, match="nobody here looks into") as caught:
         inspect.describe(path)
     assert caught.value.hint == "unpack it, and run weighbridge inspect on what is inside"
@@ -425,9 +427,9 @@ def test_a_numpy_array_is_declared_exactly_or_refused() -> None:
         buffer = b"\x8e" + struct.pack("<Q", held) + bytes(held)
         body = asm.call("numpy._core.numeric", "_frombuffer", buffer, dtype, asm.tuple_of(asm.number(1)), asm.text("C"))
         if taken:
-            assert pickles.parse(asm.pickle(body, 4)).has_numpy
+            assert pickles.parse(asm.pickle(body, 4)).declared.has_numpy
         else:
-            with pytest.raises(pickles.CraftedError, match="holds more or less"):
+            with pytest.raises(CraftedError, match="holds more or less"):
                 pickles.parse(asm.pickle(body, 4))
 
 
@@ -436,7 +438,7 @@ def test_an_array_is_made_of_numpys_own_class_or_refused() -> None:
         body = asm.call(
             "numpy._core.multiarray", "_reconstruct", asm.glob(module, name), asm.tuple_of(asm.number(0)), asm.text("b")
         )
-        with pytest.raises(pickles.CraftedError, match="not made as numpy does"):
+        with pytest.raises(CraftedError, match="not made as numpy does"):
             pickles.parse(asm.pickle(body, 4))
 
 

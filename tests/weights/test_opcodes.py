@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.errors import UnsafeError
 from pipeline.weights import inspect, opcodes, pickles
+from pipeline.weights.pickle_records import MalformedError
 from tests.weights import assembler as asm
 from tests.weights import evasions
 
@@ -134,12 +135,12 @@ def require_seen(data: bytes) -> bool:
     problem = None
     try:
         foreign = dict(pickles.parse(data).foreign)
-    except pickles.MalformedError as error:
+    except MalformedError as error:
         problem, foreign = type(error), dict(error.foreign)
     did = False
     for unpickler in UNPICKLERS.values():
         log, ended = unpickled(unpickler, data)
-        assert not (ended and problem is pickles.MalformedError), data  # what loads is not called damaged
+        assert not (ended and problem is MalformedError), data  # what loads is not called damaged
         for dotted, how in log:
             known = pickles._is_allowed(dotted)
             assert known or dotted in foreign, (data, dotted)

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UnsafeError, WeightsError
-from pipeline.weights import archive, files, headers, pickles
+from pipeline.weights import archive, files, pickle_records, pickles, torch_header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,15 +57,15 @@ def require_inert(path: Path) -> None:
     with files.mapped(path) as data:
         try:
             _check(data, path.name)
-        except (pickles.CraftedError, pickles.TooLargeError) as error:
+        except (pickle_records.CraftedError, pickle_records.TooLargeError) as error:
             raise UnsafeError(f"{path.name}: {error}", hint=_HINT) from error
-        except (archive.BrokenArchiveError, pickles.MalformedError) as error:
+        except (archive.BrokenArchiveError, pickle_records.MalformedError) as error:
             raise WeightsError(f"{path.name} is no TorchScript archive, or damaged: {error}", hint=_HINT) from error
 
 
 def _check(data: Bytes, name: str) -> None:
     entries = archive.directory(data, name)
-    archive.require_plain(data, entries, name)
+    archive.require_one_reading(data, entries, name, stored=True)
     if len({entry.name.partition("/")[0] for entry in entries}) != 1:
         raise UnsafeError(f"{name} holds several archives in one", hint=_HINT)
     inside = {entry.name.partition("/")[2]: entry for entry in entries}
@@ -95,14 +95,14 @@ def _check_pickle(content: bytes, place: str, folder: str, sizes: Mapping[str, i
         raise UnsafeError(f"{place} names {foreign[0]!r:.120}, which is no class of the program's own", hint=_HINT)
     if parsed.end != len(content):
         raise UnsafeError(f"{place} hides {len(content) - parsed.end:,} bytes behind its pickle", hint=_HINT)
-    for storage in parsed.storages.values():
+    for storage in parsed.declared.storages.values():
         held = sizes.get(f"{folder}/{storage.key}", 0)
         is_left_out = folder == _EXAMPLES and held == 0  # of a trace's examples torch writes the shapes only
         if held < storage.nbytes and not is_left_out:
             raise UnsafeError(
                 f"{place}: storage {storage.key!r:.40} declares {storage.nbytes:,} bytes and holds {held:,}", hint=_HINT
             )
-    headers.require_sound(parsed, place)
+    torch_header.require_sound(parsed, place)
 
 
 def _check_code(content: bytes, place: str) -> None:

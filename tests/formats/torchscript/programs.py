@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-CODE = "code/__torch__/tests/weights/programs.py"
+CODE = "code/__torch__/tests/formats/torchscript/programs.py"
 
 
 class AddOne(nn.Module):
