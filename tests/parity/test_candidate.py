@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 
 from pipeline.commands import app as cli
 from pipeline.errors import InputError, UnsafeError
-from pipeline.formats.format import FromNetwork
+from pipeline.formats.format import FromNetwork, Signature
 from pipeline.formats.onnx import export as exporter
 from pipeline.interface import Dimension, InputSpec, Interface
-from pipeline.formats.format import Signature
 from pipeline.parity.candidate import format_of, match
 from pipeline.rebuild import model
 from pipeline.run import plan as planning
@@ -83,7 +82,7 @@ def test_torchscript_is_refused_unless_somebody_vouches_for_it(archive):
     with pytest.raises(UnsafeError, match="runs code") as caught:
         format_of(archive, trusted=False)
     assert "--trust-candidate" in caught.value.hint
-    assert format_of(archive, trusted=True) .name == "torchscript"
+    assert format_of(archive, trusted=True).name == "torchscript"
 
 
 @pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
