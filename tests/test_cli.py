@@ -16,8 +16,8 @@ HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "scipy"}
 def imported_by(*arguments):
     """Return the modules a command line leaves imported, in a process of its own."""
     program = (
-        "import sys, json\nsys.argv = ['weighbridge', *json.loads(sys.argv[1])]\nfrom pipeline import cli\n"
-        "try:\n    cli.main()\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "import sys, json\nsys.argv = ['weighbridge', *json.loads(sys.argv[1])]\nfrom pipeline.commands.app import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    code = stop.code\n"
         "print('\\n' + json.dumps([code, list(sys.modules)]))"
     )
     command = [sys.executable, "-c", program, json.dumps([str(each) for each in arguments])]

@@ -14,8 +14,8 @@ import numpy as np
 from pipeline.errors import WeighbridgeError
 from pipeline.release import bundle, standalone
 from pipeline.release.standalone import Golden, GoldenCase
-from pipeline.run import build as driver
-from pipeline.run import kept, stages
+from pipeline.run import cached, stages
+from pipeline.run.export import export as run_export
 from pipeline.run.plan import Settings, results
 from pipeline.storage.store import canonical_json, key
 from pipeline.worker.event import Event
@@ -38,7 +38,7 @@ def _export(state):
         (folder / "model.onnx").write_bytes(values.tobytes())
         return {"seed": seed, "values": values[:3]}
 
-    found = kept.keep(results(state.settings), key({"stub": seed}), f"stub {seed}", work)
+    found = cached.get_or_make(results(state.settings), key({"stub": seed}), f"stub {seed}", work)
     return stages.replace(state, artifacts=(found.folder / "model.onnx",), network_facts=found.answer)
 
 
@@ -66,7 +66,7 @@ def export(out, seed, report=lambda _: None, name=NAME):
     )
     real, stages.STAGES = stages.STAGES, STAGES
     try:
-        driver.export(_CONFIG, settings)
+        run_export(_CONFIG, settings)
     except WeighbridgeError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code

@@ -20,7 +20,7 @@ from pipeline.release import bundle, standalone
 from pipeline.release import verify as verifying
 from pipeline.report import document
 from pipeline.run import keys as dependencies
-from pipeline.run import recall, stages
+from pipeline.run import stages, up_to_date
 from pipeline.run.plan import plan, usual_values
 from pipeline.run.stages import STAGES, State
 from pipeline.run.verify import TIMEOUT_S
@@ -49,16 +49,16 @@ def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
     if path.suffix.lower() not in CONFIGS:
         return _of_release(bundle.find(path), settings)
     planned = plan(path, settings)
-    recalled = recall.recall(settings.out, planned.config.name, dependencies.of_release(planned, settings))
-    if recalled.release and not settings.rebuild:
-        _require_sound(verifying.check_unread(recalled.release), recalled.release)  # recalling compared the digests
-        variants = _present(planned.variants, recalled.release)
-        return document.read(recalled.release) | {"benchmark": stages.measured(planned, variants, settings)}
+    earlier = up_to_date.find(settings.out, planned.config.name, dependencies.of_release(planned, settings))
+    if earlier.release and not settings.rebuild:
+        _require_sound(verifying.check_unread(earlier.release), earlier.release)  # finding it compared the digests
+        variants = _present(planned.variants, earlier.release)
+        return document.read(earlier.release) | {"benchmark": stages.measured(planned, variants, settings)}
     with private_directory(settings.out / planned.config.name) as work:
         state = stages.run(
             State(planned, replace(settings, pages=False), work),
             [stage for stage in STAGES if stage.name != "release"],
-            recalled.why,
+            earlier.why,
         )
         return {"parity": stages.parity_document(state), "benchmark": dict(state.benchmark)}
 

@@ -23,7 +23,7 @@ from pipeline.parity.compare import Finding
 from pipeline.rebuild import cases, reference
 from pipeline.release import bundle, compose
 from pipeline.report import document, html, markdown
-from pipeline.run import kept
+from pipeline.run import cached
 from pipeline.run import keys as dependencies
 from pipeline.run.plan import at_once, results
 from pipeline.storage.cache import Cache
@@ -177,7 +177,7 @@ def export_one(state: State, name: str, options: Mapping[str, Any]) -> Artifact:
 
     key = dependencies.of_export(planned, name, options, _identity(planned))
     try:
-        found = kept.keep(_cache(state), key, f"{planned.config.name}: {name} export", work)
+        found = cached.get_or_make(_cache(state), key, f"{planned.config.name}: {name} export", work)
     except WorkerError as error:
         report(Event("export", name, "failed", error.message))
         raise
@@ -186,7 +186,7 @@ def export_one(state: State, name: str, options: Mapping[str, Any]) -> Artifact:
     return Artifact(**found.answer | {"files": files, "notes": notes})
 
 
-def _ended(stage: str, subject: str, found: kept.Kept, detail: str = "", peaks: Sequence[int | None] = ()) -> Event:
+def _ended(stage: str, subject: str, found: cached.Cached, detail: str = "", peaks: Sequence[int | None] = ()) -> Event:
     return Event(stage, subject, "reused" if found.reused else "ended", detail, peak_bytes=peaks[0] if peaks else None)
 
 
@@ -210,7 +210,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
         ArchitectureError: it does not take them all, before anything else is done.
     """
     planned, report, key = state.plan, state.settings.report, dependencies.of_oracle(state.plan)
-    if (known := kept.recall(_cache(state), key)) is not None:
+    if (known := cached.get(_cache(state), key)) is not None:
         report(Event("export", "oracle", "reused"))
         _note_contradictions(state, known)
         yield lambda: known
@@ -226,7 +226,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
         def evaluate() -> Any:
             report(Event("export", "oracle", "started"))
             answer = facts | worker.call("reference", timeout_s=timeout_s, seed=planned.config.parity.seed)
-            found = kept.keep(_cache(state), key, f"{planned.config.name}: oracle", lambda _: answer)
+            found = cached.get_or_make(_cache(state), key, f"{planned.config.name}: oracle", lambda _: answer)
             report(_ended("export", "oracle", found, peaks=[worker.peak_bytes]))
             return found.answer
 
@@ -359,7 +359,7 @@ def _proofs(state: State, variants: Sequence[Variant]) -> tuple[Proof, ...]:
 
 def _known(state: State, keys: Mapping[str, str]) -> dict[str, Any]:
     """Return the answers that are kept under some of the keys, by the keys' names."""
-    found = {name: kept.recall(_cache(state), key) for name, key in keys.items()}
+    found = {name: cached.get(_cache(state), key) for name, key in keys.items()}
     known = {name: answer for name, answer in found.items() if answer is not None}
     for name in known:
         state.settings.report(Event("parity", name, "reused"))
@@ -367,7 +367,7 @@ def _known(state: State, keys: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _keep(state: State, key: str, subject: str, answer: Any) -> None:
-    kept.keep(_cache(state), key, f"{state.plan.config.name}: parity of {subject}", lambda _: answer)
+    cached.get_or_make(_cache(state), key, f"{state.plan.config.name}: parity of {subject}", lambda _: answer)
 
 
 def _proof_from(variant: Variant, answer: Mapping[str, Any]) -> Proof:
@@ -474,13 +474,13 @@ def _timed(state: State, passed: Sequence[Variant]) -> Mapping[str, Any]:
         return measured(state.plan, passed, state.settings, _terms(state))
     files = {artifact.format: artifact.files for artifact in state.artifacts}
     key = dependencies.of_timings(state.plan, passed, files, state.settings.threads)
-    known: Mapping[str, Any] | None = kept.recall(_cache(state), key)
+    known: Mapping[str, Any] | None = cached.get(_cache(state), key)
     if known is not None:
         state.settings.report(Event("benchmark", "timings", "reused"))
         return known
     found = measured(state.plan, passed, state.settings, _terms(state))
     if not _dropped(found):
-        kept.keep(_cache(state), key, f"{state.plan.config.name}: timings", lambda _: found)
+        cached.get_or_make(_cache(state), key, f"{state.plan.config.name}: timings", lambda _: found)
     return found
 
 
