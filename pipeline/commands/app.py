@@ -68,7 +68,7 @@ def main() -> NoReturn:
     _listen()
     debug = "--debug" in sys.argv
     try:
-        code = app(standalone_mode=False)  # what `typer.Exit` carries
+        code = app(prog_name="weighbridge", standalone_mode=False)  # what `typer.Exit` carries
     except WeighbridgeError as error:
         if debug:
             raise
