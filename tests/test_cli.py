@@ -35,6 +35,13 @@ def test_help_imports_nothing_heavy(arguments):
     assert not modules & HEAVY
 
 
+def test_the_package_runs_as_the_command_does(weighbridge):
+    command = [sys.executable, "-m", "pipeline.commands", "verify", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == weighbridge("verify", "--help").out
+    assert "weighbridge verify" in done.stdout
+
+
 def test_a_bad_config_is_told_without_importing_torch(tmp_path):
     config = tmp_path / "bad.yaml"
     config.write_text(Path("configs/simplenet.yaml").read_text().replace("max: 64", "max: many"))

@@ -32,8 +32,8 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
     """
     planned = plan(path, settings)
     state = stages.sample(State(planned, settings, Path()))
-    sampled, recording, agreement = state.cases, state.recording, None
-    settings.report(Event("check", f"{len(sampled)} cases", "started"))
+    recording, agreement = state.recording, None
+    settings.report(Event("check", f"{len(state.cases)} cases", "started"))
     with Worker("the network", threads=1) as worker:
         timeout_s = planned.config.limits.run_seconds
         facts = stages.rehearse(worker, state)
@@ -44,7 +44,7 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
             agreement = stages.agreed(state, facts | answer)
         else:
             undecided = worker.call(UNDECIDED, timeout_s=timeout_s, network=asdict(planned.network))
-    plan_ = _described(planned, facts, sampled, undecided)
+    plan_ = _described(planned, facts, state.cases, undecided)
     return {"plan": plan_ | {"trained network": _trained(recording, agreement)}}
 
 
@@ -60,7 +60,7 @@ def _trained(recording: Recording | None, agreement: Agreement | None) -> str:
 
 
 def _described(
-    planned: Plan, facts: Mapping[str, Any], sampled: Sequence[Case], undecided: Sequence[Mapping[str, Any]]
+    planned: Plan, facts: Mapping[str, Any], cases: Sequence[Case], undecided: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     config = planned.config
     doubts = {
@@ -86,7 +86,7 @@ def _described(
             + (f", cannot run here: {variant.unavailable}" if variant.unavailable else "")
             for variant in planned.variants
         ],
-        "parity cases": [f"{case.name}: {in_words(case.sizes)}, runs" for case in sampled],
+        "parity cases": [f"{case.name}: {in_words(case.sizes)}, runs" for case in cases],
         "benchmark": f"{config.benchmark.seconds:g} s, against {config.benchmark.reference}",
     }
 
