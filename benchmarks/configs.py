@@ -27,7 +27,7 @@ def main() -> None:
         command = [
             sys.executable,
             "-m",
-            "pipeline.commands.app",
+            "pipeline.commands",
             "benchmark",
             str(config),
             "--out",

@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "minilm-onnx.yaml"
         config.write_text(CONFIG.format(config=Path("configs/minilm.yaml").resolve()))
-        weighbridge = [sys.executable, "-m", "pipeline.commands.app", "export", str(config), "--out", folder]
+        weighbridge = [sys.executable, "-m", "pipeline.commands", "export", str(config), "--out", folder]
         optimum = [
             str(options.optimum),
             "export",

@@ -76,7 +76,7 @@ def measure(path: Path, out: Path) -> tuple[int, dict[str, int], int]:
     command = [
         sys.executable,
         "-m",
-        "pipeline.commands.app",
+        "pipeline.commands",
         "export",
         path.name,
         "--trust",

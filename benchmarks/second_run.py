@@ -15,21 +15,21 @@ import time
 from pathlib import Path
 
 from pipeline.release import bundle
-from pipeline.run import build as driver
 from pipeline.run import keys as dependencies
 from pipeline.run import plan as planning
-from pipeline.run import recall
+from pipeline.run import up_to_date
+from pipeline.run.export import export
 
 SIMPLENET = Path("configs/simplenet.yaml").resolve()
 RUNS = 9
 MANY = 100
-NOTHING_TO_DO = ["-m", "pipeline.commands.app", "export", "--no-benchmark", "--out"]
+NOTHING_TO_DO = ["-m", "pipeline.commands", "export", "--no-benchmark", "--out"]
 
 
 def prepare(folder: Path) -> list[Path]:
     """Build one release, copy it under many names, and return a config for each."""
     settings = planning.Settings(out=folder / "out", benchmark=False)
-    release = driver.export(SIMPLENET, settings).release
+    release = export(SIMPLENET, settings).release
     configs = []
     for index in range(MANY):
         name = f"simplenet-{index}"
@@ -38,7 +38,7 @@ def prepare(folder: Path) -> list[Path]:
         copy = Path(shutil.copytree(release, settings.out / name / release.name))
         (copy.parent / bundle.LATEST).write_text(f"{release.name}\n")
         planned = planning.plan(config, settings)
-        recall.remember(settings.out, name, dependencies.of_release(planned, settings), copy)
+        up_to_date.remember(settings.out, name, dependencies.of_release(planned, settings), copy)
         configs.append(config)
     return configs
 

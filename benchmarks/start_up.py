@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=30)
     runs = parser.parse_args().runs
-    ours, theirs = ["-m", "pipeline.commands.app", "--help"], ["-c", "import typer"]
+    ours, theirs = ["-m", "pipeline.commands", "--help"], ["-c", "import typer"]
     seconds(ours), seconds(theirs)
     pairs = [(seconds(ours), seconds(theirs)) for _ in range(runs)]
     print(f"weighbridge --help: median {statistics.median(mine for mine, _ in pairs) * 1e3:.0f} ms")

@@ -56,7 +56,7 @@ class InputSpec:
 class Dimension:
     """A dynamic dimension and the sizes it may take: min, min + step … up to max, each a multiple of `multiple_of`.
 
-    With a `formula` (see `pipeline.dimensions`) it follows from other dimensions, and min and max are what that gives.
+    With a `formula` it follows from other dimensions, and min and max are what that gives.
     """
 
     name: str

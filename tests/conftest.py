@@ -170,12 +170,12 @@ class Done:
 @pytest.fixture
 def weighbridge(capsys, monkeypatch):
     """Run a command line in this process."""
-    from pipeline.commands import app as cli
+    from pipeline.commands.app import main
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["weighbridge", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
-            cli.main()
+            main()
         captured = capsys.readouterr()
         return Done(int(stopped.value.code or 0), captured.out, captured.err)
 
@@ -188,8 +188,8 @@ def weighbridge(capsys, monkeypatch):
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
     """A release of configs/simplenet.yaml, built for real but not timed."""
-    from pipeline.run import build as driver
     from pipeline.run import plan as planning
+    from pipeline.run.export import export
 
     out = tmp_path_factory.mktemp("artifacts")
-    return driver.export(Path("configs/simplenet.yaml"), planning.Settings(out=out, benchmark=False)).release
+    return export(Path("configs/simplenet.yaml"), planning.Settings(out=out, benchmark=False)).release

@@ -54,7 +54,7 @@ class Ended:
 def command(*arguments):
     """Return the command line, and an environment in which the plugin is installed and processes can be found again."""
     environment = os.environ | {"PYTHONPATH": str(PLUGIN), _MARK: uuid4().hex, "OMP_NUM_THREADS": "1"}
-    return [sys.executable, "-m", "pipeline.commands.app", *map(str, arguments)], environment
+    return [sys.executable, "-m", "pipeline.commands", *map(str, arguments)], environment
 
 
 def weighbridge(*arguments, limit_s=600):

@@ -16,8 +16,8 @@ HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "scipy"}
 def imported_by(*arguments):
     """Return the modules a command line leaves imported, in a process of its own."""
     program = (
-        "import sys, json\nsys.argv = ['weighbridge', *json.loads(sys.argv[1])]\nfrom pipeline import cli\n"
-        "try:\n    cli.main()\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "import sys, json\nsys.argv = ['weighbridge', *json.loads(sys.argv[1])]\nfrom pipeline.commands.app import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    code = stop.code\n"
         "print('\\n' + json.dumps([code, list(sys.modules)]))"
     )
     command = [sys.executable, "-c", program, json.dumps([str(each) for each in arguments])]
@@ -33,6 +33,13 @@ def test_help_imports_nothing_heavy(arguments):
     code, modules = imported_by(*arguments)
     assert code == 0
     assert not modules & HEAVY
+
+
+def test_the_package_runs_as_the_command_does(weighbridge):
+    command = [sys.executable, "-m", "pipeline.commands", "verify", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == weighbridge("verify", "--help").out
+    assert "weighbridge verify" in done.stdout
 
 
 def test_a_bad_config_is_told_without_importing_torch(tmp_path):

@@ -15,7 +15,7 @@ from pipeline.errors import GateError, UnavailableError
 from pipeline.formats.artifact import Written
 from pipeline.parity import prove
 from pipeline.release.standalone import check_files
-from pipeline.run import build as driver
+from pipeline.run.export import export
 from pipeline.run.plan import Settings, plan
 from pipeline.run.proving import PROVE, hold
 from pipeline.run.results import Exported, Inputs, Released
@@ -277,7 +277,7 @@ def test_a_required_backend_that_cannot_run_here_stops_before_any_work(tmp_path)
         pytest.skip("CUDA works here")
     settings = Settings(out=tmp_path, overrides=("require=[onnxruntime-cuda]",))
     with pytest.raises(UnavailableError, match="onnxruntime-cuda cannot run here") as caught:
-        driver.export(SIMPLENET, settings)
+        export(SIMPLENET, settings)
     assert caught.value.exit_code == 4
     assert "install" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
@@ -295,7 +295,7 @@ def test_resnet18_is_exported_from_ones_own_weights(tmp_path):
         "model.arguments={depth: 18, num_classes: 7}",
         "parity.cap_elements=160000",
     )
-    outcome = driver.export(
+    outcome = export(
         Path("configs/resnet18.yaml"), Settings(out=tmp_path / "out", overrides=overrides, benchmark=False)
     )
     parity = json.loads((outcome.release / "report" / "parity.json").read_bytes())

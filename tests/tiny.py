@@ -14,8 +14,8 @@ import numpy as np
 from pipeline.errors import WeighbridgeError
 from pipeline.release import bundle, standalone
 from pipeline.release.standalone import Golden, GoldenCase
-from pipeline.run import build as driver
-from pipeline.run import kept, stages
+from pipeline.run import cached, stages
+from pipeline.run.export import export as run_export
 from pipeline.run.plan import Settings, results
 from pipeline.run.results import Released
 from pipeline.run.state import Stage
@@ -48,7 +48,7 @@ def _export(state):
         (folder / "model.onnx").write_bytes(values.tobytes())
         return {"seed": seed, "values": values[:3]}
 
-    found = kept.keep(results(state.settings), key({"stub": seed}), f"stub {seed}", work)
+    found = cached.get_or_make(results(state.settings), key({"stub": seed}), f"stub {seed}", work)
     return (Stub(found.folder / "model.onnx", found.answer),)
 
 
@@ -80,7 +80,7 @@ def export(out, seed, report=lambda _: None, name=NAME):
     )
     real, stages.STAGES = stages.STAGES, STAGES
     try:
-        driver.export(_CONFIG, settings)
+        run_export(_CONFIG, settings)
     except WeighbridgeError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code

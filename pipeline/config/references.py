@@ -6,16 +6,16 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.tree import KeyPath, Problem, describe, key_text, leaves, lookup
+from pipeline.config.tree import KeyPath, Problem, assign, describe, key_text, leaves, lookup
 from pipeline.errors import suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 MAX_CHAIN = 32
 MAX_TEXT = 2**16
 
-_ENVIRONMENT = r"oc\.env:(?P<variable>[A-Za-z_][A-Za-z0-9_]*)(?P<default>,[A-Za-z0-9_./@:+-]+)?"
+_ENVIRONMENT = r"oc\.env:(?P<variable>[A-Za-z_][A-Za-z0-9_]*)(,(?P<default>[A-Za-z0-9_./@:+-]+))?"
 _KEY = r"(?P<key>[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*)"
 REFERENCE = re.compile(rf"\$\{{({_ENVIRONMENT}|{_KEY})\}}")
 
@@ -24,57 +24,64 @@ class _BadReferenceError(Exception):
     """A reference that cannot be filled in."""
 
 
-def problems(tree: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield what is wrong with `${…}`: only keys and environment variables, no circles, and no endless growth."""
-    lengths: dict[KeyPath, int] = {}
+def fill_in(tree: dict[str, Any]) -> tuple[dict[KeyPath, str], list[Problem]]:
+    """Fill in the references of a tree, and return the texts that came of them and what is wrong with the others.
+
+    They may name keys with single values and environment variables, not go in a circle and not grow without end. A text
+    that is nothing but a reference to a key takes the type of the value there.
+    """
+    filled: dict[KeyPath, Any] = {}
+    problems = []
     for path, value in leaves(tree):
-        if not isinstance(value, str):
-            continue
         if value == "???":
-            yield Problem(path, "must be given: ??? stands for a value that an extending config or --set gives")
-            continue
+            message = "must be given: ??? stands for a value that an extending config or --set gives"
+            problems.append(Problem(path, message))
         try:
-            _length(tree, path, value, lengths, ())
+            _filled(tree, path, value, filled, ())
         except _BadReferenceError as error:
-            yield Problem(path, str(error))
+            problems.append(Problem(path, str(error)))
+    for path, value in filled.items():
+        assign(tree, path, value)
+    return {path: value for path, value in filled.items() if isinstance(value, str)}, problems
 
 
-def _length(tree: Any, path: KeyPath, text: Any, lengths: dict[KeyPath, int], seen: tuple[KeyPath, ...]) -> int:
-    """Return a bound of the length of a text once its references are filled in.
+def _filled(
+    tree: Mapping[str, Any], path: KeyPath, value: Any, filled: dict[KeyPath, Any], seen: tuple[KeyPath, ...]
+) -> Any:
+    """Return a value with its references filled in; what had any is remembered in `filled`.
 
     Raises _BadReferenceError where they cannot be.
     """
-    if path in lengths:
-        return lengths[path]
-    if not isinstance(text, str) or "${" not in text:
-        return len(str(text))
+    if path in filled:
+        return filled[path]
+    if not isinstance(value, str) or "${" not in value:
+        return value
     if path in seen:
         raise _BadReferenceError(f"${{…}} goes in a circle: {' → '.join(map(key_text, (*seen, path)))}")
     if len(seen) >= MAX_CHAIN:
         raise _BadReferenceError(f"${{…}} follows more than {MAX_CHAIN} references")
-    if "${" in REFERENCE.sub("", text) or "\\${" in text:
+    if "${" in REFERENCE.sub("", value) or "\\${" in value:
         raise _BadReferenceError("only ${key.path}, ${oc.env:VARIABLE} and ${oc.env:VARIABLE,default} are understood")
-    total = len(text)
-    for match in REFERENCE.finditer(text):
-        if match["key"] is None:
-            total += len(_environment(match))
-        else:
-            target, value = _target(tree, match["key"])
-            total += _length(tree, target, value, lengths, (*seen, path))
-        if total > MAX_TEXT:
-            raise _BadReferenceError(f"longer than {MAX_TEXT} characters once its references are filled in")
-    lengths[path] = total
-    return total
+    found = []
+    for match in REFERENCE.finditer(value):
+        target = _target(tree, match["key"]) if match["key"] else None
+        found.append(_filled(tree, *target, filled, (*seen, path)) if target else _environment(match))
+    if len(value) + sum(len(str(each)) for each in found) > MAX_TEXT:
+        raise _BadReferenceError(f"longer than {MAX_TEXT} characters once its references are filled in")
+    texts = iter(found)
+    whole = REFERENCE.fullmatch(value)
+    filled[path] = found[0] if whole else REFERENCE.sub(lambda _: str(next(texts)), value)
+    return filled[path]
 
 
-def _environment(match: re.Match[str]) -> str:
+def _environment(match: re.Match[str]) -> str | None:
     value = os.environ.get(match["variable"])
+    if value is None and match["default"] is not None:
+        return None if match["default"] == "null" else match["default"]
     if value is None:
-        if match["default"] is None:
-            raise _BadReferenceError(
-                f"environment variable {match['variable']} is not set (give a default with ${{oc.env:{match['variable']},…}})"
-            )
-        return match["default"]
+        raise _BadReferenceError(
+            f"environment variable {match['variable']} is not set (give a default with ${{oc.env:{match['variable']},…}})"
+        )
     if "${" in value or not value.isprintable():
         raise _BadReferenceError(f"environment variable {match['variable']} holds what a config value cannot")
     return value
@@ -97,15 +104,3 @@ def _target(tree: Any, key: str) -> tuple[KeyPath, Any]:
     for part in parts:
         path = (*path, int(part) if isinstance(lookup(tree, path), list) else part)
     return path, value
-
-
-def fill_in(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[KeyPath, str]]:
-    """Return the tree with its references, which `problems` found sound, filled in, and the texts that came of them."""
-    referring = [path for path, value in leaves(tree) if isinstance(value, str) and "${" in value]
-    if not referring:
-        return tree, {}
-    from omegaconf import OmegaConf
-
-    filled: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
-    values = {path: lookup(filled, path) for path in referring}
-    return filled, {path: value for path, value in values.items() if isinstance(value, str)}

@@ -40,11 +40,10 @@ def read(path: Path, overrides: Sequence[str]) -> Source:
     source = _read_chain(path, ())
     for override in overrides:
         _apply(override, source)
-    source.problems.extend(references.problems(source.tree))
+    texts, source.problems = references.fill_in(source.tree)
     for problem in source.problems:
         assign(source.tree, problem.path, None)
-    source.tree, filled = references.fill_in(source.tree)
-    source.texts |= filled
+    source.texts |= texts
     return source
 
 

@@ -20,7 +20,7 @@ from pipeline.release import bundle, standalone
 from pipeline.release import verify as verifying
 from pipeline.report import document
 from pipeline.run import keys as dependencies
-from pipeline.run import recall, reporting
+from pipeline.run import reporting, up_to_date
 from pipeline.run.plan import plan, usual_values
 from pipeline.run.results import Timed
 from pipeline.run.stages import STAGES
@@ -52,16 +52,16 @@ def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
     if path.suffix.lower() not in CONFIGS:
         return _of_release(bundle.find(path), settings)
     planned = plan(path, settings)
-    recalled = recall.recall(settings.out, planned.config.name, dependencies.of_release(planned, settings))
-    if recalled.release and not settings.rebuild:
-        _require_sound(verifying.check_unread(recalled.release), recalled.release)  # recalling compared the digests
-        variants = _present(planned.variants, recalled.release)
-        return document.read(recalled.release) | {"benchmark": measured(planned, variants, settings)}
+    earlier = up_to_date.find(settings.out, planned.config.name, dependencies.of_release(planned, settings))
+    if earlier.release and not settings.rebuild:
+        _require_sound(verifying.check_unread(earlier.release), earlier.release)  # recalling compared the digests
+        variants = _present(planned.variants, earlier.release)
+        return document.read(earlier.release) | {"benchmark": measured(planned, variants, settings)}
     with private_directory(settings.out / planned.config.name) as work:
         state = run(
             State(planned, replace(settings, pages=False), work),
             STAGES[:-1],
-            recalled.why,
+            earlier.why,
         )
         return {"parity": reporting.parity_document(state), "benchmark": dict(state.need(Timed).benchmark)}
 

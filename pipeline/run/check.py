@@ -64,7 +64,7 @@ def _trained(recording: Recording | None, agreement: Agreement | None) -> str:
 
 
 def _described(
-    planned: Plan, facts: Mapping[str, Any], sampled: Sequence[Case], undecided: Sequence[Mapping[str, Any]]
+    planned: Plan, facts: Mapping[str, Any], cases: Sequence[Case], undecided: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     config = planned.config
     doubts = {
@@ -90,7 +90,7 @@ def _described(
             + (f", cannot run here: {variant.unavailable}" if variant.unavailable else "")
             for variant in planned.variants
         ],
-        "parity cases": [f"{case.name}: {in_words(case.sizes)}, runs" for case in sampled],
+        "parity cases": [f"{case.name}: {in_words(case.sizes)}, runs" for case in cases],
         "benchmark": f"{config.benchmark.seconds:g} s, against {config.benchmark.reference}",
     }
 

@@ -11,7 +11,7 @@ from pipeline.errors import ExportError, WorkerError
 from pipeline.formats.artifact import Artifact, Written
 from pipeline.formats.table import formats
 from pipeline.parity.prove import Truth
-from pipeline.run import kept, keys
+from pipeline.run import cached, keys
 from pipeline.run.network import agreed, of_answer, rehearsed, truth_of
 from pipeline.run.plan import at_once
 from pipeline.run.results import Exported, Inputs, Rebuilt
@@ -97,12 +97,12 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
 
     key = keys.of_export(planned, wanted, _identity(planned), source)
     try:
-        found = kept.keep(state.cache, key, f"{planned.config.name}: {wanted.name} export", work)
+        found = cached.get_or_make(state.cache, key, f"{planned.config.name}: {wanted.name} export", work)
     except WorkerError as error:
         report(Event("export", wanted.name, "failed", error.message))
         raise
     files, notes = tuple(found.folder / each for each in found.answer["files"]), tuple(found.answer["notes"])
-    report(kept.ended("export", wanted.name, found, "; ".join(notes), peaks))
+    report(cached.ended("export", wanted.name, found, "; ".join(notes), peaks))
     written = Written(**found.answer | {"files": files, "notes": notes})
     return Artifact(wanted.name, wanted.format, written, source.name if source else None)
 

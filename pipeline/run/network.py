@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import MisfitError
 from pipeline.parity import choice, oracle, prove, trained
 from pipeline.parity.budget import Rule
-from pipeline.run import kept, keys
+from pipeline.run import cached, keys
 from pipeline.run.plan import at_once
 from pipeline.run.results import Inputs, Rebuilt
 from pipeline.worker.event import Event
@@ -47,7 +47,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
     """
     planned, report, key = state.plan, state.settings.report, keys.of_oracle(state.plan)
     store = state.cache
-    if (known := kept.recall(store, key)) is not None:
+    if (known := cached.get(store, key)) is not None:
         report(Event("export", "oracle", "reused"))
         _note_contradictions(state, known)
         yield lambda: known
@@ -63,8 +63,8 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
         def evaluate() -> Any:
             report(Event("export", "oracle", "started"))
             answer = facts | worker.call("reference", timeout_s=timeout_s, seed=planned.config.parity.seed)
-            found = kept.keep(store, key, f"{planned.config.name}: oracle", lambda _: answer)
-            report(kept.ended("export", "oracle", found, peaks=[worker.peak_bytes]))
+            found = cached.get_or_make(store, key, f"{planned.config.name}: oracle", lambda _: answer)
+            report(cached.ended("export", "oracle", found, peaks=[worker.peak_bytes]))
             return found.answer
 
         yield evaluate

@@ -19,7 +19,7 @@ from pipeline.rebuild import objects, trust
 from pipeline.rebuild.cases import allowed
 from pipeline.rebuild.network import Network
 from pipeline.release import signing
-from pipeline.run.slots import Turns
+from pipeline.run.slots import Slots
 from pipeline.storage.cache import Cache
 from pipeline.weights import files, read, remote
 from pipeline.worker.event import Event
@@ -49,7 +49,7 @@ class Settings:
 
     `rebuild`: make everything again, from nothing kept. `reuse_timings`: take what was timed before, if the same files were.
     `pages`: the run ends with a report to read, which is worth preparing for.
-    `turns` are shared by all that export at once; `alone` gives the context to time in.
+    `slots` are shared by all that export at once; `alone` gives the context to time in.
     """
 
     out: Path
@@ -62,7 +62,7 @@ class Settings:
     sign: Path | None = None
     max_bytes: int | None = None
     report: Callable[[Event], None] = lambda _: None
-    turns: Turns = field(default_factory=lambda: Turns(memory_bytes=MEMORY_SHARE * machine.available_bytes()))
+    slots: Slots = field(default_factory=lambda: Slots(memory_bytes=MEMORY_SHARE * machine.available_bytes()))
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
     threads: int = field(default_factory=lambda: cores())  # noqa: PLW0108 - defined below
 
@@ -85,7 +85,7 @@ class Plan:
 
 def at_once(planned: Plan, settings: Settings) -> int:
     """Return how many processes of a build may run at once: as many as the memory holds, at least one."""
-    return max(1, int(min(AT_ONCE, settings.turns.memory_bytes // worker_bytes(planned))))
+    return max(1, int(min(AT_ONCE, settings.slots.memory_bytes // worker_bytes(planned))))
 
 
 def worker_bytes(planned: Plan) -> int:

@@ -12,7 +12,7 @@ from pipeline.formats.table import formats
 from pipeline.parity import explain, prove
 from pipeline.parity.compare import Finding
 from pipeline.parity.prove import Proof, Truth
-from pipeline.run import kept, keys, reporting
+from pipeline.run import cached, keys, reporting
 from pipeline.run.network import setup_of
 from pipeline.run.plan import at_once
 from pipeline.run.reporting import CULPRITS, note
@@ -92,7 +92,7 @@ def _proofs(state: State, variants: Sequence[Variant], names: Mapping[str, Names
 def _known(state: State, wanted: Mapping[str, str]) -> dict[str, Any]:
     """Return the answers that are kept under some of the keys, by the keys' names."""
     store = state.cache
-    found = {name: kept.recall(store, key) for name, key in wanted.items()}
+    found = {name: cached.get(store, key) for name, key in wanted.items()}
     known = {name: answer for name, answer in found.items() if answer is not None}
     for name in known:
         state.settings.report(Event("parity", name, "reused"))
@@ -100,7 +100,7 @@ def _known(state: State, wanted: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _keep(state: State, key: str, subject: str, answer: Any) -> None:
-    kept.keep(state.cache, key, f"{state.plan.config.name}: parity of {subject}", lambda _: answer)
+    cached.get_or_make(state.cache, key, f"{state.plan.config.name}: parity of {subject}", lambda _: answer)
 
 
 def _proof_from(variant: Variant, answer: Mapping[str, Any]) -> Proof:

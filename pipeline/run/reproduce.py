@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import GateError
 from pipeline.release import bundle
-from pipeline.run import build as driver
+from pipeline.run.export import export
 from pipeline.storage.store import private_directory
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def reproduce(path: Path, settings: Settings, release: Path) -> tuple[str, ...]:
         GateError: a file outside `report/` came out with other bytes; it is named.
     """
     with private_directory(settings.out) as elsewhere:
-        again = driver.export(path, replace(settings, out=elsewhere, rebuild=True, benchmark=False)).release
+        again = export(path, replace(settings, out=elsewhere, rebuild=True, benchmark=False)).release
         first, second = bundle.file_digests(release), bundle.file_digests(again)
     if differing := sorted(name for name in first | second if first.get(name) != second.get(name)):
         raise GateError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.benchmark import timing
 from pipeline.errors import UnavailableError, WorkerError
 from pipeline.report import document
-from pipeline.run import kept, keys, reporting
+from pipeline.run import cached, keys, reporting
 from pipeline.run.reporting import note
 from pipeline.run.results import Exported, Proven, Timed
 from pipeline.run.state import Stage
@@ -54,13 +54,13 @@ def _timed(state: State, passed: Sequence[Variant]) -> Mapping[str, Any]:
     if not settings.reuse_timings:
         return measured(planned, passed, settings, state.terms)
     key = keys.of_timings(planned, passed, state.need(Exported).artifacts, settings.threads)
-    known: Mapping[str, Any] | None = kept.recall(state.cache, key)
+    known: Mapping[str, Any] | None = cached.get(state.cache, key)
     if known is not None:
         settings.report(Event("benchmark", "timings", "reused"))
         return known
     found = measured(planned, passed, settings, state.terms)
     if not _dropped(found):
-        kept.keep(state.cache, key, f"{planned.config.name}: timings", lambda _: found)
+        cached.get_or_make(state.cache, key, f"{planned.config.name}: timings", lambda _: found)
     return found
 
 

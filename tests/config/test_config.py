@@ -335,6 +335,21 @@ def test_references_to_keys_and_the_environment_are_filled_in(monkeypatch: pytes
     assert config.release.description == "for simplenet 1.10, nowhere"
 
 
+def test_a_default_is_taken_as_it_is_written_and_null_is_nothing() -> None:
+    config = read(
+        SHORTEST, "release.version=${oc.env:NOWHERE,1.10}", "benchmark.threads=${oc.env:NOWHERE,007}",
+        "release.sign=${oc.env:NOWHERE,null}", "release.license=${release.version}", "parity.seed=${benchmark.threads}",
+    )  # fmt: skip
+    assert (config.release.version, config.benchmark.threads, config.release.sign) == ("1.10", 7, None)
+    assert (config.release.license, config.parity.seed) == ("1.10", 7)
+
+
+def test_a_text_that_only_becomes_question_marks_is_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNSURE", "???")
+    config = read(SHORTEST, "release.license=${oc.env:UNSURE}", "release.description=${release.license}")
+    assert (config.release.license, config.release.description) == ("???", "???")
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
@@ -620,10 +635,7 @@ def test_the_order_of_inputs_survives_sorted_keys() -> None:
 
 
 def test_importing_leaves_the_parsers_out() -> None:
-    script = (
-        "import sys; import pipeline.config;"
-        "print(sorted({'omegaconf', 'ruamel.yaml', 'torch', 'numpy'} & set(sys.modules)))"
-    )
+    script = "import sys; import pipeline.config;print(sorted({'ruamel.yaml', 'torch', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout.strip() == "[]"
 

@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
-from pipeline.commands import app as cli
+from pipeline.commands.app import app
 from pipeline.errors import InputError, UnsafeError
 from pipeline.formats.format import FromNetwork, Signature
 from pipeline.formats.onnx import export as exporter
@@ -136,7 +136,7 @@ def simplenet(exported, tmp_path):
 
 def test_the_command_fails_names_the_layer_and_writes_junit(simplenet, tmp_path):
     command = ["parity", "configs/simplenet.yaml", "--candidate", str(simplenet), "--out", str(tmp_path / "out")]
-    ran = CliRunner().invoke(cli.app, [*command, "--explain", "--json", "--junit", str(tmp_path / "junit.xml")])
+    ran = CliRunner().invoke(app, [*command, "--explain", "--json", "--junit", str(tmp_path / "junit.xml")])
     document = json.loads(ran.stdout)
     assert ran.exit_code == 1
     assert document["candidate"]["matched"] == "inputs matched by order and shape, outputs by name"
@@ -151,10 +151,10 @@ def test_the_command_fails_names_the_layer_and_writes_junit(simplenet, tmp_path)
 
 IN_A_PROCESS_OF_ITS_OWN = """
 import sys
-from pipeline import cli
+from pipeline.commands.app import main
 sys.argv = ["weighbridge", "parity", *sys.argv[1:]]
 try:
-    cli.main()
+    main()
 except SystemExit as end:
     print(end.code, sorted({"onnx", "onnxruntime", "torch"} & set(sys.modules)))
 """
@@ -176,9 +176,9 @@ def with_custom_operator(exported, tmp_path):
 def test_operators_come_from_a_library_that_the_command_line_names(with_custom_operator):
     from onnxruntime_extensions import get_library_path
 
-    without = CliRunner().invoke(cli.app, [*with_custom_operator, "--json"])
+    without = CliRunner().invoke(app, [*with_custom_operator, "--json"])
     assert without.exit_code == 1
-    ran = CliRunner().invoke(cli.app, [*with_custom_operator, "--json", "--custom-ops", get_library_path()])
+    ran = CliRunner().invoke(app, [*with_custom_operator, "--json", "--custom-ops", get_library_path()])
     assert ran.exit_code == 0, ran.output
     (row,) = json.loads(ran.stdout)["backends"]
     assert row["status"] == "pass"
@@ -193,7 +193,7 @@ def test_the_culprit_is_found_among_operators_of_a_library_too(with_custom_opera
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), tensor.name))
     onnx.save(proto, tmp_path / "theirs.onnx")
     command = [*with_custom_operator, "--explain", "--json", "--custom-ops", get_library_path()]
-    (explanation,) = json.loads(CliRunner().invoke(cli.app, command).stdout)["explanations"]
+    (explanation,) = json.loads(CliRunner().invoke(app, command).stdout)["explanations"]
     assert explanation["culprit"]["module"] == "fc2"
 
 
@@ -235,13 +235,13 @@ def test_no_library_of_operators_is_loaded_for_a_model_or_a_config(tmp_path):
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out]), opset_imports=opsets)
     (tmp_path / "theirs.onnx").write_bytes(model.SerializeToString())
     command = ["parity", "configs/simplenet.yaml", "--candidate", str(tmp_path / "theirs.onnx"), "--json"]
-    ran = CliRunner().invoke(cli.app, [*command, "--out", str(tmp_path / "out")])
+    ran = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out")])
     assert ran.exit_code == 1
     (row,) = json.loads(ran.stdout)["backends"]
     assert row["status"] == "crashed"
     assert "theirs:Thing" in row["reason"]
     library = {"name": "mine", "backend": "onnxruntime-cpu", "options": {"custom_ops_library": "libtheirs.so"}}
-    ran = CliRunner().invoke(cli.app, ["check", "configs/simplenet.yaml", "--set", f"backends={json.dumps([library])}"])
+    ran = CliRunner().invoke(app, ["check", "configs/simplenet.yaml", "--set", f"backends={json.dumps([library])}"])
     assert ran.exit_code == 2
 
 

@@ -13,8 +13,8 @@ from pipeline import record
 from pipeline.architectures.simplenet import SimpleNet
 from pipeline.errors import GateError, MisfitError
 from pipeline.release import bundle, standalone
-from pipeline.run import build as driver
 from pipeline.run.check import check
+from pipeline.run.export import export
 from pipeline.run.plan import Settings
 
 SIMPLENET = Path("configs/simplenet.yaml")
@@ -33,7 +33,7 @@ def recorded(tmp_path_factory) -> Path:
 
 def exported(out: Path, *overrides: str, report=lambda _: None):
     settings = Settings(out=out, benchmark=False, overrides=("exports=[onnx]", "backends=[eager,onnxruntime-cpu]", "require=[onnxruntime-cpu]", *overrides), report=report)  # fmt: skip
-    return driver.export(SIMPLENET, settings).release
+    return export(SIMPLENET, settings).release
 
 
 def test_a_recording_travels_in_the_release_and_the_card_says_so(recorded, tmp_path, weighbridge) -> None:

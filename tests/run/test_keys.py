@@ -12,18 +12,18 @@ import torch
 from pipeline.rebuild import trust
 from pipeline.run import keys as dependencies
 from pipeline.run import plan as planning
-from pipeline.run import recall
+from pipeline.run import up_to_date
 from pipeline.run.plan import Settings
 
 SIMPLENET = Path("configs/simplenet.yaml").resolve()
 WEIGHTS = Path("configs/weights/simplenet.pth").resolve()
 
 
-def recalled(config, release, **settings):
+def found_for(config, release, **settings):
     """Ask for a config's release where `release` was built."""
     chosen = Settings(**{"out": release.parent.parent, "benchmark": False} | settings)
     planned = planning.plan(config, chosen)
-    return recall.recall(chosen.out, planned.config.name, dependencies.of_release(planned, chosen))
+    return up_to_date.find(chosen.out, planned.config.name, dependencies.of_release(planned, chosen))
 
 
 def changed(folder, *replacements):
@@ -65,7 +65,7 @@ FIELDS = {
 
 @pytest.mark.parametrize(("old", "new", "said"), FIELDS.values(), ids=FIELDS)
 def test_a_changed_field_of_the_config_is_a_miss_and_is_said(built, tmp_path, old, new, said):
-    found = recalled(changed(tmp_path, (old, new)), built)
+    found = found_for(changed(tmp_path, (old, new)), built)
     assert found.release is None
     assert said in found.why
 
@@ -76,16 +76,16 @@ def test_changed_weights_are_a_miss_and_their_digests_are_said(built, tmp_path):
     torch.save(state, tmp_path / "simplenet.pth")
     config = changed(tmp_path, (str(WEIGHTS), str(tmp_path / "simplenet.pth")))
     config.write_text("".join(line for line in config.read_text().splitlines(keepends=True) if "sha256" not in line))
-    found = recalled(config, built)
+    found = found_for(config, built)
     assert found.release is None
     assert "weights changed: 1a990fdca4d6 → " in found.why
 
 
 def test_what_stands_beside_the_weights_is_a_part_of_what_they_say(built, tmp_path):
     shutil.copytree("configs", tmp_path / "configs")
-    assert recalled(tmp_path / "configs" / "simplenet.yaml", built).release == built
+    assert found_for(tmp_path / "configs" / "simplenet.yaml", built).release == built
     (tmp_path / "configs" / "weights" / "config.json").write_text("{}")
-    found = recalled(tmp_path / "configs" / "simplenet.yaml", built)
+    found = found_for(tmp_path / "configs" / "simplenet.yaml", built)
     assert found.release is None
     assert "config.json beside the weights changed: none → " in found.why
 
@@ -94,8 +94,8 @@ def test_a_timed_release_or_a_signed_one_is_not_an_untimed_or_unsigned_one(built
     from pipeline.release.signing import generate
 
     key, _ = generate(tmp_path / "key")
-    assert recalled(SIMPLENET, built, benchmark=True).why == "benchmark changed: left out → yes"
-    assert "signing key changed: none → " in recalled(SIMPLENET, built, sign=key).why
+    assert found_for(SIMPLENET, built, benchmark=True).why == "benchmark changed: left out → yes"
+    assert "signing key changed: none → " in found_for(SIMPLENET, built, sign=key).why
 
 
 def _in_another_checkout(folder):
@@ -148,7 +148,7 @@ def _rewritten(path, newline):
 
 @pytest.mark.parametrize("write", IRRELEVANT.values(), ids=IRRELEVANT)
 def test_what_does_not_matter_is_a_hit(built, tmp_path, write):
-    found = recalled(write(tmp_path), built)
+    found = found_for(write(tmp_path), built)
     assert found.why == "nothing changed"
     assert found.release == built
 
@@ -159,23 +159,23 @@ def test_what_does_not_matter_is_a_hit(built, tmp_path, write):
     ids=str,
 )
 def test_settings_that_do_not_matter_are_a_hit(built, settings):
-    assert recalled(SIMPLENET, built, **settings).release == built
+    assert found_for(SIMPLENET, built, **settings).release == built
 
 
 def test_the_release_itself_is_checked(built, tmp_path):
     out = tmp_path / "artifacts"
     shutil.copytree(built.parent.parent, out, symlinks=True)
     copy = out / "simplenet" / built.name
-    assert recalled(SIMPLENET, copy).release == copy
+    assert found_for(SIMPLENET, copy).release == copy
     (out / "simplenet" / "latest").unlink()
-    assert "`latest` names another" in recalled(SIMPLENET, copy).why
+    assert "`latest` names another" in found_for(SIMPLENET, copy).why
     with (copy / "model.onnx").open("ab") as file:
         file.write(b"x")
-    assert "damaged: " in recalled(SIMPLENET, copy).why
+    assert "damaged: " in found_for(SIMPLENET, copy).why
     shutil.rmtree(copy)
-    assert "is gone" in recalled(SIMPLENET, copy).why
-    (out / "simplenet" / recall.RECORD).write_bytes(b'{"parts": [1')
-    assert recalled(SIMPLENET, copy).why == "not built before"
+    assert "is gone" in found_for(SIMPLENET, copy).why
+    (out / "simplenet" / up_to_date.RECORD).write_bytes(b'{"parts": [1')
+    assert found_for(SIMPLENET, copy).why == "not built before"
 
 
 @pytest.fixture
@@ -227,13 +227,13 @@ def test_our_own_networks_are_part_of_our_code():
 def test_what_changed_is_said_in_one_line_the_first_few_by_name():
     before = {"a": 1, "b": "x" * 100, "c": None, "d": 0, "e": "0" * 64}
     now = {"a": 1.0, "b": "y", "c": "new", "d": 0, "f": 2}
-    said = recall.describe_changes(before, now)
+    said = up_to_date.describe_changes(before, now)
     assert "\n" not in said
     assert said.startswith("b changed: xxx")
     assert "c changed: none → new" in said
     assert "e changed: 000000000000 → none" in said
     assert said.endswith("(and 1 more)")
-    assert recall.describe_changes(now, now) == ""
+    assert up_to_date.describe_changes(now, now) == ""
 
 
 def keys(config, tmp_path):

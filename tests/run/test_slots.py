@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline.errors import STOPPING, InterruptedRunError
-from pipeline.run.slots import Turns
+from pipeline.run.slots import Slots
 
 
 class Watch:
@@ -28,27 +28,27 @@ class Watch:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "memory_bytes", "most"), [(1, 100, 1), (3, 100, 3), (8, 100, 5), (8, 30, 1), (8, 1, 1)]
+    ("count", "memory_bytes", "most"), [(1, 100, 1), (3, 100, 3), (8, 100, 5), (8, 30, 1), (8, 1, 1)]
 )
-def test_as_many_builds_run_at_once_as_were_asked_for_and_fit_but_always_one(jobs, memory_bytes, most):
-    turns, watch = Turns(jobs, memory_bytes), Watch()
+def test_as_many_builds_run_at_once_as_were_asked_for_and_fit_but_always_one(count, memory_bytes, most):
+    slots, watch = Slots(count, memory_bytes), Watch()
 
     def build(_):
-        with turns.take(20):
+        with slots.take(20):
             watch.work()
 
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(build, range(20)))
     assert watch.most <= most
-    assert jobs == 1 or memory_bytes < 40 or watch.most > 1
+    assert count == 1 or memory_bytes < 40 or watch.most > 1
 
 
 def test_while_one_is_timed_nobody_builds_and_nobody_else_is_timed():
-    turns, building, timing = Turns(4), Watch(), Watch()
+    slots, building, timing = Slots(4), Watch(), Watch()
     disturbed = []
 
     def build(_):
-        with turns.take(1) as alone:
+        with slots.take(1) as alone:
             building.work()
             with alone():
                 disturbed.append(building.now)
@@ -62,19 +62,19 @@ def test_while_one_is_timed_nobody_builds_and_nobody_else_is_timed():
     assert timing.most == 1
 
 
-def test_a_build_that_fails_gives_its_turn_back_also_while_it_is_timed():
-    turns = Turns(1)
+def test_a_build_that_fails_gives_its_slot_back_also_while_it_is_timed():
+    slots = Slots(1)
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), turns.take(1) as alone, alone():
+        with pytest.raises(ZeroDivisionError), slots.take(1) as alone, alone():
             raise ZeroDivisionError
-    with turns.take(1):
+    with slots.take(1):
         pass
 
 
 def test_who_waits_when_the_run_is_stopped_stops_too():
-    turns = Turns(1)
-    with turns.take(1), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(lambda: turns.take(1).__enter__())
+    slots = Slots(1)
+    with slots.take(1), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: slots.take(1).__enter__())
         STOPPING.set()
         try:
             with pytest.raises(InterruptedRunError):

@@ -1,8 +1,9 @@
-"""Run one config: recall its release, or build it alone under its name, and log how that went."""
+"""Export configs: each release is found up to date, or built under its name by one process alone, with a log of how that went."""
 
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,19 @@ from pipeline.errors import InputError, WeighbridgeError
 from pipeline.release import bundle
 from pipeline.report import log
 from pipeline.run import keys as dependencies
-from pipeline.run import recall
+from pipeline.run import up_to_date
 from pipeline.run.plan import at_once, noting, plan, results, worker_bytes
 from pipeline.run.results import Released
+from pipeline.run.slots import Slots
 from pipeline.run.state import State, run
 from pipeline.storage.cache import LIMIT_BYTES
 from pipeline.storage.store import atomic_write, canonical_json, lock, private_directory, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from pipeline.report.console import Begin
     from pipeline.run.plan import Plan, Settings
 
 
@@ -33,6 +36,37 @@ class Outcome:
     release: Path
     up_to_date: bool
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one of several configs."""
+
+    config: Path
+    outcome: Outcome | WeighbridgeError
+
+
+def export_several(configs: Sequence[Path], settings: Settings, count: int, begin: Begin) -> list[Result]:
+    """Export configs, up to `count` at once as far as memory allows; return their results in the order of the configs.
+
+    One that fails does not stop the others. `begin(name)` gives a context with a callback for one run's events.
+    """
+    shared = replace(settings, slots=Slots(count, settings.slots.memory_bytes))
+
+    def one(config: Path) -> Result:
+        try:
+            with begin(config.stem) as show:
+                return Result(config, export(config, replace(shared, report=show)))
+        except WeighbridgeError as error:
+            return Result(config, error)
+
+    # More threads than slots: one that only waits to be timed needs no memory of its own.
+    with ThreadPoolExecutor(max(count, len(configs))) as pool:
+        try:
+            return list(pool.map(one, configs))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def export(path: Path, settings: Settings) -> Outcome:
@@ -72,19 +106,19 @@ def _exported(planned: Plan, settings: Settings) -> Outcome:
     for place in (settings.out, folder, results(settings).root):
         sweep(place)
     built_from = dependencies.of_release(planned, settings)
-    recalled = recall.recall(settings.out, name, built_from)
-    if recalled.release and not settings.rebuild:
-        return Outcome(recalled.release, up_to_date=True, why=recalled.why)
+    earlier = up_to_date.find(settings.out, name, built_from)
+    if earlier.release and not settings.rebuild:
+        return Outcome(earlier.release, up_to_date=True, why=earlier.why)
     need_bytes = at_once(planned, settings) * worker_bytes(planned)
-    with _one_at_a_time(name, settings), settings.turns.take(need_bytes) as alone:
-        recalled = recall.recall(settings.out, name, built_from)  # somebody else may just have built it
-        if recalled.release and not settings.rebuild:
-            return Outcome(recalled.release, up_to_date=True, why=recalled.why)
+    with _one_at_a_time(name, settings), settings.slots.take(need_bytes) as alone:
+        earlier = up_to_date.find(settings.out, name, built_from)  # somebody else may just have built it
+        if earlier.release and not settings.rebuild:
+            return Outcome(earlier.release, up_to_date=True, why=earlier.why)
         shutil.rmtree(folder / bundle.CRASHES, ignore_errors=True)
-        why = "asked for" if recalled.release else recalled.why
+        why = "asked for" if earlier.release else earlier.why
         with private_directory(folder) as work:
             release = _built(State(planned, replace(settings, alone=alone), work), why)
-        recall.remember(settings.out, name, built_from, release)
+        up_to_date.remember(settings.out, name, built_from, release)
     with suppress(InputError):  # another run uses the cache: that one will see to it
         results(settings).prune(LIMIT_BYTES)
     return Outcome(release, up_to_date=False, why=why)

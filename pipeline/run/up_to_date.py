@@ -1,4 +1,4 @@
-"""Remember what a release was built from, so that a run with nothing to do ends at once and says what changed otherwise."""
+"""Whether the release of a config is up to date: what it was built from is recorded, and anything that changed is named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECORD = ".built-from.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
+class Earlier:
     """What is known of an earlier build: its release if it is whole and nothing changed, else why it must be rebuilt."""
 
     release: Path | None
@@ -33,23 +33,23 @@ def remember(out: Path, name: str, built_from: Parts, release: Path) -> None:
     atomic_write(out / name / RECORD, canonical_json(record))
 
 
-def recall(out: Path, name: str, built_from: Parts) -> Recalled:
+def find(out: Path, name: str, built_from: Parts) -> Earlier:
     """Return the release that was built from the same parts, after checking every byte of it, or why there is none."""
     try:
         record = read_json(out / name / RECORD)
         before, version, sums = dict(record["parts"]), str(record["version"]), str(record["sums_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        return Recalled(None, "not built before")
+        return Earlier(None, "not built before")
     if changes := describe_changes(before, built_from):
-        return Recalled(None, changes)
+        return Earlier(None, changes)
     release = out / name / version
     if not (release / standalone.SUMS).is_file() or digest_file(release / standalone.SUMS) != sums:
-        return Recalled(None, f"the release {version} is gone or was changed")
+        return Earlier(None, f"the release {version} is gone or was changed")
     if problems := standalone.check_files(release):
-        return Recalled(None, f"the release {version} is damaged: {problems[0]}")
+        return Earlier(None, f"the release {version} is damaged: {problems[0]}")
     if not _is_latest(out / name / bundle.LATEST, version):
-        return Recalled(None, f"`latest` names another release than {version}")
-    return Recalled(release, "nothing changed")
+        return Earlier(None, f"`latest` names another release than {version}")
+    return Earlier(release, "nothing changed")
 
 
 def describe_changes(before: Parts, now: Parts, most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""A worker's answer, and the files it wrote, kept in the cache."""
+"""What a worker answered, with the files it wrote, in the cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANSWER = "answer.message"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Cached:
     """An answer (JSON values and arrays), the folder with the files that belong to it, and whether it was there already."""
 
     answer: Any
@@ -27,27 +27,28 @@ class Kept:
     reused: bool
 
 
-def keep(cache: Cache, key: str, about: str, work: Callable[[Path], Any]) -> Kept:
+def get_or_make(cache: Cache, key: str, about: str, work: Callable[[Path], Any]) -> Cached:
     """Return what the cache holds under the key, or let `work(folder)` write files and answer, and keep both.
 
     Raises whatever `work` raises; nothing is kept then.
     """
     found = cache.get(key)
     folder = found or cache.put(key, partial(_fill, work), about)
-    with (folder / ANSWER).open("rb") as file:
-        return Kept(wire.load(file), folder, reused=found is not None)
+    return Cached(_answer(folder), folder, reused=found is not None)
 
 
-def recall(cache: Cache, key: str) -> Any:
+def get(cache: Cache, key: str) -> Any:
     """Return the answer under the key, or None."""
     folder = cache.get(key)
-    if folder is None:
-        return None
+    return None if folder is None else _answer(folder)
+
+
+def _answer(folder: Path) -> Any:
     with (folder / ANSWER).open("rb") as file:
         return wire.load(file)
 
 
-def ended(stage: str, subject: str, found: Kept, detail: str = "", peaks: Sequence[int | None] = ()) -> Event:
+def ended(stage: str, subject: str, found: Cached, detail: str = "", peaks: Sequence[int | None] = ()) -> Event:
     """Return the event of a result that was made, or found; `peaks`: the most memory its process had, if it ran."""
     return Event(stage, subject, "reused" if found.reused else "ended", detail, peak_bytes=peaks[0] if peaks else None)
 

@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import GateError
+from pipeline.errors import GateError, InputError
 from pipeline.release import bundle
 from pipeline.release.verify import check
-from pipeline.run import build as driver
+from pipeline.run.export import Outcome, export, export_several
 from pipeline.run.plan import Settings, results
 
 SIMPLENET = Path("configs/simplenet.yaml")
@@ -47,20 +48,20 @@ def out(built, tmp_path):
 
 
 def test_a_second_run_has_nothing_to_do_and_says_so_in_its_log(out, built):
-    outcome = driver.export(SIMPLENET, Settings(out=out, benchmark=False))
-    assert outcome == driver.Outcome(out / "simplenet" / built.name, up_to_date=True, why="nothing changed")
+    outcome = export(SIMPLENET, Settings(out=out, benchmark=False))
+    assert outcome == Outcome(out / "simplenet" / built.name, up_to_date=True, why="nothing changed")
     log = run_log(out)
     assert (log["exit_code"], log["up_to_date"], log["why"], log["steps"]) == (0, True, "nothing changed", [])
 
 
 def test_a_run_after_a_change_makes_only_what_that_touches_and_gives_the_bytes_of_a_fresh_one(out, tmp_path):
     overrides = ("parity.limit=20",)
-    fresh = driver.export(SIMPLENET, Settings(out=tmp_path, benchmark=False, overrides=overrides)).release
+    fresh = export(SIMPLENET, Settings(out=tmp_path, benchmark=False, overrides=overrides)).release
     assert steps(tmp_path, "ended") == KEPT
     made = [each for each in run_log(tmp_path)["steps"] if (each["stage"], each["step"]) in KEPT]
     assert all(each["peak_bytes"] > 50e6 for each in made)
 
-    again = driver.export(SIMPLENET, Settings(out=out, benchmark=False, overrides=overrides))
+    again = export(SIMPLENET, Settings(out=out, benchmark=False, overrides=overrides))
     assert again.why == "config: parity.limit changed: 16 → 20"
     assert steps(out, "reused") == {each for each in KEPT if each[0] == "export" or "audit" in each[1]}
     assert bundle.file_digests(again.release) == bundle.file_digests(fresh)
@@ -68,8 +69,8 @@ def test_a_run_after_a_change_makes_only_what_that_touches_and_gives_the_bytes_o
 
 def test_rebuild_uses_nothing_that_was_kept(out, built):
     before = results(Settings(out=out)).entries()
-    outcome = driver.export(SIMPLENET, Settings(out=out, benchmark=False, rebuild=True))
-    assert outcome == driver.Outcome(out / "simplenet" / built.name, up_to_date=False, why="asked for")
+    outcome = export(SIMPLENET, Settings(out=out, benchmark=False, rebuild=True))
+    assert outcome == Outcome(out / "simplenet" / built.name, up_to_date=False, why="asked for")
     assert steps(out, "reused") == set()
     assert {each.key for each in results(Settings(out=out)).entries()} == {each.key for each in before}
 
@@ -111,7 +112,7 @@ def test_every_damaged_file_of_the_cache_is_noticed_and_made_again(out, built, d
     damage(kept)
     (out / "simplenet" / "latest").unlink()
 
-    again = driver.export(SIMPLENET, Settings(out=out, benchmark=False))
+    again = export(SIMPLENET, Settings(out=out, benchmark=False))
     assert bundle.file_digests(again.release) == bundle.file_digests(built)
     assert steps(out, "ended") == KEPT
     assert len([note for note in run_log(out)["notes"] if "damaged" in note]) >= len(KEPT)
@@ -121,7 +122,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path, built):
     command = [
         sys.executable,
         "-m",
-        "pipeline.commands.app",
+        "pipeline.commands",
         "export",
         str(SIMPLENET),
         "--out",
@@ -132,7 +133,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path, built):
         while "simplenet: parity" not in process.stderr.readline():
             assert process.poll() is None
         process.kill()
-    outcome = driver.export(SIMPLENET, Settings(out=tmp_path, benchmark=False))
+    outcome = export(SIMPLENET, Settings(out=tmp_path, benchmark=False))
     assert steps(tmp_path, "reused") >= {each for each in KEPT if each[0] == "export"}
     assert bundle.file_digests(outcome.release) == bundle.file_digests(built)
     assert list(tmp_path.rglob(".tmp-*")) == []
@@ -142,7 +143,7 @@ def test_a_closed_gate_is_logged_with_its_reason_and_what_failed_is_not_kept(out
     before = results(Settings(out=out)).entries()
     settings = Settings(out=out, benchmark=False, overrides=("parity={atol: 0, rtol: 0}",))
     with pytest.raises(GateError):
-        driver.export(SIMPLENET, settings)
+        export(SIMPLENET, settings)
     log = run_log(out)
     assert log["exit_code"] == 1
     assert "left its error budget" in log["error"]
@@ -156,7 +157,7 @@ def test_two_that_export_the_same_at_once_build_it_once(tmp_path):
 
     def one():
         settings = Settings(out=tmp_path, benchmark=False, report=notes.append)
-        outcomes.append(driver.export(SIMPLENET, settings))
+        outcomes.append(export(SIMPLENET, settings))
 
     threads = [threading.Thread(target=one) for _ in range(2)]
     for thread in threads:
@@ -167,3 +168,29 @@ def test_two_that_export_the_same_at_once_build_it_once(tmp_path):
     assert outcomes[0].release == outcomes[1].release
     assert any("waiting for another process that exports simplenet" in each.detail for each in notes)
     assert check(outcomes[0].release) == []
+
+
+def test_results_come_in_order_and_an_error_stops_only_its_own_config(tmp_path):
+    configs = []
+    for name in ("first", "second", "third"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"extends: {SIMPLENET.resolve()}\nname: {name}\nbenchmark: {{seconds: 1}}\n")
+        configs.append(path)
+    configs[1].write_text("name: [")
+    running, most = set(), []
+
+    def show(name):
+        def note(event):
+            (running.discard if event.stage == "release" and event.status == "ended" else running.add)(name)
+            most.append((len(running), event.stage, frozenset(running)))
+
+        return note
+
+    settings = Settings(out=tmp_path / "out")
+    first, second, third = export_several(configs, settings, 3, lambda name: nullcontext(show(name)))
+    assert isinstance(second.outcome, InputError)
+    assert second.config == configs[1]
+    for each, name in ((first, "first"), (third, "third")):
+        assert each.outcome.release.parent.name == name
+        assert check(each.outcome.release) == []
+    assert max(count for count, *_ in most) == 2

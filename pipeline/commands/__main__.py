@@ -1,0 +1,5 @@
+"""`python -m pipeline.commands` is `weighbridge`."""
+
+from pipeline.commands.app import main
+
+main()

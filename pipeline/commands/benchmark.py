@@ -1,0 +1,51 @@
+"""weighbridge benchmark."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import ARTIFACTS, Json, LogJson, Out, Set, Trust, settings_of
+from pipeline.commands.output import print_json
+
+
+def benchmark(
+    target: Annotated[Path, typer.Argument(metavar="CONFIG|RELEASE", help="A config, or a release without its code.")],
+    out: Out = ARTIFACTS,
+    trust: Trust = None,
+    set_: Set = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0.1, help="Budget of the run; default: benchmark.seconds.")
+    ] = None,
+    report_: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="Write the report there too: report.html, report.md, *.json."),
+    ] = None,
+    log_json: LogJson = False,
+    as_json: Json = False,
+) -> None:
+    """Time the backends of a config or of a release. Writes no release."""
+    from pipeline.report.console import print_figures, print_run, progress
+    from pipeline.run import benchmark as run
+    from pipeline.run import report as report_run
+
+    chosen = [*(set_ or ()), *([f"benchmark.seconds={seconds}"] if seconds else ())]
+    if report_:
+        report_run.make_folder(report_)
+    with progress(target.stem, as_lines=log_json) as show:
+        documents = run.benchmark(target, replace(settings_of(out, trust, chosen), report=show))
+    page = report_run.write(target.stem, documents, report_) if report_ else None
+    if as_json:
+        print_json(documents["benchmark"])
+        return
+    print_run(target.stem, documents["parity"], documents["benchmark"])
+    print_figures(documents["benchmark"])
+    typer.echo(f"\n{page}" if page else "")
+    if run.is_undecided(documents["benchmark"]):
+        twice_s = 2 * documents["benchmark"]["budget_s"]
+        typer.echo(f"next: something is undecided; weighbridge benchmark {target} --seconds {twice_s:g} can tell more")
+    elif target.suffix.lower() in run.CONFIGS:
+        typer.echo(f"next: weighbridge export {target}")
+    else:
+        typer.echo(f"next: weighbridge compare {target} ANOTHER_RELEASE")

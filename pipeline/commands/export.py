@@ -1,0 +1,94 @@
+"""weighbridge export."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.commands.options import ARTIFACTS, Configs, Json, LogJson, MaxBytes, Out, Set, Trust, settings_of
+from pipeline.commands.output import attempt, leave, print_json
+from pipeline.errors import WeighbridgeError
+
+if TYPE_CHECKING:
+    from pipeline.run.export import Outcome, Result
+    from pipeline.run.plan import Settings
+
+
+def export(
+    configs: Configs,
+    out: Out = ARTIFACTS,
+    trust: Trust = None,
+    set_: Set = None,
+    max_bytes: MaxBytes = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build again even if nothing changed.")] = False,
+    benchmark: Annotated[bool, typer.Option(help="Time the backends; without it a release states no latency.")] = True,
+    sign: Annotated[Path | None, typer.Option("--sign", metavar="KEY", help="Sign with this private key.")] = None,
+    check_reproducible: Annotated[
+        bool, typer.Option("--check-reproducible", help="Build twice, and fail unless both give the same bytes.")
+    ] = False,
+    reuse_timings: Annotated[
+        bool, typer.Option("--reuse-timings", help="Do not time files again that were timed here before.")
+    ] = False,
+    count: Annotated[int, typer.Option("--jobs", min=1, help="How many configs at once, as far as memory allows.")] = 1,
+    log_json: LogJson = False,
+    as_json: Json = False,
+) -> None:
+    """Export, prove and time a network, and write a release of what was proven.
+
+    What is finished is kept: after an interruption or a change of the config, only the rest is made.
+    """
+    more = {"max_bytes": max_bytes, "rebuild": rebuild, "benchmark": benchmark, "sign": sign}
+    settings = settings_of(out, trust, set_, reuse_timings=reuse_timings, **more)
+    work = partial(_export, settings=settings, count=count, log_json=log_json, twice=check_reproducible)
+    groups = [[config] for config in configs] if count == 1 else [configs]
+    outcomes = [each for group in groups for each in work(group, as_json=as_json)]
+    if as_json:
+        print_json({"runs": outcomes})
+    elif release := next((each["release"] for each in outcomes if "release" in each), None):
+        typer.echo(f"\nnext: weighbridge verify {release}")
+    leave(max(each["exit_code"] for each in outcomes))
+
+
+def _export(
+    configs: list[Path], *, settings: "Settings", count: int, log_json: bool, twice: bool, as_json: bool
+) -> list[dict[str, Any]]:
+    """Export configs, print what came of each, and return that as JSON values."""
+    from pipeline.report.console import board, progress
+    from pipeline.run.export import export_several
+    from pipeline.run.reproduce import reproduce
+
+    def shown(result: "Result") -> dict[str, Any]:
+        if isinstance(result.outcome, WeighbridgeError):
+            raise result.outcome
+        found = _print_outcome(result.outcome, as_json=as_json)
+        if not twice:
+            return found
+        with progress(f"{result.config.stem}, once more", as_lines=log_json) as show:
+            same = reproduce(result.config, replace(settings, report=show), result.outcome.release)
+        if not as_json:
+            typer.echo(f"reproducible: a second build, elsewhere, gave the same bytes for all {len(same)} files")
+        return found | {"reproducible": list(same)}
+
+    with board(len(configs), as_lines=log_json) as begin:
+        results = export_several(configs, settings, count, begin)
+    return [{"config": str(each.config), **attempt(partial(shown, each), as_json=as_json)} for each in results]
+
+
+def _print_outcome(outcome: "Outcome", *, as_json: bool) -> dict[str, Any]:
+    """Print what came of a run, with its table unless that was shown before; return it as JSON values."""
+    from pipeline.report.document import read
+
+    found = {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why}
+    if as_json:
+        return found | read(outcome.release)
+    if outcome.up_to_date:
+        typer.echo(f"up to date: {outcome.release}")
+    else:
+        from pipeline.report.console import print_run
+
+        documents = read(outcome.release)
+        print_run(outcome.release.parent.name, documents["parity"], documents["benchmark"])
+        typer.echo(outcome.release)
+    return found

@@ -1,0 +1,79 @@
+"""weighbridge init."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.commands.options import Json, MaxBytes, Set, Trust
+from pipeline.commands.output import leave, print_json
+from pipeline.errors import InputError
+
+
+def init(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A state dict: .pth, .pt, .safetensors, or the index of a sharded one; FILE#KEY for one of several in it."
+        ),
+    ],
+    architecture: Annotated[
+        str | None,
+        typer.Option("--architecture", metavar="MODULE:CLASS", help="The network. Without it: those of ours that fit."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="The config; default: FILE's name with .yaml")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="NAME=DTYPE[SIZES]", help="An input, as in x=float32[batch,10]; may be repeated."
+        ),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None, typer.Option("--output-name", help="An output's name, in forward's order; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
+    trust: Trust = None,
+    set_: Set = None,
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Write a config for a weights file, with what its shapes tell about the network."""
+    from pipeline.run import init as run
+    from pipeline.weights.files import split_key
+
+    name, key = split_key(file)
+    if architecture is None:
+        found = run.match(Path(name), key=key, max_bytes=max_bytes)
+        print_json({"architectures": found}) if as_json else _print_matches(file, found)
+        leave(0 if found else InputError.exit_code)
+        return
+    request = run.Request(
+        weights=Path(name),
+        architecture=architecture,
+        trust=tuple(trust or ()),
+        overrides=tuple(set_ or ()),
+        inputs=tuple(inputs or ()),
+        outputs=tuple(outputs or ()),
+        max_bytes=max_bytes,
+        key=key,
+    )
+    is_asked = sys.stdin.isatty() and not as_json
+    ask = partial(typer.prompt, err=True) if is_asked else None
+    draft = run.init(request, output, ask, force=force)
+    if as_json:
+        print_json({"config": str(draft.path), "unsure": list(draft.unsure), "text": draft.text})
+        return
+    typer.echo(draft.text, nl=False)
+    doubts = f" (look at the lines marked CHECK: {', '.join(draft.unsure)})" if draft.unsure else ""
+    typer.echo(f"wrote {draft.path}{doubts}\nnext: weighbridge check {draft.path}", err=True)
+
+
+def _print_matches(file: str, found: dict[str, Any]) -> None:
+    if not found:
+        typer.echo(f"none of the networks that come with weighbridge takes {Path(file).name}", err=True)
+        typer.echo(f"next: weighbridge init {file} --architecture MODULE:CLASS --trust MODULE", err=True)
+    for target, arguments in found.items():
+        typer.echo(f"{target}  {', '.join(f'{name}={value!r}' for name, value in arguments.items())}")
+        typer.echo(f"next: weighbridge init {file} --architecture {target}", err=True)

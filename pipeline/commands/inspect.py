@@ -1,0 +1,36 @@
+"""weighbridge inspect."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import Json, MaxBytes
+from pipeline.commands.output import print_json
+
+
+def inspect(
+    file: Annotated[
+        str, typer.Argument(help="Any weights or model file; FILE#KEY for one of several state dicts in it.")
+    ],
+    values: Annotated[
+        bool, typer.Option("--values", help="Also read the weights: NaN, infinite and constant tensors.")
+    ] = False,
+    max_bytes: MaxBytes = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a file is, what it holds and how to run it. Runs none of its code."""
+    from dataclasses import asdict
+
+    from pipeline.report.inspection import print_description, with_values
+    from pipeline.weights.files import split_key
+    from pipeline.weights.inspect import describe
+
+    path, key = split_key(file)
+    description = describe(Path(path), key=key, max_bytes=max_bytes)
+    if values:
+        description = with_values(description, Path(path), key, max_bytes)
+    if as_json:
+        print_json(asdict(description))
+    else:
+        print_description(description)

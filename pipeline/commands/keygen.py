@@ -1,0 +1,24 @@
+"""weighbridge keygen."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import Json
+from pipeline.commands.output import print_json
+
+
+def keygen(
+    name: Annotated[Path, typer.Argument(help="Writes NAME.pem, to keep secret, and NAME.pub.pem, to hand out.")],
+    as_json: Json = False,
+) -> None:
+    """Make a pair of keys: one to sign releases with, one to verify them with."""
+    from pipeline.release.signing import generate
+
+    private, public = generate(name)
+    if as_json:
+        print_json({"private": str(private), "public": str(public)})
+    else:
+        typer.echo(f"{private}  keep it secret\n{public}  hand it out")
+        typer.echo(f"next: weighbridge export CONFIG --sign {private}, and weighbridge verify RELEASE --key {public}")

@@ -1,0 +1,25 @@
+"""weighbridge package."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import Json, Release
+from pipeline.commands.output import print_json
+
+
+def package(
+    release: Release,
+    kind: Annotated[str, typer.Option("--as", metavar="KIND", help="triton, mlflow, huggingface, oci or zip.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where; default: NAME-VERSION-KIND here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Lay a release out for a server or a registry: Triton, MLflow, Hugging Face, OCI, or a zip file."""
+    from pipeline.release.packages import package as lay_out
+
+    packaged = lay_out(release, kind, out)
+    if as_json:
+        print_json({"kind": kind, "path": str(packaged.path), "next": packaged.next_step})
+    else:
+        typer.echo(f"{packaged.path}\nnext: {packaged.next_step}")

@@ -1,0 +1,56 @@
+"""weighbridge parity."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import ARTIFACTS, Json, LogJson, Out, Set, Trust, settings_of
+from pipeline.commands.output import leave, print_json
+
+
+def parity(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The network to compare with.")],
+    candidate: Annotated[
+        Path | None,
+        typer.Option("--candidate", metavar="FILE", help="An ONNX or TorchScript file; default: our exports."),
+    ] = None,
+    trust_candidate: Annotated[
+        bool, typer.Option("--trust-candidate", help="Load a TorchScript candidate, which runs its author's code.")
+    ] = False,
+    custom_ops: Annotated[
+        Path | None,
+        typer.Option("--custom-ops", metavar="LIBRARY", help="Operators of an ONNX candidate; its code is run."),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Shrink a failing case and name the node or module where the error begins."),
+    ] = False,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write the results as JUnit XML.")
+    ] = None,
+    out: Out = ARTIFACTS,
+    trust: Trust = None,
+    set_: Set = None,
+    log_json: LogJson = False,
+    as_json: Json = False,
+) -> None:
+    """Compare exports, or a file that somebody else made, with the network in float64."""
+    from pipeline.report.console import progress
+    from pipeline.report.findings import print_parity
+    from pipeline.report.junit import render
+    from pipeline.run import parity as run
+
+    request = run.Request(candidate, custom_ops, trust_candidate=trust_candidate, explain=explain)
+    with progress(config.stem, as_lines=log_json) as show:
+        document = run.parity(config, replace(settings_of(out, trust, set_), report=show), request)
+    if junit:
+        junit.write_bytes(render(document["name"], document))
+    if as_json:
+        print_json(document)
+    else:
+        print_parity(document)
+        if not document["passed"] and not explain:
+            typer.echo("next: run it again with --explain, which names the node where the error begins")
+    leave(0 if document["passed"] else 1)

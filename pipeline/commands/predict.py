@@ -1,0 +1,58 @@
+"""weighbridge predict."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import Json, Release
+from pipeline.commands.output import print_json
+
+
+def predict(
+    release: Release,
+    inputs: Annotated[
+        list[str],
+        typer.Option(
+            "--input", metavar="[NAME=]FILE", help="Inputs: .npy .npz .safetensors .json, or a folder of them."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="A file, or a folder if the input is one; default: JSON on stdout.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="Which backend; default: the fastest proven one.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda, where no backend is named.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Run a release on inputs from files; outputs are JSON on stdout, or a file.
+
+    A folder is run file by file: outputs are a JSON line for each, or a .npz for each in the output folder.
+    """
+    from pipeline.release.load import load_release
+    from pipeline.release.predict import predict_file, predict_folder
+
+    model = load_release(release, backend=backend, device=device)
+    if len(inputs) == 1 and Path(inputs[0]).is_dir():
+        with _counter() as count:
+            done = predict_folder(model, Path(inputs[0]), output, count)
+        wrote = f"{done} files"
+    else:
+        wrote = ", ".join(predict_file(model, inputs, output))
+    if output and as_json:
+        print_json({"output": str(output), "wrote": wrote, "backend": model.backend})
+    elif output:
+        typer.echo(f"wrote {wrote} to {output} ({model.backend})", err=True)
+
+
+@contextmanager
+def _counter() -> Iterator[Callable[[int, int, str], None]]:
+    """Yield a callback that shows on stderr how many of how many files are done."""
+    from pipeline.report.console import progress
+    from pipeline.worker.event import Event
+
+    with progress("predict") as show:
+        yield lambda done, total, name: show(Event("files", name, "working", f"{done} of {total}", done / total))
