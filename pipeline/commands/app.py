@@ -269,23 +269,22 @@ def parity(
     as_json: Json = False,
 ) -> None:
     """Compare exports, or a file that somebody else made, with the network in float64."""
-    from pipeline.report.console import progress
-    from pipeline.report.findings import print_parity
+    from pipeline.report.console import print_parity, progress
     from pipeline.report.junit import render
     from pipeline.run import actions
 
     request = actions.ParityRequest(candidate, custom_ops, trust_candidate=trust_candidate, explain=explain)
     with progress(config.stem, as_lines=log_json) as show:
-        document = actions.parity(config, replace(_settings(out, trust, set_), report=show), request)
+        found = actions.parity(config, replace(_settings(out, trust, set_), report=show), request)
     if junit:
-        junit.write_bytes(render(document["name"], document))
+        junit.write_bytes(render(found.name, found))
     if as_json:
-        _print_json(document)
+        _print_json(found.to_json())
     else:
-        print_parity(document)
-        if not document["passed"] and not explain:
+        print_parity(found)
+        if not found.passed and not explain:
             typer.echo("next: run it again with --explain, which names the node where the error begins")
-    _exit_with(0 if document["passed"] else 1)
+    _exit_with(0 if found.passed else 1)
 
 
 @app.command()
@@ -393,13 +392,13 @@ def benchmark(
         documents = actions.benchmark(target, replace(_settings(out, trust, chosen), report=show))
     page = actions.write_report(target.stem, documents, report_) if report_ else None
     if as_json:
-        _print_json(documents["benchmark"])
+        _print_json(documents.benchmark.to_json())
         return
-    print_run(target.stem, documents["parity"], documents["benchmark"])
-    print_figures(documents["benchmark"])
+    print_run(target.stem, documents)
+    print_figures(documents.benchmark)
     typer.echo(f"\n{page}" if page else "")
-    if actions.is_undecided(documents["benchmark"]):
-        twice_s = 2 * documents["benchmark"]["budget_s"]
+    if actions.is_undecided(documents.benchmark):
+        twice_s = 2 * documents.benchmark.budget_s
         typer.echo(f"next: something is undecided; weighbridge benchmark {target} --seconds {twice_s:g} can tell more")
     elif target.suffix.lower() in actions.CONFIGS:
         typer.echo(f"next: weighbridge export {target}")
@@ -440,18 +439,17 @@ def report(
     """Write a release's report again, HTML and Markdown, and print its table, or everything as JSON."""
     from pipeline.release.bundle import find
     from pipeline.report.console import print_figures, print_run
-    from pipeline.report.document import as_stated, read
+    from pipeline.report.document import read
     from pipeline.run import actions
 
     found = find(release)
     documents = read(found)
     page = actions.report(found)
     if as_json:
-        _print_json(documents)
+        _print_json(documents.to_json())
     else:
-        with as_stated(found):
-            print_run(found.parent.name, documents["parity"], documents["benchmark"])
-            print_figures(documents["benchmark"])
+        print_run(found.parent.name, documents)
+        print_figures(documents.benchmark)
         typer.echo(f"\n{page}")
     if open_:
         typer.launch(str(page))
@@ -538,18 +536,18 @@ def package(
 
 @app.command()
 def schema(
-    manifest: Annotated[bool, typer.Option("--manifest", help="Of a release's manifest.json instead.")] = False,
+    of: Annotated[
+        str, typer.Option("--of", metavar="DOCUMENT", help="config, manifest, or a report's parity or benchmark.")
+    ] = "config",
+    manifest: Annotated[bool, typer.Option("--manifest", help="The same as --of manifest.")] = False,
 ) -> None:
-    """Print the JSON Schema of a config, for editors, or of a release's manifest."""
-    if manifest:
-        from pipeline.release.manifest import schema as make_manifest
+    """Print the JSON Schema of a config, for editors, or of a release's manifest.json, parity.json or benchmark.json."""
+    from pipeline.run.schemas import SCHEMAS
 
-        _print_json(make_manifest())
-        return
-    from pipeline.config import schema as make
-    from pipeline.run.plan import vocabulary
-
-    _print_json(make(vocabulary()))
+    name = "manifest" if manifest else of
+    if name not in SCHEMAS:
+        raise InputError(f"there is no schema of {name!r}", hint=f"choose from {', '.join(SCHEMAS)}")
+    _print_json(SCHEMAS[name]())
 
 
 def main() -> NoReturn:
@@ -650,14 +648,13 @@ def _print_outcome(outcome: Outcome, *, as_json: bool) -> dict[str, Any]:
 
     found = {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why}
     if as_json:
-        return found | read(outcome.release)
+        return found | read(outcome.release).to_json()
     if outcome.up_to_date:
         typer.echo(f"up to date: {outcome.release}")
     else:
         from pipeline.report.console import print_run
 
-        documents = read(outcome.release)
-        print_run(outcome.release.parent.name, documents["parity"], documents["benchmark"])
+        print_run(outcome.release.parent.name, read(outcome.release))
         typer.echo(outcome.release)
     return found
 

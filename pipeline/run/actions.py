@@ -8,30 +8,34 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.backends.table import backends
 from pipeline.backends.variant import Variant
-from pipeline.benchmark import compare as comparing
 from pipeline.benchmark import timing
+from pipeline.benchmark.document import UNTIMED
 from pipeline.config import BenchmarkConfig, load, resolved
 from pipeline.config.text import parse_value
 from pipeline.errors import DigestError, ExportError, GateError, InputError, UnavailableError, UnsafeError
 from pipeline.formats.artifact import Artifact
 from pipeline.interface import complete_sizes, in_words
 from pipeline.parity import candidate, prove
+from pipeline.parity.document import Candidate
 from pipeline.parity.jobs import SIGNATURE
 from pipeline.rebuild import cases
 from pipeline.release import bundle, standalone
 from pipeline.release import verify as verifying
+from pipeline.release.manifest import Manifest
+from pipeline.report import compare as comparing
 from pipeline.report import document, markdown
 from pipeline.run import build as driver
 from pipeline.run import keys as dependencies
 from pipeline.run import recall, stages
 from pipeline.run.plan import at_once, cores, plan, usual_values, vocabulary
 from pipeline.run.stages import STAGES, State
+from pipeline.storage.documents import Positive, described
 from pipeline.storage.store import atomic_write, disk_errors, private_directory
 from pipeline.weights.files import digest
 from pipeline.worker.event import Event
@@ -41,11 +45,14 @@ from pipeline.worker.session import opened
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.benchmark.compare import Comparison
+    from pipeline.benchmark.document import Benchmark
     from pipeline.interface import Arrays, Case, Dimension, Interface
+    from pipeline.parity.document import Parity
     from pipeline.parity.trained import Agreement
     from pipeline.rebuild.reference import Recording
     from pipeline.release.verify import Origin, Verdict
+    from pipeline.report.compare import Comparison, Recorded
+    from pipeline.report.document import Documents
     from pipeline.run.plan import Plan, Settings
 
 CANDIDATE = "candidate"
@@ -69,7 +76,7 @@ class ParityRequest:
     explain: bool = False
 
 
-def parity(path: Path, settings: Settings, request: ParityRequest) -> dict[str, Any]:
+def parity(path: Path, settings: Settings, request: ParityRequest) -> Parity:
     """Export, or take a candidate, and hold it against the network; return parity.json with what was explained.
 
     Raises:
@@ -86,11 +93,11 @@ def parity(path: Path, settings: Settings, request: ParityRequest) -> dict[str, 
         state = stages.hold(state)
         culprits = settings.out / planned.config.name / stages.CULPRITS
         explanations = stages.explained(state, culprits, all_of_them=request.explain) if request.explain else []
-    found = stages.parity_document(state) | {"name": planned.config.name, "explanations": explanations}
-    if request.candidate:
-        names = state.names[CANDIDATE]
-        found["candidate"] = {"file": request.candidate.name, "format": theirs, "matched": names.how}
-    return found | {"passed": all(proof.status == "pass" for proof in state.proofs if proof.variant.required)}
+    found: dict[str, Any] = {"name": planned.config.name, "explanations": tuple(explanations)}
+    if file and theirs:
+        found["candidate"] = Candidate(file=file.name, format=theirs, matched=state.names[CANDIDATE].how)
+    found["passed"] = all(proof.status == "pass" for proof in state.proofs if proof.variant.required)
+    return stages.parity_document(state).model_copy(update=found)
 
 
 def _require_usable(library: Path, format_: str | None) -> None:
@@ -138,7 +145,7 @@ def _program(state: State) -> Mapping[str, Any]:
         return {}
 
 
-def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
+def benchmark(path: Path, settings: Settings) -> Documents:
     """Time a config's backends, or those of a release without the network's code; return its report's documents.
 
     A config is exported and proven first, unless its release is there; no release is written.
@@ -153,14 +160,15 @@ def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
     if recalled.release and not settings.rebuild:
         _require_sound(verifying.check_unread(recalled.release), recalled.release)  # recalling compared the digests
         variants = _present(planned.variants, recalled.release)
-        return document.read(recalled.release) | {"benchmark": stages.measured(planned, variants, settings)}
+        known = document.read(recalled.release)
+        return replace(known, benchmark=stages.measured(planned, variants, settings))
     with private_directory(settings.out / planned.config.name) as work:
         state = stages.run(
             State(planned, replace(settings, pages=False), work),
             [stage for stage in STAGES if stage.name != "release"],
             recalled.why,
         )
-        return {"parity": stages.parity_document(state), "benchmark": dict(state.benchmark)}
+        return document.Documents(stages.parity_document(state), state.benchmark)
 
 
 def compare(base: Path, candidate_: Path, *, margin: float, force: bool) -> Comparison:
@@ -170,18 +178,29 @@ def compare(base: Path, candidate_: Path, *, margin: float, force: bool) -> Comp
         WeighbridgeError: one is no release, they were timed on different machines, or have nothing in common.
     """
     releases = (bundle.find(base), bundle.find(candidate_))
-    with document.as_stated(candidate_):
-        documents = [document.read(release) | {"manifest": standalone.read_manifest(release)} for release in releases]
-        return comparing.compare(*documents, margin=margin, force=force)
+    return comparing.compare(*map(_recorded, releases), margin=margin, force=force)
+
+
+def _recorded(release: Path) -> Recorded:
+    """Return what a release recorded of itself."""
+    report = document.read(release)
+    try:
+        manifest = Manifest.model_validate_json((release / standalone.MANIFEST).read_bytes())
+    except ValidationError as error:
+        raise InputError(
+            f"{release / standalone.MANIFEST} is not as this version writes one: {described(error)}",
+            hint="see weighbridge verify",
+        ) from None
+    sizes_bytes = {file.path: file.size_bytes for file in manifest.files}
+    models = {model.format: sum(sizes_bytes[name] for name in set(model.files)) for model in manifest.models}
+    return comparing.Recorded(report, models, (manifest.weights, manifest.tools))
 
 
 def report(release: Path) -> Path:
     """Write the pages of a release's report again, from its documents; return the HTML page, or the Markdown one."""
-    documents = document.read(release)
     folder = release / standalone.REPORT
     _require_no_links(folder)
-    with document.as_stated(release):
-        pages = stages.pages(release.parent.name, documents["parity"], documents["benchmark"])
+    pages = stages.pages(release.parent.name, document.read(release))
     with disk_errors(folder):
         for name, text in pages.items():
             atomic_write(folder / name, text.encode())
@@ -200,14 +219,14 @@ def make_folder(folder: Path) -> None:
         pass
 
 
-def write_report(name: str, documents: Mapping[str, Any], folder: Path) -> Path:
+def write_report(name: str, documents: Documents, folder: Path) -> Path:
     """Write what a benchmark measured into `folder` as JSON and as pages; return the page to open.
 
     Raises:
         WeighbridgeError: the folder cannot be written to.
     """
-    pages = stages.pages(name, documents["parity"], documents["benchmark"])
-    texts = {f"{key}.json": json.dumps(documents[key], ensure_ascii=False) for key in ("parity", "benchmark")}
+    pages = stages.pages(name, documents)
+    texts = {f"{key}.json": json.dumps(each, ensure_ascii=False) for key, each in documents.to_json().items()}
     with disk_errors(folder):
         for file, text in {**texts, **pages}.items():
             atomic_write(folder / file, text.encode())
@@ -215,12 +234,12 @@ def write_report(name: str, documents: Mapping[str, Any], folder: Path) -> Path:
     return folder / _page(pages)
 
 
-def is_undecided(benchmark: Mapping[str, Any]) -> bool:
+def is_undecided(benchmark: Benchmark) -> bool:
     """Say whether a benchmark left a backend without a verdict for want of certainty."""
     return any(
-        row["verdict"] == "undecided" and row["name"] not in {size["control"], *size["samples"]["failures"]}
-        for size in benchmark["sizes"]
-        for row in size["rows"]
+        row.verdict == "undecided" and row.name not in {size.control, *size.measurements.failures}
+        for size in benchmark.sizes
+        for row in size.rows
     )
 
 
@@ -254,13 +273,11 @@ def _require_no_links(folder: Path) -> None:
         raise UnsafeError(f"{linked} is a link: what is written there would go elsewhere", hint="remove it")
 
 
-def _benchmark_release(release: Path, settings: Settings) -> dict[str, Any]:
+def _benchmark_release(release: Path, settings: Settings) -> Documents:
     _require_sound(verifying.check(release), release)
     manifest = standalone.read_manifest(release)
-    configured = manifest.get("config", {})
-    with document.as_stated(release):
-        stated_settings = configured.get("benchmark", {}) | _benchmark_overrides(settings.overrides)
-    chosen = _benchmark_config(stated_settings)
+    configured = _Configured.of(manifest["config"], release)
+    chosen = _benchmark_config(configured.benchmark | _benchmark_overrides(settings.overrides))
     variants = _present(
         [
             Variant(
@@ -282,25 +299,52 @@ def _benchmark_release(release: Path, settings: Settings) -> dict[str, Any]:
     if chosen.reference not in names:
         chosen = chosen.model_copy(update={"reference": "torchscript" if "torchscript" in names else names[0]})
     stated = bundle.interface_from(manifest)
-    kinds = configured.get("inputs", {})
-    with document.as_stated(release):
-        inputs = tuple(
-            replace(spec, values=kind.get("values") or usual_values(spec.dtype), scale=kind.get("scale", 1.0))
-            for spec in stated.inputs
-            for kind in [kinds.get(spec.name, {})]
-        )
-        _require_small(stated, chosen.sizes, release)
+    kinds = configured.inputs
+    inputs = tuple(
+        replace(spec, values=kind.values or usual_values(spec.dtype), scale=kind.scale)
+        for spec in stated.inputs
+        for kind in [kinds.get(spec.name, _Kind())]
+    )
+    _require_small(stated, chosen.sizes, release)
     timings = timing.measure(
         variants,
         replace(stated, inputs=inputs),
         None,
         chosen,
-        seed=configured.get("parity", {}).get("seed", 0),
+        seed=configured.parity.seed,
         threads=settings.threads,
         timeout_s=VERIFY_TIMEOUT_S,
         report=settings.report,
     )
-    return document.read(release) | {"benchmark": document.benchmark(timings)}
+    return replace(document.read(release), benchmark=timings or UNTIMED)
+
+
+class _Kind(BaseModel):
+    """What the values of an input were like."""
+
+    values: Literal["normal", "uniform", "mask", "zeros"] | None = None
+    scale: Positive = 1.0
+
+
+class _Seed(BaseModel):
+    seed: int = 0
+
+
+class _Configured(BaseModel):
+    """What decides how a release is timed, of the config that its manifest states."""
+
+    benchmark: dict[str, Any] = {}
+    inputs: dict[str, _Kind] = {}
+    parity: _Seed = _Seed()
+
+    @classmethod
+    def of(cls, config: Any, release: Path) -> _Configured:
+        try:
+            return cls.model_validate(config, strict=True)
+        except ValidationError as error:
+            raise InputError(
+                f"the config of {release} cannot be timed: {described(error)}", hint="time it from its own config"
+            ) from None
 
 
 def _benchmark_config(values: Mapping[str, Any]) -> BenchmarkConfig:
@@ -387,11 +431,9 @@ def _trained(recording: Recording | None, agreement: Agreement | None) -> str:
     """Say how the rebuilt network compares with the trained one."""
     if recording is None or agreement is None:
         return "not compared: nothing tells whether this is the network that was trained (see weighbridge record)"
-    found = agreement.to_json()
+    found = agreement.deciding
     calls = f"{len(recording.calls)} recorded call{'s' if len(recording.calls) > 1 else ''}"
-    return (
-        f"the same in {calls} of {recording.name} ({recording.place}): {found['factor']:.3g}, limit {found['limit']:g}"
-    )
+    return f"the same in {calls} of {recording.name} ({recording.place}): {found.factor:.3g}, limit {found.limit:g}"
 
 
 def _described(

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.benchmark import timing
+from pipeline.benchmark.document import UNTIMED, Benchmark
 from pipeline.errors import MisfitError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.formats.artifact import Artifact
 from pipeline.parity import choice, explain, oracle, prove, trained
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import Finding
+from pipeline.parity.document import Audit, Trained
 from pipeline.rebuild import cases, reference
 from pipeline.release import bundle, compose
 from pipeline.report import document, html, markdown
@@ -37,9 +39,11 @@ if TYPE_CHECKING:
     from pipeline.backends.variant import Variant
     from pipeline.interface import Case
     from pipeline.parity.candidate import Names
+    from pipeline.parity.document import Explanation, Parity
     from pipeline.parity.prove import Proof, Truth
     from pipeline.parity.trained import Agreement
     from pipeline.rebuild.reference import Recording
+    from pipeline.report.document import Documents
     from pipeline.run.plan import Plan, Settings
 
 CULPRITS = "culprits"
@@ -60,9 +64,9 @@ class State:
     network_facts: Mapping[str, Any] = field(default_factory=dict)
     truth: Truth | None = None
     proofs: tuple[Proof, ...] = ()
-    audits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    audits: Mapping[str, Audit] = field(default_factory=dict)
     names: Mapping[str, Names] = field(default_factory=dict)
-    benchmark: Mapping[str, Any] = field(default_factory=lambda: document.benchmark(None))
+    benchmark: Benchmark = UNTIMED
     release: Path | None = None
 
 
@@ -284,10 +288,9 @@ def rules_of(planned: Plan) -> dict[str, Rule]:
 
 def _prove(state: State) -> State:
     """Hold every backend against the oracle."""
-    with ThreadPoolExecutor(1) as pool:
-        if state.settings.pages:
-            pool.submit(html.prepare)  # the workers leave a processor idle, and the report is wanted next
-        proven = hold(state)
+    if state.settings.pages:
+        html.prepare()  # the workers leave a processor idle, and the report is wanted next
+    proven = hold(state)
     failed = {each.variant.name: each.reason for each in proven.proofs if each.status == "crashed"}
     _note(state, "parity", {**state.refusals, **failed})
     try:
@@ -295,7 +298,7 @@ def _prove(state: State) -> State:
     except WeighbridgeError as error:
         folder = state.work / CULPRITS
         culprits = [_beside_report(each) for each in explained(proven, folder)]
-        where = "".join(f"\n  {explain.sentence(each)}" for each in culprits)
+        where = "".join(f"\n  {each.in_words()}" for each in culprits)
         report = _report(proven, culprits) | _files_below(folder, state.work)
         raise type(error)(error.message + where, hint=_without_release(state, report)) from None
     return proven
@@ -375,7 +378,7 @@ def _proof_from(variant: Variant, answer: Mapping[str, Any]) -> Proof:
     return prove.Proof(variant, "pass", None, findings, answer["facts"])
 
 
-def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[dict[str, Any]]:
+def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[Explanation]:
     """Explain each required proof that failed (or each that ran), with reproductions in `folder`."""
     assert state.truth is not None  # noqa: S101 - there are proofs, so there is a truth
     found = []
@@ -395,15 +398,19 @@ def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[
                 folder=folder / proof.variant.name,
             )
             script = folder / proof.variant.name / "culprit.py"
-            found.append(explanation | {"reproduction": str(script) if script.exists() else None})
+            found.append(_reproduced(explanation, str(script) if script.exists() else None))
     return found
 
 
-def _beside_report(explanation: dict[str, Any]) -> dict[str, Any]:
+def _reproduced(explanation: Explanation, script: str | None) -> Explanation:
+    """Return an explanation with the script that reproduces it."""
+    return explanation.model_copy(update={"reproduction": script})
+
+
+def _beside_report(explanation: Explanation) -> Explanation:
     """Return an explanation whose reproduction is named as it lies in a report."""
-    if explanation["reproduction"] is None:
-        return explanation
-    return explanation | {"reproduction": f"{CULPRITS}/{explanation['backend']}/culprit.py"}
+    script = f"{CULPRITS}/{explanation.backend}/culprit.py"
+    return _reproduced(explanation, explanation.reproduction and script)
 
 
 def _files_below(folder: Path, root: Path) -> dict[str, bytes]:
@@ -412,7 +419,7 @@ def _files_below(folder: Path, root: Path) -> dict[str, bytes]:
     }
 
 
-def _audit(state: State) -> dict[str, dict[str, Any]]:
+def _audit(state: State) -> dict[str, Audit]:
     """Account for every constant and number of the exported files; return what was found by format."""
     audited = {f"{each.format} audit": each for each in state.artifacts if each.format in prove.AUDITED}
     keys = {name: dependencies.of_audit(state.plan, artifact) for name, artifact in audited.items()}
@@ -420,9 +427,10 @@ def _audit(state: State) -> dict[str, dict[str, Any]]:
     waiting = [artifact for name, artifact in audited.items() if name not in known]
     made = prove.audit(waiting, _setup(state), _examples(state.plan).inputs)
     for format_, found in made.items():
-        if found["passed"]:
-            _keep(state, keys[f"{format_} audit"], f"{format_} audit", found)
-    return {artifact.format: made.get(artifact.format) or known[name] for name, artifact in audited.items()}
+        if found.passed:
+            _keep(state, keys[f"{format_} audit"], f"{format_} audit", found.to_json())
+    kept_audits = {audited[name].format: Audit.from_json(answer) for name, answer in known.items()}
+    return kept_audits | made
 
 
 def _setup(state: State) -> prove.Setup:
@@ -461,33 +469,32 @@ def _benchmark(state: State) -> State:
     return timed
 
 
-def _dropped(benchmark: Mapping[str, Any]) -> dict[str, str]:
+def _dropped(benchmark: Benchmark) -> dict[str, str]:
     """Return why backends dropped out of a benchmark."""
-    arms = benchmark.get("arms", {})
-    failures = [failure for size in benchmark["sizes"] for failure in size["samples"]["failures"].items()]
+    arms = {name: arm.variant for name, arm in benchmark.arms.items()}
+    failures = [failure for size in benchmark.sizes for failure in size.measurements.failures.items()]
     # Keyed by the variant: its name may tell threads too, or that it is the reference's second copy.
-    return {arms.get(name, {"variant": name})["variant"]: reason for name, reason in failures}
+    return {arms.get(name, name): reason for name, reason in failures}
 
 
-def _timed(state: State, passed: Sequence[Variant]) -> Mapping[str, Any]:
+def _timed(state: State, passed: Sequence[Variant]) -> Benchmark:
     if not state.settings.reuse_timings:
         return measured(state.plan, passed, state.settings, _terms(state))
     files = {artifact.format: artifact.files for artifact in state.artifacts}
     key = dependencies.of_timings(state.plan, passed, files, state.settings.threads)
-    known: Mapping[str, Any] | None = kept.recall(_cache(state), key)
+    known = kept.recall(_cache(state), key)
     if known is not None:
         state.settings.report(Event("benchmark", "timings", "reused"))
-        return known
+        return Benchmark.from_json(known)
     found = measured(state.plan, passed, state.settings, _terms(state))
     if not _dropped(found):
-        kept.keep(_cache(state), key, f"{state.plan.config.name}: timings", lambda _: found)
+        kept.keep(_cache(state), key, f"{state.plan.config.name}: timings", lambda _: found.to_json())
     return found
 
 
-def measured(
-    planned: Plan, variants: Sequence[Variant], settings: Settings, terms: Terms | None = None
-) -> dict[str, Any]:
+def measured(planned: Plan, variants: Sequence[Variant], settings: Settings, terms: Terms | None = None) -> Benchmark:
     """Time variants of a config as it says, and return benchmark.json. Nothing else of ours runs meanwhile."""
+    html.prepared()
     with settings.alone():
         timings = timing.measure(
             variants,
@@ -500,7 +507,7 @@ def measured(
             report=settings.report,
             terms=terms,
         )
-    return document.benchmark(timings)
+    return timings or UNTIMED
 
 
 def _release(state: State) -> State:
@@ -522,38 +529,45 @@ def _release(state: State) -> State:
     return replace(state, release=compose.write(evidence, state.settings.out))
 
 
-def parity_document(state: State) -> dict[str, Any]:
+def parity_document(state: State) -> Parity:
     """Return parity.json of what is known so far."""
     assert state.truth is not None  # noqa: S101 - there is nothing to report before the oracle
     notes = tuple(state.network_facts["notes"])
-    found = document.parity(state.truth, state.proofs, state.artifacts, state.audits, state.refusals, notes)
-    return found | {"reference": _compared(state)}
+    trained_ = _compared(state)
+    return document.parity(state.truth, state.proofs, state.artifacts, state.audits, state.refusals, notes, trained_)
 
 
-def _compared(state: State) -> dict[str, Any] | None:
+def _compared(state: State) -> Trained | None:
     """Return what a report says of the comparison with the trained network; None if there was none."""
     if state.agreement is None or state.recording is None:
         return None
-    known = {"file": state.recording.name, "calls": len(state.recording.calls), "recorded": state.recording.place}
-    return known | state.agreement.to_json()
+    return Trained(
+        file=state.recording.name,
+        calls=len(state.recording.calls),
+        recorded=state.recording.place,
+        passed=state.agreement.passed,
+        factor=state.agreement.deciding.factor,
+        limit=state.agreement.deciding.limit,
+        differences=state.agreement.differences,
+    )
 
 
-def _report(state: State, explanations: Sequence[Mapping[str, Any]] = ()) -> dict[str, bytes]:
+def _report(state: State, explanations: Sequence[Explanation] = ()) -> dict[str, bytes]:
     """Return the report's files for what is known so far."""
-    documents = {
-        "parity.json": parity_document(state) | ({"explanations": list(explanations)} if explanations else {}),
-        "benchmark.json": dict(state.benchmark),
-        **{f"{each.format}-nodes.json": each.explanations for each in state.artifacts if each.explanations},
-    }
-    texts = pages(state.plan.config.name, documents["parity.json"], documents["benchmark.json"])
+    parity = parity_document(state)
+    if explanations:
+        parity = parity.model_copy(update={"explanations": tuple(explanations)})
+    found = document.Documents(parity, state.benchmark)
+    nodes = {f"{each.format}-nodes": each.explanations for each in state.artifacts if each.explanations}
+    texts = pages(state.plan.config.name, found)
     markdown.summarise(texts["report.md"])
-    return compose.report_files(documents, texts)
+    return compose.report_files({f"{name}.json": each for name, each in {**found.to_json(), **nodes}.items()}, texts)
 
 
-def pages(name: str, parity_: Mapping[str, Any], benchmark_: Mapping[str, Any]) -> dict[str, str]:
+def pages(name: str, found: Documents) -> dict[str, str]:
     """Return the report as Markdown, and as HTML where the packages for it are installed."""
-    pages = {"report.md": markdown.render(name, parity_, benchmark_)}
-    return pages if html.unavailable() else pages | {"report.html": html.render(name, parity_, benchmark_)}
+    pages = {"report.md": markdown.render(name, found)}
+    return pages if html.unavailable() else pages | {"report.html": html.render(name, found)}
 
 
 @dataclass(frozen=True, slots=True)
