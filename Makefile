@@ -64,8 +64,7 @@ lint: .venv/installed-dev  ## ruff, mypy, import-linter
 
 schema: .venv/installed  ## write schema/*.schema.json from the code
 	@mkdir -p schema
-	@$(BIN)/weighbridge schema > schema/config.schema.json
-	@$(BIN)/weighbridge schema --manifest > schema/manifest.schema.json
+	@for each in config manifest parity benchmark; do $(BIN)/weighbridge schema --of $$each > schema/$$each.schema.json; done
 
 # A GPU build of onnxruntime on a machine without a GPU falls back to the CPU without a word; this proves that we notice.
 # Last run on 2026-11-23 with onnxruntime-gpu 1.31.1: "asked onnxruntime for CUDAExecutionProvider, got CPUExecutionProvider".

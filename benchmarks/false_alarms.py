@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.benchmark import rounds
-from pipeline.benchmark.samples import Plan
+from pipeline.benchmark.measurements import Plan
 from pipeline.benchmark.statistics import analyse
 from pipeline.errors import WorkerError
 

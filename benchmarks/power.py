@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.false_alarms import loaded, session, write_model
 from pipeline.benchmark import rounds
-from pipeline.benchmark.samples import Plan
+from pipeline.benchmark.measurements import Plan
 from pipeline.benchmark.statistics import analyse
 from pipeline.config import BenchmarkConfig
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from pipeline.backends.placement import Placement
     from pipeline.interface import Arrays, Interface
     from pipeline.rebuild.network import Network
 
@@ -50,7 +51,7 @@ class Session:
     run: Callable[[Arrays], dict[str, Any]]
     bind: Callable[[Arrays], Callable[[], object]]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    placement: Callable[[], dict[str, Any]] | None = None
+    placement: Callable[[], Placement] | None = None
     bind_on_device: Callable[[Arrays], Callable[[int], list[int]]] | None = None
 
 

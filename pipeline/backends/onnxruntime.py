@@ -97,7 +97,7 @@ def _session(
         "graph_optimization_level": level,
     }
 
-    def placed() -> dict[str, Any]:
+    def placed() -> placement.Placement:
         assert source.profile  # noqa: S101 - only a watched session has it
         ran = placement.read(Path(session.end_profiling()).read_bytes())
         watched = session.get_providers()[0] != placement.CPU and any(each.provider == placement.CPU for each in ran)

@@ -15,8 +15,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 CPU = "CPUExecutionProvider"
 COPIES = frozenset({"MemcpyToHost", "MemcpyFromHost"})
@@ -37,6 +39,36 @@ class Ran:
     operator: str
     provider: str
     duration_us: int
+
+
+class Share(TypedDict):
+    """What one provider ran: nodes, and milliseconds, with their share of all."""
+
+    nodes: int
+    node_share: float
+    ms: float
+    time_share: float
+
+
+class OnCpu(TypedDict):
+    """A node that computed on the CPU."""
+
+    node: str
+    operator: str
+    ms: float
+
+
+class Placement(TypedDict):
+    """Where nodes ran (JSON values).
+
+    `providers`: by name the nodes each ran at least once, their share of all, the milliseconds and their share; copies between
+    devices are counted apart. `left_on_cpu`: the nodes that computed on the CPU beside another provider, although they might
+    have run there.
+    """
+
+    providers: dict[str, Share]
+    copies: int
+    left_on_cpu: list[OnCpu]
 
 
 def read(profile: bytes) -> list[Ran]:
@@ -68,12 +100,8 @@ def kept_on_cpu(graph: Any) -> set[str]:
     return kept
 
 
-def summary(ran: Sequence[Ran], kept: Iterable[str]) -> dict[str, Any]:
-    """Return the placement as JSON values.
-
-    `providers`: by name the nodes each ran at least once, their share of all, the milliseconds and their share; copies between
-    devices are counted apart. `left_on_cpu`: the nodes that computed on the CPU beside another provider, without `kept`.
-    """
+def summary(ran: Sequence[Ran], kept: Iterable[str]) -> Placement:
+    """Return the placement; the nodes `kept` are on the CPU by design."""
     computing = [each for each in ran if each.operator not in COPIES]
     nodes = {(each.provider, each.node): each for each in computing}
     spent: Counter[str] = Counter()
@@ -101,7 +129,7 @@ def summary(ran: Sequence[Ran], kept: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def describe(placement: Mapping[str, Any]) -> str:
+def describe(placement: Placement) -> str:
     """Say in one line which provider got how much."""
     shares = ", ".join(
         f"{name.removesuffix('ExecutionProvider')} {each['nodes']} nodes ({each['node_share']:.0%}), {each['time_share']:.0%} of the time"
@@ -110,7 +138,7 @@ def describe(placement: Mapping[str, Any]) -> str:
     return shares + (f"; {placement['copies']} copies between devices" if placement["copies"] else "")
 
 
-def problems(placement: Mapping[str, Any] | None) -> list[str]:
+def problems(placement: Placement | None) -> list[str]:
     """Say which nodes computed on the CPU although the backend runs on another device; nothing if none did."""
     if not placement or not placement["left_on_cpu"]:
         return []

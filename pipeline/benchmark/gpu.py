@@ -7,7 +7,7 @@ order of their bus, CUDA by default the fastest first: on a machine with differe
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ class State:
     temperature_c: int | None
     power_w: float | None
     throttled_by: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return asdict(self) | {"throttled_by": list(self.throttled_by)}
 
 
 def describe() -> str | None:

@@ -13,13 +13,11 @@ import platform
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from pipeline.benchmark import gpu
-from pipeline.errors import InputError
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY")
@@ -62,29 +60,6 @@ class Machine:
     thread_variables: Mapping[str, str]
     gpus: str | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the machine as JSON values."""
-        from pipeline.benchmark.samples import plain
-
-        document: dict[str, Any] = plain(self)
-        return document
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Machine:
-        """Read back what `to_json` wrote.
-
-        Raises:
-            InputError: it lacks something, or holds something else.
-
-        """
-        known = {each.name for each in fields(cls)}
-        if document.keys() != known:
-            odd = ", ".join(sorted(document.keys() ^ known))
-            raise InputError(
-                f"the machine of a benchmark lacks or should not have: {odd}", hint="measure again with this version"
-            )
-        return cls(**document)
-
 
 @dataclass(frozen=True, slots=True)
 class Pressure:
@@ -96,6 +71,23 @@ class Pressure:
     cpu_stalled_s: float | None
     cpu_some_avg10: float | None
     load_1m: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contention:
+    """What happened between two moments; shares are between 0 and 1, or None if unknown.
+
+    `steal_share` is of all CPU time (taken by the hypervisor), `cpu_stalled_share` of the time that passed: the
+    benchmark's own workers wait for a CPU too while they start, so it is never quite 0.
+    """
+
+    seconds: float
+    steal_share: float | None
+    cpu_stalled_share: float | None
+    cpu_some_avg10_before: float | None
+    cpu_some_avg10_after: float | None
+    load_1m_before: float | None
+    load_1m_after: float | None
 
 
 def describe(root: Path = Path("/")) -> Machine:
@@ -151,21 +143,17 @@ def pressure(root: Path = Path("/")) -> Pressure:
     )
 
 
-def pressure_during(before: Pressure, after: Pressure) -> dict[str, Any]:
-    """Return what happened between two moments as JSON values; shares are between 0 and 1, or None if unknown.
-
-    `steal_share` is of all CPU time (taken by the hypervisor), `cpu_stalled_share` of the time that passed: the
-    benchmark's own workers wait for a CPU too while they start, so it is never quite 0.
-    """
-    return {
-        "seconds": after.at_s - before.at_s,
-        "steal_share": _share(before.steal_s, after.steal_s, before.cpu_s, after.cpu_s),
-        "cpu_stalled_share": _share(before.cpu_stalled_s, after.cpu_stalled_s, before.at_s, after.at_s),
-        "cpu_some_avg10_before": before.cpu_some_avg10,
-        "cpu_some_avg10_after": after.cpu_some_avg10,
-        "load_1m_before": before.load_1m,
-        "load_1m_after": after.load_1m,
-    }
+def pressure_during(before: Pressure, after: Pressure) -> Contention:
+    """Return what happened between two moments."""
+    return Contention(
+        seconds=after.at_s - before.at_s,
+        steal_share=_share(before.steal_s, after.steal_s, before.cpu_s, after.cpu_s),
+        cpu_stalled_share=_share(before.cpu_stalled_s, after.cpu_stalled_s, before.at_s, after.at_s),
+        cpu_some_avg10_before=before.cpu_some_avg10,
+        cpu_some_avg10_after=after.cpu_some_avg10,
+        load_1m_before=before.load_1m,
+        load_1m_after=after.load_1m,
+    )
 
 
 def comparable(one: Machine, other: Machine) -> list[str]:
@@ -238,7 +226,7 @@ def _share(before: float | None, after: float | None, start: float | None, end: 
     return max(after - before, 0.0) / (end - start)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={each}" for name, each in sorted(value.items())) or "none"
     return "unknown" if value is None else str(value)

@@ -17,16 +17,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from pipeline.benchmark.samples import ArmSamples, Block, Launch, Plan, Samples, WarmUp, thin
+from pipeline.benchmark.measurements import (
+    ArmMeasurements,
+    Block,
+    Launch,
+    Measurements,
+    Plan,
+    WarmUp,
+    WorkerFacts,
+    thin,
+)
 from pipeline.errors import InputError, UnavailableError, WorkerError
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Arm", "Phase", "Plan", "Progress", "Samples", "Timed", "run"]
+__all__ = ["Arm", "Phase", "Plan", "Progress", "Timed", "run"]
 
 _WARM_UP_SHARE = 1 / 3
 _OVERRUN = 1.1
@@ -43,8 +52,8 @@ class Timed(Protocol):
     """A worker with its backend open and the inputs of every scenario bound, ready to be called."""
 
     @property
-    def facts(self) -> Mapping[str, Any]:
-        """What the worker reports about itself (import_ms, load_ms, first_call_ms, peak_bytes …), as JSON values."""
+    def facts(self) -> WorkerFacts:
+        """What the worker reports about itself."""
 
     def block(self, scenario: str, calls: int) -> Sequence[int]:
         """Make `calls` calls with the scenario's inputs and return how long each took, in ns by the worker's own clock.
@@ -90,8 +99,8 @@ def run(  # noqa: PLR0913 - what a run is made of; all but the arms are named by
     rng: random.Random,
     progress: Callable[[Progress], None],
     finale: Finale | None = None,
-) -> dict[str, Samples]:
-    """Measure every arm against the one named `reference` and return the samples of each scenario.
+) -> dict[str, Measurements]:
+    """Measure every arm against the one named `reference` and return the measurements of each scenario.
 
     The scenarios together take `plan.seconds` by `clock` (seconds, monotonic). `finale` is what else is measured with the
     workers of the last launch, after its rounds: it gets them by name, and the seconds that are left to it.
@@ -119,7 +128,7 @@ def run(  # noqa: PLR0913 - what a run is made of; all but the arms are named by
     )
     contest.run()
     return {
-        scenario: Samples(
+        scenario: Measurements(
             reference=reference,
             control=control,
             arms=tuple(contest.arms),
@@ -133,7 +142,9 @@ def run(  # noqa: PLR0913 - what a run is made of; all but the arms are named by
     }
 
 
-def _contestants(arms: Sequence[Arm], reference: str, control: str) -> dict[str, Callable[[], Any]]:
+def _contestants(
+    arms: Sequence[Arm], reference: str, control: str
+) -> dict[str, Callable[[], AbstractContextManager[Timed]]]:
     names = [arm.name for arm in arms]
     repeated = sorted({name for name in [*names, control] if [*names, control].count(name) > 1})
     if repeated:
@@ -233,8 +244,8 @@ class _Contest:
                 start_order=tuple(order),
                 round_orders=tuple(tuple(made) for made in turns[scenario]),
                 arms={
-                    name: ArmSamples(
-                        facts.get(name, {}),
+                    name: ArmMeasurements(
+                        facts.get(name, WorkerFacts()),
                         warm_ups.get((scenario, name)),
                         tuple(made[name] for made in turns[scenario] if name in made),
                     )
@@ -301,11 +312,11 @@ class _Contest:
     def _stop_s(self) -> float:
         return statistics.fmean(launch.stop_s for launch in self._spent()) if self.launches else 0.0
 
-    def _facts(self, timed: Mapping[str, Timed]) -> dict[str, dict[str, Any]]:
+    def _facts(self, timed: Mapping[str, Timed]) -> dict[str, WorkerFacts]:
         facts = {}
         for name, worker in timed.items():
             with self._excuse(name):
-                facts[name] = dict(worker.facts)
+                facts[name] = worker.facts
         return facts
 
     def _fits(self, began_s: float, rounds: int, deadline_s: float) -> bool:

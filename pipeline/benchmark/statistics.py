@@ -1,4 +1,4 @@
-"""From raw samples to ratios, intervals and verdicts.
+"""From raw measurements to ratios, intervals and verdicts.
 
 The figure of a block is the *median* time of its calls. The mean would carry every pre-emption: one of 10 ms in a block
 of 60 ms moves the mean by 17 % and the median by nothing. What is steady within a launch survives both medians (calls
@@ -21,36 +21,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 import numpy as np
 
-from pipeline.benchmark.samples import plain
 from pipeline.errors import InputError
+from pipeline.storage.documents import Count, Many, Positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from pipeline.benchmark.samples import Block, Samples
+    from pipeline.benchmark.measurements import Block, Measurements
 
-    Floats = NDArray[np.floating[Any]]
+    Floats = NDArray[np.float64]
 
 MIN_LAUNCHES = 3
 BOUND_TAIL = 0.01
 
 Verdict = Literal["faster", "slower", "same", "undecided", "reference"]
-Interval = tuple[float, float]
+Interval = tuple[Positive, Positive]
 
 
 @dataclass(frozen=True, slots=True)
 class Quantile:
     """A quantile of the time of a call, and bounds on either side that the true one passes with at most 1 %."""
 
-    value_ms: float
-    low_ms: float
-    high_ms: float
+    value_ms: Positive
+    low_ms: Positive
+    high_ms: Positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +58,25 @@ class Row:
     """One backend: its time over the reference's (`ratio`, below 1 is faster), the verdict, and its own latency.
 
     `interval` is that of this backend alone; `p_value` is the verdict's, corrected for the number of backends.
-    A quantile of None has too few samples; quantiles pool the calls of all launches, and their bounds take calls for
+    A quantile of None has too few calls; quantiles pool the calls of all launches, and their bounds take calls for
     independent, which bursts of load are not.
     """
 
     name: str
-    ratio: float | None
+    ratio: Positive | None
     interval: Interval | None
     verdict: Verdict
     reason: str
     p_value: float | None
-    median_ms: float | None
+    median_ms: Positive | None
     median_interval_ms: Interval | None
     p50: Quantile | None
     p90: Quantile | None
     p95: Quantile | None
     p99: Quantile | None
-    calls: int
-    rounds: int
-    launches: int
+    calls: Count
+    rounds: Count
+    launches: Count
     settled: bool
 
 
@@ -90,12 +90,7 @@ class Analysis:
     confidence: float
     can_tell: bool
     reason: str
-    rows: tuple[Row, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the analysis as JSON values."""
-        document: dict[str, Any] = plain(self)
-        return document
+    rows: Many[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +103,7 @@ class _Comparison:
     p_value: float
 
 
-def analyse(samples: Samples, *, margin: float, confidence: float = 0.95) -> Analysis:
+def analyse(measured: Measurements, *, margin: float, confidence: float = 0.95) -> Analysis:
     """Compare every arm with the reference.
 
     A backend is *faster* if its interval lies below 1/(1 + margin), *slower* if above 1 + margin, the *same* if between;
@@ -123,32 +118,32 @@ def analyse(samples: Samples, *, margin: float, confidence: float = 0.95) -> Ana
         raise InputError(f"the benchmark's margin is {margin}", hint="give a share above 0, such as 0.03")
     if not 0 < confidence < 1:
         raise InputError(f"the benchmark's confidence is {confidence}", hint="give a share such as 0.95")
-    found = {name: _compare(samples, name, margin, confidence) for name in samples.arms if name != samples.reference}
-    fault = _fault(samples, found[samples.control], margin)
-    rivals = {name: each for name, each in found.items() if each and name != samples.control}
+    found = {name: _compare(measured, name, margin, confidence) for name in measured.arms if name != measured.reference}
+    fault = _fault(measured, found[measured.control], margin)
+    rivals = {name: each for name, each in found.items() if each and name != measured.control}
     p_values = dict(zip(rivals, holm([each.p_value for each in rivals.values()]), strict=True))
-    if control := found[samples.control]:
-        p_values[samples.control] = control.p_value
+    if control := found[measured.control]:
+        p_values[measured.control] = control.p_value
 
     rows = [
-        _row(samples, samples.reference, None, None, ("reference", "what the others are compared with"), confidence)
+        _row(measured, measured.reference, None, None, ("reference", "what the others are compared with"), confidence)
     ]
     for name, each in found.items():
         p_value = p_values.get(name)
         if fault:
             judged: tuple[Verdict, str] = "undecided", fault
-        elif name in samples.failures:
-            judged = "undecided", f"dropped out: {samples.failures[name]}"
+        elif name in measured.failures:
+            judged = "undecided", f"dropped out: {measured.failures[name]}"
         elif each is None or p_value is None:
-            judged = "undecided", _too_few(len(_launch_logs(samples, name)))
+            judged = "undecided", _too_few(len(_launch_logs(measured, name)))
         else:
             judged = _judge(each, p_value, margin, confidence, len(rivals))
-        rows.append(_row(samples, name, each, p_value, judged, confidence))
-    reason = fault or f"two copies of {samples.reference} agree within the margin of {margin:.3g}"
-    return Analysis(samples.reference, samples.control, margin, confidence, fault is None, reason, tuple(rows))
+        rows.append(_row(measured, name, each, p_value, judged, confidence))
+    reason = fault or f"two copies of {measured.reference} agree within the margin of {margin:.3g}"
+    return Analysis(measured.reference, measured.control, margin, confidence, fault is None, reason, tuple(rows))
 
 
-def t_interval(values: Floats, confidence: float) -> tuple[Any, Any]:
+def t_interval(values: Floats, confidence: float) -> tuple[Floats, Floats]:
     """Bounds of Student's t interval for the mean along the last axis, which holds at least 2 launches.
 
     Source: Student, The probable error of a mean, Biometrika 6 (1908).
@@ -198,8 +193,8 @@ def quantile(durations_ns: Floats, share: float) -> Quantile | None:
     return Quantile(*(float(each) / 1e6 for each in (value, durations_ns[ranks[0] - 1], durations_ns[ranks[1] - 1])))
 
 
-def _compare(samples: Samples, name: str, margin: float, confidence: float) -> _Comparison | None:
-    logs = np.array(_launch_logs(samples, name))
+def _compare(measured: Measurements, name: str, margin: float, confidence: float) -> _Comparison | None:
+    logs = np.array(_launch_logs(measured, name))
     if len(logs) < MIN_LAUNCHES:
         return None
     low, high = t_interval(logs, confidence)
@@ -219,12 +214,12 @@ def _p_value(logs: Floats, limit: float) -> float:
     return float(2 * stdtr(len(logs) - 1, -distance / error))
 
 
-def _launch_logs(samples: Samples, name: str) -> list[float]:
+def _launch_logs(measured: Measurements, name: str) -> list[float]:
     """Per launch, the median over rounds of the log-ratio to the reference."""
     logs = []
-    for launch in samples.launches:
-        if name in launch.arms and samples.reference in launch.arms:
-            base = {block.round: _call_ns(block) for block in launch.arms[samples.reference].blocks}
+    for launch in measured.launches:
+        if name in launch.arms and measured.reference in launch.arms:
+            base = {block.round: _call_ns(block) for block in launch.arms[measured.reference].blocks}
             ratios = [_call_ns(block) / base[block.round] for block in launch.arms[name].blocks if block.round in base]
             if ratios:
                 logs.append(float(np.median(np.log(ratios))))
@@ -235,14 +230,14 @@ def _call_ns(block: Block) -> float:
     return float(np.median(block.durations_ns))
 
 
-def _fault(samples: Samples, control: _Comparison | None, margin: float) -> str | None:
+def _fault(measured: Measurements, control: _Comparison | None, margin: float) -> str | None:
     """Why this run can tell nothing, if so: the reference's two copies differ, or were seen too rarely."""
     if control is None:
-        return _too_few(len(_launch_logs(samples, samples.control)))
+        return _too_few(len(_launch_logs(measured, measured.control)))
     if control.region == "same":
         return None
     return (
-        f"two copies of {samples.reference} differ by a factor of {math.exp(control.estimate):.3f}, "
+        f"two copies of {measured.reference} differ by a factor of {math.exp(control.estimate):.3f}, "
         f"more than the margin of {margin:.3g}: this machine is too unsteady now"
     )
 
@@ -269,18 +264,18 @@ def _judge(
 
 
 def _row(
-    samples: Samples,
+    measured: Measurements,
     name: str,
     comparison: _Comparison | None,
     p_value: float | None,
     judged: tuple[Verdict, str],
     confidence: float,
 ) -> Row:
-    taken = [launch.arms[name] for launch in samples.launches if name in launch.arms and launch.arms[name].blocks]
+    taken = [launch.arms[name] for launch in measured.launches if name in launch.arms and launch.arms[name].blocks]
     blocks = [block for arm in taken for block in arm.blocks]
     calls = np.sort(np.array([duration for block in blocks for duration in block.durations_ns], dtype=np.float64))
     logs = np.log([np.median([_call_ns(block) for block in arm.blocks]) / 1e6 for arm in taken])
-    ratio = 1.0 if name == samples.reference else math.exp(comparison.estimate) if comparison else None
+    ratio = 1.0 if name == measured.reference else math.exp(comparison.estimate) if comparison else None
     return Row(
         name=name,
         ratio=ratio,
@@ -301,5 +296,5 @@ def _row(
     )
 
 
-def _exp(interval: tuple[float, float]) -> Interval:
+def _exp(interval: tuple[SupportsFloat, SupportsFloat]) -> Interval:
     return math.exp(interval[0]), math.exp(interval[1])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from pipeline.benchmark.document import Rate
 from pipeline.errors import WeighbridgeError
 from pipeline.interface import complete_sizes, free_dimensions, in_words
 from pipeline.rebuild import cases
@@ -32,25 +33,13 @@ class Point:
     callers: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """What one backend reached at one point: `per_second` items."""
-
-    name: str
-    sizes: Mapping[str, int]
-    callers: int
-    calls: int
-    seconds: float
-    per_second: float
-
-
 class Caller(Protocol):
     """A worker that can be called by several threads."""
 
     def bind(self, scenario: str, inputs: Arrays) -> None:
         """Fix the inputs of a scenario."""
 
-    def together(self, scenario: str, callers: int, seconds: float) -> Mapping[str, Any]:
+    def together(self, scenario: str, callers: int, seconds: float) -> Mapping[str, float]:
         """Call from several threads for `seconds`; return `calls` and `seconds`."""
 
 
@@ -103,8 +92,14 @@ def _rate(name: str, worker: Caller, point: Point, seconds: float) -> Rate:
     worker.bind(scenario, point.case.inputs)
     worker.together(scenario, point.callers, 0.0)  # the first call at a new size allocates, and may compile
     found = worker.together(scenario, point.callers, seconds)
-    per_second = found["calls"] * point.items / found["seconds"]
-    return Rate(name, dict(point.case.sizes), point.callers, found["calls"], found["seconds"], per_second)
+    return Rate(
+        name=name,
+        sizes=dict(point.case.sizes),
+        callers=point.callers,
+        calls=int(found["calls"]),
+        seconds=found["seconds"],
+        per_second=found["calls"] * point.items / found["seconds"],
+    )
 
 
 def _label(point: Point) -> str:

@@ -7,14 +7,15 @@ import random
 import statistics
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, cast
 
 from pipeline.backends.table import backends
 from pipeline.benchmark import energy, figures, gpu, machine, rounds, throughput
-from pipeline.benchmark.samples import Plan, Samples
-from pipeline.benchmark.statistics import Analysis, analyse
-from pipeline.errors import WeighbridgeError
+from pipeline.benchmark.document import Arm, Benchmark, Energy, Figures, Graph, Roofline, Size
+from pipeline.benchmark.measurements import Plan, WorkerFacts
+from pipeline.benchmark.statistics import analyse
+from pipeline.errors import WeighbridgeError, WorkerError
 from pipeline.formats.table import formats
 from pipeline.interface import complete_sizes, in_words
 from pipeline.rebuild import cases
@@ -24,9 +25,15 @@ from pipeline.worker.session import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from pydantic import JsonValue
 
     from pipeline.backends.variant import Variant
+    from pipeline.benchmark.document import Achieved, Rate
     from pipeline.benchmark.energy import Meter
+    from pipeline.benchmark.measurements import Measurements
+    from pipeline.benchmark.statistics import Analysis
     from pipeline.config import BenchmarkConfig
     from pipeline.formats.format import Format
     from pipeline.interface import Arrays, Case, Interface
@@ -43,32 +50,6 @@ MACHINE_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class SizeTiming:
-    """What was measured at one combination of sizes."""
-
-    sizes: Mapping[str, int]
-    samples: Samples
-    analysis: Analysis
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """What was measured, and on what machine (JSON values).
-
-    `arms` say of each name in the results which variant it is and how many threads it was given. `figures` hold what else
-    than latency was measured: see `_figures`.
-    """
-
-    arms: Mapping[str, Mapping[str, Any]]
-    sizes: tuple[SizeTiming, ...]
-    machine: Mapping[str, Any]
-    pressure: Mapping[str, Any]
-    figures: Mapping[str, Any]
-    budget_s: float
-    elapsed_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Entrant:
     """A variant with the threads it is given, under the name its results carry."""
 
@@ -77,12 +58,21 @@ class Entrant:
     threads: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What this machine reaches at best, and what the exported ONNX file asks of it, or why that is not known."""
+
+    roofline: Roofline
+    graph: Graph | None
+    notes: tuple[str, ...] = ()
+
+
 @dataclass
 class WorkerScenarios:
     """An opened worker, its inputs bound under the names of the scenarios; `gpu` is the index of the one it runs on."""
 
     worker: Worker
-    opened: Mapping[str, Any]
+    opened: Mapping[str, JsonValue]
     timeout_s: float
     meter: Meter | None = None
     gpu: int | None = None
@@ -91,18 +81,19 @@ class WorkerScenarios:
     scenarios: list[str] = field(default_factory=list)
 
     @property
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> WorkerFacts:
         """What opening told, the worker's memory now, the joules that went into the timed calls, and what its GPU tells."""
         used = {name: self.joules[name] / self.calls[name] for name in self.joules}
         memory = self.worker.call("memory", timeout_s=self.timeout_s)
-        return {**self.opened, **memory, "joules_per_call": used, **self._on_gpu()}
-
-    def _on_gpu(self) -> dict[str, Any]:
-        if self.gpu is None:
-            return {}
-        now = gpu.state(self.gpu)  # while it is still warm from the rounds
-        alone = {name: self._device_ms(name) for name in self.scenarios}
-        return {"device_ms": alone, "gpu": now and now.to_json()}
+        told = {**self.opened, **memory, "joules_per_call": used}
+        if self.gpu is not None:
+            now = gpu.state(self.gpu)  # while it is still warm from the rounds
+            told["gpu"] = now and asdict(now)
+            told["device_ms"] = {name: self._device_ms(name) for name in self.scenarios}
+        try:
+            return WorkerFacts.from_json(told)
+        except ValueError as error:
+            raise WorkerError(f"a backend tells of itself what cannot be: {error}") from None
 
     def _device_ms(self, scenario: str) -> float | None:
         """Return the median time of a call in the GPU's own memory."""
@@ -125,9 +116,9 @@ class WorkerScenarios:
             self.calls[scenario] = self.calls.get(scenario, 0) + len(durations)
         return durations
 
-    def together(self, scenario: str, callers: int, seconds: float) -> Mapping[str, Any]:
+    def together(self, scenario: str, callers: int, seconds: float) -> Mapping[str, float]:
         """Call from several threads at once."""
-        found: Mapping[str, Any] = self.worker.call(
+        found: Mapping[str, float] = self.worker.call(
             "together", timeout_s=self.timeout_s, scenario=scenario, callers=callers, seconds=seconds
         )
         return found
@@ -165,7 +156,7 @@ def measure(  # noqa: PLR0913 - what a run is made of
     timeout_s: float,
     report: Callable[[Event], None],
     terms: Terms | None = None,
-) -> Timings | None:
+) -> Benchmark | None:
     """Time `variants` at the configured sizes and numbers of threads within `settings.seconds`.
 
     `threads`: how many a backend gets where the settings do not say. With several numbers the reference is the configured
@@ -185,7 +176,7 @@ def measure(  # noqa: PLR0913 - what a run is made of
     report(Event("benchmark", "backends", "working", "what this machine reaches", 0.0))
     reached = _machine(variants, inputs, most)
     spent_s = time.monotonic() - began_s
-    rates: list[throughput.Rate] = []
+    rates: list[Rate] = []
     notes: list[str] = []
 
     def progress(each: rounds.Progress) -> None:
@@ -200,7 +191,7 @@ def measure(  # noqa: PLR0913 - what a run is made of
         rates.extend(found[0])
         notes.extend(found[1])
 
-    samples = rounds.run(
+    measured = rounds.run(
         arms,
         reference=reference,
         scenarios=list(inputs),
@@ -210,42 +201,56 @@ def measure(  # noqa: PLR0913 - what a run is made of
         progress=progress,
         finale=finale,
     )
-    analysed = {name: analyse(each, margin=settings.margin) for name, each in samples.items()}
-    return Timings(
-        arms={each.name: {"variant": each.variant.name, "threads": each.threads} for each in contestants},
-        sizes=tuple(SizeTiming(inputs[name].sizes, each, analysed[name]) for name, each in samples.items()),
-        machine=machine.describe().to_json(),
+    analysed = {name: analyse(each, margin=settings.margin) for name, each in measured.items()}
+    return Benchmark(
+        schema_version=1,
+        arms={each.name: Arm(variant=each.variant.name, threads=each.threads) for each in contestants},
+        sizes=tuple(size(inputs[name].sizes, each, analysed[name]) for name, each in measured.items()),
+        machine=machine.describe(),
         pressure=machine.pressure_during(before, machine.pressure()),
-        figures={
-            **_figures(contestants, inputs, samples, analysed, reached),
-            "throughput": [asdict(each) for each in rates],
-            "throughput_notes": notes,
-        },
+        figures=Figures(
+            backends=tuple(figures.backend(each.name, measured, _file_bytes(each.variant)) for each in contestants),
+            roofline=reached.roofline,
+            graph=reached.graph,
+            achieved={name: _achieved(inputs[name], each, name, reached) for name, each in analysed.items()},
+            energy=_energy([each.name for each in contestants], measured),
+            throughput=tuple(rates),
+            throughput_notes=tuple(notes),
+            notes=reached.notes,
+        ),
         budget_s=settings.seconds,
         elapsed_s=time.monotonic() - began_s,
     )
 
 
-def _machine(variants: Sequence[Variant], inputs: Mapping[str, Case], threads: int) -> dict[str, Any]:
-    """Return this machine's `roofline`, and what the `graph` of an exported file holds, or why that is not known."""
+def size(sizes: Mapping[str, int], measured: Measurements, analysis: Analysis) -> Size:
+    """Return what a document says of one combination of sizes."""
+    judged = {each.name: getattr(analysis, each.name) for each in fields(analysis)}
+    return Size(sizes=dict(sizes), samples=measured, **judged)
+
+
+def _machine(variants: Sequence[Variant], inputs: Mapping[str, Case], threads: int) -> Reached:
+    """Measure this machine's roofline, and count the operations of an exported file whose format can tell them."""
     counting = next((each for each in variants if each.file and _format(each).count_operators), None)
     shapes = {name: {key: list(each.shape) for key, each in case.inputs.items()} for name, case in inputs.items()}
-    found: dict[str, Any] = {"roofline": {}, "graph": None, "notes": []}
+    found = Reached(Roofline(), None)
     with Worker("the roofline", threads=threads) as worker:
         try:
-            found["roofline"] = worker.call(
+            roofline = worker.call(
                 "pipeline.benchmark.roofline:measure", timeout_s=MACHINE_TIMEOUT_S, seconds=ROOFLINE_S
             )
+            found = replace(found, roofline=Roofline.from_json(roofline))
             if counting:
-                found["graph"] = worker.call(
+                graph = worker.call(
                     "pipeline.benchmark.figures:count_operators",
                     timeout_s=MACHINE_TIMEOUT_S,
                     format=_format(counting).name,
                     file=str(counting.file),
                     inputs=shapes,
                 )
+                found = replace(found, graph=Graph.from_json(graph))
         except WeighbridgeError as error:
-            found["notes"].append(f"operations were not counted: {error.message}")
+            found = replace(found, notes=(f"operations were not counted: {error.message}",))
     return found
 
 
@@ -253,32 +258,13 @@ def _format(variant: Variant) -> Format:
     return formats()[backends()[variant.backend].format or ""]
 
 
-def _figures(
-    contestants: Sequence[Entrant],
-    inputs: Mapping[str, Case],
-    samples: Mapping[str, Samples],
-    analysed: Mapping[str, Analysis],
-    reached: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the figures of each backend, what it gets out of the machine at each size, and what could not be measured."""
-    graph = reached["graph"]
-    arrays = {name: sum(array.nbytes for array in case.inputs.values()) for name, case in inputs.items()}
-    return {
-        "backends": [figures.backend(each.name, samples, _file_bytes(each.variant)) for each in contestants],
-        "roofline": reached["roofline"],
-        "graph": graph,
-        "achieved": {
-            name: figures.achieved(
-                each,
-                graph and graph["flops"][name],
-                graph and graph["weight_bytes"] + arrays[name],
-                reached["roofline"],
-            )
-            for name, each in analysed.items()
-        },
-        "energy": _energy([each.name for each in contestants], samples),
-        "notes": reached["notes"],
-    }
+def _achieved(case: Case, analysis: Analysis, scenario: str, reached: Reached) -> tuple[Achieved, ...]:
+    """Return what each backend gets out of the machine at one size."""
+    flops = moved_bytes = None
+    if reached.graph:
+        flops = reached.graph.flops[scenario]
+        moved_bytes = reached.graph.weight_bytes + sum(array.nbytes for array in case.inputs.values())
+    return figures.achieved(analysis, flops, moved_bytes, reached.roofline)
 
 
 def _file_bytes(variant: Variant) -> int | None:
@@ -289,19 +275,17 @@ def _file_bytes(variant: Variant) -> int | None:
     return variant.file.stat().st_size + (beside.stat().st_size if beside.exists() else 0)
 
 
-def _energy(names: Sequence[str], samples: Mapping[str, Samples]) -> dict[str, Any]:
+def _energy(names: Sequence[str], measured: Mapping[str, Measurements]) -> Energy:
     """Return the joules of a call by size and backend, or that they are not measurable here."""
     found: dict[str, dict[str, float]] = {}
-    for scenario, each in samples.items():
+    for scenario, each in measured.items():
         for name in names:
-            arms = [launch.arms[name].facts for launch in each.launches if name in launch.arms]
-            used = [
-                facts["joules_per_call"][scenario] for facts in arms if scenario in facts.get("joules_per_call", {})
-            ]
+            facts = [launch.arms[name].facts for launch in each.launches if name in launch.arms]
+            used = [told.joules_per_call[scenario] for told in facts if scenario in told.joules_per_call]
             if used:
                 found.setdefault(scenario, {})[name] = math.fsum(used) / len(used)
     reason = None if found else "not measurable: no RAPL or NVML counter can be read here"
-    return {"joules_per_call": found, "reason": reason}
+    return Energy(joules_per_call=found, reason=reason)
 
 
 def _inputs(interface: Interface, settings: BenchmarkConfig, seed: int) -> dict[str, Case]:
@@ -321,7 +305,7 @@ def _launcher(
     inputs: Mapping[str, Case],
     timeout_s: float,
     terms: Terms | None,
-) -> Any:
+) -> Callable[[], AbstractContextManager[WorkerScenarios]]:
     variant = entrant.variant
     on_gpu = backends()[variant.backend].device == "cuda"
     index = variant.options.get("device_id", 0) if on_gpu else None

@@ -37,13 +37,13 @@ def benchmark(
         documents = run.benchmark(target, replace(settings_of(out, trust, chosen), report=show))
     page = report_run.write(target.stem, documents, report_) if report_ else None
     if as_json:
-        print_json(documents["benchmark"])
+        print_json(documents.benchmark.to_json())
         return
-    print_run(target.stem, documents["parity"], documents["benchmark"])
-    print_figures(documents["benchmark"])
+    print_run(target.stem, documents)
+    print_figures(documents.benchmark)
     typer.echo(f"\n{page}" if page else "")
-    if run.is_undecided(documents["benchmark"]):
-        twice_s = 2 * documents["benchmark"]["budget_s"]
+    if run.is_undecided(documents.benchmark):
+        twice_s = 2 * documents.benchmark.budget_s
         typer.echo(f"next: something is undecided; weighbridge benchmark {target} --seconds {twice_s:g} can tell more")
     elif target.suffix.lower() in run.CONFIGS:
         typer.echo(f"next: weighbridge export {target}")

@@ -82,13 +82,12 @@ def _print_outcome(outcome: "Outcome", *, as_json: bool) -> dict[str, Any]:
 
     found = {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why}
     if as_json:
-        return found | read(outcome.release)
+        return found | read(outcome.release).to_json()
     if outcome.up_to_date:
         typer.echo(f"up to date: {outcome.release}")
     else:
         from pipeline.report.console import print_run
 
-        documents = read(outcome.release)
-        print_run(outcome.release.parent.name, documents["parity"], documents["benchmark"])
+        print_run(outcome.release.parent.name, read(outcome.release))
         typer.echo(outcome.release)
     return found

@@ -37,20 +37,19 @@ def parity(
     as_json: Json = False,
 ) -> None:
     """Compare exports, or a file that somebody else made, with the network in float64."""
-    from pipeline.report.console import progress
-    from pipeline.report.findings import print_parity
+    from pipeline.report.console import print_parity, progress
     from pipeline.report.junit import render
     from pipeline.run import parity as run
 
     request = run.Request(candidate, custom_ops, trust_candidate=trust_candidate, explain=explain)
     with progress(config.stem, as_lines=log_json) as show:
-        document = run.parity(config, replace(settings_of(out, trust, set_), report=show), request)
+        found = run.parity(config, replace(settings_of(out, trust, set_), report=show), request)
     if junit:
-        junit.write_bytes(render(document["name"], document))
+        junit.write_bytes(render(found.name, found))
     if as_json:
-        print_json(document)
+        print_json(found.to_json())
     else:
-        print_parity(document)
-        if not document["passed"] and not explain:
+        print_parity(found)
+        if not found.passed and not explain:
             typer.echo("next: run it again with --explain, which names the node where the error begins")
-    leave(0 if document["passed"] else 1)
+    leave(0 if found.passed else 1)

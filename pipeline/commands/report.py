@@ -16,18 +16,17 @@ def report(
     """Write a release's report again, HTML and Markdown, and print its table, or everything as JSON."""
     from pipeline.release.bundle import find
     from pipeline.report.console import print_figures, print_run
-    from pipeline.report.document import as_stated, read
+    from pipeline.report.document import read
     from pipeline.run import report as run
 
     found = find(release)
     documents = read(found)
     page = run.rewrite(found)
     if as_json:
-        print_json(documents)
+        print_json(documents.to_json())
     else:
-        with as_stated(found):
-            print_run(found.parent.name, documents["parity"], documents["benchmark"])
-            print_figures(documents["benchmark"])
+        print_run(found.parent.name, documents)
+        print_figures(documents.benchmark)
         typer.echo(f"\n{page}")
     if open_:
         typer.launch(str(page))

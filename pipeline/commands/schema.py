@@ -5,18 +5,19 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.output import print_json
+from pipeline.errors import InputError
 
 
 def schema(
-    manifest: Annotated[bool, typer.Option("--manifest", help="Of a release's manifest.json instead.")] = False,
+    of: Annotated[
+        str, typer.Option("--of", metavar="DOCUMENT", help="config, manifest, or a report's parity or benchmark.")
+    ] = "config",
+    manifest: Annotated[bool, typer.Option("--manifest", help="The same as --of manifest.")] = False,
 ) -> None:
-    """Print the JSON Schema of a config, for editors, or of a release's manifest."""
-    if manifest:
-        from pipeline.release.manifest import schema as make_manifest
+    """Print the JSON Schema of a config, for editors, or of a release's manifest.json, parity.json or benchmark.json."""
+    from pipeline.run.schemas import SCHEMAS
 
-        print_json(make_manifest())
-        return
-    from pipeline.config import schema as make
-    from pipeline.run.plan import vocabulary
-
-    print_json(make(vocabulary()))
+    name = "manifest" if manifest else of
+    if name not in SCHEMAS:
+        raise InputError(f"there is no schema of {name!r}", hint=f"choose from {', '.join(SCHEMAS)}")
+    print_json(SCHEMAS[name]())

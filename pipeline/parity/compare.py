@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.parity.budget import Rule
+from pipeline.storage.documents import Count, Many, Number  # noqa: TC001 - pydantic evaluates annotations in this module
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,16 +31,16 @@ class Finding:
     case: str
     output: str
     passed: bool
-    factor: float
+    factor: Number
     limit: float
-    max_error: float = 0.0
-    rms_error: float = 0.0
-    worst_index: tuple[int, ...] = ()
-    expected: float = 0.0
-    got: float = 0.0
-    ties: int = 0
+    max_error: Number = 0.0
+    rms_error: Number = 0.0
+    worst_index: Many[Count] = ()
+    expected: Number = 0.0
+    got: Number = 0.0
+    ties: Count = 0
     problem: str | None = None
-    would_pass: float | None = None
+    would_pass: Number | None = None
 
 
 def compare(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,17 @@ from pipeline.backends.table import NETWORK, backends
 from pipeline.backends.variant import Variant
 from pipeline.errors import WeighbridgeError
 from pipeline.formats.table import formats
-from pipeline.interface import complete_sizes, free_dimensions, in_words
+from pipeline.interface import complete_sizes, free_dimensions
 from pipeline.parity import jobs, prove
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import compare, worst
+from pipeline.parity.document import Culprit, Explanation, Rung, ShrunkCase
 from pipeline.rebuild import cases
 from pipeline.worker.event import Event
 from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pipeline.interface import Arrays, Case
@@ -31,22 +31,40 @@ if TYPE_CHECKING:
 _SHRINK_STEPS = 6
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The ladder, and the culprit or why there is none."""
+
+    ladder: tuple[Rung, ...]
+    culprit: Culprit | None
+    problem: str | None
+
+    @staticmethod
+    def of(rungs: Sequence[Rung], culprit: Culprit | None, problem: str) -> _Found:
+        """Return what was found; the problem stands where there is no culprit."""
+        first = Rung(rung="float64 eager", passed=True, factor=0.0, reason=None)
+        return _Found((first, *rungs), culprit, None if culprit else problem)
+
+
 def explain(
     proof: Proof, setup: Setup, known: Truth, *, names: Names | None, examples: Arrays, seed: int, folder: Path
-) -> dict[str, Any]:
-    """Return what is known of a failed proof as JSON values; write the reproduction into `folder`.
-
-    `case`: the smallest case that fails; `ladder`: each rung with its factor on it; `broke`: the first that fails;
-    `culprit`: the node or module there; `problem`: why there is none.
-    """
+) -> Explanation:
+    """Return what is known of a failed proof; write the reproduction into `folder`."""
     own = names or Names.same(setup.interface)
     setup.report(Event("explain", proof.variant.name, "shrinking the case"))
     smallest = shrink(proof, setup, known, own, seed=seed).of(proof.variant.artifact)
     case = smallest.cases[0]
     setup.report(Event("explain", proof.variant.name, "walking the ladder"))
     found = _climb(proof, setup, smallest, own, examples, folder)
-    shown = {"name": case.name, "sizes": dict(case.sizes), "elements": _elements(case)}
-    return {"backend": proof.variant.name, "case": shown, **found}
+    broke = next((each.rung for each in found.ladder if not each.passed), None)
+    return Explanation(
+        backend=proof.variant.name,
+        case=ShrunkCase(name=case.name, sizes=dict(case.sizes), elements=_elements(case)),
+        ladder=found.ladder,
+        broke=broke,
+        culprit=found.culprit,
+        problem=found.problem,
+    )
 
 
 def shrink(proof: Proof, setup: Setup, known: Truth, names: Names, *, seed: int) -> Truth:
@@ -112,7 +130,7 @@ def _only(known: Truth, index: int) -> Truth:
     )
 
 
-def _climb(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path) -> dict[str, Any]:
+def _climb(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path) -> _Found:
     """Climb from the network through the ways in which the backend runs the file, then look for the culprit where it breaks."""
     variant, backend = proof.variant, backends()[proof.variant.backend]
     ladder = [
@@ -120,13 +138,13 @@ def _climb(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: 
     ] or [variant]
     if formats()[backend.format or ""].find_culprit is None:
         rungs = _rungs(ladder, setup, smallest, names)
-        return _summary(rungs, None, f"where an error begins cannot be looked for in {backend.format} files")
+        return _Found.of(rungs, None, f"where an error begins cannot be looked for in {backend.format} files")
     search = partial(_search, setup, smallest, names, examples, folder)
     with ThreadPoolExecutor(1) as pool:
         # What is wrong with a file mostly shows on the lowest rung: do not wait for the ladder to say so.
         guessed = pool.submit(search, ladder[0])
         rungs = _rungs(ladder, setup, smallest, names)
-    broken = next((each for each, rung in zip(ladder, rungs[1:], strict=True) if not rung["passed"]), None)
+    broken = next((each for each, rung in zip(ladder, rungs[1:], strict=True) if not rung.passed), None)
     try:
         if broken in {None, ladder[0]}:
             answer = guessed.result()
@@ -134,29 +152,27 @@ def _climb(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: 
             shutil.rmtree(folder, ignore_errors=True)
             answer = search(broken)
     except WeighbridgeError as error:
-        return _summary(rungs, None, error.message)
+        return _Found.of(rungs, None, error.message)
     if answer["program"] is not None:
         rungs.insert(1, _program_rung(answer["program"], smallest))
-    culprit = answer["culprit"]
-    if culprit and broken is None and not culprit.get("certain", True):
-        # One channel of one case says too little to accuse a node where every output is right.
-        return _summary(rungs, None, "with every value exposed, each is within its budget")
-    return _summary(rungs, culprit, answer["problem"])
+    culprit = answer["culprit"] and Culprit.from_json(answer["culprit"])
+    if culprit and broken is None and not culprit.certain:
+        culprit = None  # one channel of one case says too little to accuse a node where every output is right
+    return _Found.of(rungs, culprit, answer["problem"] or "with every value exposed, each is within its budget")
 
 
-def _program_rung(program: Arrays, smallest: Truth) -> dict[str, Any]:
+def _program_rung(program: Arrays, smallest: Truth) -> Rung:
     (reference,), (floors,) = smallest.references, smallest.floors
     outputs = {name: value.astype(reference.dtypes[name]) for name, value in program.items()}
     found = compare(smallest.cases[0].name, reference, floors, outputs, smallest.rules)
-    passed = all(each.passed for each in found)
-    return {"rung": "exported program", "passed": passed, "factor": _finite(worst(found).factor), "reason": None}
+    return Rung(
+        rung="exported program", passed=all(each.passed for each in found), factor=worst(found).factor, reason=None
+    )
 
 
-def _search(
-    setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path, variant: Variant
-) -> dict[str, Any]:
+def _search(setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path, variant: Variant) -> Any:
     with Worker("the search for the culprit", threads=1, terms=setup.terms) as worker:
-        found: dict[str, Any] = worker.call(
+        return worker.call(
             jobs.CULPRIT,
             timeout_s=setup.timeout_s,
             network=asdict(setup.network),
@@ -173,10 +189,9 @@ def _search(
             },
             folder=str(folder),
         )
-    return found
 
 
-def _rungs(variants: Sequence[Variant], setup: Setup, smallest: Truth, names: Names) -> list[dict[str, Any]]:
+def _rungs(variants: Sequence[Variant], setup: Setup, smallest: Truth, names: Names) -> list[Rung]:
     """Return float32 eager as a rung, then one for each variant of the file, which calls things by `names`."""
     quiet = replace(setup, report=lambda _: None)
     eager = Variant("float32 eager", NETWORK, None, required=False)
@@ -184,43 +199,10 @@ def _rungs(variants: Sequence[Variant], setup: Setup, smallest: Truth, names: Na
     return [_rung(proof) for proof in proofs]
 
 
-def _rung(proof: Proof) -> dict[str, Any]:
-    deciding = proof.worst
-    factor = _finite(deciding.factor) if deciding else None
-    return {"rung": proof.variant.name, "passed": proof.status == "pass", "factor": factor, "reason": proof.reason}
-
-
-def _summary(rungs: list[dict[str, Any]], culprit: Mapping[str, Any] | None, problem: str | None) -> dict[str, Any]:
-    ladder = [{"rung": "float64 eager", "passed": True, "factor": 0.0, "reason": None}, *rungs]
-    broke = next((each["rung"] for each in ladder if not each["passed"]), None)
-    return {"ladder": ladder, "broke": broke, "culprit": culprit, "problem": problem}
+def _rung(proof: Proof) -> Rung:
+    factor = proof.worst.factor if proof.worst else None
+    return Rung(rung=proof.variant.name, passed=proof.status == "pass", factor=factor, reason=proof.reason)
 
 
 def _elements(case: Case) -> int:
     return sum(int(array.size) for array in case.inputs.values())
-
-
-def _finite(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
-
-
-def sentence(explanation: Mapping[str, Any]) -> str:
-    """Say in a line or two where the error begins."""
-    place = f"{explanation['backend']}: the first rung that breaks is '{explanation['broke']}'" if explanation["broke"] else (
-        f"{explanation['backend']}: every rung of the ladder passes on its smallest case"
-    )  # fmt: skip
-    case = f"smallest case '{explanation['case']['name']}': {in_words(explanation['case']['sizes'])}"
-    culprit = explanation["culprit"]
-    if not culprit:
-        return f"{place} ({case}); {explanation['problem']}"
-    if "node" not in culprit:
-        where = f"module {culprit['module']}" if culprit["module"] else "the network itself, in no module of it"
-        what = culprit.get("problem") or f"{culprit['got']} instead of {culprit['expected']}"
-        return f"{place} ({case}); the error begins in {where}: {what}"
-    module = culprit["module"] or "the network itself"
-    begins = "the error begins in" if culprit["certain"] else "the error probably begins in"
-    numbers = f"{culprit['got']} instead of {culprit['expected']} at {list(culprit['worst_index'])}"
-    return (
-        f"{place} ({case}); {begins} {culprit['operator']} {culprit['node']}, of {module}, "
-        f"{culprit['source']}: {culprit.get('problem') or numbers}"
-    )

@@ -15,6 +15,7 @@ from pipeline.formats.table import formats
 from pipeline.parity import behaviour, budget, jobs
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import REFUSED, Finding, compare, refused, worst
+from pipeline.parity.document import Audit, AuditProblem
 from pipeline.parity.oracle import Reference
 from pipeline.worker.event import Event
 from pipeline.worker.process import Worker
@@ -205,7 +206,7 @@ def _explain_chance(
     return [behaviour.as_random(each) if each.output in changed and not each.passed else each for each in findings]
 
 
-def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict[str, dict[str, Any]]:
+def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict[str, Audit]:
     """Return each artifact's audit by name: where its constants and numbers come from (see `pipeline.formats.accounting`).
 
     Where the audit crashed, no file passed it.
@@ -234,25 +235,15 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
                 ],
             )
             peak_bytes = worker.peak_bytes
+        audits = [Audit.from_json(each) for each in answers]
     except WorkerError as error:
-        problem = {"where": "", "module": None, "problem": error.message}
-        answers = [{"passed": False, "crashed": True, "problem_count": 1, "problems": [problem]}] * len(known)
-    found = {each.name: answer for each, answer in zip(known, answers, strict=True)}
-    for name, answer in found.items():
-        status = "ended" if answer["passed"] else "failed"
+        problem = AuditProblem(where="", module=None, problem=error.message)
+        audits = [Audit(passed=False, crashed=True, problem_count=1, problems=(problem,))] * len(known)
+    found = {each.name: audit for each, audit in zip(known, audits, strict=True)}
+    for name, audited in found.items():
+        status = "ended" if audited.passed else "failed"
         setup.report(Event("parity", f"{name} audit", status, peak_bytes=peak_bytes))
     return found
-
-
-def describe_audit(audit: Mapping[str, Any]) -> str:
-    """Say in one line what an audit found."""
-    if not audit["passed"]:
-        first, more = audit["problems"][0], audit["problem_count"] - 1
-        place = f" in {first['module']}" if first["module"] else ""
-        return f"{first['where']}{place} {first['problem']}".lstrip() + (f" (and {more} more)" if more else "")
-    if audit["unaccounted_count"]:
-        return f"{audit['unaccounted_count']} constants or attributes ({audit['share']:.2%} of the elements) not accounted for"
-    return f"{audit['elements']:,} elements of {audit['constants']} constants and {audit['attributes']} attributes"
 
 
 def describe(finding: Finding, known: Truth) -> str:
@@ -272,17 +263,17 @@ def describe(finding: Finding, known: Truth) -> str:
     return f"{place}: {finding.got:.9g} instead of {finding.expected:.9g} at {index}, {finding.factor:.3g} × {allowed}"
 
 
-def with_audits(proofs: Sequence[Proof], audits: Mapping[str, Mapping[str, Any]]) -> tuple[Proof, ...]:
+def with_audits(proofs: Sequence[Proof], audits: Mapping[str, Audit]) -> tuple[Proof, ...]:
     """Return the proofs with what became of the files they ran: no backend passes on a file that failed its audit."""
     return tuple(_with_audit(proof, audits.get(proof.variant.artifact or "")) for proof in proofs)
 
 
-def _with_audit(proof: Proof, found: Mapping[str, Any] | None) -> Proof:
-    if found is None or found["passed"] or proof.status not in {"pass", "fail"}:
+def _with_audit(proof: Proof, found: Audit | None) -> Proof:
+    if found is None or found.passed or proof.status not in {"pass", "fail"}:
         return proof
-    if "crashed" in found:
-        return replace(proof, status="crashed", reason=describe_audit(found)) if proof.status == "pass" else proof
-    said = f"{_FORGED}: {describe_audit(found)}"
+    if found.crashed:
+        return replace(proof, status="crashed", reason=found.in_words()) if proof.status == "pass" else proof
+    said = f"{_FORGED}: {found.in_words()}"
     return replace(proof, status="fail", reason=f"{proof.reason}; {said}" if proof.reason else said)
 
 

@@ -47,15 +47,10 @@ class Agreement:
         """Whether it is the network that was recorded."""
         return all(each.passed for each in self.findings) and (self.explicit or not self.differences)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what a report says of it."""
-        deciding = worst(self.findings)
-        return {
-            "passed": self.passed,
-            "factor": deciding.factor if np.isfinite(deciding.factor) else str(deciding.factor),
-            "limit": deciding.limit,
-            "differences": list(self.differences),
-        }
+    @property
+    def deciding(self) -> Finding:
+        """The finding that decided."""
+        return worst(self.findings)
 
 
 def judge(

@@ -1,4 +1,4 @@
-"""What a manifest holds: the model behind its published JSON Schema (`weighbridge schema --manifest`)."""
+"""What a manifest holds: the model behind its published JSON Schema (`weighbridge schema --of manifest`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline import interface as types
 from pipeline.interface import formula_names, ordered_dimensions
 from pipeline.release import standalone
+from pipeline.storage.documents import schema_of
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
@@ -190,11 +191,5 @@ class Manifest(_Section):
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of manifest.json."""
-    document = Manifest.model_json_schema()
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"urn:weighbridge:manifest:{standalone.SCHEMA_VERSION}",
-        **document,
-        "title": "weighbridge release manifest",
-    }
+    """Return the JSON Schema of manifest.json."""
+    return schema_of(Manifest, "manifest", standalone.SCHEMA_VERSION, "weighbridge release manifest")

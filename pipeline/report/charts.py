@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
 from pipeline.interface import in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pipeline.benchmark.document import Benchmark, Figures, Graph, Size
+    from pipeline.parity.document import Parity
 
-    Document = Mapping[str, Any]
     Spec = dict[str, Any]
 
 WIDTH = "container"
 ROW_HEIGHT = 34
 
 
-def charts(parity: Document, benchmark: Document) -> dict[str, tuple[str, Spec]]:
+def charts(parity: Parity, benchmark: Benchmark) -> dict[str, tuple[str, Spec]]:
     """Return each plot by its name in the content, with the words that stand for it where it cannot be seen."""
     made: dict[str, tuple[str, Any]] = {}
-    for index, size in enumerate(benchmark["sizes"]):
-        where = in_words(size["sizes"])
-        made[f"ratio-{index}"] = f"Time over that of {size['reference']} with its interval, {where}", _ratio(size)
+    for index, size in enumerate(benchmark.sizes):
+        where = in_words(size.sizes)
+        made[f"ratio-{index}"] = f"Time over that of {size.reference} with its interval, {where}", _ratio(size)
         made[f"latency-{index}"] = f"Distribution of the time of a call by backend, {where}", _latency(size)
-    if figures := benchmark.get("figures"):
+    if figures := benchmark.figures:
         made["throughput"] = "Items a second over the batch size, and over the number of callers", _throughput(figures)
         made["cold"] = "Time to start, import, load and make the first call, by backend", _cold(figures)
         made["memory"] = "Peak and steady memory by backend", _memory(figures)
-        if figures["roofline"]:
+        if figures.roofline.flops_per_s:
             made["roofline"] = (
                 "Share of this machine's plain matrix product and copy that is reached",
                 _roofline(figures),
             )
-        if figures["graph"]:
-            made["operators"] = "Number of nodes by operator", _operators(figures["graph"])
+        if figures.graph:
+            made["operators"] = "Number of nodes by operator", _operators(figures.graph)
     made["parity"] = "Error of every output and case as a factor of the noise floor, against the limit", _parity(parity)
     return {name: (words, chart.to_dict()) for name, (words, chart) in made.items() if chart is not None}
 
@@ -49,22 +50,21 @@ def _bars(rows: int) -> dict[str, Any]:
     return {"width": WIDTH, "height": max(rows, 1) * ROW_HEIGHT}
 
 
-def _ratio(size: Document) -> Any:
+def _ratio(size: Size) -> Any:
     import altair as alt
 
-    rows = [
-        {"backend": row["name"], "ratio": row["ratio"], "low": row["interval"][0], "high": row["interval"][1],
-         "verdict": row["verdict"]}
-        for row in size["rows"]
-        if row["interval"]
+    rows: list[dict[str, Any]] = [
+        {"backend": row.name, "ratio": row.ratio, "low": row.interval[0], "high": row.interval[1], "verdict": row.verdict}
+        for row in size.rows
+        if row.interval and row.ratio
     ]  # fmt: skip
     if not rows:
         return None
     # An interval of few launches may span orders of magnitude: what is off the axis is in the table.
-    highest = max(1.2, *(2 * row["ratio"] for row in rows))
+    highest = max(1.2, *(2 * row.ratio for row in size.rows if row.interval and row.ratio))
     base = alt.Chart(_values(rows)).encode(y=alt.Y("backend:N", title=None))
     bar = base.mark_rule(strokeWidth=3, clip=True).encode(
-        x=alt.X("low:Q", title=f"time ÷ {size['reference']} (1 = as fast)", scale=alt.Scale(domain=[0, highest])),
+        x=alt.X("low:Q", title=f"time ÷ {size.reference} (1 = as fast)", scale=alt.Scale(domain=[0, highest])),
         x2="high:Q",
     )
     point = base.mark_point(filled=True, size=110, clip=True).encode(
@@ -83,16 +83,17 @@ def _verdicts() -> Any:
     return alt.Scale(domain=names, range=["#1a9850", "#4575b4", "#888888", "#d73027"])
 
 
-def _latency(size: Document) -> Any:
+def _latency(size: Size) -> Any:
     import altair as alt
 
-    rows = []
-    for name in size["samples"]["arms"]:
+    rows: list[dict[str, Any]] = []
+    for name in size.measurements.arms:
         calls = [
             duration / 1e6
-            for launch in size["samples"]["launches"]
-            for block in launch["arms"].get(name, {"blocks": []})["blocks"]
-            for duration in block["durations_ns"]
+            for launch in size.measurements.launches
+            if name in launch.arms
+            for block in launch.arms[name].blocks
+            for duration in block.durations_ns
         ]
         if len(calls) > 1:
             cuts = statistics.quantiles(calls, n=20, method="inclusive")
@@ -112,13 +113,13 @@ def _latency(size: Document) -> Any:
     return alt.layer(whisker, box, middle).properties(**_bars(len(rows)))
 
 
-def _throughput(figures: Document) -> Any:
+def _throughput(figures: Figures) -> Any:
     import altair as alt
 
-    rows = [
-        {"backend": each["name"], "per_second": each["per_second"], "callers": each["callers"],
-         "batch": next(iter(each["sizes"].values()), 1), "sizes": in_words(each["sizes"])}
-        for each in figures["throughput"]
+    rows: list[dict[str, Any]] = [
+        {"backend": each.name, "per_second": each.per_second, "callers": each.callers,
+         "batch": next(iter(each.sizes.values()), 1), "sizes": in_words(each.sizes)}
+        for each in figures.throughput
     ]  # fmt: skip
     if not rows:
         return None
@@ -144,17 +145,17 @@ def _throughput(figures: Document) -> Any:
     return alt.layer(lines(alone, "batch", "batch"), several).properties(width=WIDTH, height=220)
 
 
-def _cold(figures: Document) -> Any:
+def _cold(figures: Figures) -> Any:
     import altair as alt
 
-    rows = []
-    for each in figures["backends"]:
-        first = next(iter(each["first_call_ms"].values()), None)
-        spans = {"import": each["import_ms"], "load": each["load_ms"], "first call": first}
+    rows: list[dict[str, Any]] = []
+    for each in figures.backends:
+        first = next(iter(each.first_call_ms.values()), None)
+        spans = {"import": each.import_ms, "load": each.load_ms, "first call": first}
         known = {key: value or 0.0 for key, value in spans.items()}
-        known = {"process": max((each["start_ms"] or 0.0) - known["import"] - known["load"], 0.0), **known}
+        known = {"process": max((each.start_ms or 0.0) - known["import"] - known["load"], 0.0), **known}
         rows += [
-            {"backend": each["name"], "part": part, "ms": value, "order": index}
+            {"backend": each.name, "part": part, "ms": value, "order": index}
             for index, (part, value) in enumerate(known.items())
         ]
     if not rows:
@@ -170,28 +171,28 @@ def _cold(figures: Document) -> Any:
         ),
         order="order:Q",
         tooltip=["backend:N", "part:N", "ms:Q"],
-    ).properties(**_bars(len(figures["backends"])))
+    ).properties(**_bars(len(figures.backends)))
 
 
-def _memory(figures: Document) -> Any:
-    rows = [
-        {"backend": each["name"], "kind": kind, "MB": each[f"{kind}_bytes"] / 1e6}
-        for each in figures["backends"]
-        for kind in ("peak", "steady")
-        if each[f"{kind}_bytes"] is not None
+def _memory(figures: Figures) -> Any:
+    rows: list[dict[str, Any]] = [
+        {"backend": each.name, "kind": kind, "MB": held / 1e6}
+        for each in figures.backends
+        for kind, held in (("peak", each.peak_bytes), ("steady", each.steady_bytes))
+        if held is not None
     ]
     if not rows:
         return None
     return _grouped(rows, "kind", "MB", "MB over an idle worker")
 
 
-def _roofline(figures: Document) -> Any:
-    rows = [
-        {"backend": f"{each['name']}, {scenario}", "of": title, "share": each[f"{key}_share"] * 100}
-        for scenario, found in figures["achieved"].items()
+def _roofline(figures: Figures) -> Any:
+    rows: list[dict[str, Any]] = [
+        {"backend": f"{each.name}, {scenario}", "of": title, "share": share * 100}
+        for scenario, found in figures.achieved.items()
         for each in found
-        for key, title in (("flops_per_s", "matrix product"), ("bytes_per_s", "copy"))
-        if each[f"{key}_share"]
+        for share, title in ((each.flops_per_s_share, "matrix product"), (each.bytes_per_s_share, "copy"))
+        if share
     ]
     if not rows:
         return None
@@ -212,10 +213,12 @@ def _grouped(rows: list[dict[str, Any]], group: str, value: str, title: str) -> 
     ).properties(**_bars(len(rows)))
 
 
-def _operators(graph: Document) -> Any:
+def _operators(graph: Graph) -> Any:
     import altair as alt
 
-    rows = [{"operator": name, "nodes": count} for name, count in list(graph["operators"].items())[:20]]
+    rows: list[dict[str, Any]] = [
+        {"operator": name, "nodes": count} for name, count in list(graph.operators.items())[:20]
+    ]
     chart = alt.Chart(_values(rows)).mark_bar()
     return chart.encode(
         y=alt.Y("operator:N", title=None, sort="-x"),
@@ -224,15 +227,15 @@ def _operators(graph: Document) -> Any:
     ).properties(width=WIDTH, height=max(len(rows), 1) * 20)
 
 
-def _parity(parity: Document) -> Any:
+def _parity(parity: Parity) -> Any:
     import altair as alt
 
-    rows = [
-        {"output": finding["output"], "backend": backend["name"], "case": finding["case"],
-         "factor": max(finding["factor"], 1e-3), "limit": finding["limit"]}
-        for backend in parity["backends"]
-        for finding in backend["findings"]
-        if isinstance(finding["factor"], int | float)
+    rows: list[dict[str, Any]] = [
+        {"output": finding.output, "backend": backend.name, "case": finding.case,
+         "factor": max(finding.factor, 1e-3), "limit": finding.limit}
+        for backend in parity.backends
+        for finding in backend.findings
+        if math.isfinite(finding.factor)
     ]  # fmt: skip
     if not rows:
         return None

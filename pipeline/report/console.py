@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import filesize
 from rich.console import Console
@@ -16,22 +16,29 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report.content import figures
+from pipeline.backends import placement
+from pipeline.parity.document import Exported
+from pipeline.report.content import besides_latency, explanations, findings
 from pipeline.report.log import print_line
-from pipeline.report.rows import HEADINGS, rows
+from pipeline.report.summary import HEADINGS, lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from pipeline.benchmark.compare import Change, Comparison
+    from pipeline.benchmark.document import Benchmark
+    from pipeline.parity.document import Parity
+    from pipeline.report.compare import Change, Comparison
+    from pipeline.report.document import Documents
     from pipeline.storage.cache import Entry
     from pipeline.worker.event import Event
 
     Begin = Callable[[str], AbstractContextManager[Callable[[Event], None]]]
 
 _TONES = {"good": "green", "bad": "bold red", "neutral": ""}
+_VERDICTS = {"pass": "green", "FAIL": "bold red"}
+_ON_THE_RIGHT = {"× noise floor", "size"}
 _HEARTBEAT_S = 10.0
 
 
@@ -57,24 +64,49 @@ def board(total: int = 1, *, as_lines: bool = False) -> Iterator[Begin]:
             yield partial(_live, bar, overall)
 
 
-def print_run(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -> None:
+def print_run(name: str, documents: Documents) -> None:
     """Print the table of a run to stdout."""
-    table = Table(title=name, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right" if heading in {"× noise floor", "size"} else "left")
-    for row in rows(parity, benchmark):
-        cells = [Text(cell) for cell in row.cells]
-        cells[2].stylize(_TONES[row.tone])
-        table.add_row(*cells)
-    # A pipe has no width: do not fold what is written to it.
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
+    body = []
+    for line in lines(documents.parity, documents.benchmark):
+        cells = [Text(cell) for cell in line.cells]
+        cells[2].stylize(_TONES[line.tone])
+        body.append(cells)
+    _print_table(name, HEADINGS, body)
 
 
-def print_figures(benchmark: Mapping[str, Any]) -> None:
+def print_figures(benchmark: Benchmark) -> None:
     """Print what was measured besides latencies: starting, memory, throughput, and what of the machine is reached."""
-    for section in figures(benchmark):
+    for section in besides_latency(benchmark):
         print()
         _print_table(section.title, section.headings, section.body)
+
+
+def print_parity(parity: Parity) -> None:
+    """Print parity.json to stdout: every output of every case, what the table cannot say, and where errors begin."""
+    section = findings(parity)
+    body = [[Text(cell, _VERDICTS.get(cell[:4], "")) for cell in row[:-1]] for row in section.body]
+    _print_table("", section.headings[:-1], body)
+    for said in remarks(parity):
+        print(said)
+    for section in explanations(parity):
+        print("\n".join(section.text))
+        _print_table("", section.headings, section.body)
+
+
+def remarks(parity: Parity) -> list[str]:
+    """Return what the table cannot say: how a candidate was matched, the audits, reasons, and where nodes ran."""
+    said = []
+    if reason := parity.oracle.fallback:
+        said.append(f"the reference is float32 eager, because float64 is not possible here: {reason}")
+    if candidate := parity.candidate:
+        said.append(f"candidate {candidate.file}: {candidate.format}, {candidate.matched}")
+    for each in parity.exports:
+        if isinstance(each, Exported) and (audit := each.audit):
+            said.append(f"audit of {each.artifact}: {'ok' if audit.passed else 'FAILED'}: {audit.in_words()}")
+            said += [f"  {problem.where} {problem.problem}" for problem in audit.problems[1:]]
+    said += [f"{each.name}: {each.status}: {each.reason}" for each in parity.backends if each.reason]
+    placed = [(each.name, each.facts.placement) for each in parity.backends]
+    return said + [f"{name} ran on {placement.describe(where)}" for name, where in placed if where]
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -121,13 +153,16 @@ def _change(change: Change) -> str:
     )
 
 
-def _print_table(title: str, headings: Iterable[str], body: Iterable[Iterable[str]]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+def _print_table(title: str, headings: Iterable[str], body: Iterable[Iterable[str | Text]]) -> None:
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+    )
     for heading in headings:
-        table.add_column(heading)
+        table.add_column(heading, justify="right" if heading in _ON_THE_RIGHT else "left")
     for row in body:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    # A pipe has no width: do not fold what is written to it.
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 240).print(table)
 
 
 @contextmanager

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.backends.placement import problems
 from pipeline.formats.onnx.record import ONNX
 from pipeline.interface import in_words
-from pipeline.report.rows import HEADINGS, factor, in_units, milliseconds, rows, verdict
+from pipeline.parity.document import Exported
+from pipeline.report.summary import HEADINGS, lines
+from pipeline.report.words import factor, in_units, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    Document = Mapping[str, Any]
+    from pipeline.benchmark.document import Benchmark, Energy, Figures
+    from pipeline.benchmark.statistics import Quantile
+    from pipeline.parity.compare import Finding
+    from pipeline.parity.document import BackendResult, Parity
+    from pipeline.report.document import Documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +45,20 @@ class Content:
     sections: tuple[Section, ...]
 
 
-def content(name: str, parity: Document, benchmark: Document) -> Content:
+def content(name: str, documents: Documents) -> Content:
     """Return what there is to say about a run."""
-    failed = [each for each in parity["backends"] if each["required"] and each["status"] != "pass"]
+    parity, benchmark = documents.parity, documents.benchmark
+    failed = [each for each in parity.backends if each.required and each.status != "pass"]
+    figures = benchmark.figures
     sections = (
-        Section("Summary", headings=HEADINGS, body=tuple(row.cells for row in rows(parity, benchmark))),
+        Section("Summary", headings=HEADINGS, body=tuple(line.cells for line in lines(parity, benchmark))),
         *_latency(benchmark),
-        *_throughput(benchmark),
-        *_cold(benchmark),
+        *(_started(figures) if figures else ()),
         *_gpu(benchmark),
-        _parity(parity),
+        findings(parity),
         *_placement(parity),
-        *_explanations(parity),
-        *_roofline(benchmark),
-        *_operators(benchmark),
+        *explanations(parity),
+        *(_reached(figures) if figures else ()),
         *_machine(benchmark),
         *([] if failed else [_how_to_run(name, parity)]),
         *_notes(parity, benchmark),
@@ -67,132 +72,120 @@ def content(name: str, parity: Document, benchmark: Document) -> Content:
     )
 
 
-def figures(benchmark: Document) -> list[Section]:
-    """Return the sections on what was measured besides latencies, those with a table."""
-    found = [*_throughput(benchmark), *_cold(benchmark), *_gpu(benchmark), *_roofline(benchmark)]
+def besides_latency(benchmark: Benchmark) -> list[Section]:
+    """Return the sections on what else was measured, those with a table."""
+    if benchmark.figures is None:
+        return []
+    found = [*_started(benchmark.figures), *_gpu(benchmark), *_roofline(benchmark.figures)]
     return [section for section in found if section.body]
 
 
-def _verdict(parity: Document, benchmark: Document, failed: Sequence[Document]) -> Iterator[str]:
+def _verdict(parity: Parity, benchmark: Benchmark, failed: Sequence[BackendResult]) -> Iterator[str]:
     for each in failed:
-        yield f"{each['name']}: {each['reason']}"
-    passed = [each for each in parity["backends"] if each["status"] == "pass" and each["worst"]]
+        yield f"{each.name}: {each.reason}"
+    passed = [(each.worst, each.name) for each in parity.backends if each.status == "pass" and each.worst]
     if passed and not failed:
-        worst = max(passed, key=lambda each: _finite(each["worst"]["factor"]))
+        worst, backend = max(passed, key=lambda each: each[0].factor)
         yield (
-            f"Every output of {len(parity['cases'])} cases is within its error budget on {len(passed)} backends; the largest error "
-            f"is {factor(worst['worst']['factor'])} × the noise floor ({worst['name']}), the limit {worst['worst']['limit']:g}."
+            f"Every output of {len(parity.cases)} cases is within its error budget on {len(passed)} backends; the largest error "
+            f"is {factor(worst.factor)} × the noise floor ({backend}), the limit {worst.limit:g}."
         )
-    for size in benchmark["sizes"]:
-        best = [row for row in size["rows"] if row["verdict"] == "faster"]
-        if not size["can_tell"]:
-            yield f"Which backend is fastest at {in_words(size['sizes'])} cannot be told: {size['reason']}."
-        elif best:
-            first = min(best, key=lambda row: row["ratio"])
+    for size in benchmark.sizes:
+        where = in_words(size.sizes)
+        faster = [(row.ratio, row) for row in size.rows if row.verdict == "faster" and row.ratio is not None]
+        if not size.can_tell:
+            yield f"Which backend is fastest at {where} cannot be told: {size.reason}."
+        elif faster:
+            ratio, row = min(faster, key=lambda each: each[0])
             yield (
-                f"At {in_words(size['sizes'])} {first['name']} takes {first['ratio']:.2f} of the time of {size['reference']} "
-                f"({milliseconds(first['median_ms'])} a call)."
+                f"At {where} {row.name} takes {ratio:.2f} of the time of {size.reference} "
+                f"({milliseconds(row.median_ms)} a call)."
             )
         else:
-            yield f"At {in_words(size['sizes'])} no backend is proven faster than {size['reference']}."
+            yield f"At {where} no backend is proven faster than {size.reference}."
 
 
-def _latency(benchmark: Document) -> Iterator[Section]:
+def _latency(benchmark: Benchmark) -> Iterator[Section]:
     headings = ("backend", "verdict", "ratio", "95 % interval", "median", "p50", "p90", "p95", "p99", "calls", "why")
-    for index, size in enumerate(benchmark["sizes"]):
+    for index, size in enumerate(benchmark.sizes):
         body = tuple(
             (
-                row["name"],
-                row["verdict"],
-                "" if row["ratio"] is None else f"{row['ratio']:.3f}",
-                "" if row["interval"] is None else f"{row['interval'][0]:.3f} – {row['interval'][1]:.3f}",
-                "" if row["median_ms"] is None else milliseconds(row["median_ms"]),
-                *(_quantile(row[key]) for key in ("p50", "p90", "p95", "p99")),
-                f"{row['calls']:,} in {row['launches']} launches",
-                row["reason"] + ("" if row["settled"] else "; never settled while warming up"),
+                row.name,
+                row.verdict,
+                "" if row.ratio is None else f"{row.ratio:.3f}",
+                "" if row.interval is None else f"{row.interval[0]:.3f} – {row.interval[1]:.3f}",
+                milliseconds(row.median_ms),
+                *(_quantile(each) for each in (row.p50, row.p90, row.p95, row.p99)),
+                f"{row.calls:,} in {row.launches} launches",
+                row.reason + ("" if row.settled else "; never settled while warming up"),
             )
-            for row in size["rows"]
+            for row in size.rows
         )
         text = (
-            f"{size['reason']}; margin {size['margin']:.1%}, confidence {size['confidence']:.0%}.",
-            *size["samples"]["notes"],
-            *(f"{name} dropped out: {reason}" for name, reason in size["samples"]["failures"].items()),
+            f"{size.reason}; margin {size.margin:.1%}, confidence {size.confidence:.0%}.",
+            *size.measurements.notes,
+            *(f"{name} dropped out: {reason}" for name, reason in size.measurements.failures.items()),
         )
         charts = (f"ratio-{index}", f"latency-{index}")
-        yield Section(f"Latency, {in_words(size['sizes'])}", text, headings, body, charts)
+        yield Section(f"Latency, {in_words(size.sizes)}", text, headings, body, charts)
 
 
-def _throughput(benchmark: Document) -> Iterator[Section]:
-    figures = benchmark.get("figures")
-    if not figures:
-        return
+def _started(figures: Figures) -> Iterator[Section]:
+    """What backends get through, how they start and what they hold."""
     body = tuple(
-        (
-            each["name"],
-            in_words(each["sizes"]),
-            str(each["callers"]),
-            f"{each['per_second']:,.4g}",
-            f"{each['calls']:,}",
-        )
-        for each in figures["throughput"]
+        (each.name, in_words(each.sizes), str(each.callers), f"{each.per_second:,.4g}", f"{each.calls:,}")
+        for each in figures.throughput
     )
     text = ["Items (of the batch) a second; one short stretch each, in what the latencies left of the budget."]
-    if left_out := len(figures["throughput_notes"]):
-        text.append(f"{left_out} points were left out: {figures['throughput_notes'][0]}.")
-    headings = ("backend", "sizes", "callers", "items/s", "calls")
+    if left_out := len(figures.throughput_notes):
+        text.append(f"{left_out} points were left out: {figures.throughput_notes[0]}.")
+    headings: tuple[str, ...] = ("backend", "sizes", "callers", "items/s", "calls")
     yield Section("Throughput", tuple(text), headings, body, ("throughput",) if body else ())
 
-
-def _cold(benchmark: Document) -> Iterator[Section]:
-    figures = benchmark.get("figures")
-    if not figures:
-        return
-    body = tuple(
+    started = tuple(
         (
-            each["name"],
-            *(_milliseconds(each[key]) for key in ("start_ms", "import_ms", "load_ms")),
-            " / ".join(_milliseconds(value) for value in each["first_call_ms"].values()),
-            *(_bytes(each[key]) for key in ("peak_bytes", "steady_bytes", "baseline_bytes", "file_bytes")),
+            each.name,
+            *map(milliseconds, (each.start_ms, each.import_ms, each.load_ms)),
+            " / ".join(map(milliseconds, each.first_call_ms.values())),
+            *map(in_units, (each.peak_bytes, each.steady_bytes, each.baseline_bytes, each.file_bytes)),
         )
-        for each in figures["backends"]
+        for each in figures.backends
     )
-    text = (
+    said = (
         "Medians over launches. Two workers start at a time; first calls are made alone, at each size in turn.",
         "Memory is resident, over that of an idle worker.",
-        f"Energy: {figures['energy']['reason']}." if figures["energy"]["reason"] else _joules(figures["energy"]),
+        f"Energy: {figures.energy.reason}." if figures.energy.reason else _joules(figures.energy),
     )
     headings = ("backend", "process", "import", "load", "first call", "peak", "steady", "idle worker", "file")
-    yield Section("Cold start and memory", text, headings, body, ("cold", "memory"))
+    yield Section("Cold start and memory", said, headings, started, ("cold", "memory"))
 
 
-def _joules(energy: Document) -> str:
+def _joules(energy: Energy) -> str:
     found = [
         f"{name} {joules:.3g} J a call at {scenario}"
-        for scenario, each in energy["joules_per_call"].items()
+        for scenario, each in energy.joules_per_call.items()
         for name, joules in each.items()
     ]
     return f"Energy of the whole package: {', '.join(found)}."
 
 
-def _gpu(benchmark: Document) -> Iterator[Section]:
+def _gpu(benchmark: Benchmark) -> Iterator[Section]:
     """What host copies cost, and whether the GPU ran at its clocks, for the backends that run on one."""
-    backends = (benchmark.get("figures") or {}).get("backends", [])
-    found = [(each["name"], each["gpu"]) for each in backends if each.get("gpu")]
-    whole = {
-        (row["name"], in_words(size["sizes"])): row["median_ms"] for size in benchmark["sizes"] for row in size["rows"]
-    }
+    backends = benchmark.figures.backends if benchmark.figures else ()
+    whole = {(row.name, in_words(size.sizes)): row.median_ms for size in benchmark.sizes for row in size.rows}
     body = tuple(
         (
-            name,
+            each.name,
             scenario,
-            _milliseconds(whole.get((name, scenario))),
-            _milliseconds(alone_ms) or "not measured",
-            _clock(on["sm_mhz"], on["max_sm_mhz"]),
-            _clock(on["memory_mhz"], None),
-            ", ".join(on["throttled_by"]) or ("unknown" if on["sm_mhz"] is None else "nothing"),
+            milliseconds(whole.get((each.name, scenario))),
+            milliseconds(alone_ms) or "not measured",
+            _clock(each.gpu.sm_mhz, each.gpu.max_sm_mhz),
+            _clock(each.gpu.memory_mhz, None),
+            ", ".join(each.gpu.throttled_by) or ("unknown" if each.gpu.sm_mhz is None else "nothing"),
         )
-        for name, on in found
-        for scenario, alone_ms in on["device_ms"].items()
+        for each in backends
+        if each.gpu
+        for scenario, alone_ms in each.gpu.device_ms.items()
     )
     text = (
         "Latencies elsewhere are from host memory to host memory; without copies, inputs and outputs stay on the GPU.",
@@ -209,25 +202,27 @@ def _clock(now_mhz: float | None, most_mhz: float | None) -> str:
     return f"{now_mhz:g} MHz" if most_mhz is None else f"{now_mhz:g} of {most_mhz:g} MHz"
 
 
-def _parity(parity: Document) -> Section:
-    sizes = {each["name"]: in_words(each["sizes"]) for each in parity["cases"]}
+def findings(parity: Parity) -> Section:
+    """Return the table of every output of every case."""
+    sizes = {each.name: in_words(each.sizes) for each in parity.cases}
     body = tuple(
         (
-            backend["name"],
-            each["output"],
-            each["case"],
-            sizes.get(each["case"], ""),
-            verdict(each),
-            f"{factor(each['factor'])} of {each['limit']:g}",
-            *(value if isinstance(value, str) else f"{value:.2e}" for value in (each["max_error"], each["rms_error"])),
-            str(each["worst_index"]),
-            "none" if each["would_pass"] is None else f"{each['would_pass']:.2e}",
-            each["problem"] or "",
+            backend.name,
+            each.output,
+            each.case,
+            sizes.get(each.case, ""),
+            _passed(each),
+            f"{factor(each.factor)} of {each.limit:g}",
+            f"{each.max_error:.2e}",
+            f"{each.rms_error:.2e}",
+            str(list(each.worst_index)),
+            "none" if each.would_pass is None else f"{each.would_pass:.2e}",
+            each.problem or "",
         )
-        for backend in parity["backends"]
-        for each in backend["findings"]
+        for backend in parity.backends
+        for each in backend.findings
     )
-    fallback = parity["oracle"]["fallback"]
+    fallback = parity.oracle.fallback
     text = (
         f"The reference is float32 eager, because float64 is not possible here: {fallback}."
         if fallback
@@ -249,10 +244,14 @@ def _parity(parity: Document) -> Section:
     return Section("Parity, every output of every case", (text,), headings, body, ("parity",) if body else ())
 
 
-def _placement(parity: Document) -> Iterator[Section]:
-    found = [
-        (each["name"], each["facts"]["placement"]) for each in parity["backends"] if each["facts"].get("placement")
-    ]
+def _passed(finding: Finding) -> str:
+    """Return the word for a finding, with the number of elements that float32 cannot decide."""
+    ties = f" ({finding.ties} ties)" if finding.ties else ""
+    return ("pass" if finding.passed else "FAIL") + ties
+
+
+def _placement(parity: Parity) -> Iterator[Section]:
+    found = [(each.name, each.facts.placement) for each in parity.backends if each.facts.placement]
     body = tuple(
         (
             name,
@@ -272,35 +271,49 @@ def _placement(parity: Document) -> Iterator[Section]:
         yield Section("Where nodes ran", tuple(text), ("backend", "provider", "nodes", "time"), body)
 
 
-def _explanations(parity: Document) -> Iterator[Section]:
-    found = parity.get("explanations") or []
-    if found:
-        lines = tuple(each.get("sentence") or json.dumps(each, ensure_ascii=False) for each in found)
-        yield Section("Where it goes wrong", lines)
+def explanations(parity: Parity) -> Iterator[Section]:
+    """Yield where errors begin, if that was looked for: a sentence a backend, and how far each rung of its ladder is off."""
+    text = [each.in_words() + "." for each in parity.explanations]
+    text += [f"To see it alone: python {each.reproduction}" for each in parity.explanations if each.reproduction]
+    body = tuple(
+        (each.backend, rung.rung, "pass" if rung.passed else "FAIL", factor(rung.factor), rung.reason or "")
+        for each in parity.explanations
+        for rung in each.ladder
+    )
+    if text:
+        yield Section("Where it goes wrong", tuple(text), ("backend", "rung", "verdict", "factor", "reason"), body)
 
 
-def _roofline(benchmark: Document) -> Iterator[Section]:
-    figures = benchmark.get("figures")
-    if not figures or not figures["roofline"]:
+def _reached(figures: Figures) -> Iterator[Section]:
+    """What is got out of the machine, and by which operators."""
+    yield from _roofline(figures)
+    if graph := figures.graph:
+        body = tuple((name, str(count)) for name, count in graph.operators.items())
+        text = (f"{sum(graph.operators.values())} nodes, {in_units(graph.weight_bytes)} of weights.",)
+        yield Section("Operators of the ONNX graph", text, ("operator", "nodes"), body, ("operators",))
+
+
+def _roofline(figures: Figures) -> Iterator[Section]:
+    best, graph = figures.roofline, figures.graph
+    if best.flops_per_s is None:
         return
-    best = figures["roofline"]
     body = tuple(
         (
-            each["name"],
+            each.name,
             scenario,
-            *(_rate(each, key, unit) for key, unit in (("flops_per_s", "FLOP/s"), ("bytes_per_s", "B/s"))),
+            _rate(each.flops_per_s, each.flops_per_s_share, "FLOP/s"),
+            _rate(each.bytes_per_s, each.bytes_per_s_share, "B/s"),
         )
-        for scenario, rows_ in figures["achieved"].items()
-        for each in rows_
+        for scenario, reached in figures.achieved.items()
+        for each in reached
     )
     text = [
-        f"A plain matrix product reaches {in_units(best['flops_per_s'])[:-1]}FLOP/s here, a plain copy {in_units(best['bytes_per_s'])}/s."
+        f"A plain matrix product reaches {in_units(best.flops_per_s)[:-1]}FLOP/s here, a plain copy {in_units(best.bytes_per_s)}/s."
     ]
-    graph = figures["graph"]
     if graph is None:
         text.append("Operations are counted in an ONNX file, and there is none.")
-    elif graph["uncounted"]:
-        text.append(f"Operations could not be counted, because of {', '.join(graph['uncounted'])}.")
+    elif graph.uncounted:
+        text.append(f"Operations could not be counted, because of {', '.join(graph.uncounted)}.")
     else:
         text.append(
             "Counted are the products of the ONNX graph; bytes are weights and inputs, the least that has to move."
@@ -308,31 +321,21 @@ def _roofline(benchmark: Document) -> Iterator[Section]:
     yield Section("Roofline", tuple(text), ("backend", "sizes", "operations", "bytes"), body, ("roofline",))
 
 
-def _operators(benchmark: Document) -> Iterator[Section]:
-    graph = (benchmark.get("figures") or {}).get("graph")
-    if graph:
-        body = tuple((name, str(count)) for name, count in graph["operators"].items())
-        text = (f"{sum(graph['operators'].values())} nodes, {in_units(graph['weight_bytes'])} of weights.",)
-        yield Section("Operators of the ONNX graph", text, ("operator", "nodes"), body, ("operators",))
-
-
-def _machine(benchmark: Document) -> Iterator[Section]:
-    if not benchmark.get("machine"):
+def _machine(benchmark: Benchmark) -> Iterator[Section]:
+    if benchmark.machine is None:
         return
-    facts = {
-        **{key.replace("_", " "): value for key, value in benchmark["machine"].items()},
-        **{f"{key.replace('_', ' ')} (during the run)": value for key, value in benchmark["pressure"].items()},
-    }
-    if "elapsed_s" in benchmark:
-        facts["seconds taken, of a budget of"] = f"{benchmark['elapsed_s']:.1f} of {benchmark['budget_s']:g}"
+    facts = {key.replace("_", " "): value for key, value in asdict(benchmark.machine).items()}
+    if benchmark.pressure:
+        during = asdict(benchmark.pressure).items()
+        facts |= {f"{key.replace('_', ' ')} (during the run)": value for key, value in during}
+    facts["seconds taken, of a budget of"] = f"{benchmark.elapsed_s:.1f} of {benchmark.budget_s:g}"
     body = tuple((key, _fact(value)) for key, value in facts.items())
     yield Section("Machine and versions", headings=("", ""), body=body)
 
 
-def _how_to_run(name: str, parity: Document) -> Section:
-    files = [each.get("format") for each in parity["exports"] if each["status"] == "exported"]
+def _how_to_run(name: str, parity: Parity) -> Section:
     code = f"weighbridge verify artifacts/{name}\nweighbridge predict artifacts/{name} --input input.npz"
-    if ONNX.name in files:
+    if any(isinstance(each, Exported) and each.format == ONNX.name for each in parity.exports):
         code += (
             "\n\n# in Python, with onnxruntime and numpy only\n"
             'import onnxruntime as ort\nsession = ort.InferenceSession("model.onnx")\nsession.run(None, {…})'
@@ -340,40 +343,25 @@ def _how_to_run(name: str, parity: Document) -> Section:
     return Section("How to run it", ("With the release in artifacts/, or wherever you put it:",), code=code)
 
 
-def _notes(parity: Document, benchmark: Document) -> Iterator[Section]:
-    notes = [*parity["notes"], *(note for each in parity["exports"] for note in each.get("notes", []))]
-    notes += [
-        f"{each['name']}: {each['reason']}" for each in parity["backends"] if each["reason"] and not each["required"]
-    ]
-    notes += (benchmark.get("figures") or {}).get("notes", [])
+def _notes(parity: Parity, benchmark: Benchmark) -> Iterator[Section]:
+    notes = [*parity.notes, *(note for each in parity.exports if isinstance(each, Exported) for note in each.notes)]
+    notes += [f"{each.name}: {each.reason}" for each in parity.backends if each.reason and not each.required]
+    notes += benchmark.figures.notes if benchmark.figures else ()
     if notes:
         yield Section("Notes", tuple(notes))
 
 
-def _finite(value: float | str) -> float:
-    return value if isinstance(value, int | float) else float("inf")
+def _quantile(quantile: Quantile | None) -> str:
+    return "too few" if quantile is None else milliseconds(quantile.value_ms)
 
 
-def _quantile(quantile: Document | None) -> str:
-    return "too few" if quantile is None else milliseconds(quantile["value_ms"])
-
-
-def _milliseconds(value: float | None) -> str:
-    return "" if value is None else milliseconds(value)
-
-
-def _bytes(value: float | None) -> str:
-    return "" if value is None else in_units(value)
-
-
-def _rate(achieved: Document, key: str, unit: str) -> str:
-    rate, share = achieved[key], achieved[f"{key}_share"]
+def _rate(rate: float | None, share: float | None, unit: str) -> str:
     if rate is None:
         return "not counted"
     return in_units(rate)[:-1] + unit + ("" if share is None else f" ({share:.1%})")
 
 
-def _fact(value: Any) -> str:
+def _fact(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {each}" for key, each in value.items()) or "none"
     if isinstance(value, float):

@@ -1,131 +1,97 @@
-"""A run's results as plain JSON documents: what every kind of report is made from."""
+"""The documents that every kind of report is made from: parity.json and benchmark.json, made from results or read."""
 
 from __future__ import annotations
 
-import math
-from contextlib import contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from pipeline.benchmark.document import Benchmark
 from pipeline.errors import InputError
-from pipeline.storage.store import read_json
+from pipeline.parity.document import BackendResult, Exported, Facts, Oracle, Parity, Refused, SampledCase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from pipeline.benchmark.timing import Timings
+    from pydantic import JsonValue
+
     from pipeline.formats.artifact import Artifact
-    from pipeline.parity.compare import Finding
+    from pipeline.parity.document import Audit, Trained
     from pipeline.parity.prove import Proof, Truth
 
-SCHEMA_VERSION = 1
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What a report is made from."""
+
+    parity: Parity
+    benchmark: Benchmark
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return both as JSON values, by name."""
+        return {"parity": self.parity.to_json(), "benchmark": self.benchmark.to_json()}
 
 
 def parity(
     truth: Truth,
     proofs: tuple[Proof, ...],
     artifacts: tuple[Artifact, ...],
-    audits: Mapping[str, Mapping[str, Any]],
+    audits: Mapping[str, Audit],
     refusals: Mapping[str, str],
     notes: tuple[str, ...],
-) -> dict[str, Any]:
+    trained: Trained | None,
+) -> Parity:
     """Return parity.json: the cases, the rule of each output, and every backend's findings."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "oracle": {"dtype": "float32" if truth.fallback else "float64", "fallback": truth.fallback},
-        "rules": {name: asdict(rule) for name, rule in truth.rules.items()},
-        "cases": [{"name": case.name, "sizes": dict(case.sizes)} for case in truth.cases],
-        "exports": [_export(artifact, audits.get(artifact.name)) for artifact in artifacts]
-        + [{"name": name, "status": "refused", "reason": reason} for name, reason in refusals.items()],
-        "backends": [_proof(proof) for proof in proofs],
-        "notes": list(notes),
-    }
+    exported = [_exported(artifact, audits.get(artifact.name)) for artifact in artifacts]
+    refused = [Refused(name=name, status="refused", reason=reason) for name, reason in refusals.items()]
+    return Parity(
+        schema_version=1,
+        oracle=Oracle(dtype="float32" if truth.fallback else "float64", fallback=truth.fallback),
+        rules=dict(truth.rules),
+        cases=tuple(SampledCase(name=case.name, sizes=dict(case.sizes)) for case in truth.cases),
+        exports=(*exported, *refused),
+        backends=tuple(_result(proof) for proof in proofs),
+        notes=notes,
+        reference=trained,
+    )
 
 
-def benchmark(timings: Timings | None) -> dict[str, Any]:
-    """Return benchmark.json: for each size every backend's row, the raw samples and the machine."""
-    if timings is None:
-        return {"schema_version": SCHEMA_VERSION, "sizes": [], "machine": None}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "arms": {name: dict(each) for name, each in timings.arms.items()},
-        "machine": timings.machine,
-        "pressure": timings.pressure,
-        "budget_s": timings.budget_s,
-        "elapsed_s": timings.elapsed_s,
-        "figures": timings.figures,
-        "sizes": [
-            {
-                "sizes": dict(each.sizes),
-                **each.analysis.to_json(),
-                "samples": each.samples.to_json(),
-            }
-            for each in timings.sizes
-        ],
-    }
-
-
-def read(release: Path) -> dict[str, Any]:
-    """Return a release's report documents, `parity` and `benchmark`.
+def read(release: Path) -> Documents:
+    """Return what a release's report is made from.
 
     Raises:
-        InputError: the release holds no report, or a damaged one.
+        InputError: the release holds no report, a damaged one, or one that lacks what this version reads.
     """
+    folder = release / "report"
     try:
-        return {name: read_json(release / "report" / f"{name}.json") for name in ("parity", "benchmark")}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{release} holds no readable report: {error}", hint="export again with --rebuild") from error
-
-
-@contextmanager
-def as_stated(release: Path) -> Iterator[None]:
-    """Show documents of a release that somebody else wrote.
-
-    Raises:
-        InputError: they lack what a report states, or state something else in its place.
-    """
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        return Documents(Parity.read(folder / "parity.json"), Benchmark.read(folder / "benchmark.json"))
+    except (OSError, ValueError, InputError) as error:
         raise InputError(
-            f"the report of {release} is not as this version writes one: {type(error).__name__}: {error}"[:300],
-            hint="export again with --rebuild",
+            f"{release} holds no readable report: {error}"[:300], hint="export again with --rebuild"
         ) from error
 
 
-def _export(artifact: Artifact, audit: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {
-        "name": artifact.name,
-        "format": artifact.format,
-        "made_from": artifact.made_from,
-        "status": "exported",
-        "size_bytes": artifact.size_bytes,
-        "facts": dict(artifact.written.facts),
-        "audit": audit,
-        "notes": list(artifact.written.notes),
-    }
+def _exported(artifact: Artifact, audit: Audit | None) -> Exported:
+    return Exported(
+        name=artifact.name,
+        format=artifact.format,
+        made_from=artifact.made_from,
+        status="exported",
+        size_bytes=artifact.size_bytes,
+        facts=dict(artifact.written.facts),
+        audit=audit,
+        notes=artifact.written.notes,
+    )
 
 
-def _proof(proof: Proof) -> dict[str, Any]:
-    return {
-        "name": proof.variant.name,
-        "backend": proof.variant.backend,
-        "required": proof.variant.required,
-        "status": proof.status,
-        "reason": proof.reason,
-        "worst": _finding(proof.worst) if proof.worst else None,
-        "findings": [_finding(finding) for finding in proof.findings],
-        "facts": dict(proof.facts),
-    }
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    """JSON has no infinity and no NaN: they are written as strings."""
-    return {key: _number(value) for key, value in asdict(finding).items()}
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+def _result(proof: Proof) -> BackendResult:
+    return BackendResult(
+        name=proof.variant.name,
+        backend=proof.variant.backend,
+        required=proof.variant.required,
+        status=proof.status,
+        reason=proof.reason,
+        worst=proof.worst,
+        findings=proof.findings,
+        facts=Facts.from_json(dict(proof.facts)),
+    )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UnavailableError
 from pipeline.report.charts import charts
 from pipeline.report.content import content
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pipeline.report.document import Documents
 
 PACKAGES = ("altair", "jinja2", "vl_convert")
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
+_BACKGROUND = ThreadPoolExecutor(1, "html")  # one thread, so that the library is put together once
 _TEMPLATE = Path(__file__).with_name("page.html.template")
 
 
@@ -27,14 +29,23 @@ def unavailable() -> str | None:
 
 
 def prepare() -> None:
-    """Do what takes long and depends on no result, so that `render` need not: load what draws, and put the library together."""
+    """Begin what takes long and depends on no result: load what draws, and put the library together. Nobody waits here."""
     if unavailable() is None:
-        import altair
-
-        _library(_version(altair.SCHEMA_URL))
+        _BACKGROUND.submit(_prepare)
 
 
-def render(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
+def prepared() -> None:
+    """Wait until nothing that `prepare` began is running."""
+    _BACKGROUND.submit(int).result()
+
+
+def _prepare() -> None:
+    import altair
+
+    _library(_version(altair.SCHEMA_URL))
+
+
+def render(name: str, documents: Documents) -> str:
     """Return the report of a run from its two documents, the plots' library (Vega) included: about 1 MB.
 
     Raises:
@@ -45,17 +56,18 @@ def render(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    plots = charts(parity, benchmark)
-    found = content(name, parity, benchmark)
+    plots = charts(documents.parity, documents.benchmark)
+    found = content(name, documents)
     shown = {chart for section in found.sections for chart in section.charts}
     specifications = {key: spec for key, (_, spec) in plots.items() if key in shown}
     schema = next((each["$schema"] for each in specifications.values()), None)
+    library = _BACKGROUND.submit(_library, _version(schema) if schema else None).result()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return page.render(
         found=found,
         plots=plots,
-        library=Markup(_library(_version(schema) if schema else None)),  # noqa: S704 - a library
+        library=Markup(library),  # noqa: S704 - a library
         specifications=Markup(json.dumps(specifications, ensure_ascii=False).replace("<", "\\u003c")),  # noqa: S704 - escaped
     )
 

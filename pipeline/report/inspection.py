@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from pipeline.report.rows import in_units
+from pipeline.report.words import in_units
 from pipeline.weights.wrappers import printable
 from pipeline.worker.process import Worker
 

@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from pipeline.backends.placement import problems
+from pipeline.parity.document import Exported
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pipeline.parity.document import Audit, BackendResult, Parity
 
 # What XML 1.0 cannot hold at all (section 2.2).
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render(name: str, parity: Mapping[str, Any]) -> bytes:
+def render(name: str, parity: Parity) -> bytes:
     """Return parity.json as JUnit XML, UTF-8."""
     root = ET.Element("testsuites", name=_clean(name))
-    for backend in parity["backends"]:
+    for backend in parity.backends:
         _backend(root, name, backend)
-    for export in parity["exports"]:
-        if export.get("audit"):
-            _audit(root, name, export)
+    for export in parity.exports:
+        if isinstance(export, Exported) and export.audit:
+            _audit(root, f"{name}.audit.{export.artifact}", export.audit)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
-def _backend(root: ET.Element, name: str, backend: Mapping[str, Any]) -> None:
-    findings, placement = backend["findings"], backend["facts"].get("placement")
-    ran = backend["status"] in {"pass", "fail"}
-    suite = _suite(root, f"{name}.{backend['name']}", len(findings) + bool(placement) if ran else 1)
+def _backend(root: ET.Element, name: str, backend: BackendResult) -> None:
+    findings, placement = backend.findings, backend.facts.placement
+    ran = backend.status in {"pass", "fail"}
+    suite = _suite(root, f"{name}.{backend.name}", len(findings) + bool(placement) if ran else 1)
     if not ran:
         test = ET.SubElement(suite, "testcase", classname=_clean(suite.get("name", "")), name="runs")
-        kind = "skipped" if backend["status"] == "unavailable" and not backend["required"] else "error"
-        ET.SubElement(test, kind, message=_clean(backend["reason"] or backend["status"]))
+        kind = "skipped" if backend.status == "unavailable" and not backend.required else "error"
+        ET.SubElement(test, kind, message=_clean(backend.reason or backend.status))
         suite.set("skipped" if kind == "skipped" else "errors", "1")
         return
     for finding in findings:
-        title = f"{finding['case']}: {finding['output']}"
+        title = f"{finding.case}: {finding.output}"
         test = ET.SubElement(suite, "testcase", classname=_clean(suite.get("name", "")), name=_clean(title))
-        if not finding["passed"]:
-            text = finding["problem"] or (
-                f"{finding['got']} instead of {finding['expected']} at {finding['worst_index']}, "
-                f"factor {finding['factor']} of {finding['limit']}"
+        if not finding.passed:
+            text = finding.problem or (
+                f"{finding.got} instead of {finding.expected} at {list(finding.worst_index)}, "
+                f"factor {finding.factor} of {finding.limit}"
             )
             ET.SubElement(test, "failure", message=_clean(text))
     misplaced = problems(placement)
@@ -50,18 +51,17 @@ def _backend(root: ET.Element, name: str, backend: Mapping[str, Any]) -> None:
         test = ET.SubElement(suite, "testcase", classname=_clean(suite.get("name", "")), name="runs where it should")
         for text in misplaced:
             ET.SubElement(test, "failure", message=_clean(text))
-    suite.set("failures", str(sum(not finding["passed"] for finding in findings) + len(misplaced)))
+    suite.set("failures", str(sum(not finding.passed for finding in findings) + len(misplaced)))
 
 
-def _audit(root: ET.Element, name: str, export: Mapping[str, Any]) -> None:
-    problems = export["audit"]["problems"]
-    suite = _suite(root, f"{name}.audit.{export['format']}", 1)
+def _audit(root: ET.Element, name: str, audit: Audit) -> None:
+    suite = _suite(root, name, 1)
     test = ET.SubElement(
         suite, "testcase", classname=_clean(suite.get("name", "")), name="every constant accounted for"
     )
-    for problem in problems:
-        ET.SubElement(test, "failure", message=_clean(f"{problem['where']} {problem['problem']}"))
-    suite.set("failures", str(int(bool(problems))))
+    for problem in audit.problems:
+        ET.SubElement(test, "failure", message=_clean(f"{problem.where} {problem.problem}"))
+    suite.set("failures", str(int(bool(audit.problems))))
 
 
 def _suite(root: ET.Element, name: str, tests: int) -> ET.Element:

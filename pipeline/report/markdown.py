@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.report.content import content
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from pipeline.report.content import Section
+    from pipeline.report.content import Content, Section
+    from pipeline.report.document import Documents
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
-def render(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
+def render(name: str, documents: Documents) -> str:
     """Return the report of a run from its two documents."""
-    return "\n".join(_lines(name, parity, benchmark)) + "\n"
+    return "\n".join(_lines(content(name, documents))) + "\n"
 
 
 def summarise(text: str) -> None:
@@ -34,9 +35,8 @@ def table(headings: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines]
 
 
-def _lines(name: str, parity: Mapping[str, Any], benchmark: Mapping[str, Any]) -> Iterator[str]:
-    found = content(name, parity, benchmark)
-    yield f"# {name}: {found.headline}"
+def _lines(found: Content) -> Iterator[str]:
+    yield f"# {found.name}: {found.headline}"
     yield ""
     yield from (f"- {sentence}" for sentence in found.verdict)
     for section in found.sections:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.backends.table import backends
 from pipeline.backends.variant import Variant
 from pipeline.benchmark import timing
+from pipeline.benchmark.document import UNTIMED
 from pipeline.config import BenchmarkConfig
 from pipeline.config.text import parse_value
 from pipeline.errors import DigestError, InputError, UnavailableError, UnsafeError
@@ -27,13 +28,16 @@ from pipeline.run.stages import STAGES
 from pipeline.run.state import State, run
 from pipeline.run.timing import measured
 from pipeline.run.verify import TIMEOUT_S
+from pipeline.storage.documents import Positive, described
 from pipeline.storage.store import private_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pipeline.benchmark.document import Benchmark
     from pipeline.interface import Interface
+    from pipeline.report.document import Documents
     from pipeline.run.plan import Settings
 
 CONFIGS = frozenset({".yaml", ".yml"})
@@ -41,7 +45,7 @@ MAX_TIMED_ELEMENTS = 2**28
 """The most that the inputs of one size may hold where a release, and not a config, says what is timed."""
 
 
-def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
+def benchmark(path: Path, settings: Settings) -> Documents:
     """Time a config's backends, or those of a release without the network's code; return its report's documents.
 
     A config is exported and proven first, unless its release is there; no release is written.
@@ -56,22 +60,22 @@ def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
     if earlier.release and not settings.rebuild:
         _require_sound(verifying.check_unread(earlier.release), earlier.release)  # recalling compared the digests
         variants = _present(planned.variants, earlier.release)
-        return document.read(earlier.release) | {"benchmark": measured(planned, variants, settings)}
+        return replace(document.read(earlier.release), benchmark=measured(planned, variants, settings))
     with private_directory(settings.out / planned.config.name) as work:
         state = run(
             State(planned, replace(settings, pages=False), work),
             STAGES[:-1],
             earlier.why,
         )
-        return {"parity": reporting.parity_document(state), "benchmark": dict(state.need(Timed).benchmark)}
+        return document.Documents(reporting.parity_document(state), state.need(Timed).benchmark)
 
 
-def is_undecided(benchmark: Mapping[str, Any]) -> bool:
+def is_undecided(benchmark: Benchmark) -> bool:
     """Say whether a benchmark left a backend without a verdict for want of certainty."""
     return any(
-        row["verdict"] == "undecided" and row["name"] not in {size["control"], *size["samples"]["failures"]}
-        for size in benchmark["sizes"]
-        for row in size["rows"]
+        row.verdict == "undecided" and row.name not in {size.control, *size.measurements.failures}
+        for size in benchmark.sizes
+        for row in size.rows
     )
 
 
@@ -94,13 +98,11 @@ def _require_small(interface: Interface, sizes: Sequence[Mapping[str, int]], rel
             )
 
 
-def _of_release(release: Path, settings: Settings) -> dict[str, Any]:
+def _of_release(release: Path, settings: Settings) -> Documents:
     _require_sound(verifying.check(release), release)
     manifest = standalone.read_manifest(release)
-    configured = manifest.get("config", {})
-    with document.as_stated(release):
-        stated_settings = configured.get("benchmark", {}) | _overrides(settings.overrides)
-    chosen = _configured(stated_settings)
+    configured = _Configured.of(manifest["config"], release)
+    chosen = _configured(configured.benchmark | _overrides(settings.overrides))
     variants = _present(
         [
             Variant(
@@ -122,25 +124,52 @@ def _of_release(release: Path, settings: Settings) -> dict[str, Any]:
     if chosen.reference not in names:
         chosen = chosen.model_copy(update={"reference": names[0]})
     stated = bundle.interface_from(manifest)
-    kinds = configured.get("inputs", {})
-    with document.as_stated(release):
-        inputs = tuple(
-            replace(spec, values=kind.get("values") or usual_values(spec.dtype), scale=kind.get("scale", 1.0))
-            for spec in stated.inputs
-            for kind in [kinds.get(spec.name, {})]
-        )
-        _require_small(stated, chosen.sizes, release)
+    kinds = configured.inputs
+    inputs = tuple(
+        replace(spec, values=kind.values or usual_values(spec.dtype), scale=kind.scale)
+        for spec in stated.inputs
+        for kind in [kinds.get(spec.name, _Kind())]
+    )
+    _require_small(stated, chosen.sizes, release)
     timings = timing.measure(
         variants,
         replace(stated, inputs=inputs),
         None,
         chosen,
-        seed=configured.get("parity", {}).get("seed", 0),
+        seed=configured.parity.seed,
         threads=settings.threads,
         timeout_s=TIMEOUT_S,
         report=settings.report,
     )
-    return document.read(release) | {"benchmark": document.benchmark(timings)}
+    return replace(document.read(release), benchmark=timings or UNTIMED)
+
+
+class _Kind(BaseModel):
+    """What the values of an input were like."""
+
+    values: Literal["normal", "uniform", "mask", "zeros"] | None = None
+    scale: Positive = 1.0
+
+
+class _Seed(BaseModel):
+    seed: int = 0
+
+
+class _Configured(BaseModel):
+    """What decides how a release is timed, of the config that its manifest states."""
+
+    benchmark: dict[str, Any] = {}
+    inputs: dict[str, _Kind] = {}
+    parity: _Seed = _Seed()
+
+    @classmethod
+    def of(cls, config: Any, release: Path) -> _Configured:
+        try:
+            return cls.model_validate(config, strict=True)
+        except ValidationError as error:
+            raise InputError(
+                f"the config of {release} cannot be timed: {described(error)}", hint="time it from its own config"
+            ) from None
 
 
 def _configured(values: Mapping[str, Any]) -> BenchmarkConfig:

@@ -56,11 +56,9 @@ def _trained(recording: Recording | None, agreement: Agreement | None) -> str:
     """Say how the rebuilt network compares with the trained one."""
     if recording is None or agreement is None:
         return "not compared: nothing tells whether this is the network that was trained (see weighbridge record)"
-    found = agreement.to_json()
+    found = agreement.deciding
     calls = f"{len(recording.calls)} recorded call{'s' if len(recording.calls) > 1 else ''}"
-    return (
-        f"the same in {calls} of {recording.name} ({recording.place}): {found['factor']:.3g}, limit {found['limit']:g}"
-    )
+    return f"the same in {calls} of {recording.name} ({recording.place}): {found.factor:.3g}, limit {found.limit:g}"
 
 
 def _described(

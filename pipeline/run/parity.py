@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.backends.table import backends
 from pipeline.backends.variant import Variant
@@ -15,6 +15,7 @@ from pipeline.formats.format import Signature
 from pipeline.formats.onnx.record import ONNX
 from pipeline.formats.table import formats
 from pipeline.parity import candidate
+from pipeline.parity.document import Candidate
 from pipeline.parity.jobs import SIGNATURE
 from pipeline.parity.prove import Truth
 from pipeline.run import reporting
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.formats.format import Format
+    from pipeline.parity.document import Parity
     from pipeline.run.plan import Plan, Settings
 
 CANDIDATE = "candidate"
@@ -51,7 +53,7 @@ class Request:
     explain: bool = False
 
 
-def parity(path: Path, settings: Settings, request: Request) -> dict[str, Any]:
+def parity(path: Path, settings: Settings, request: Request) -> Parity:
     """Export, or take a candidate, and hold it against the network; return parity.json with what was explained.
 
     Raises:
@@ -74,10 +76,11 @@ def parity(path: Path, settings: Settings, request: Request) -> dict[str, Any]:
         state = state.adding(proven)
         culprits = settings.out / planned.config.name / reporting.CULPRITS
         explanations = explained(state, culprits, all_of_them=request.explain) if request.explain else []
-    found = reporting.parity_document(state) | {"name": planned.config.name, "explanations": explanations}
+    found: dict[str, object] = {"name": planned.config.name, "explanations": tuple(explanations)}
     if file and theirs:
-        found["candidate"] = {"file": file.name, "format": theirs.name, "matched": names.how}
-    return found | {"passed": all(proof.status == "pass" for proof in proven.proofs if proof.variant.required)}
+        found["candidate"] = Candidate(file=file.name, format=theirs.name, matched=names.how)
+    found["passed"] = all(proof.status == "pass" for proof in proven.proofs if proof.variant.required)
+    return reporting.parity_document(state).model_copy(update=found)
 
 
 def _require_usable(library: Path, theirs: Format | None) -> None:
@@ -126,7 +129,7 @@ def _take(file: Path, theirs: Format) -> Stage:
     return Stage("candidate", "take a file that somebody else made", (Inputs,), (Exported, Rebuilt, Truth), take)
 
 
-def _program(state: State) -> Mapping[str, Any]:
+def _program(state: State) -> Mapping[str, object]:
     """Return the program that our own export of the network states; empty where there is none."""
     try:
         return export(state, ExportConfig(name=ONNX.name, format=ONNX.name)).written.program

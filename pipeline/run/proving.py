@@ -11,7 +11,9 @@ from pipeline.errors import WeighbridgeError
 from pipeline.formats.table import formats
 from pipeline.parity import explain, prove
 from pipeline.parity.compare import Finding
+from pipeline.parity.document import Audit, Explanation
 from pipeline.parity.prove import Proof, Truth
+from pipeline.report import html
 from pipeline.run import cached, keys, reporting
 from pipeline.run.network import setup_of
 from pipeline.run.plan import at_once
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 
 def _run(state: State) -> tuple[object, ...]:
+    if state.settings.pages:
+        html.prepare()  # the workers leave a processor idle, and the report is wanted next; nobody waits for it here
     proven = hold(state)
     state = state.adding(proven)
     failed = {each.variant.name: each.reason for each in proven.proofs if each.status == "crashed"}
@@ -45,7 +49,7 @@ def _run(state: State) -> tuple[object, ...]:
     except WeighbridgeError as error:
         folder = state.work / CULPRITS
         culprits = [_beside_report(each) for each in explained(state, folder)]
-        where = "".join(f"\n  {explain.sentence(each)}" for each in culprits)
+        where = "".join(f"\n  {each.in_words()}" for each in culprits)
         report = reporting.files(state, culprits) | _files_below(folder, state.work)
         raise type(error)(error.message + where, hint=reporting.without_release(state, report)) from None
     return (proven,)
@@ -108,7 +112,7 @@ def _proof_from(variant: Variant, answer: Mapping[str, Any]) -> Proof:
     return Proof(variant, "pass", None, findings, answer["facts"])
 
 
-def _audits(state: State) -> dict[str, Mapping[str, Any]]:
+def _audits(state: State) -> dict[str, Audit]:
     """Account for every constant and number of the exported files; return what was found by artifact."""
     audited: dict[str, Artifact] = {
         f"{each.name} audit": each for each in state.need(Exported).artifacts if formats()[each.format].audit
@@ -118,12 +122,12 @@ def _audits(state: State) -> dict[str, Mapping[str, Any]]:
     waiting = [artifact for name, artifact in audited.items() if name not in known]
     made = prove.audit(waiting, setup_of(state), examples(state.plan).inputs)
     for artifact, found in made.items():
-        if found["passed"]:
-            _keep(state, by_name[f"{artifact} audit"], f"{artifact} audit", found)
-    return {artifact.name: made.get(artifact.name) or known[name] for name, artifact in audited.items()}
+        if found.passed:
+            _keep(state, by_name[f"{artifact} audit"], f"{artifact} audit", found.to_json())
+    return {audited[name].name: Audit.from_json(answer) for name, answer in known.items()} | made
 
 
-def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[dict[str, Any]]:
+def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[Explanation]:
     """Explain each required proof that failed (or each that ran), with reproductions in `folder`."""
     proven, found = state.need(Proven), []
     for proof in proven.proofs:
@@ -142,15 +146,19 @@ def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[
                 folder=folder / proof.variant.name,
             )
             script = folder / proof.variant.name / "culprit.py"
-            found.append(explanation | {"reproduction": str(script) if script.exists() else None})
+            found.append(_reproduced(explanation, str(script) if script.exists() else None))
     return found
 
 
-def _beside_report(explanation: dict[str, Any]) -> dict[str, Any]:
+def _reproduced(explanation: Explanation, script: str | None) -> Explanation:
+    """Return an explanation with the script that reproduces it."""
+    return explanation.model_copy(update={"reproduction": script})
+
+
+def _beside_report(explanation: Explanation) -> Explanation:
     """Return an explanation whose reproduction is named as it lies in a report."""
-    if explanation["reproduction"] is None:
-        return explanation
-    return explanation | {"reproduction": f"{CULPRITS}/{explanation['backend']}/culprit.py"}
+    script = f"{CULPRITS}/{explanation.backend}/culprit.py"
+    return _reproduced(explanation, explanation.reproduction and script)
 
 
 def _files_below(folder: Path, root: Path) -> dict[str, bytes]:

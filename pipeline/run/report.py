@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UnsafeError
 from pipeline.release import standalone
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from pipeline.report.document import Documents
+
 
 def rewrite(release: Path) -> Path:
     """Write the pages of a release's report again, from its documents; return the HTML page, or the Markdown one."""
-    documents = document.read(release)
+    found = document.read(release)
     folder = release / standalone.REPORT
     _require_no_links(folder)
-    with document.as_stated(release):
-        pages = reporting.pages(release.parent.name, documents["parity"], documents["benchmark"])
+    pages = reporting.pages(release.parent.name, found)
     with disk_errors(folder):
         for name, text in pages.items():
             atomic_write(folder / name, text.encode())
@@ -42,14 +43,14 @@ def make_folder(folder: Path) -> None:
         pass
 
 
-def write(name: str, documents: Mapping[str, Any], folder: Path) -> Path:
+def write(name: str, documents: Documents, folder: Path) -> Path:
     """Write what a benchmark measured into `folder` as JSON and as pages; return the page to open.
 
     Raises:
         WeighbridgeError: the folder cannot be written to.
     """
-    pages = reporting.pages(name, documents["parity"], documents["benchmark"])
-    texts = {f"{key}.json": json.dumps(documents[key], ensure_ascii=False) for key in ("parity", "benchmark")}
+    pages = reporting.pages(name, documents)
+    texts = {f"{key}.json": json.dumps(each, ensure_ascii=False) for key, each in documents.to_json().items()}
     with disk_errors(folder):
         for file, text in {**texts, **pages}.items():
             atomic_write(folder / file, text.encode())

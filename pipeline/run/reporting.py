@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipeline.benchmark.document import UNTIMED, Benchmark
+from pipeline.parity.document import Explanation, Parity, Trained
 from pipeline.parity.prove import Truth
 from pipeline.release import bundle, compose
 from pipeline.report import document, html, markdown
@@ -13,49 +15,55 @@ from pipeline.worker.event import Event
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pipeline.report.document import Documents
     from pipeline.run.state import State
 
 CULPRITS = "culprits"
 """The folder of reproductions, beside a report."""
 
 
-def parity_document(state: State) -> dict[str, Any]:
+def parity_document(state: State) -> Parity:
     """Return parity.json of what is known so far."""
     exported, proven, rebuilt = state.need(Exported), state.need(Proven), state.need(Rebuilt)
-    found = document.parity(
-        state.need(Truth), proven.proofs, exported.artifacts, proven.audits, exported.refusals, rebuilt.notes
+    compared = _compared(state.need(Inputs), rebuilt)
+    return document.parity(
+        state.need(Truth), proven.proofs, exported.artifacts, proven.audits, exported.refusals, rebuilt.notes, compared
     )
-    return found | {"reference": _compared(state.need(Inputs), rebuilt)}
 
 
-def _compared(inputs: Inputs, rebuilt: Rebuilt) -> dict[str, Any] | None:
+def _compared(inputs: Inputs, rebuilt: Rebuilt) -> Trained | None:
     """Return what a report says of the comparison with the trained network; None if there was none."""
     recording, agreement = inputs.recording, rebuilt.agreement
     if agreement is None or recording is None:
         return None
-    known = {"file": recording.name, "calls": len(recording.calls), "recorded": recording.place}
-    return known | agreement.to_json()
+    return Trained(
+        file=recording.name,
+        calls=len(recording.calls),
+        recorded=recording.place,
+        passed=agreement.passed,
+        factor=agreement.deciding.factor,
+        limit=agreement.deciding.limit,
+        differences=agreement.differences,
+    )
 
 
-def files(
-    state: State, explanations: Sequence[Mapping[str, Any]] = (), benchmark: Mapping[str, Any] | None = None
-) -> dict[str, bytes]:
+def files(state: State, explanations: Sequence[Explanation] = (), benchmark: Benchmark = UNTIMED) -> dict[str, bytes]:
     """Return the report's files for what is known so far."""
+    parity = parity_document(state)
+    if explanations:
+        parity = parity.model_copy(update={"explanations": tuple(explanations)})
+    found = document.Documents(parity, benchmark)
     artifacts = state.need(Exported).artifacts
-    documents = {
-        "parity.json": parity_document(state) | ({"explanations": list(explanations)} if explanations else {}),
-        "benchmark.json": dict(benchmark or document.benchmark(None)),
-        **{f"{each.name}-nodes.json": each.written.explanations for each in artifacts if each.written.explanations},
-    }
-    texts = pages(state.plan.config.name, documents["parity.json"], documents["benchmark.json"])
+    nodes = {f"{each.name}-nodes": each.written.explanations for each in artifacts if each.written.explanations}
+    texts = pages(state.plan.config.name, found)
     markdown.summarise(texts["report.md"])
-    return compose.report_files(documents, texts)
+    return compose.report_files({f"{name}.json": each for name, each in {**found.to_json(), **nodes}.items()}, texts)
 
 
-def pages(name: str, parity_: Mapping[str, Any], benchmark_: Mapping[str, Any]) -> dict[str, str]:
+def pages(name: str, found: Documents) -> dict[str, str]:
     """Return the report as Markdown, and as HTML where the packages for it are installed."""
-    pages = {"report.md": markdown.render(name, parity_, benchmark_)}
-    return pages if html.unavailable() else pages | {"report.html": html.render(name, parity_, benchmark_)}
+    pages = {"report.md": markdown.render(name, found)}
+    return pages if html.unavailable() else pages | {"report.html": html.render(name, found)}
 
 
 def without_release(state: State, report: Mapping[str, bytes]) -> str:

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from pipeline.benchmark.document import Benchmark
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Case
     from pipeline.parity.candidate import Names
+    from pipeline.parity.document import Audit
     from pipeline.parity.prove import Proof
     from pipeline.parity.trained import Agreement
     from pipeline.rebuild.reference import Recording
@@ -54,7 +56,7 @@ class Proven:
     """
 
     proofs: tuple[Proof, ...]
-    audits: Mapping[str, Mapping[str, Any]]
+    audits: Mapping[str, Audit]
     names: Mapping[str, Names] = field(default_factory=dict)
 
 
@@ -62,7 +64,7 @@ class Proven:
 class Timed:
     """What was measured, as benchmark.json has it; no sizes if nobody wanted to wait for it."""
 
-    benchmark: Mapping[str, Any]
+    benchmark: Benchmark
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.benchmark import timing
+from pipeline.benchmark.document import UNTIMED, Benchmark
 from pipeline.errors import UnavailableError, WorkerError
-from pipeline.report import document
+from pipeline.report import html
 from pipeline.run import cached, keys, reporting
 from pipeline.run.reporting import note
 from pipeline.run.results import Exported, Proven, Timed
@@ -14,7 +15,7 @@ from pipeline.run.state import Stage
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from pipeline.backends.variant import Variant
     from pipeline.run.plan import Plan, Settings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def _run(state: State) -> tuple[object, ...]:
     if not state.settings.benchmark:
-        return (Timed(document.benchmark(None)),)
+        return (Timed(UNTIMED),)
     passed = [proof.variant for proof in state.need(Proven).proofs if proof.status == "pass"]
     try:
         timed = Timed(_timed(state, passed))
@@ -41,33 +42,32 @@ def _run(state: State) -> tuple[object, ...]:
     return (timed,)
 
 
-def _dropped(benchmark: Mapping[str, Any]) -> dict[str, str]:
+def _dropped(benchmark: Benchmark) -> dict[str, str]:
     """Return why backends dropped out of a benchmark."""
-    arms = benchmark.get("arms", {})
-    failures = [failure for size in benchmark["sizes"] for failure in size["samples"]["failures"].items()]
+    arms = {name: arm.variant for name, arm in benchmark.arms.items()}
+    failures = [failure for size in benchmark.sizes for failure in size.measurements.failures.items()]
     # Keyed by the variant: its name may tell threads too, or that it is the reference's second copy.
-    return {arms.get(name, {"variant": name})["variant"]: reason for name, reason in failures}
+    return {arms.get(name, name): reason for name, reason in failures}
 
 
-def _timed(state: State, passed: Sequence[Variant]) -> Mapping[str, Any]:
+def _timed(state: State, passed: Sequence[Variant]) -> Benchmark:
     planned, settings = state.plan, state.settings
     if not settings.reuse_timings:
         return measured(planned, passed, settings, state.terms)
     key = keys.of_timings(planned, passed, state.need(Exported).artifacts, settings.threads)
-    known: Mapping[str, Any] | None = cached.get(state.cache, key)
+    known = cached.get(state.cache, key)
     if known is not None:
         settings.report(Event("benchmark", "timings", "reused"))
-        return known
+        return Benchmark.from_json(known)
     found = measured(planned, passed, settings, state.terms)
     if not _dropped(found):
-        cached.get_or_make(state.cache, key, f"{planned.config.name}: timings", lambda _: found)
+        cached.get_or_make(state.cache, key, f"{planned.config.name}: timings", lambda _: found.to_json())
     return found
 
 
-def measured(
-    planned: Plan, variants: Sequence[Variant], settings: Settings, terms: Terms | None = None
-) -> dict[str, Any]:
-    """Time variants of a config as it says, and return benchmark.json. Nothing else of ours runs meanwhile."""
+def measured(planned: Plan, variants: Sequence[Variant], settings: Settings, terms: Terms | None = None) -> Benchmark:
+    """Time variants of a config as it says. Nothing else of ours runs meanwhile."""
+    html.prepared()
     with settings.alone():
         timings = timing.measure(
             variants,
@@ -80,7 +80,7 @@ def measured(
             report=settings.report,
             terms=terms,
         )
-    return document.benchmark(timings)
+    return timings or UNTIMED
 
 
 TIME = Stage("benchmark", "time every backend that passed", (Exported, Proven), (Timed,), _run)

@@ -89,15 +89,23 @@ def read_json(path: Path) -> Any:
 
     Raises OSError, and ValueError for one that is malformed, or would take more memory or stack than a record of ours.
     """
+    try:
+        return json.loads(json_text(path))
+    except RecursionError as error:
+        raise ValueError(f"{path.name} nests without end") from error
+
+
+def json_text(path: Path) -> bytes:
+    """Return the text of a JSON file that anybody may have written.
+
+    Raises OSError, and ValueError for one that would take more memory than a record of ours.
+    """
     if path.stat().st_size > _MAX_JSON_BYTES:
         raise ValueError(f"{path.name} is larger than {_MAX_JSON_BYTES:,} bytes")
     text = path.read_bytes()
     if text.count(b"[") + text.count(b"{") > _MAX_JSON_CONTAINERS:
         raise ValueError(f"{path.name} holds more than {_MAX_JSON_CONTAINERS:,} lists and tables")
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"{path.name} nests without end") from error
+    return text
 
 
 def key(value: Any) -> str:

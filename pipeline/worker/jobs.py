@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.backends.backend import Session
+    from pipeline.backends.placement import Placement
     from pipeline.rebuild.model import Loaded
     from pipeline.rebuild.rehearsal import Rehearsal
 
@@ -119,7 +120,7 @@ class Jobs:
         assert self._session is not None  # noqa: S101 - `open` comes first
         return self._session.run(inputs)
 
-    def _placement(self) -> dict[str, Any] | None:
+    def _placement(self) -> Placement | None:
         """Return where the calls made so far ran; None if the backend cannot tell. Nothing is recorded after this."""
         assert self._session is not None  # noqa: S101 - `open` comes first
         return self._session.placement() if self._session.placement else None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+from pipeline.benchmark.measurements import WorkerFacts
 from pipeline.benchmark.rounds import Arm
 from pipeline.errors import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pipeline.benchmark.measurements import Launch
 
 
 @dataclass
@@ -70,8 +73,8 @@ class Simulated:
     calls: int = 0
 
     @property
-    def facts(self) -> dict[str, Any]:
-        return {"import_ms": 12.5, "blocks": self.blocks}
+    def facts(self) -> WorkerFacts:
+        return WorkerFacts.from_json({"import_ms": 12.5, "blocks": self.blocks})
 
     def block(self, scenario: str, calls: int) -> list[int]:
         if self.blocks == self.lives_for:
@@ -83,3 +86,12 @@ class Simulated:
         self.world.blocks.append((self.name, scenario, calls))
         self.world.pass_s(sum(durations_ns) / 1e9)
         return durations_ns
+
+
+def telling(launch: Launch, *names: str, **facts: object) -> Launch:
+    """Return a launch in which the arms of these names (all, without) told more of themselves."""
+    arms = {
+        name: replace(arm, facts=arm.facts.model_copy(update=facts)) if not names or name in names else arm
+        for name, arm in launch.arms.items()
+    }
+    return replace(launch, arms=arms)

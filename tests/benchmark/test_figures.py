@@ -1,15 +1,18 @@
-"""Energy, roofline, throughput and what is derived from the samples."""
+"""Energy, roofline, throughput and what is derived from them."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from pipeline.benchmark import energy, figures, roofline, rounds, throughput
-from pipeline.benchmark.samples import Plan
+from pipeline.benchmark.document import Roofline
+from pipeline.benchmark.gpu import State
+from pipeline.benchmark.measurements import Plan
 from pipeline.benchmark.statistics import analyse
 from pipeline.errors import WorkerError
 from pipeline.interface import Dimension, InputSpec, Interface
-from tests.benchmark.simulated import World
+from tests.benchmark.simulated import World, telling
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 3)),), (Dimension("batch", 1, 64),), ("y",))
 
@@ -46,42 +49,41 @@ def test_the_roofline_measures_both_roofs(monkeypatch):
 def test_first_call_is_the_first_of_the_warm_up_and_memory_is_over_the_baseline():
     world = World()
     arms = [world.arm("eager"), world.arm("onnx", call_ms=lambda index: 50.0 if index == 0 else 1.0)]
-    samples = rounds.run(
+    (one,) = rounds.run(
         arms, reference="eager", scenarios=["one"], plan=Plan(seconds=20), clock=world.clock, rng=random.Random(1),
         progress=lambda _: None,
-    )  # fmt: skip
-    for launch in samples["one"].launches:
-        launch.arms["onnx"].facts.update(baseline_bytes=100, resident_bytes=250, peak_bytes=400)
-    found = figures.backend("onnx", samples, 7)
-    assert found["first_call_ms"] == {"one": 50.0}
-    assert found["import_ms"] == 12.5
-    assert (found["steady_bytes"], found["peak_bytes"], found["file_bytes"]) == (150, 300, 7)
-    assert found["peak_bytes_by_launch"] == [300] * 6
-    (row,) = [
-        each
-        for each in figures.achieved(analyse(samples["one"], margin=0.03), 10**6, None, {"flops_per_s": 4e9})
-        if each["name"] == "onnx"
-    ]
-    assert row["flops_per_s"] == pytest.approx(1e9)  # 1e6 operations in 1 ms
-    assert row["flops_per_s_share"] == pytest.approx(0.25)
-    assert row["bytes_per_s"] is None
+    ).values()  # fmt: skip
+    told = {"baseline_bytes": 100, "resident_bytes": 250, "peak_bytes": 400}
+    one = replace(one, launches=tuple(telling(launch, "onnx", **told) for launch in one.launches))
+    found = figures.backend("onnx", {"one": one}, 7)
+    assert found.first_call_ms == {"one": 50.0}
+    assert found.import_ms == 12.5
+    assert (found.steady_bytes, found.peak_bytes, found.file_bytes) == (150, 300, 7)
+    assert found.peak_bytes_by_launch == (300,) * 6
+    reached = figures.achieved(analyse(one, margin=0.03), 10**6, None, Roofline(flops_per_s=4e9))
+    (row,) = (each for each in reached if each.name == "onnx")
+    assert row.flops_per_s == pytest.approx(1e9)  # 1e6 operations in 1 ms
+    assert row.flops_per_s_share == pytest.approx(0.25)
+    assert row.bytes_per_s is None
 
 
 def test_what_a_gpu_told_is_the_median_of_the_launches_and_whatever_throttled_it():
     world = World()
-    samples = rounds.run(
+    (one,) = rounds.run(
         [world.arm("eager"), world.arm("cuda")], reference="eager", scenarios=["one"], plan=Plan(seconds=20),
         clock=world.clock, rng=random.Random(1), progress=lambda _: None,
-    )  # fmt: skip
-    told = {"max_sm_mhz": 1980, "memory_mhz": 2600, "temperature_c": 60, "power_w": None}
-    for index, launch in enumerate(samples["one"].launches):
-        state = {**told, "sm_mhz": 1000 + index, "throttled_by": ["power cap"] if index == 2 else []}
-        launch.arms["cuda"].facts.update(device_ms={"one": 0.1 * (index + 1)}, gpu=state if index else None)
-    found = figures.backend("cuda", samples, None)["gpu"]
-    assert found["device_ms"] == {"one": pytest.approx(0.35)}
-    assert (found["sm_mhz"], found["max_sm_mhz"], found["power_w"]) == (1003, 1980, None)
-    assert found["throttled_by"] == ["power cap"]
-    assert figures.backend("eager", samples, None)["gpu"] is None
+    ).values()  # fmt: skip
+    launches = []
+    for index, launch in enumerate(one.launches):
+        state = State(1000 + index, 1980, 2600, 60, None, ("power cap",) if index == 2 else ())
+        told = {"device_ms": {"one": 0.1 * (index + 1)}, "gpu": state if index else None}
+        launches.append(telling(launch, "cuda", **told))
+    measured = {"one": replace(one, launches=tuple(launches))}
+    found = figures.backend("cuda", measured, None).gpu
+    assert found.device_ms == {"one": pytest.approx(0.35)}
+    assert (found.sm_mhz, found.max_sm_mhz, found.power_w) == (1003, 1980, None)
+    assert found.throttled_by == ("power cap",)
+    assert figures.backend("eager", measured, None).gpu is None
 
 
 class Machine:

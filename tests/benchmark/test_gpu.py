@@ -33,13 +33,14 @@ int nvmlDeviceGetCurrentClocksEventReasons(device at, unsigned long long *bits) 
 """
 PROGRAM = """
 import json
+from dataclasses import asdict
 from pipeline.benchmark import gpu, machine
 meter, state = gpu.meter(), gpu.state()
 used = None
 if meter:
     first = meter()
     used = meter() - first
-print(json.dumps([machine.describe().gpus, used, state and state.to_json()]))
+print(json.dumps([machine.describe().gpus, used, state and asdict(state)]))
 """
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pipeline.benchmark import rounds
+from pipeline.benchmark.measurements import Measurements, Plan
 from pipeline.benchmark.rounds import Arm, Progress
-from pipeline.benchmark.samples import Plan, Samples
 from pipeline.errors import InputError, WorkerError
 from tests.benchmark.simulated import World
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 def run_all(
     world: World, arms: list[Arm], plan: Plan, *, scenarios: tuple[str, ...] = ("one",), **more: Any
-) -> dict[str, Samples]:
+) -> dict[str, Measurements]:
     settings: dict[str, Any] = {"reference": "eager", "rng": random.Random(1), "progress": lambda _: None} | more
     return rounds.run(arms, scenarios=scenarios, plan=plan, clock=world.clock, **settings)
 
 
-def run(world: World, arms: list[Arm], plan: Plan, **more: Any) -> Samples:
+def run(world: World, arms: list[Arm], plan: Plan, **more: Any) -> Measurements:
     return run_all(world, arms, plan, **more)["one"]
 
 
@@ -33,10 +33,10 @@ def in_two_speeds(index: int) -> float:
 
 def test_every_round_holds_every_arm_once_and_the_reference_twice() -> None:
     world = World()
-    samples = run(world, [world.arm("eager"), world.arm("onnx"), world.arm("script")], Plan(seconds=20))
-    assert samples.control == "eager (A/A)"
-    assert len(samples.launches) == 6
-    for launch in samples.launches:
+    measured = run(world, [world.arm("eager"), world.arm("onnx"), world.arm("script")], Plan(seconds=20))
+    assert measured.control == "eager (A/A)"
+    assert len(measured.launches) == 6
+    for launch in measured.launches:
         assert len(launch.round_orders) >= 3
         for index, order in enumerate(launch.round_orders):
             assert sorted(order) == ["eager", "eager (A/A)", "onnx", "script"]
@@ -45,16 +45,16 @@ def test_every_round_holds_every_arm_once_and_the_reference_twice() -> None:
 
 def test_orders_of_rounds_and_of_starts_differ() -> None:
     world = World()
-    samples = run(world, [world.arm("eager"), world.arm("onnx"), world.arm("script")], Plan(seconds=20))
-    orders = [order for launch in samples.launches for order in launch.round_orders]
+    measured = run(world, [world.arm("eager"), world.arm("onnx"), world.arm("script")], Plan(seconds=20))
+    orders = [order for launch in measured.launches for order in launch.round_orders]
     assert len(set(orders)) > 20
-    firsts = [sum(order[0] == name for order in orders) / len(orders) for name in samples.arms]
+    firsts = [sum(order[0] == name for order in orders) / len(orders) for name in measured.arms]
     assert all(0.1 < share < 0.4 for share in firsts)
-    assert len({launch.start_order for launch in samples.launches}) > 1
+    assert len({launch.start_order for launch in measured.launches}) > 1
 
 
-def test_the_same_seed_gives_the_same_samples_and_another_seed_other_orders() -> None:
-    def once(seed: int) -> Samples:
+def test_the_same_seed_gives_the_same_measurements_and_another_seed_other_orders() -> None:
+    def once(seed: int) -> Measurements:
         world = World()
         return run(world, [world.arm("eager"), world.arm("onnx")], Plan(seconds=5), rng=random.Random(seed))
 
@@ -64,10 +64,10 @@ def test_the_same_seed_gives_the_same_samples_and_another_seed_other_orders() ->
 
 def test_every_launch_starts_fresh_workers_and_ends_them() -> None:
     world = World()
-    samples = run(world, [world.arm("eager"), world.arm("onnx")], Plan(seconds=20))
+    measured = run(world, [world.arm("eager"), world.arm("onnx")], Plan(seconds=20))
     assert world.alive == 0
     assert sorted(world.launched) == ["eager"] * 12 + ["onnx"] * 6
-    assert {launch.arms["onnx"].facts["import_ms"] for launch in samples.launches} == {12.5}
+    assert {launch.arms["onnx"].facts.import_ms for launch in measured.launches} == {12.5}
 
 
 @pytest.mark.parametrize("seconds", [10, 20, 60])
@@ -76,15 +76,15 @@ def test_every_launch_starts_fresh_workers_and_ends_them() -> None:
 def test_the_budget_is_kept_within_a_tenth(seconds: float, start_s: float, call_ms: float) -> None:
     world = World()
     arms = [world.arm(name, call_ms=call_ms, start_s=start_s, stop_s=0.02) for name in ("eager", "onnx")]
-    samples = run(world, arms, Plan(seconds=seconds))
-    assert samples.elapsed_s == pytest.approx(seconds, rel=0.1)
-    assert world.now_s - 100 == samples.elapsed_s
+    measured = run(world, arms, Plan(seconds=seconds))
+    assert measured.elapsed_s == pytest.approx(seconds, rel=0.1)
+    assert world.now_s - 100 == measured.elapsed_s
 
 
 def test_launches_share_the_budget_evenly() -> None:
     world = World()
-    samples = run(world, [world.arm("eager"), world.arm("onnx")], Plan(seconds=30))
-    for launch in samples.launches:
+    measured = run(world, [world.arm("eager"), world.arm("onnx")], Plan(seconds=30))
+    for launch in measured.launches:
         assert launch.start_s + launch.warm_up_s + launch.measure_s + launch.stop_s == pytest.approx(5, abs=0.2)
 
 
@@ -107,19 +107,19 @@ def test_launches_are_as_many_as_make_the_mean_most_certain() -> None:
 def test_dear_launches_are_fewer_and_the_notes_say_so() -> None:
     world = World()
     arms = [world.arm("eager", start_s=1.5), world.arm("onnx", start_s=1)]
-    samples = run(world, arms, Plan(seconds=20))
-    assert 3 <= len(samples.launches) < 6
-    assert samples.elapsed_s == pytest.approx(20, rel=0.1)
-    (note,) = samples.notes
-    assert note.startswith(f"{len(samples.launches)} of 6 launches: one takes 4.1 s to start, warm up and stop")
+    measured = run(world, arms, Plan(seconds=20))
+    assert 3 <= len(measured.launches) < 6
+    assert measured.elapsed_s == pytest.approx(20, rel=0.1)
+    (note,) = measured.notes
+    assert note.startswith(f"{len(measured.launches)} of 6 launches: one takes 4.1 s to start, warm up and stop")
 
 
 def test_a_budget_too_small_for_the_fewest_launches_is_overrun_and_the_notes_say_so() -> None:
     world = World()
-    samples = run(world, [world.arm("eager", start_s=5), world.arm("onnx", start_s=5)], Plan(seconds=10))
-    assert [len(launch.round_orders) for launch in samples.launches] == [1, 1, 1]
-    assert len(samples.notes) == 2
-    assert samples.notes[1].startswith(f"took {samples.elapsed_s:.1f} s of a budget of 10 s")
+    measured = run(world, [world.arm("eager", start_s=5), world.arm("onnx", start_s=5)], Plan(seconds=10))
+    assert [len(launch.round_orders) for launch in measured.launches] == [1, 1, 1]
+    assert len(measured.notes) == 2
+    assert measured.notes[1].startswith(f"took {measured.elapsed_s:.1f} s of a budget of 10 s")
 
 
 def test_nothing_is_noted_when_all_goes_to_plan() -> None:
@@ -130,8 +130,8 @@ def test_nothing_is_noted_when_all_goes_to_plan() -> None:
 @pytest.mark.parametrize(("call_ms", "calls"), [(0.5, 120), (7.0, 9), (300.0, 1), (0.001, 20_000)])
 def test_blocks_last_about_60_ms_but_hold_at_least_one_call_and_at_most_the_cap(call_ms: float, calls: int) -> None:
     world = World()
-    samples = run(world, [world.arm("eager"), world.arm("onnx", call_ms=call_ms)], Plan(seconds=20))
-    blocks = [block for launch in samples.launches for block in launch.arms["onnx"].blocks]
+    measured = run(world, [world.arm("eager"), world.arm("onnx", call_ms=call_ms)], Plan(seconds=20))
+    blocks = [block for launch in measured.launches for block in launch.arms["onnx"].blocks]
     assert {block.calls for block in blocks} == {calls}
     assert {block.total_ns for block in blocks} == {round(call_ms * 1e6) * calls}
     assert {len(block.durations_ns) for block in blocks} == {min(calls, 200)}
@@ -140,8 +140,8 @@ def test_blocks_last_about_60_ms_but_hold_at_least_one_call_and_at_most_the_cap(
 def test_warm_up_ends_when_windows_agree() -> None:
     world = World()
     falling = world.arm("onnx", call_ms=lambda index: 10.0 if index < 5 else 1.0)
-    samples = run(world, [world.arm("eager"), falling], Plan(seconds=20))
-    for launch in samples.launches:
+    measured = run(world, [world.arm("eager"), falling], Plan(seconds=20))
+    for launch in measured.launches:
         warm_up = launch.arms["onnx"].warm_up
         assert warm_up is not None
         assert warm_up.settled
@@ -152,8 +152,8 @@ def test_warm_up_ends_when_windows_agree() -> None:
 def test_warm_up_goes_on_while_windows_disagree() -> None:
     world = World()
     falling = world.arm("onnx", call_ms=lambda index: 4.0 if index < 1 else 2.0 if index < 6 else 1.0)
-    samples = run(world, [world.arm("eager"), falling], Plan(seconds=20))
-    warm_up = samples.launches[0].arms["onnx"].warm_up
+    measured = run(world, [world.arm("eager"), falling], Plan(seconds=20))
+    warm_up = measured.launches[0].arms["onnx"].warm_up
     assert warm_up is not None
     assert warm_up.settled
     assert warm_up.medians_ns == (4e6, 2e6, 1e6, 1e6, 1e6)
@@ -161,8 +161,8 @@ def test_warm_up_goes_on_while_windows_disagree() -> None:
 
 def test_a_worker_that_never_settles_is_measured_and_said_not_to_have_settled() -> None:
     world = World()
-    samples = run(world, [world.arm("eager"), world.arm("onnx", call_ms=in_two_speeds)], Plan(seconds=20))
-    for launch in samples.launches:
+    measured = run(world, [world.arm("eager"), world.arm("onnx", call_ms=in_two_speeds)], Plan(seconds=20))
+    for launch in measured.launches:
         warm_up = launch.arms["onnx"].warm_up
         assert warm_up is not None
         assert not warm_up.settled
@@ -173,22 +173,22 @@ def test_a_worker_that_never_settles_is_measured_and_said_not_to_have_settled() 
 def test_warm_ups_that_never_settle_leave_two_thirds_of_the_budget_to_the_fewest_launches() -> None:
     world = World()
     arms = [world.arm(name, call_ms=in_two_speeds, start_s=0) for name in ("eager", "onnx", "script")]
-    samples = run(world, arms, Plan(seconds=6, launches=3))
-    assert sum(launch.warm_up_s for launch in samples.launches) == pytest.approx(2, rel=0.5)
-    assert samples.elapsed_s == pytest.approx(6, rel=0.1)
+    measured = run(world, arms, Plan(seconds=6, launches=3))
+    assert sum(launch.warm_up_s for launch in measured.launches) == pytest.approx(2, rel=0.5)
+    assert measured.elapsed_s == pytest.approx(6, rel=0.1)
 
 
 @pytest.mark.parametrize("lives_for", [0, 1, 5])
 def test_an_arm_that_dies_drops_out_with_its_reason_and_the_others_go_on(lives_for: int) -> None:
     world = World()
-    samples = run(
+    measured = run(
         world, [world.arm("eager"), world.arm("bad", lives_for=lives_for), world.arm("onnx")], Plan(seconds=20)
     )
-    assert samples.failures == {"bad": "bad was ended by SIGSEGV"}
+    assert measured.failures == {"bad": "bad was ended by SIGSEGV"}
     assert world.launched.count("bad") == 1
-    assert len(samples.launches) == 6
-    assert len(samples.launches[0].arms["bad"].blocks) == max(0, lives_for - 3)
-    for launch in samples.launches:
+    assert len(measured.launches) == 6
+    assert len(measured.launches[0].arms["bad"].blocks) == max(0, lives_for - 3)
+    for launch in measured.launches:
         assert len(launch.arms["onnx"].blocks) == len(launch.round_orders)
     assert world.alive == 0
 
@@ -198,9 +198,9 @@ def test_an_arm_that_cannot_start_drops_out_with_its_reason() -> None:
         raise WorkerError("onnx exited with status 1 during 'open'")
 
     world = World()
-    samples = run(world, [world.arm("eager"), Arm("onnx", launch)], Plan(seconds=20))
-    assert samples.failures == {"onnx": "onnx exited with status 1 during 'open'"}
-    assert all(set(launch.arms) == {"eager", "eager (A/A)"} for launch in samples.launches)
+    measured = run(world, [world.arm("eager"), Arm("onnx", launch)], Plan(seconds=20))
+    assert measured.failures == {"onnx": "onnx exited with status 1 during 'open'"}
+    assert all(set(launch.arms) == {"eager", "eager (A/A)"} for launch in measured.launches)
 
 
 def test_a_reference_that_dies_ends_the_run() -> None:
@@ -212,8 +212,8 @@ def test_a_reference_that_dies_ends_the_run() -> None:
 def test_a_worker_that_answers_too_few_durations_drops_out() -> None:
     world = World()
     arm = world.arm("onnx", call_ms=0.0)
-    samples = run(world, [world.arm("eager"), arm], Plan(seconds=20))
-    assert samples.failures["onnx"] == "a worker asked to time 1 calls answered 1 durations, the shortest of 0 ns"
+    measured = run(world, [world.arm("eager"), arm], Plan(seconds=20))
+    assert measured.failures["onnx"] == "a worker asked to time 1 calls answered 1 durations, the shortest of 0 ns"
 
 
 def test_scenarios_share_launches_and_the_budget() -> None:
@@ -237,37 +237,37 @@ def test_what_else_is_measured_gets_the_last_launchs_workers_and_what_is_left_of
         world.pass_s(seconds)
 
     plan = Plan(seconds=20, reserve_s=2)
-    samples = run(world, [world.arm("eager"), world.arm("onnx", stop_s=0.02)], plan, finale=finale)
+    measured = run(world, [world.arm("eager"), world.arm("onnx", stop_s=0.02)], plan, finale=finale)
     ((names, seconds, alive),) = got
     assert names == ["eager", "eager (A/A)", "onnx"]
     assert alive == 3
     assert seconds == pytest.approx(3, abs=0.5)
-    assert samples.elapsed_s == pytest.approx(20, rel=0.1)
+    assert measured.elapsed_s == pytest.approx(20, rel=0.1)
 
 
 def test_calls_that_fill_a_block_warm_up_in_two_that_agree() -> None:
     world = World()
     slow = world.arm("onnx", call_ms=lambda index: 200.0 if index == 0 else 90.0)
-    samples = run(world, [world.arm("eager"), slow], Plan(seconds=20))
-    warm_up = samples.launches[0].arms["onnx"].warm_up
+    measured = run(world, [world.arm("eager"), slow], Plan(seconds=20))
+    warm_up = measured.launches[0].arms["onnx"].warm_up
     assert warm_up is not None
     assert (warm_up.settled, warm_up.medians_ns) == (True, (200e6, 90e6, 90e6))
 
 
 def test_a_block_that_ended_early_counts_the_calls_it_made() -> None:
     world = World()
-    samples = run(world, [world.arm("eager"), world.arm("onnx", longest=7)], Plan(seconds=20))
-    blocks = [block for launch in samples.launches for block in launch.arms["onnx"].blocks]
+    measured = run(world, [world.arm("eager"), world.arm("onnx", longest=7)], Plan(seconds=20))
+    blocks = [block for launch in measured.launches for block in launch.arms["onnx"].blocks]
     assert {(block.calls, block.total_ns) for block in blocks} == {(7, 7_000_000)}
 
 
 def test_progress_says_where_the_run_stands() -> None:
     world, told = World(), list[Progress]()
-    samples = run(world, [world.arm("eager"), world.arm("onnx")], Plan(seconds=20), progress=told.append)
+    measured = run(world, [world.arm("eager"), world.arm("onnx")], Plan(seconds=20), progress=told.append)
     assert [each.launch for each in told if each.phase == "starting"] == [1, 2, 3, 4, 5, 6]
-    assert sum(each.phase == "measuring" for each in told) == sum(len(each.round_orders) for each in samples.launches)
+    assert sum(each.phase == "measuring" for each in told) == sum(len(each.round_orders) for each in measured.launches)
     assert told[-1].phase == "done"
-    assert told[-1].elapsed_s == samples.elapsed_s
+    assert told[-1].elapsed_s == measured.elapsed_s
     assert [each.elapsed_s for each in told] == sorted(each.elapsed_s for each in told)
 
 

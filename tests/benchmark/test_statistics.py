@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.benchmark.samples import ArmSamples, Block, Launch, Plan, Samples, WarmUp
+from pipeline.benchmark.measurements import ArmMeasurements, Block, Launch, Measurements, Plan, WarmUp, WorkerFacts
 from pipeline.benchmark.statistics import Row, analyse, holm, quantile, quantile_ranks, t_interval
 from pipeline.errors import InputError
 
@@ -21,18 +20,20 @@ if TYPE_CHECKING:
 CONTROL = "eager (A/A)"
 
 
-def measured(times_ms: Mapping[str, Sequence[Sequence[float]]], *, settled: bool = True) -> Samples:
-    """Samples in which an arm's round r of launch l took `times_ms[arm][l][r]` a call."""
+def measured(times_ms: Mapping[str, Sequence[Sequence[float]]], *, settled: bool = True) -> Measurements:
+    """Measurements in which an arm's round r of launch l took `times_ms[arm][l][r]` a call."""
     warm_up = WarmUp(settled=settled, calls=3, medians_ns=(1e6, 1e6, 1e6))
     launches = []
     for index in range(max(map(len, times_ms.values()))):
         taken = {name: each[index] for name, each in times_ms.items() if index < len(each)}
         arms = {
-            name: ArmSamples({}, warm_up, tuple(block(number, [time] * 3) for number, time in enumerate(rounds)))
+            name: ArmMeasurements(
+                WorkerFacts(), warm_up, tuple(block(number, [time] * 3) for number, time in enumerate(rounds))
+            )
             for name, rounds in taken.items()
         }
         launches.append(Launch(tuple(taken), (), arms, 0.0, 0.0, 0.0, 0.0))
-    return Samples("eager", CONTROL, tuple(times_ms), Plan(seconds=20), tuple(launches), 20.0)
+    return Measurements("eager", CONTROL, tuple(times_ms), Plan(seconds=20), tuple(launches), 20.0)
 
 
 def block(number: int, calls_ms: Sequence[float]) -> Block:
@@ -46,8 +47,8 @@ def steady(
     return [[time_ms * math.exp(effect)] * 5 for effect in effects]
 
 
-def row(samples: Samples, name: str = "onnx", margin: float = 0.03) -> Row:
-    rows = {each.name: each for each in analyse(samples, margin=margin).rows}
+def row(taken: Measurements, name: str = "onnx", margin: float = 0.03) -> Row:
+    rows = {each.name: each for each in analyse(taken, margin=margin).rows}
     return rows[name]
 
 
@@ -55,7 +56,7 @@ def flat(time_ms: float) -> list[list[float]]:
     return [[time_ms] * 5] * 6
 
 
-def against_eager(onnx: Sequence[Sequence[float]]) -> Samples:
+def against_eager(onnx: Sequence[Sequence[float]]) -> Measurements:
     return measured({"eager": flat(10), "onnx": onnx, CONTROL: flat(10)})
 
 
@@ -93,8 +94,8 @@ def test_ratio_and_interval_are_students_t_over_the_launches() -> None:
 def test_what_slows_both_in_a_round_or_launch_cancels() -> None:
     eager = [[10, 40, 10, 12, 10], [20, 21, 22, 23, 90], [10, 10, 10, 10, 10]]
     onnx = [[each * 2 for each in launch] for launch in eager]
-    samples = measured({"eager": eager, "onnx": onnx, CONTROL: eager})
-    assert row(samples).interval == pytest.approx((2, 2))
+    taken = measured({"eager": eager, "onnx": onnx, CONTROL: eager})
+    assert row(taken).interval == pytest.approx((2, 2))
 
 
 def test_a_burst_in_less_than_half_of_the_rounds_or_calls_changes_nothing() -> None:
@@ -112,15 +113,15 @@ def test_a_burst_in_less_than_half_of_the_rounds_or_calls_changes_nothing() -> N
 
 @pytest.mark.parametrize("control_ms", [9.6, 10.4])
 def test_no_verdict_is_given_if_the_reference_differs_from_itself(control_ms: float) -> None:
-    samples = measured({"eager": flat(10), "onnx": steady(5), CONTROL: steady(control_ms)})
-    analysis = analyse(samples, margin=0.03)
+    taken = measured({"eager": flat(10), "onnx": steady(5), CONTROL: steady(control_ms)})
+    analysis = analyse(taken, margin=0.03)
     assert not analysis.can_tell
     assert analysis.reason == (
         f"two copies of eager differ by a factor of {control_ms / 10:.3f}, more than the margin of 0.03: "
         "this machine is too unsteady now"
     )
     assert [(each.verdict, each.reason) for each in analysis.rows[1:]] == [("undecided", analysis.reason)] * 2
-    assert row(samples).ratio == pytest.approx(0.5, rel=1e-6)
+    assert row(taken).ratio == pytest.approx(0.5, rel=1e-6)
 
 
 def test_the_control_within_the_margin_is_said_to_be_so() -> None:
@@ -131,15 +132,15 @@ def test_the_control_within_the_margin_is_said_to_be_so() -> None:
 
 
 def test_two_launches_are_too_few() -> None:
-    samples = measured({"eager": flat(10)[:2], "onnx": steady(5)[:2], CONTROL: flat(10)[:2]})
-    found = row(samples)
+    taken = measured({"eager": flat(10)[:2], "onnx": steady(5)[:2], CONTROL: flat(10)[:2]})
+    found = row(taken)
     assert (found.verdict, found.ratio, found.interval) == ("undecided", None, None)
     assert found.reason == "2 launches; an interval needs at least 3: raise benchmark.seconds"
 
 
 def test_a_failed_arm_is_undecided_with_its_reason() -> None:
-    samples = measured({"eager": flat(10), "onnx": [[]], CONTROL: flat(10)})
-    found = row(dataclasses.replace(samples, failures={"onnx": "onnx was ended by SIGSEGV"}))
+    taken = measured({"eager": flat(10), "onnx": [[]], CONTROL: flat(10)})
+    found = row(dataclasses.replace(taken, failures={"onnx": "onnx was ended by SIGSEGV"}))
     assert (found.verdict, found.reason) == ("undecided", "dropped out: onnx was ended by SIGSEGV")
     assert (found.ratio, found.median_ms, found.p50, found.calls, found.settled) == (None, None, None, 0, False)
 
@@ -176,13 +177,6 @@ def test_quantiles_without_enough_calls_are_left_out() -> None:
     assert found.p90 is not None
     assert found.p95 is not None
     assert found.p99 is None
-
-
-def test_an_analysis_is_json() -> None:
-    document = json.loads(json.dumps(analyse(against_eager(steady(5)), margin=0.03).to_json()))
-    found = document["rows"][1]
-    assert (found["name"], found["verdict"]) == ("onnx", "faster")
-    assert found["interval"] == list(row(against_eager(steady(5))).interval or ())
 
 
 @pytest.mark.parametrize("margin", [0.0, -0.1, float("nan")])

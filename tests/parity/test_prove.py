@@ -12,13 +12,14 @@ from pipeline.formats.artifact import Artifact
 from pipeline.formats.format import FromNetwork
 from pipeline.formats.onnx.export import OnnxOptions, export
 from pipeline.interface import Dimension, InputSpec, Interface
-from pipeline.parity import explain, oracle, prove
+from pipeline.parity import oracle, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import Finding
+from pipeline.parity.document import Audit, AuditProblem, Explanation, Oracle, Parity
 from pipeline.rebuild import cases
 from pipeline.rebuild.network import Network
-from pipeline.report import findings
+from pipeline.report import console
 from pipeline.worker.jobs import Jobs
 from pipeline.worker.process import Terms
 
@@ -96,35 +97,33 @@ def test_an_explicit_tolerance_is_named_as_what_was_exceeded_and_not_the_noise_f
 
 
 def test_where_float64_is_impossible_the_console_says_what_the_reference_is():
-    document = {"oracle": {"fallback": "no float64 kernel"}, "exports": [], "backends": []}
-    assert findings.lines(document) == [
+    oracle = Oracle(dtype="float32", fallback="no float64 kernel")
+    found = Parity(schema_version=1, oracle=oracle, rules={}, cases=(), exports=(), backends=(), notes=())
+    assert console.remarks(found) == [
         "the reference is float32 eager, because float64 is not possible here: no float64 kernel"
     ]
 
 
 def test_an_explanation_names_the_smallest_case_with_its_sizes_and_says_when_it_is_not_certain():
     culprit = {"node": "n", "operator": "Gemm", "module": "fc", "source": "net.py:3", "got": 1, "expected": 2}
-    culprit |= {"worst_index": (0,), "certain": False}
-    found = {"backend": "ort", "broke": "all", "case": {"name": "large, smaller (1)", "sizes": {"batch": 1}}}
-    said = explain.sentence(found | {"culprit": culprit, "problem": None})
+    culprit |= {"worst_index": (0,), "certain": False, "output": "y"}
+    case = {"name": "large, smaller (1)", "sizes": {"batch": 1}, "elements": 4}
+    found = {"backend": "ort", "broke": "all", "case": case, "ladder": [], "problem": None}
+    said = Explanation.from_json(found | {"culprit": culprit}).in_words()
     assert "(smallest case 'large, smaller (1)': batch=1); the error probably begins in Gemm n, of fc, net.py:3" in said
-    module = {"module": "", "operator": "Branch", "got": 1.0, "expected": 2.0}
-    said = explain.sentence(found | {"culprit": module, "problem": None})
+    module = {"module": "", "operator": "Branch", "got": 1.0, "expected": 2.0, "output": 0}
+    said = Explanation.from_json(found | {"culprit": module}).in_words()
     assert said.endswith("the error begins in the network itself, in no module of it: 1.0 instead of 2.0")
 
 
-PASSED = {"passed": True}
-CRASHED = {
-    "passed": False,
-    "crashed": True,
-    "problem_count": 1,
-    "problems": [{"where": "", "module": None, "problem": "it died"}],
-}
-FORGED = {
-    "passed": False,
-    "problem_count": 1,
-    "problems": [{"where": "fc1.bias", "module": "fc1", "problem": "is another"}],
-}
+PASSED = Audit(passed=True, problems=(), problem_count=0)
+CRASHED, FORGED = (
+    Audit(passed=False, crashed=crashed, problem_count=1, problems=(problem,))
+    for crashed, problem in (
+        (True, AuditProblem(where="", problem="it died")),
+        (False, AuditProblem(where="fc1.bias", module="fc1", problem="is another")),
+    )
+)
 
 
 def proof(name, format_, status, *, required=True, reason=None):
@@ -173,7 +172,7 @@ def test_where_the_audit_crashes_no_file_passed_it(tmp_path):
     found = prove.audit(artifacts, setup, {})
     assert list(found) == ["onnx", "torchscript"]
     for each in found.values():
-        assert each["crashed"]
-        assert not each["passed"]
-        assert "the audit exited with status" in prove.describe_audit(each)
-        assert "(limits.memory_bytes is 1,048,576)" in prove.describe_audit(each)
+        assert each.crashed
+        assert not each.passed
+        assert "the audit exited with status" in each.in_words()
+        assert "(limits.memory_bytes is 1,048,576)" in each.in_words()

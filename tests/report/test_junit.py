@@ -2,16 +2,20 @@
 
 from xml.etree import ElementTree as ET
 
+from pipeline.parity.document import Parity
 from pipeline.report.junit import render
 
 FINDING = {"case": "odd", "output": "y", "passed": True, "problem": None, "got": 1.0, "expected": 1.0}
 FINDING |= {"worst_index": [0], "factor": 0.5, "limit": 16}
+REPORT = {"schema_version": 1, "oracle": {"dtype": "float64", "fallback": None}, "rules": {}, "cases": [], "notes": []}
 
 
 def backend(name, status, findings=(), *, required=True, placement=None):
     facts = {"placement": placement} if placement else {}
     return {
         "name": name,
+        "backend": name,
+        "worst": None,
         "status": status,
         "required": required,
         "reason": "why\x00not",
@@ -21,8 +25,9 @@ def backend(name, status, findings=(), *, required=True, placement=None):
 
 
 def parsed(backends, audit=None):
-    exports = [{"format": "onnx", "audit": audit}] if audit else []
-    return ET.fromstring(render("net", {"backends": backends, "exports": exports}))  # noqa: S314 - our own
+    exported = {"format": "onnx", "status": "exported", "size_bytes": 1, "facts": {}, "notes": [], "audit": audit}
+    report = REPORT | {"backends": backends, "exports": [exported] if audit else []}
+    return ET.fromstring(render("net", Parity.from_json(report)))  # noqa: S314 - our own
 
 
 def test_each_case_of_each_output_is_a_test_and_failures_are_counted():
@@ -50,5 +55,7 @@ def test_where_a_backend_ran_is_a_test_of_its_own():
 
 
 def test_a_failed_audit_is_a_failure():
-    root = parsed([], {"problems": [{"where": "fc.weight", "problem": "nearly equals"}]})
+    root = parsed(
+        [], {"passed": False, "problem_count": 1, "problems": [{"where": "fc.weight", "problem": "nearly equals"}]}
+    )
     assert root.find("testsuite/testcase/failure").get("message") == "fc.weight nearly equals"

@@ -5,15 +5,18 @@ import re
 
 import pytest
 
+from pipeline.benchmark.document import UNTIMED
+from pipeline.parity.document import Parity
 from pipeline.report import html, markdown
 from pipeline.report.content import content
+from pipeline.report.document import Documents
 from tests.report import chromium
 
 
 @pytest.fixture(scope="module")
-def page_file(parity, benchmark, tmp_path_factory):
+def page_file(documents, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(html.render("simplenet", parity, benchmark), encoding="utf-8")
+    file.write_text(html.render("simplenet", documents), encoding="utf-8")
     return file
 
 
@@ -25,65 +28,68 @@ def page(page_file):
         yield opened
 
 
-def test_the_verdict_comes_first_and_names_the_fastest(parity, benchmark):
-    found = content("simplenet", parity, benchmark)
+def test_the_verdict_comes_first_and_names_the_fastest(documents):
+    found = content("simplenet", documents)
     assert (found.passed, found.headline) == (True, "verified")
     assert found.verdict[0].startswith("Every output of")
     assert found.verdict[1].startswith("At batch=1 onnxruntime-cpu takes 0.33 of the time of eager")
 
 
-def test_a_failed_backend_is_the_verdict_and_there_is_nothing_to_run(parity, benchmark):
-    failed = json.loads(json.dumps(parity))
-    failed["backends"][1] |= {"status": "fail", "required": True, "reason": "output 'logits' is 40 × the noise floor"}
-    found = content("simplenet", failed, benchmark)
+def test_a_failed_backend_is_the_verdict_and_there_is_nothing_to_run(edited):
+    failed = {"status": "fail", "required": True, "reason": "output 'logits' is 40 × the noise floor"}
+    found = content("simplenet", edited(lambda each: each["parity"]["backends"][1].update(failed)))
     assert (found.passed, found.headline) == (False, "no release")
     assert "40 × the noise floor" in found.verdict[0]
     assert "How to run it" not in {section.title for section in found.sections}
 
 
-def test_where_nodes_ran_is_told_and_what_was_left_on_the_cpu_is_named(parity, benchmark):
-    section = next(each for each in content("s", parity, benchmark).sections if each.title == "Where nodes ran")
-    (row,) = section.body
+def section(documents, title):
+    return next((each for each in content("s", documents).sections if each.title == title), None)
+
+
+def test_where_nodes_ran_is_told_and_what_was_left_on_the_cpu_is_named(documents, edited):
+    (row,) = section(documents, "Where nodes ran").body
     assert row[:3] == ("onnxruntime-cpu", "CPUExecutionProvider", "2 (100%)")
     assert row[3].endswith("(100%)")
-    left = json.loads(json.dumps(parity))
-    placed = next(each["facts"]["placement"] for each in left["backends"] if "placement" in each["facts"])
-    placed |= {"copies": 2, "left_on_cpu": [{"node": "node_conv", "operator": "Conv", "ms": 1.0}]}
-    section = next(each for each in content("s", left, benchmark).sections if each.title == "Where nodes ran")
-    assert "onnxruntime-cpu: 1 of its nodes computed on the CPU: node_conv (Conv)." in section.text
-    assert "onnxruntime-cpu: 2 copies between devices." in section.text
+
+    def leave(found):
+        facts = next(each["facts"] for each in found["parity"]["backends"] if "placement" in each["facts"])
+        facts["placement"] |= {"copies": 2, "left_on_cpu": [{"node": "node_conv", "operator": "Conv", "ms": 1.0}]}
+
+    text = section(edited(leave), "Where nodes ran").text
+    assert "onnxruntime-cpu: 1 of its nodes computed on the CPU: node_conv (Conv)." in text
+    assert "onnxruntime-cpu: 2 copies between devices." in text
 
 
-def test_what_copies_to_a_gpu_cost_and_what_throttled_it_is_told(parity, benchmark):
-    assert "GPU" not in {section.title for section in content("s", parity, benchmark).sections}
-    on_gpu = json.loads(json.dumps(benchmark))
+def test_what_copies_to_a_gpu_cost_and_what_throttled_it_is_told(documents, edited):
+    assert section(documents, "GPU") is None
     clocks = {"sm_mhz": 1200, "max_sm_mhz": 1980, "memory_mhz": 2600, "temperature_c": 60, "power_w": 70.0}
-    on_gpu["figures"]["backends"][2]["gpu"] = {"device_ms": {"batch=1": 0.2}, **clocks, "throttled_by": ["power cap"]}
-    (row,) = next(each for each in content("s", parity, on_gpu).sections if each.title == "GPU").body
+    gpu = {"device_ms": {"batch=1": 0.2}, **clocks, "throttled_by": ["power cap"]}
+    (row,) = section(edited(lambda each: each["benchmark"]["figures"]["backends"][2].update(gpu=gpu)), "GPU").body
     assert row[:2] == ("onnxruntime-cpu", "batch=1")
     assert row[2].startswith("0.5")
     assert row[3:] == ("0.2 ms", "1200 of 1980 MHz", "2600 MHz", "power cap")
 
 
-def test_what_a_run_cannot_tell_is_said_in_the_verdict(parity, benchmark):
-    unsure = json.loads(json.dumps(benchmark))
-    unsure["sizes"][0] |= {"can_tell": False, "reason": "two copies of eager differ"}
-    assert any("cannot be told: two copies of eager differ" in each for each in content("s", parity, unsure).verdict)
+def test_what_a_run_cannot_tell_is_said_in_the_verdict(edited):
+    unsure = {"can_tell": False, "reason": "two copies of eager differ"}
+    found = content("s", edited(lambda each: each["benchmark"]["sizes"][0].update(unsure)))
+    assert any("cannot be told: two copies of eager differ" in each for each in found.verdict)
 
 
-def test_markdown_and_html_say_the_same(parity, benchmark, page_file):
-    text, page = markdown.render("simplenet", parity, benchmark), page_file.read_text(encoding="utf-8")
-    for section in content("simplenet", parity, benchmark).sections:
-        assert f"## {section.title}\n" in text
-        assert f">{section.title}</h2>" in page
+def test_markdown_and_html_say_the_same(documents, page_file):
+    text, page = markdown.render("simplenet", documents), page_file.read_text(encoding="utf-8")
+    for each in content("simplenet", documents).sections:
+        assert f"## {each.title}\n" in text
+        assert f">{each.title}</h2>" in page
     for title in ("Latency, batch=1", "Throughput", "Cold start and memory", "Roofline", "Machine and versions"):
         assert f"## {title}\n" in text
 
 
 def test_a_release_that_was_not_timed_has_a_report_too(parity):
-    untimed = {"sizes": [], "machine": None}
-    assert "Parity, every output of every case" in markdown.render("simplenet", parity, untimed)
-    assert "plot-parity" in html.render("simplenet", parity, untimed)
+    untimed = Documents(parity, UNTIMED)
+    assert "Parity, every output of every case" in markdown.render("simplenet", untimed)
+    assert "plot-parity" in html.render("simplenet", untimed)
 
 
 def test_the_page_is_one_file_under_2_mb_that_asks_for_nothing(page_file):
@@ -94,8 +100,8 @@ def test_the_page_is_one_file_under_2_mb_that_asks_for_nothing(page_file):
 
 def test_names_cannot_write_into_the_page(parity, benchmark):
     hostile = "</script><script>alert(1)</script><b>"
-    evil = json.loads(json.dumps(parity).replace("logits", hostile.replace('"', "")))
-    text = html.render(hostile, evil, benchmark)
+    evil = Parity.from_text(json.dumps(parity.to_json()).replace("logits", hostile))
+    text = html.render(hostile, Documents(evil, benchmark))
     assert "<script>alert" not in text
     assert text.count("</script>") == 2
 

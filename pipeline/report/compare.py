@@ -9,21 +9,32 @@ latencies are not compared.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.benchmark import machine
-from pipeline.benchmark.statistics import holm
+from pipeline.benchmark.statistics import MIN_LAUNCHES, holm
 from pipeline.errors import InputError
 from pipeline.interface import in_words
+from pipeline.storage.documents import Number, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    Document = Mapping[str, Any]
+    from pipeline.benchmark.statistics import Interval, Row
+    from pipeline.report.document import Documents
 
 CONFIDENCE = 0.95
 Outcome = Literal["regression", "improvement", "same", "undecided"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a release recorded: its report, the bytes of each model by format, and what its reference ran (weights, tools)."""
+
+    report: Documents
+    sizes_bytes: Mapping[str, int]
+    reference: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +43,15 @@ class Change:
 
     what: str
     where: str
-    base: float
-    candidate: float
-    ratio: float
-    interval: tuple[float, float] | None
+    base: Number
+    candidate: Number
+    ratio: Number
+    interval: tuple[Number, Number] | None
     outcome: Outcome
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Part):
     """Every figure that both releases have, and what only one of them has (`notes`)."""
 
     margin: float
@@ -58,13 +68,9 @@ class Comparison:
         """What cannot be told."""
         return [each for each in self.changes if each.outcome == "undecided"]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the comparison as JSON values."""
-        return asdict(self)
 
-
-def compare(base: Document, candidate: Document, *, margin: float, force: bool) -> Comparison:
-    """Compare two releases, each given as its documents `manifest`, `parity` and `benchmark`.
+def compare(base: Recorded, candidate: Recorded, *, margin: float, force: bool) -> Comparison:
+    """Compare two releases.
 
     Raises:
         InputError: they were measured on machines that differ, and `force` is not set; or they share no figure.
@@ -86,99 +92,108 @@ def compare(base: Document, candidate: Document, *, margin: float, force: bool) 
     ]
     if not changes:
         raise InputError("the two releases have no figure in common", hint="compare two releases of the same network")
-    for side, document, other in (("base", base, candidate), ("candidate", candidate, base)):
-        only = set(_rows(document)) - set(_rows(other))
+    for side, recorded, other in (("base", base, candidate), ("candidate", candidate, base)):
+        only = set(_rows(recorded)) - set(_rows(other))
         notes += [f"only the {side} has a latency of {where}" for where in sorted(_label(each) for each in only)]
-        if not document["benchmark"]["sizes"]:
+        if not recorded.report.benchmark.sizes:
             notes.append(f"the {side} was not timed: weighbridge export without --no-benchmark times it")
-    return Comparison(margin, tuple(changes), tuple(notes))
+    return Comparison(margin=margin, changes=tuple(changes), notes=tuple(notes))
 
 
-def _different_machines(base: Document, candidate: Document) -> list[str]:
-    described = [each["benchmark"].get("machine") for each in (base, candidate)]
-    if not all(described):
-        return []
-    return machine.comparable(*(machine.Machine.from_json(each) for each in described))
+def _different_machines(base: Recorded, candidate: Recorded) -> list[str]:
+    one, other = base.report.benchmark.machine, candidate.report.benchmark.machine
+    return machine.comparable(one, other) if one and other else []
 
 
-def _sizes(base: Document, candidate: Document, margin: float) -> Iterator[Change]:
-    sizes = [
-        {
-            model.get("name") or model["format"]: sum(
-                each["size_bytes"] for each in document["manifest"]["files"] if each["path"] in files
-            )
-            for model in document["manifest"]["models"]
-            for files in [set(model["files"])]
-        }
-        for document in (base, candidate)
-    ]
-    for name in sizes[0].keys() & sizes[1].keys():
-        yield _exact("size [bytes]", name, sizes[0][name], sizes[1][name], margin)
+def _sizes(base: Recorded, candidate: Recorded, margin: float) -> Iterator[Change]:
+    for name in base.sizes_bytes.keys() & candidate.sizes_bytes.keys():
+        yield _exact("size [bytes]", name, base.sizes_bytes[name], candidate.sizes_bytes[name], margin)
 
 
-def _parity(base: Document, candidate: Document, margin: float) -> Iterator[Change]:
+def _parity(base: Recorded, candidate: Recorded, margin: float) -> Iterator[Change]:
     """Factors below 1 are within the noise of float32 itself, where there is nothing to lose."""
-    worst = [
-        {each["name"]: each["worst"]["factor"] for each in document["parity"]["backends"] if each["worst"]}
-        for document in (base, candidate)
-    ]
-    for name in worst[0].keys() & worst[1].keys():
-        one, other = (max(_number(each[name]), 1.0) for each in worst)
-        yield _exact("parity [× noise floor, at least 1]", name, one, other, margin)
+    one, other = (
+        {each.name: max(each.worst.factor, 1.0) for each in recorded.report.parity.backends if each.worst}
+        for recorded in (base, candidate)
+    )
+    for name in one.keys() & other.keys():
+        yield _exact("parity [× noise floor, at least 1]", name, one[name], other[name], margin)
 
 
-def _memory(base: Document, candidate: Document, margin: float) -> Iterator[Change]:
+def _memory(base: Recorded, candidate: Recorded, margin: float) -> Iterator[Change]:
     """Peaks differ a little between launches: a change is proven if the ranges over launches lie apart by the margin."""
-    peaks = [
-        {each["name"]: each["peak_bytes_by_launch"] for each in _figures(document) if each["peak_bytes_by_launch"]}
-        for document in (base, candidate)
-    ]
+    peaks = _peaks(base), _peaks(candidate)
     for name in peaks[0].keys() & peaks[1].keys():
-        one, other = (sorted(each[name]) for each in peaks)
+        one, other = (each[name] for each in peaks)
         interval = (other[0] / one[-1], other[-1] / one[0])
         middle = one[len(one) // 2], other[len(other) // 2]
         yield _judged("peak memory [bytes]", name, *middle, interval, margin, "over all launches")
 
 
-def _latency(base: Document, candidate: Document, margin: float, drift: str | None) -> Iterator[Change]:
+def _peaks(recorded: Recorded) -> dict[str, list[int]]:
+    """Return the peaks of each backend over its launches, in order; none of a backend that took nothing."""
+    figures = recorded.report.benchmark.figures
+    found = {each.name: sorted(each.peak_bytes_by_launch) for each in (figures.backends if figures else ())}
+    return {name: peaks for name, peaks in found.items() if peaks and peaks[0] > 0}
+
+
+def _latency(base: Recorded, candidate: Recorded, margin: float, drift: str | None) -> Iterator[Change]:
     rows = _rows(base), _rows(candidate)
     found = []
     for key in rows[0].keys() & rows[1].keys():
-        one, other = rows[0][key], rows[1][key]
-        if one["median_interval_ms"] and other["median_interval_ms"]:
-            found.append((key, one["median_ms"], other["median_ms"], _welch(one, other, math.log1p(margin))))
+        one, other = (_Latency.of(each[key]) for each in rows)
+        if one and other:
+            found.append((key, one, other, _welch(one, other, math.log1p(margin))))
     adjusted = holm([each[3][1] for each in found])
     for (key, was, now, (interval, p_value)), p_holm in zip(found, adjusted, strict=True):
-        change = _judged("latency [ms]", _label(key), was, now, interval, margin, f"95 %, p {p_holm:.2g}")
+        how = f"95 %, p {p_holm:.2g}"
+        change = _judged("latency [ms]", _label(key), was.median_ms, now.median_ms, interval, margin, how)
         if drift:
-            change = _undecided(change, drift)
+            change = replace(change, outcome="undecided", reason=drift)
         elif change.outcome != "undecided" and p_holm > 1 - CONFIDENCE:
-            change = _undecided(change, f"p {p_value:.2g}, not sure enough for one of {len(found)} latencies")
+            reason = f"p {p_value:.2g}, not sure enough for one of {len(found)} latencies"
+            change = replace(change, outcome="undecided", reason=reason)
         yield change
 
 
-def _drift(base: Document, candidate: Document, margin: float) -> str | None:
+def _drift(base: Recorded, candidate: Recorded, margin: float) -> str | None:
     """Why latencies cannot be compared, if so: the reference, the same program in both, moved; or a run could not tell."""
-    for side, document in (("base", base), ("candidate", candidate)):
-        for size in document["benchmark"]["sizes"]:
-            if not size["can_tell"]:
-                return f"the {side}'s run could not tell: {size['reason']}"
-    if any(base["manifest"].get(key) != candidate["manifest"].get(key) for key in ("weights", "tools")):
+    for side, recorded in (("base", base), ("candidate", candidate)):
+        for size in recorded.report.benchmark.sizes:
+            if not size.can_tell:
+                return f"the {side}'s run could not tell: {size.reason}"
+    if base.reference != candidate.reference:
         return None
     rows = _rows(base), _rows(candidate)
-    for size in base["benchmark"]["sizes"]:
-        key = (in_words(size["sizes"]), size["reference"])
-        if size["reference"] != "eager" or key not in rows[1]:
+    for size in base.report.benchmark.sizes:
+        key = (in_words(size.sizes), size.reference)
+        was, now = (each[key].median_ms if key in each else None for each in rows)
+        if size.reference != "eager" or was is None or now is None:
             continue
-        ratio = rows[1][key]["median_ms"] / rows[0][key]["median_ms"]
-        if abs(math.log(ratio)) > math.log1p(margin):
+        if abs(math.log(now / was)) > math.log1p(margin):
             return (
-                f"{_label(key)} is the same program in both and took {ratio:.3f} times as long: the machine has changed"
+                f"{_label(key)} is the same program in both and took {now / was:.3f} times as long: "
+                "the machine has changed"
             )
     return None
 
 
-def _welch(one: Document, other: Document, limit: float) -> tuple[tuple[float, float], float]:
+@dataclass(frozen=True, slots=True)
+class _Latency:
+    """A median over launches, with its interval."""
+
+    median_ms: float
+    interval_ms: Interval
+    launches: int
+
+    @staticmethod
+    def of(row: Row) -> _Latency | None:
+        if row.median_ms is None or row.median_interval_ms is None or row.launches < MIN_LAUNCHES:
+            return None
+        return _Latency(row.median_ms, row.median_interval_ms, row.launches)
+
+
+def _welch(one: _Latency, other: _Latency, limit: float) -> tuple[Interval, float]:
     """The interval of the ratio of two medians, and the p-value of the region it lies in.
 
     Source: Welch, The generalization of Student's problem, Biometrika 34 (1947), with Satterthwaite's degrees of freedom.
@@ -186,12 +201,12 @@ def _welch(one: Document, other: Document, limit: float) -> tuple[tuple[float, f
     from scipy.special import stdtr, stdtrit
 
     errors, degrees = [], []
-    for row in (one, other):
-        low, high = (math.log(each) for each in row["median_interval_ms"])
-        degrees.append(row["launches"] - 1)
+    for each in (one, other):
+        low, high = (math.log(end) for end in each.interval_ms)
+        degrees.append(each.launches - 1)
         errors.append((high - low) / 2 / stdtrit(degrees[-1], 0.5 + CONFIDENCE / 2))
     error = math.hypot(*errors)
-    change = math.log(other["median_ms"] / one["median_ms"])
+    change = math.log(other.median_ms / one.median_ms)
     if error == 0:
         return (math.exp(change), math.exp(change)), 0.0
     freedom = error**4 / sum(each**4 / degree for each, degree in zip(errors, degrees, strict=True))
@@ -220,29 +235,15 @@ def _judged(
     return Change(what, where, base, candidate, ratio, None if how == "exact" else interval, outcome, how)
 
 
-def _undecided(change: Change, reason: str) -> Change:
-    fields = asdict(change) | {"outcome": "undecided", "reason": reason}
-    return Change(**fields)
-
-
-def _rows(document: Document) -> dict[tuple[str, str], Document]:
+def _rows(recorded: Recorded) -> dict[tuple[str, str], Row]:
     """Return every timed row by size and backend, without the reference's second copy."""
     return {
-        (in_words(size["sizes"]), row["name"]): row
-        for size in document["benchmark"]["sizes"]
-        for row in size["rows"]
-        if row["name"] != size["control"] and row["median_ms"] is not None
+        (in_words(size.sizes), row.name): row
+        for size in recorded.report.benchmark.sizes
+        for row in size.rows
+        if row.name != size.control and row.median_ms is not None
     }
-
-
-def _figures(document: Document) -> list[Document]:
-    figures: list[Document] = document["benchmark"].get("figures", {}).get("backends", [])
-    return figures
 
 
 def _label(key: tuple[str, str]) -> str:
     return f"{key[1]}, {key[0]}"
-
-
-def _number(value: float | str) -> float:
-    return float(value.replace("∞", "inf")) if isinstance(value, str) else value

@@ -1,15 +1,18 @@
-"""What a benchmark run leaves behind: every raw value as it was measured, readable again from JSON."""
+"""What a benchmark run leaves behind: every raw value as it was measured."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic evaluates annotations in this module
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Literal
 
+from pydantic import ConfigDict, Field, JsonValue
+
+from pipeline.benchmark.gpu import State  # noqa: TC001 - as above
 from pipeline.errors import InputError
+from pipeline.storage.documents import Count, Many, Part, Positive
 
-SCHEMA = 1
 KEPT_CALLS = 200
 
 
@@ -54,6 +57,9 @@ class Plan:
             )
 
 
+Nanoseconds = Annotated[int, Field(gt=0, lt=2**63)]
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """One backend's turn in one round: `calls` calls that took `total_ns` together.
@@ -61,10 +67,10 @@ class Block:
     `durations_ns` holds each call, or, of more than 200, every so many so that 200 remain (see `thin`).
     """
 
-    round: int
-    calls: int
-    total_ns: int
-    durations_ns: tuple[int, ...]
+    round: Count
+    calls: Count
+    total_ns: Nanoseconds
+    durations_ns: Many[Nanoseconds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +78,37 @@ class WarmUp:
     """How a worker got up to speed: whether it settled, and the median time of a call in each window."""
 
     settled: bool
-    calls: int
-    medians_ns: tuple[float, ...]
+    calls: Count
+    medians_ns: Many[Positive]
+
+
+class WorkerFacts(Part):
+    """What a worker reported about itself, the times and memory of its own start first; a backend may tell more.
+
+    `device_ms`: the time of a call by scenario without copies, of a backend on a GPU, whose state then was `gpu`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    start_ms: float | None = None
+    import_ms: float | None = None
+    load_ms: float | None = None
+    baseline_bytes: Count | None = None
+    resident_bytes: Count | None = None
+    peak_bytes: Count | None = None
+    joules_per_call: Mapping[str, float] = Field(default={})
+    device_ms: dict[str, float | None] | None = None
+    gpu: State | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ArmSamples:
-    """One backend in one launch; `facts` are what its worker reported about itself (JSON values)."""
+class ArmMeasurements:
+    """One backend in one launch."""
 
-    facts: Mapping[str, Any]
+    facts: WorkerFacts
     warm_up: WarmUp | None
-    blocks: tuple[Block, ...]
+    blocks: Many[Block]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +118,9 @@ class Launch:
     The seconds are the launch's, whose workers may have served other scenarios too.
     """
 
-    start_order: tuple[str, ...]
-    round_orders: tuple[tuple[str, ...], ...]
-    arms: Mapping[str, ArmSamples]
+    start_order: Many[str]
+    round_orders: Many[tuple[str, ...]]
+    arms: Mapping[str, ArmMeasurements]
     start_s: float
     warm_up_s: float
     measure_s: float
@@ -102,48 +128,18 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class Measurements:
     """A whole run in one scenario. `control` is the second copy of the reference; `failures` say why an arm dropped out."""
 
     reference: str
     control: str
-    arms: tuple[str, ...]
+    arms: Many[str]
     plan: Plan
-    launches: tuple[Launch, ...]
+    launches: Many[Launch]
     elapsed_s: float
     failures: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the run as JSON values."""
-        return {"schema": SCHEMA, **plain(self)}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Samples:
-        """Read back what `to_json` wrote.
-
-        Raises:
-            InputError: the document is of another schema, or lacks something.
-
-        """
-        if document.get("schema") != SCHEMA:
-            raise InputError(
-                f"benchmark samples of schema {document.get('schema')!r}, and this version reads {SCHEMA}",
-                hint="measure again, or use the version that wrote them",
-            )
-        try:
-            return cls(
-                reference=document["reference"],
-                control=document["control"],
-                arms=tuple(document["arms"]),
-                plan=Plan(**document["plan"]),
-                launches=tuple(_launch(each) for each in document["launches"]),
-                elapsed_s=document["elapsed_s"],
-                failures=dict(document["failures"]),
-                notes=tuple(document["notes"]),
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"benchmark samples are damaged: {error!r}", hint="measure again") from None
+    notes: Many[str] = ()
+    schema: Literal[1] = 1
 
 
 def thin(durations_ns: Sequence[int]) -> tuple[int, ...]:
@@ -152,32 +148,3 @@ def thin(durations_ns: Sequence[int]) -> tuple[int, ...]:
     if count <= KEPT_CALLS:
         return tuple(durations_ns)
     return tuple(durations_ns[index * count // KEPT_CALLS] for index in range(KEPT_CALLS))
-
-
-def plain(value: Any) -> Any:
-    """Turn frozen records, mappings and tuples into the dicts and lists that JSON has."""
-    if dataclasses.is_dataclass(value):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
-
-
-def _launch(document: Mapping[str, Any]) -> Launch:
-    return Launch(
-        start_order=tuple(document["start_order"]),
-        round_orders=tuple(tuple(order) for order in document["round_orders"]),
-        arms={name: _arm(each) for name, each in document["arms"].items()},
-        **{name: float(document[name]) for name in ("start_s", "warm_up_s", "measure_s", "stop_s")},
-    )
-
-
-def _arm(document: Mapping[str, Any]) -> ArmSamples:
-    warm_up = document["warm_up"]
-    return ArmSamples(
-        facts=dict(document["facts"]),
-        warm_up=WarmUp(**(warm_up | {"medians_ns": tuple(warm_up["medians_ns"])})) if warm_up else None,
-        blocks=tuple(Block(**(each | {"durations_ns": tuple(each["durations_ns"])})) for each in document["blocks"]),
-    )

@@ -1,35 +1,77 @@
 """A release against an older one: only what is proven counts, in either direction."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
 
 from pipeline.benchmark import machine
-from pipeline.benchmark.compare import compare
+from pipeline.benchmark.document import Benchmark
 from pipeline.errors import InputError
+from pipeline.parity.document import Parity
+from pipeline.report.compare import Recorded, compare
+from pipeline.report.document import Documents
 
-HERE = machine.describe().to_json()
+HERE = dataclasses.asdict(machine.describe())
+
+
+UNKNOWN = dict.fromkeys(("ratio", "interval", "p_value", "p50", "p90", "p95", "p99"))
+NOTHING = dict.fromkeys(
+    ("start_ms", "import_ms", "load_ms", "baseline_bytes", "steady_bytes", "peak_bytes", "file_bytes")
+)
+RAW = {
+    "reference": "eager", "control": "eager (A/A)", "arms": [], "plan": {"seconds": 1.0}, "launches": [], "elapsed_s": 1.0,
+}  # fmt: skip
 
 
 def row(name, median_ms, spread=0.01, launches=4):
     interval = (median_ms * math.exp(-spread), median_ms * math.exp(spread))
-    return {"name": name, "median_ms": median_ms, "median_interval_ms": interval, "launches": launches}
+    return {
+        **UNKNOWN, "name": name, "verdict": "undecided", "reason": "", "median_ms": median_ms, "median_interval_ms": interval,
+        "calls": 1, "rounds": 1, "launches": launches, "settled": True,
+    }  # fmt: skip
+
+
+def worst(factor):
+    return {"case": "odd", "output": "y", "passed": True, "factor": factor, "limit": 16.0}
+
+
+def recorded(stated):
+    """A release that states this, and whatever else a report has."""
+    backends = [
+        {"backend": "eager", "required": True, "status": "pass", "reason": None, "findings": [], "facts": {}, **each}
+        for each in stated["parity"]["backends"]
+    ]
+    parity = {
+        "schema_version": 1,
+        "oracle": {"dtype": "float64", "fallback": None},
+        "rules": {},
+        "cases": [],
+        "exports": [],
+    }
+    figures = {
+        "roofline": {}, "graph": None, "achieved": {}, "energy": {"joules_per_call": {}, "reason": None}, "throughput": [],
+        "throughput_notes": [], "notes": [],
+    }  # fmt: skip
+    timed = copy.deepcopy(stated["benchmark"]) | {"schema_version": 1}
+    for size in timed["sizes"]:
+        size |= {"margin": 0.03, "confidence": 0.95, "samples": RAW}
+    if "figures" in timed:
+        timed["figures"] |= figures
+    documents = Documents(Parity.from_json(parity | {"backends": backends, "notes": []}), Benchmark.from_json(timed))
+    return Recorded(documents, stated["sizes"], stated["reference"])
 
 
 @pytest.fixture
 def base():
     return {
-        "manifest": {
-            "weights": {"sha256": "a"},
-            "tools": {"torch": "2"},
-            "models": [{"format": "onnx", "files": ["model.onnx", "model.onnx.data"]}],
-            "files": [{"path": "model.onnx", "size_bytes": 100}, {"path": "model.onnx.data", "size_bytes": 900}],
-        },
-        "parity": {"backends": [{"name": "onnxruntime-cpu", "worst": {"factor": 1.5}}, {"name": "x", "worst": None}]},
+        "sizes": {"onnx": 1000},
+        "reference": ({"sha256": "a"}, {"torch": "2"}),
+        "parity": {"backends": [{"name": "onnxruntime-cpu", "worst": worst(1.5)}, {"name": "x", "worst": None}]},
         "benchmark": {
             "machine": HERE,
-            "figures": {"backends": [{"name": "onnxruntime-cpu", "peak_bytes_by_launch": [1000, 1010, 1005]}]},
+            "figures": {"backends": [{**NOTHING, "name": "onnxruntime-cpu", "first_call_ms": {}, "peak_bytes_by_launch": [1000, 1010, 1005]}]},
             "sizes": [
                 {
                     "sizes": {"batch": 1}, "reference": "eager", "control": "eager (A/A)", "can_tell": True, "reason": "",
@@ -46,7 +88,7 @@ def changed(base):
 
 
 def held(base, candidate, **more):
-    return compare(base, candidate, **({"margin": 0.05, "force": False} | more))
+    return compare(recorded(base), recorded(candidate), **({"margin": 0.05, "force": False} | more))
 
 
 def outcomes(found, outcome):
@@ -80,7 +122,7 @@ def test_latencies_are_not_compared_where_the_same_program_took_longer_too(base,
 
 
 def test_another_networks_reference_may_take_longer(base, changed):
-    changed["manifest"]["weights"] = {"sha256": "b"}
+    changed["reference"] = ({"sha256": "b"}, {"torch": "2"})
     changed["benchmark"]["sizes"][0]["rows"][0] = row("eager", 2.4)
     assert outcomes(held(base, changed), "regression") == [("latency", "eager, batch=1")]
 
@@ -93,8 +135,8 @@ def test_a_run_that_could_not_tell_proves_nothing(base, changed):
     assert "copies differ" in found.undecided[0].reason
 
 
-def test_a_larger_file_with_its_external_data_is_a_regression(base, changed):
-    changed["manifest"]["files"][1]["size_bytes"] = 1000
+def test_a_larger_file_is_a_regression(base, changed):
+    changed["sizes"]["onnx"] = 1100
     assert outcomes(held(base, changed), "regression") == [("size", "onnx")]
     assert outcomes(held(base, changed, margin=0.2), "regression") == []
 

@@ -1,0 +1,102 @@
+"""The table every report shows: stage, backend, verdict, factor, latency, size — one line each, as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.interface import in_words
+from pipeline.parity.document import Exported
+from pipeline.report.words import factor, in_units, milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.benchmark.document import Benchmark
+    from pipeline.benchmark.statistics import Row
+    from pipeline.parity.document import Audit, Parity
+
+HEADINGS = ("stage", "backend", "verdict", "× noise floor", "latency", "size")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table; `tone` is good, bad or neutral."""
+
+    stage: str
+    backend: str
+    verdict: str
+    factor: str = ""
+    latency: str = ""
+    size: str = ""
+    tone: str = "neutral"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells in the order of `HEADINGS`."""
+        return (self.stage, self.backend, self.verdict, self.factor, self.latency, self.size)
+
+
+def lines(parity: Parity, benchmark: Benchmark) -> list[Line]:
+    """Return the table of a run from its two documents."""
+    return [_trained(parity), *_exports(parity), *_backends(parity), *_timings(benchmark)]
+
+
+def _trained(parity: Parity) -> Line:
+    """Say whether the network was held against the one that was trained."""
+    found = parity.reference
+    if found is None:
+        return Line("network", "eager", "not compared with the trained network")
+    calls = f"the trained network's, {found.calls} call{'s' if found.calls > 1 else ''}"
+    return Line("network", "eager", calls, factor(found.factor), tone="good")
+
+
+def _exports(parity: Parity) -> Iterator[Line]:
+    for each in parity.exports:
+        if isinstance(each, Exported):
+            how = each.facts.get("method") or f"opset {each.facts.get('opset')}"
+            yield Line("export", each.artifact, str(how), size=in_units(each.size_bytes), tone="good")
+            if each.audit:
+                yield _audit(each.artifact, each.audit)
+        else:
+            yield Line("export", each.artifact, "refused", tone="bad")
+
+
+def _audit(name: str, audit: Audit) -> Line:
+    if not audit.passed:
+        return Line("audit", name, f"{audit.problem_count} problems", tone="bad")
+    if left := audit.unaccounted_count:
+        return Line("audit", name, f"{left} not accounted for ({audit.share:.2%})", tone="neutral")
+    return Line("audit", name, f"all of {audit.elements:,} elements", tone="good")
+
+
+def _backends(parity: Parity) -> Iterator[Line]:
+    tones = {"pass": "good", "unavailable": "neutral"}
+    for each in parity.backends:
+        shown = factor(each.worst.factor) if each.worst else ""
+        yield Line("parity", each.name, each.status, shown, tone=tones.get(each.status, "bad"))
+
+
+def _timings(benchmark: Benchmark) -> Iterator[Line]:
+    for each in benchmark.sizes:
+        stage = in_words(each.sizes) if each.sizes else "benchmark"
+        for row in each.rows:
+            if row.name != each.control:
+                yield Line(stage, row.name, _verdict(row), latency=_latency(row))
+
+
+def _verdict(row: Row) -> str:
+    if row.ratio is None or row.interval is None:
+        return row.verdict
+    low, high = row.interval
+    return f"{row.verdict} {row.ratio:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _latency(row: Row) -> str:
+    if row.median_ms is None:
+        return ""
+    if row.median_interval_ms is None:
+        return milliseconds(row.median_ms)
+    low, high = row.median_interval_ms
+    scale, unit = (1e3, "µs") if row.median_ms < 0.1 else (1.0, "ms")
+    return f"{row.median_ms * scale:.3g} [{low * scale:.3g}, {high * scale:.3g}] {unit}"

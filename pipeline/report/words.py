@@ -1,0 +1,34 @@
+"""How figures are written wherever a report shows them; one that is not known is not written at all."""
+
+from __future__ import annotations
+
+import math
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def in_units(size_bytes: float | None) -> str:
+    """Return a number of bytes with a unit, powers of 1000."""
+    if size_bytes is None:
+        return ""
+    for unit in _UNITS:
+        if size_bytes < 1000 or unit == _UNITS[-1]:
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    raise AssertionError
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a duration in ms with three digits, in µs below 0.1 ms, in s from a second on."""
+    if value is None:
+        return ""
+    if value >= 1000:
+        return f"{value / 1e3:.3g} s"
+    return f"{value * 1e3:.3g} µs" if value < 0.1 else f"{value:.3g} ms"
+
+
+def factor(value: float | None) -> str:
+    """Return a factor with three digits; what is not finite was not measurable in these terms."""
+    if value is None:
+        return ""
+    return f"{value:.3g}" if math.isfinite(value) else "∞"
