@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import WeighbridgeError
 from pipeline.interface import complete_sizes, free_dimensions, in_words
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.interface import Arrays, Case, Interface
+    from pipeline.worker.session import Throughput
 
 LONGEST_S = 0.25
 SHORTEST_S = 0.02
@@ -50,8 +51,8 @@ class Caller(Protocol):
     def bind(self, scenario: str, inputs: Arrays) -> None:
         """Fix the inputs of a scenario."""
 
-    def together(self, scenario: str, callers: int, seconds: float) -> Mapping[str, Any]:
-        """Call from several threads for `seconds`; return `calls` and `seconds`."""
+    def together(self, scenario: str, callers: int, seconds: float) -> Throughput:
+        """Call from several threads for `seconds`."""
 
 
 def batch_dimension(interface: Interface) -> str | None:
@@ -103,8 +104,8 @@ def _rate(name: str, worker: Caller, point: Point, seconds: float) -> Rate:
     worker.bind(scenario, point.case.inputs)
     worker.together(scenario, point.callers, 0.0)  # the first call at a new size allocates, and may compile
     found = worker.together(scenario, point.callers, seconds)
-    per_second = found["calls"] * point.items / found["seconds"]
-    return Rate(name, dict(point.case.sizes), point.callers, found["calls"], found["seconds"], per_second)
+    per_second = found.calls * point.items / found.seconds
+    return Rate(name, dict(point.case.sizes), point.callers, found.calls, found.seconds, per_second)
 
 
 def _label(point: Point) -> str:

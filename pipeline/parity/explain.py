@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from pipeline.parity.candidate import Names
 from pipeline.parity.compare import compare, worst
 from pipeline.rebuild import cases
 from pipeline.worker.event import Event
-from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,13 +38,14 @@ def explain(
     `culprit`: the node or module there; `problem`: why there is none.
     """
     own = names or Names.same(setup.interface)
-    setup.report(Event("explain", proof.variant.name, "shrinking the case"))
+    setup.report(Event("explain", proof.variant.name, "started", "shrinking the case"))
     smallest = shrink(proof, setup, known, own, seed=seed)
     case = smallest.cases[0]
-    setup.report(Event("explain", proof.variant.name, "walking the ladder"))
+    setup.report(Event("explain", proof.variant.name, "working", "walking the ladder"))
     found = _onnx(proof, setup, smallest, own, examples, folder) if proof.variant.format == "onnx" else None
     if found is None:
         found = _torchscript(proof, setup, smallest, own)
+    setup.report(Event("explain", proof.variant.name, "ended"))
     shown = {"name": case.name, "sizes": dict(case.sizes), "elements": _elements(case)}
     return {"backend": proof.variant.name, "case": shown, **found}
 
@@ -95,16 +95,11 @@ def _at_most(sizes: range, wanted: int) -> int:
 
 
 def _truth(sampled: Sequence[Case], setup: Setup, known: Truth, seed: int) -> Truth:
-    with Worker("the oracle", threads=1, terms=setup.terms) as worker:
-        worker.call(
-            "rehearse",
-            timeout_s=setup.timeout_s,
-            network=asdict(setup.network),
-            interface=asdict(setup.interface),
-            cases=[case.to_json() for case in sampled],
-        )
-        answer = worker.call("reference", timeout_s=setup.timeout_s, seed=seed)
-    return prove.truth(sampled, answer, known.rules)
+    request = jobs.Rehearse(network=setup.network, interface=setup.interface, cases=tuple(sampled))
+    with setup.runner.start("the oracle", threads=1) as worker:
+        worker.call(request, timeout_s=setup.timeout_s)
+        found = worker.call(jobs.Evaluate(seed=seed), timeout_s=setup.timeout_s)
+    return prove.truth(sampled, found.references, found.fallback, known.rules)
 
 
 def _only(known: Truth, index: int) -> Truth:
@@ -134,12 +129,12 @@ def _onnx(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: A
     except WeighbridgeError as error:
         return _summary(rungs, None, f"no step of the network to compare with: {error.message}")
     (reference,), (floors,) = smallest.references, smallest.floors
-    outputs = {name: value.astype(reference.dtypes[name]) for name, value in answer["program"].items()}
+    outputs = {name: value.astype(reference.dtypes[name]) for name, value in answer.program.items()}
     program = compare(smallest.cases[0].name, reference, floors, outputs, smallest.rules)
     deciding = worst(program)
     passed = all(each.passed for each in program)
     rungs.insert(1, {"rung": "exported program", "passed": passed, "factor": _finite(deciding.factor), "reason": None})
-    culprit = answer["culprit"]
+    culprit = answer.node
     if culprit and broken is None and not culprit["certain"]:
         culprit = None  # one channel of one case says too little to accuse a node where every output is right
     problem = None if culprit else "with every value exposed, each is within its budget"
@@ -148,25 +143,23 @@ def _onnx(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: A
 
 def _search(
     proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path, level: str
-) -> dict[str, Any]:
-    with Worker("the search for the culprit", threads=1, terms=setup.terms) as worker:
-        found: dict[str, Any] = worker.call(
-            jobs.CULPRIT,
-            timeout_s=setup.timeout_s,
-            network=asdict(setup.network),
-            interface=asdict(setup.interface),
-            examples=dict(examples),
-            inputs=dict(smallest.cases[0].inputs),
-            candidate={
-                "file": str(proof.variant.file),
-                "inputs": dict(names.inputs),
-                "outputs": dict(names.outputs),
-                "level": level,
-                "custom_ops": proof.variant.custom_ops and str(proof.variant.custom_ops),
-            },
-            folder=str(folder),
-        )
-    return found
+) -> jobs.Culprit:
+    request = jobs.FindCulprit(
+        network=setup.network,
+        interface=setup.interface,
+        examples=dict(examples),
+        inputs=dict(smallest.cases[0].inputs),
+        candidate=jobs.Candidate(
+            file=proof.file,
+            level=level,
+            custom_ops=proof.variant.custom_ops,
+            inputs=dict(names.inputs),
+            outputs=dict(names.outputs),
+        ),
+        folder=folder,
+    )
+    with setup.runner.start("the search for the culprit", threads=1) as worker:
+        return worker.call(request, timeout_s=setup.timeout_s)
 
 
 def _torchscript(proof: Proof, setup: Setup, smallest: Truth, names: Names) -> dict[str, Any]:
@@ -175,16 +168,15 @@ def _torchscript(proof: Proof, setup: Setup, smallest: Truth, names: Names) -> d
         return _summary(
             rungs, None, f"a culprit is looked for in ONNX and TorchScript files, not in {proof.variant.format}"
         )
+    request = jobs.FindCulpritModule(
+        network=setup.network,
+        interface=setup.interface,
+        inputs=dict(smallest.cases[0].inputs),
+        file=proof.file,
+    )
     try:
-        with Worker("the search for the culprit", threads=1, terms=setup.terms) as worker:
-            culprit = worker.call(
-                jobs.CULPRIT_MODULE,
-                timeout_s=setup.timeout_s,
-                network=asdict(setup.network),
-                interface=asdict(setup.interface),
-                inputs=dict(smallest.cases[0].inputs),
-                file=str(proof.variant.file),
-            )
+        with setup.runner.start("the search for the culprit", threads=1) as worker:
+            culprit = worker.call(request, timeout_s=setup.timeout_s)
     except WeighbridgeError as error:
         return _summary(rungs, None, error.message)
     return _summary(rungs, culprit, None if culprit else "each module that can be called by itself agrees")

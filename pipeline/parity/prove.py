@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.backends import placement
-from pipeline.errors import GateError, UnavailableError, WeighbridgeError, WorkerError
+from pipeline.errors import DefectError, GateError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.parity import behaviour, budget, jobs
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import REFUSED, Finding, compare, refused, worst
-from pipeline.parity.oracle import Reference
 from pipeline.worker.event import Event
-from pipeline.worker.process import Worker
-from pipeline.worker.session import opened
+from pipeline.worker.process import LOCAL
+from pipeline.worker.session import ReadPlacement, Run, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from pydantic import JsonValue
+
     from pipeline.backends.variant import Variant
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Arrays, Case, Interface
     from pipeline.parity.budget import Rule
+    from pipeline.parity.oracle import Reference
     from pipeline.rebuild.network import Network
-    from pipeline.worker.process import Terms
+    from pipeline.worker import event
+    from pipeline.worker.runner import Runner, Worker
 
 AUDITED = frozenset({"onnx", "torchscript"})
 
@@ -39,14 +41,14 @@ Status = Literal["pass", "fail", "unavailable", "crashed"]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every run of a proof needs: the network with its interface, a backend's threads, how long to wait, its worker's terms."""
+    """What every run of a proof needs: the network with its interface, a backend's threads, how long to wait, where it runs."""
 
     interface: Interface
     network: Network
     threads: int
     timeout_s: float
     report: Callable[[Event], None] = lambda _: None
-    terms: Terms | None = None
+    runner: Runner = LOCAL
     at_once: int = 2
 
 
@@ -75,14 +77,22 @@ class Proof:
     facts: Mapping[str, Any]
 
     @property
+    def file(self) -> Path:
+        """The exported file that was proven; raises DefectError for the network itself."""
+        if self.variant.file is None:
+            raise DefectError(f"{self.variant.name} was not proven of a file")
+        return self.variant.file
+
+    @property
     def worst(self) -> Finding | None:
         """The finding that decided."""
         return worst(self.findings) if self.findings else None
 
 
-def truth(cases: Sequence[Case], answer: Mapping[str, Any], rules: Mapping[str, Rule]) -> Truth:
-    """Build the truth from the answer of a worker's `reference` job."""
-    references = [Reference(**each) for each in answer["references"]]
+def truth(
+    cases: Sequence[Case], references: Sequence[Reference], fallback: str | None, rules: Mapping[str, Rule]
+) -> Truth:
+    """Build the truth from what the oracle gives for the cases (see `oracle.evaluate`)."""
     by_output = {
         name: budget.floors([each.values[name] for each in references], [each.noise[name] for each in references])
         for name in references[0].values
@@ -92,7 +102,7 @@ def truth(cases: Sequence[Case], answer: Mapping[str, Any], rules: Mapping[str, 
         {name: by_output[name][index] if name in by_output else None for name in references[0].values}
         for index in range(len(references))
     ]
-    return Truth(tuple(cases), tuple(references), tuple(floors), rules, answer["fallback"])
+    return Truth(tuple(cases), tuple(references), tuple(floors), rules, fallback)
 
 
 def prove(
@@ -111,9 +121,9 @@ def prove(
             return Proof(variant, "unavailable", variant.unavailable, (), {})
         setup.report(Event("parity", variant.name, "started"))
         proof = _prove_one(variant, setup, known, (names or {}).get(variant.name) or Names.same(setup.interface))
-        status = "ended" if proof.status == "pass" else "failed"
         peak_bytes = proof.facts.get("peak_bytes")
-        setup.report(Event("parity", variant.name, status, proof.reason or "", peak_bytes=peak_bytes))
+        ended: event.Status = "ended" if proof.status == "pass" else "failed"
+        setup.report(Event("parity", variant.name, ended, proof.reason or "", peak_bytes=peak_bytes))
         return proof
 
     with ThreadPoolExecutor(setup.at_once) as pool:
@@ -124,12 +134,12 @@ def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Pr
     # The folder is ours, so that it goes even if the worker crashes.
     with TemporaryDirectory(prefix="weighbridge-profile-") as profile:
         session = opened(
+            setup.runner,
             variant,
             names.renamed(setup.interface),
             setup.network,
             threads=setup.threads,
             timeout_s=setup.timeout_s,
-            terms=setup.terms,
             profile=Path(profile),
         )
         return _judged(variant, session, setup, known, names)
@@ -146,13 +156,12 @@ def _judged(
     findings: list[Finding] = []
     try:
         with session as (worker, facts):
-            call = partial(worker.call, "run", timeout_s=setup.timeout_s)
             for index in range(len(known.cases)):
-                findings.extend(_run(worker, call, index, known, names))
-            if placed := worker.call("placement", timeout_s=setup.timeout_s):
+                findings.extend(_run(worker, index, known, names, setup.timeout_s))
+            if placed := worker.call(ReadPlacement(), timeout_s=setup.timeout_s):
                 facts["placement"] = placed
             if not all(finding.passed for finding in findings):
-                findings = _explain_chance(worker, call, findings, known, names)
+                findings = _explain_chance(worker, findings, known, names, setup.timeout_s)
             facts["peak_bytes"] = worker.peak_bytes
     except UnavailableError as error:
         return Proof(variant, "unavailable", error.message, (), {})
@@ -168,11 +177,11 @@ def _judged(
     return Proof(variant, "fail", "; ".join(said), tuple(findings), facts)
 
 
-def _run(worker: Worker, call: Callable[..., Any], index: int, known: Truth, names: Names) -> tuple[Finding, ...]:
+def _run(worker: Worker, index: int, known: Truth, names: Names, timeout_s: float) -> tuple[Finding, ...]:
     """Run one case; what a backend refuses to run is a finding of that case, as long as it is still there afterwards."""
     case, reference = known.cases[index], known.references[index]
     try:
-        outputs = call(inputs=names.feed(case.inputs))
+        outputs = worker.call(Run(inputs=names.feed(case.inputs)), timeout_s=timeout_s)
     except WeighbridgeError as error:
         if not worker.alive:
             raise
@@ -181,14 +190,14 @@ def _run(worker: Worker, call: Callable[..., Any], index: int, known: Truth, nam
 
 
 def _explain_chance(
-    worker: Worker, call: Callable[..., Any], findings: list[Finding], known: Truth, names: Names
+    worker: Worker, findings: list[Finding], known: Truth, names: Names, timeout_s: float
 ) -> list[Finding]:
     """Run the worst case a second time: outputs that change between two runs are random, not wrong."""
     failed = worst([finding for finding in findings if not finding.passed])
     if failed.problem and failed.problem.startswith(REFUSED):
         return findings
     index = next(index for index, case in enumerate(known.cases) if case.name == failed.case)
-    again = _run(worker, call, index, known, names)
+    again = _run(worker, index, known, names, timeout_s)
     changed = {each.output for each in again for old in findings if behaviour.differs(each, old)}
     return [behaviour.as_random(each) if each.output in changed and not each.passed else each for each in findings]
 
@@ -208,27 +217,22 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
         setup.report(Event("parity", f"{each.format} audit", "started"))
     # One process for all: starting torch and loading the network takes longer than most audits.
     peak_bytes = None
+    files = [
+        jobs.Exported(format=each.format, file=each.files[0], program=dict(each.program) or None) for each in known
+    ]
+    request = jobs.Audit(network=setup.network, interface=setup.interface, examples=dict(examples), files=tuple(files))
     try:
-        with Worker("the audit", threads=1, terms=setup.terms) as worker:
-            answers = worker.call(
-                jobs.AUDIT,
-                timeout_s=setup.timeout_s,
-                network=asdict(setup.network),
-                interface=asdict(setup.interface),
-                examples=dict(examples),
-                files=[
-                    {"format": each.format, "file": str(each.files[0]), "program": dict(each.program) or None}
-                    for each in known
-                ],
-            )
+        with setup.runner.start("the audit", threads=1) as worker:
+            answers = worker.call(request, timeout_s=setup.timeout_s)
             peak_bytes = worker.peak_bytes
     except WorkerError as error:
-        problem = {"where": "", "module": None, "problem": error.message}
-        answers = [{"passed": False, "crashed": True, "problem_count": 1, "problems": [problem]}] * len(known)
+        problem: dict[str, JsonValue] = {"where": "", "module": None, "problem": error.message}
+        failed: dict[str, JsonValue] = {"passed": False, "crashed": True, "problem_count": 1, "problems": [problem]}
+        answers = (failed,) * len(known)
     found = {each.format: answer for each, answer in zip(known, answers, strict=True)}
     for name, answer in found.items():
-        status = "ended" if answer["passed"] else "failed"
-        setup.report(Event("parity", f"{name} audit", status, peak_bytes=peak_bytes))
+        ended: event.Status = "ended" if answer["passed"] else "failed"
+        setup.report(Event("parity", f"{name} audit", ended, peak_bytes=peak_bytes))
     return found
 
 

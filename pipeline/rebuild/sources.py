@@ -16,7 +16,7 @@ from pipeline.errors import ArchitectureError, UnsafeError, suggestion
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-_OWN_FOLDER = Path(__file__).resolve().parent
+_OWN_FOLDER = Path(__file__).resolve().parents[1]
 _MAX_SOURCE_BYTES = 4 * 2**20
 # PEP 263. Another encoding could make Python read another program than the one parsed here.
 _CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")

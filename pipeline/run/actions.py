@@ -6,7 +6,7 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from pipeline.errors import DigestError, ExportError, GateError, InputError, Una
 from pipeline.formats.artifact import Artifact
 from pipeline.interface import complete_sizes, in_words
 from pipeline.parity import candidate, prove
-from pipeline.parity.jobs import SIGNATURE
+from pipeline.parity.jobs import Evaluate, ReadSignature
 from pipeline.rebuild import cases
 from pipeline.release import bundle, standalone
 from pipeline.release import verify as verifying
@@ -30,26 +30,29 @@ from pipeline.report import document, markdown
 from pipeline.run import build as driver
 from pipeline.run import keys as dependencies
 from pipeline.run import recall, stages
+from pipeline.run.jobs import FindUndecided
 from pipeline.run.plan import at_once, cores, plan, usual_values, vocabulary
 from pipeline.run.stages import STAGES, State
 from pipeline.storage.store import atomic_write, disk_errors, private_directory
 from pipeline.weights.files import digest
 from pipeline.worker.event import Event
-from pipeline.worker.process import Worker
-from pipeline.worker.session import opened
+from pipeline.worker.process import LOCAL
+from pipeline.worker.session import Run, opened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.benchmark.compare import Comparison
     from pipeline.interface import Arrays, Case, Dimension, Interface
+    from pipeline.parity.jobs import Rehearsed
     from pipeline.parity.trained import Agreement
+    from pipeline.rebuild.doubts import Doubt
     from pipeline.rebuild.reference import Recording
     from pipeline.release.verify import Origin, Verdict
     from pipeline.run.plan import Plan, Settings
+    from pipeline.worker.runner import Worker
 
 CANDIDATE = "candidate"
-UNDECIDED = "pipeline.rebuild.doubts:undecided"
 CONFIGS = frozenset({".yaml", ".yml"})
 VERIFY_TIMEOUT_S = 600.0
 MAX_TIMED_ELEMENTS = 2**28
@@ -105,14 +108,9 @@ def _require_usable(library: Path, format_: str | None) -> None:
 def _taken(state: State, request: ParityRequest, file: Path, theirs: str) -> State:
     """Return the state with a candidate in place of what exporters would have made, and the oracle's answer."""
     planned = state.plan
-    with Worker(f"a look at {file.name}", threads=1) as worker:
-        described = worker.call(SIGNATURE, timeout_s=planned.config.limits.run_seconds, format=theirs, file=str(file))
-    signature = candidate.Signature(
-        *(
-            tuple((name, dtype, shape and tuple(shape)) for name, dtype, shape in described[key])
-            for key in ("inputs", "outputs")
-        )
-    )
+    with LOCAL.start(f"a look at {file.name}", threads=1) as worker:
+        asked = ReadSignature(format=theirs, file=file)
+        signature = worker.call(asked, timeout_s=planned.config.limits.run_seconds)
     names = candidate.match(signature, planned.interface, ordered=theirs == "torchscript")
     with ThreadPoolExecutor(at_once(planned, state.settings)) as pool:
         answering, capturing = pool.submit(stages.evaluate_oracle, state), pool.submit(_program, state)
@@ -125,8 +123,8 @@ def _taken(state: State, request: ParityRequest, file: Path, theirs: str) -> Sta
         plan=replace(planned, variants=(variant,)),
         artifacts=(Artifact(theirs, (file, *candidate.external(file)), program=program),),
         names={CANDIDATE: names},
-        truth=prove.truth(state.cases, known, stages.rules_of(planned)),
-        network_facts={"notes": known["notes"]},
+        truth=prove.truth(state.cases, known.references, known.fallback, stages.rules_of(planned)),
+        network_facts={"notes": known.network.notes},
     )
 
 
@@ -352,16 +350,16 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
     state = stages.sample(State(planned, settings, Path()))
     sampled, recording, agreement = state.cases, state.recording, None
     settings.report(Event("check", f"{len(sampled)} cases", "started"))
-    with Worker("the network", threads=1) as worker:
+    with LOCAL.start("the network", threads=1) as worker:
         timeout_s = planned.config.limits.run_seconds
         facts = stages.rehearse(worker, state)
-        undecided = []
+        undecided: tuple[Doubt, ...] = ()
         if recording:
             seed, last = planned.config.parity.seed, len(recording.calls)
-            answer = worker.call("reference", timeout_s=timeout_s, seed=seed, last=last)
-            agreement = stages.agreed(state, facts | answer)
+            evaluation = worker.call(Evaluate(seed=seed, last=last), timeout_s=timeout_s)
+            agreement = stages.agreed(state, evaluation)
         else:
-            undecided = worker.call(UNDECIDED, timeout_s=timeout_s, network=asdict(planned.network))
+            undecided = worker.call(FindUndecided(network=planned.network), timeout_s=timeout_s)
     plan_ = _described(planned, facts, sampled, undecided)
     return {"plan": plan_ | {"trained network": _trained(recording, agreement)}}
 
@@ -394,22 +392,20 @@ def _trained(recording: Recording | None, agreement: Agreement | None) -> str:
     )
 
 
-def _described(
-    planned: Plan, facts: Mapping[str, Any], sampled: Sequence[Case], undecided: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _described(planned: Plan, facts: Rehearsed, sampled: Sequence[Case], undecided: Sequence[Doubt]) -> dict[str, Any]:
     config = planned.config
     doubts = {
-        "contradicted": list(facts["contradictions"]),
+        "contradicted": list(facts.contradictions),
         "not decided": [
-            f"{each['name']}={each['value']} (default of {planned.located.name}): {each['why']}; "
+            f"{each.name}={each.value} (default of {planned.located.name}): {each.why}; "
             "write it under model.arguments, or give a reference"
             for each in undecided
         ],
     }
-    binding = {"called by": facts["binding"]} if facts["binding"] else {}
+    binding = {"called by": list(facts.binding)} if facts.binding else {}
     return {
-        "network": f"{config.model.architecture}, {facts['parameters']:,} parameters, {facts['bytes']:,} bytes",
-        "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts["notes"]],
+        "network": f"{config.model.architecture}, {facts.parameters:,} parameters, {facts.bytes:,} bytes",
+        "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts.notes],
         **{key: lines for key, lines in doubts.items() if lines},
         "inputs": [f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in planned.interface.inputs],
         "dimensions": [_dimension(each) for each in planned.interface.dimensions] or ["none"],
@@ -469,9 +465,9 @@ def verify(
                 )
                 variant = Variant(backend, backend, backends()[backend].artifact, required=True, file=file)
                 network = planned.network if planned else None
-                session = opened(variant, declared, network, threads=cores(), timeout_s=VERIFY_TIMEOUT_S)
+                session = opened(LOCAL, variant, declared, network, threads=cores(), timeout_s=VERIFY_TIMEOUT_S)
                 workers[backend], _ = stack.enter_context(session)
-            return workers[backend].call("run", timeout_s=VERIFY_TIMEOUT_S, inputs=dict(inputs))
+            return workers[backend].call(Run(inputs=dict(inputs)), timeout_s=VERIFY_TIMEOUT_S)
 
         verdict = verifying.verify(release, backends=names, origin=origin, run=run)
         if planned is None or not verdict.passed:

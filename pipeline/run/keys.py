@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.rebuild.trust import Located
     from pipeline.run.plan import Plan, Settings
 
-_OWN_FOLDER = Path(__file__).parent
+_OWN_FOLDER = Path(__file__).parents[1]
 # A name in a text or a comment does no harm: it counts only if there is a file for it.
 _IMPORT = re.compile(rb"^[ \t]*(?:import|from)[ \t]+([A-Za-z_][\w.]*(?:[ \t]*,[ \t]*[A-Za-z_][\w.]*)*)", re.MULTILINE)
 

@@ -20,16 +20,18 @@ from pipeline.formats.artifact import Artifact
 from pipeline.parity import choice, explain, oracle, prove, trained
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import Finding
+from pipeline.parity.jobs import Evaluate, Evaluation, Rehearse, Rehearsed
 from pipeline.rebuild import cases, reference
 from pipeline.release import bundle, compose
 from pipeline.report import document, html, markdown
 from pipeline.run import kept
 from pipeline.run import keys as dependencies
+from pipeline.run.jobs import Export
 from pipeline.run.plan import at_once, results
 from pipeline.storage.cache import Cache
 from pipeline.weights.files import digest
 from pipeline.worker.event import Event
-from pipeline.worker.process import Terms, Worker
+from pipeline.worker.process import LOCAL, LocalRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from pipeline.parity.trained import Agreement
     from pipeline.rebuild.reference import Recording
     from pipeline.run.plan import Plan, Settings
+    from pipeline.worker.runner import Runner, Worker
 
 CULPRITS = "culprits"
 
@@ -109,14 +112,15 @@ def export_all(state: State) -> State:
     artifacts = tuple(each for each in outcomes if isinstance(each, Artifact))
     refusals = _refusals([each.format for each in wanted], outcomes)
     rules = rules_of(state.plan)
-    facts = {key: known[key] for key in ("sha256", "parameters", "bytes")}
-    facts["notes"] = [*known["contradictions"], *known["notes"]]
-    truth = prove.truth(state.cases, known, rules)
+    network = known.network
+    facts = {"sha256": network.sha256, "parameters": network.parameters, "bytes": network.bytes}
+    facts["notes"] = [*network.contradictions, *network.notes]
+    truth = prove.truth(state.cases, known.references, known.fallback, rules)
     return replace(state, artifacts=artifacts, refusals=refusals, network_facts=facts, truth=truth)
 
 
-def agreed(state: State, answer: Mapping[str, Any]) -> Agreement:
-    """Hold the rebuilt network against the recording, with the oracle's answer of all cases or of the recorded ones.
+def agreed(state: State, evaluation: Evaluation) -> Agreement:
+    """Hold the rebuilt network against the recording, with the oracle's evaluation of all cases or of the recorded ones.
 
     Raises:
         GateError: it is not the network that was recorded.
@@ -124,22 +128,22 @@ def agreed(state: State, answer: Mapping[str, Any]) -> Agreement:
     recording = state.recording
     assert recording is not None  # noqa: S101 - callers ask only where there is one
     state.settings.report(Event("reference", recording.name, "started"))
-    own = {**answer, "references": answer["references"][-len(recording.calls) :]}
+    own = evaluation.model_copy(update={"references": evaluation.references[-len(recording.calls) :]})
     found, rules = _judged(state, own)
     trained.require(found, recording, own, _setup(state), rules)
     state.settings.report(Event("reference", recording.name, "ended"))
     return found
 
 
-def _judged(state: State, answer: Mapping[str, Any]) -> tuple[Agreement, dict[str, Rule]]:
-    """Compare a network with the recording, given its oracle's answer of the recorded cases; return that and the rules."""
+def _judged(state: State, evaluation: Evaluation) -> tuple[Agreement, dict[str, Rule]]:
+    """Compare a network with the recording, given its oracle's evaluation of the recorded cases; return that and the rules."""
     given = state.plan.config.reference
     assert state.recording is not None  # noqa: S101 - callers ask only where there is one
     assert given is not None  # noqa: S101 - the config names what was recorded
     rule = Rule(state.plan.config.parity.limit, given.atol, given.rtol)
     rules = dict.fromkeys(state.plan.interface.outputs, rule)
     explicit = given.atol is not None
-    return trained.judge(state.recording, answer, _setup(state), rules, explicit=explicit), rules
+    return trained.judge(state.recording, evaluation, _setup(state), rules, explicit=explicit), rules
 
 
 def _refusals(formats: Sequence[str], outcomes: Sequence[Any]) -> dict[str, str]:
@@ -160,20 +164,19 @@ def export_one(state: State, name: str, options: Mapping[str, Any]) -> Artifact:
     peaks = []
 
     def work(folder: Path) -> dict[str, Any]:
-        with Worker(f"the {name} exporter", threads=1, terms=_terms(state)) as worker:
-            answer: dict[str, Any] = worker.call(
-                "export",
-                timeout_s=planned.config.limits.export_seconds,
-                network=asdict(planned.network),
-                interface=asdict(planned.interface),
-                examples=dict(_examples(planned).inputs),
-                format=name,
-                options=dict(options),
-                folder=str(folder),
-                identity=_identity(planned),
-            )
+        request = Export(
+            network=planned.network,
+            interface=planned.interface,
+            examples=dict(_examples(planned).inputs),
+            format=name,
+            options=dict(options),
+            folder=folder,
+            identity=_identity(planned),
+        )
+        with _runner(state).start(f"the {name} exporter", threads=1) as worker:
+            artifact = worker.call(request, timeout_s=planned.config.limits.export_seconds)
             peaks.append(worker.peak_bytes)
-        return answer | {"files": [Path(each).name for each in answer["files"]]}
+        return asdict(artifact) | {"files": [each.name for each in artifact.files]}
 
     key = dependencies.of_export(planned, name, options, _identity(planned))
     try:
@@ -190,9 +193,9 @@ def _ended(stage: str, subject: str, found: kept.Kept, detail: str = "", peaks: 
     return Event(stage, subject, "reused" if found.reused else "ended", detail, peak_bytes=peaks[0] if peaks else None)
 
 
-def _terms(state: State) -> Terms:
+def _runner(state: State) -> Runner:
     planned = state.plan
-    return Terms(planned.config.limits.memory_bytes, state.settings.out / planned.config.name / bundle.CRASHES)
+    return LocalRunner(planned.config.limits.memory_bytes, state.settings.out / planned.config.name / bundle.CRASHES)
 
 
 def _identity(planned: Plan) -> dict[str, str]:
@@ -203,43 +206,44 @@ def _identity(planned: Plan) -> dict[str, str]:
 
 
 @contextmanager
-def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
+def rehearsed(state: State) -> Iterator[Callable[[], Evaluation]]:
     """Run the network on every case, and yield what evaluates the oracle on them and returns that with the network's facts.
 
     Raises:
         ArchitectureError: it does not take them all, before anything else is done.
     """
     planned, report, key = state.plan, state.settings.report, dependencies.of_oracle(state.plan)
-    if (known := kept.recall(_cache(state), key)) is not None:
+    if (answer := kept.recall(_cache(state), key)) is not None:
         report(Event("export", "oracle", "reused"))
-        _note_contradictions(state, known)
+        known = Evaluation.model_validate(answer)
+        _note_contradictions(state, known.network)
         yield lambda: known
         return
     timeout_s = planned.config.limits.run_seconds
-    with Worker("the oracle", threads=1, environment=oracle.ENVIRONMENT, terms=_terms(state)) as worker:
+    with _runner(state).start("the oracle", threads=1, environment=oracle.ENVIRONMENT) as worker:
         report(Event("export", "network", "started"))
         facts = rehearse(worker, state)
         report(Event("export", "network", "ended", peak_bytes=worker.peak_bytes))
         _note_contradictions(state, facts)
 
         @cache
-        def evaluate() -> Any:
+        def evaluate() -> Evaluation:
             report(Event("export", "oracle", "started"))
-            answer = facts | worker.call("reference", timeout_s=timeout_s, seed=planned.config.parity.seed)
-            found = kept.keep(_cache(state), key, f"{planned.config.name}: oracle", lambda _: answer)
+            known = worker.call(Evaluate(seed=planned.config.parity.seed), timeout_s=timeout_s)
+            found = kept.keep(_cache(state), key, f"{planned.config.name}: oracle", lambda _: known.model_dump())
             report(_ended("export", "oracle", found, peaks=[worker.peak_bytes]))
-            return found.answer
+            return Evaluation.model_validate(found.answer)
 
         yield evaluate
 
 
-def _note_contradictions(state: State, facts: Mapping[str, Any]) -> None:
+def _note_contradictions(state: State, facts: Rehearsed) -> None:
     """Remark on arguments that the config writes out otherwise than the checkpoint says."""
-    for each in facts["contradictions"]:
+    for each in facts.contradictions:
         state.settings.report(Event("export", "network", "noted", each))
 
 
-def rehearse(worker: Worker, state: State) -> Any:
+def rehearse(worker: Worker, state: State) -> Rehearsed:
     """Let a worker build the network and run it on every case; return the network's facts and how it is bound.
 
     Raises:
@@ -247,26 +251,25 @@ def rehearse(worker: Worker, state: State) -> Any:
     """
     planned, recording = state.plan, state.recording
     try:
-        return worker.call(
-            "rehearse",
-            timeout_s=planned.config.limits.run_seconds,
-            network=asdict(planned.network),
-            interface=asdict(planned.interface),
-            cases=[case.to_json() for case in state.cases],
+        request = Rehearse(
+            network=planned.network,
+            interface=planned.interface,
+            cases=state.cases,
             recorded=len(recording.calls) if recording else 0,
         )
+        return worker.call(request, timeout_s=planned.config.limits.run_seconds)
     except MisfitError as error:
         if recording is None:
             raise
 
-        def agrees(answer: Mapping[str, Any]) -> bool:
-            return _judged(state, answer)[0].passed
+        def agrees(evaluation: Evaluation) -> bool:
+            return _judged(state, evaluation)[0].passed
 
         raise choice.explained(error, worker, _setup(state), recording, agrees) from None
 
 
-def evaluate_oracle(state: State) -> Any:
-    """Return the oracle's answer for every case, and the facts about the network."""
+def evaluate_oracle(state: State) -> Evaluation:
+    """Return the oracle's evaluation of every case, with the facts about the network."""
     with rehearsed(state) as evaluate:
         return evaluate()
 
@@ -432,7 +435,7 @@ def _setup(state: State) -> prove.Setup:
         state.settings.threads,
         state.plan.config.limits.run_seconds,
         state.settings.report,
-        _terms(state),
+        _runner(state),
         max(1, at_once(state.plan, state.settings) - 1),  # the audit runs beside them
     )
 
@@ -471,22 +474,20 @@ def _dropped(benchmark: Mapping[str, Any]) -> dict[str, str]:
 
 def _timed(state: State, passed: Sequence[Variant]) -> Mapping[str, Any]:
     if not state.settings.reuse_timings:
-        return measured(state.plan, passed, state.settings, _terms(state))
+        return measured(state.plan, passed, state.settings, _runner(state))
     files = {artifact.format: artifact.files for artifact in state.artifacts}
     key = dependencies.of_timings(state.plan, passed, files, state.settings.threads)
     known: Mapping[str, Any] | None = kept.recall(_cache(state), key)
     if known is not None:
         state.settings.report(Event("benchmark", "timings", "reused"))
         return known
-    found = measured(state.plan, passed, state.settings, _terms(state))
+    found = measured(state.plan, passed, state.settings, _runner(state))
     if not _dropped(found):
         kept.keep(_cache(state), key, f"{state.plan.config.name}: timings", lambda _: found)
     return found
 
 
-def measured(
-    planned: Plan, variants: Sequence[Variant], settings: Settings, terms: Terms | None = None
-) -> dict[str, Any]:
+def measured(planned: Plan, variants: Sequence[Variant], settings: Settings, runner: Runner = LOCAL) -> dict[str, Any]:
     """Time variants of a config as it says, and return benchmark.json. Nothing else of ours runs meanwhile."""
     with settings.alone():
         timings = timing.measure(
@@ -498,7 +499,7 @@ def measured(
             threads=settings.threads,
             timeout_s=planned.config.limits.run_seconds,
             report=settings.report,
-            terms=terms,
+            runner=runner,
         )
     return document.benchmark(timings)
 

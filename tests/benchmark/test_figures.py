@@ -8,6 +8,7 @@ from pipeline.benchmark import energy, figures, roofline, rounds, throughput
 from pipeline.benchmark.samples import Plan
 from pipeline.benchmark.statistics import analyse
 from pipeline.errors import WorkerError
+from pipeline.worker.session import Throughput
 from pipeline.interface import Dimension, InputSpec, Interface
 from tests.benchmark.simulated import World
 
@@ -104,7 +105,7 @@ class Machine:
         each_s = self.items / self.per_second
         rounds_ = max(1, round(seconds / (each_s * callers)))
         self.now += rounds_ * callers * each_s
-        return {"calls": rounds_ * callers, "seconds": rounds_ * callers * each_s}
+        return Throughput(calls=rounds_ * callers, seconds=rounds_ * callers * each_s)
 
 
 def test_throughput_sweeps_the_batch_and_then_the_callers():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import onnx
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _SMALL = 1024  # elements; shapes are computed from constants no larger than this
 
 
-def count(file: str, inputs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+def count(file: Path, inputs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, Any]:
     """Return the graph's `operators`, the bytes of its `weights`, and the `flops` of a call in each scenario.
 
     `inputs` maps each scenario to its inputs' shapes. `flops` is None where a product's shape is not known before it runs;
