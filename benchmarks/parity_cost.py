@@ -80,7 +80,8 @@ def parity(exported: State, folder: Path) -> float:
     folder.mkdir()
     state = replace(exported, work=folder)
     start = time.perf_counter()
-    truth = prove.truth(state.cases, stages.evaluate_oracle(state), stages.rules_of(state.plan))
+    known = stages.evaluate_oracle(state)
+    truth = prove.truth(state.cases, known.references, known.fallback, stages.rules_of(state.plan))
     held = stages.hold(replace(state, truth=truth))
     seconds = time.perf_counter() - start
     prove.gate(held.proofs)

@@ -15,9 +15,8 @@ class MeasureRoofline(Request[dict[str, float]]):
 
     seconds: float
 
-    def run(self, context: Context) -> dict[str, float]:
+    def run(self, _: Context) -> dict[str, float]:
         """Multiply and copy."""
-        del context
         return roofline.measure(self.seconds)
 
 
@@ -27,9 +26,8 @@ class CountOperations(Request[dict[str, JsonValue]]):
     file: Path
     inputs: dict[str, dict[str, list[int]]]
 
-    def run(self, context: Context) -> dict[str, JsonValue]:
+    def run(self, _: Context) -> dict[str, JsonValue]:
         """Walk the graph."""
         from pipeline.formats.onnx import counts
 
-        del context
         return counts.count(self.file, self.inputs)

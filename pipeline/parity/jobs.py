@@ -115,11 +115,10 @@ class FindAlternatives(Request[tuple[Network, ...]]):
 
     network: Network
 
-    def run(self, context: Context) -> tuple[Network, ...]:
+    def run(self, _: Context) -> tuple[Network, ...]:
         """Look at names and structure."""
         from pipeline.rebuild import model
 
-        del context
         return tuple(model.alternatives(self.network))
 
 
@@ -134,9 +133,8 @@ class ExplainDifference(Request[why.Explanation]):
     calls: tuple[why.Call, ...]
     attributes: dict[str, JsonValue]
 
-    def run(self, context: Context) -> why.Explanation:
+    def run(self, _: Context) -> why.Explanation:
         """Try what may be wrong."""
-        del context
         return why.explain(self.network, self.interface, self.calls, self.attributes)
 
 
@@ -159,7 +157,7 @@ class Audit(Request[tuple[dict[str, JsonValue], ...]]):
     examples: dict[str, Array]
     files: tuple[Exported, ...]
 
-    def run(self, context: Context) -> tuple[dict[str, JsonValue], ...]:
+    def run(self, _: Context) -> tuple[dict[str, JsonValue], ...]:
         """Audit one file after the other.
 
         Raises:
@@ -169,7 +167,6 @@ class Audit(Request[tuple[dict[str, JsonValue], ...]]):
         from pipeline.formats.torchscript import audit as scripted
         from pipeline.rebuild import model
 
-        del context
         module = model.load(self.network).module
         state = arrays_of(module)
         found = []
@@ -190,9 +187,8 @@ class ReadSignature(Request[Signature]):
     format: str
     file: Path
 
-    def run(self, context: Context) -> Signature:
+    def run(self, _: Context) -> Signature:
         """Read the file; raises InputError if it cannot be read as `format`."""
-        del context
         if self.format == "torchscript":
             from pipeline.formats.torchscript import audit as scripted
 
@@ -288,12 +284,11 @@ class FindCulprit(Request[Culprit]):
     candidate: Candidate
     folder: Path
 
-    def run(self, context: Context) -> Culprit:
+    def run(self, _: Context) -> Culprit:
         """Compare step by step; raises ExportError where the network cannot be exported, so that there are no steps."""
         from pipeline.formats.onnx import culprit as searching
         from pipeline.rebuild import model
 
-        del context
         with without_collection():
             module = model.load(self.network).module
             known = searching.truths(module, self.interface, self.examples, self.inputs, _OPSET)
@@ -317,11 +312,10 @@ class FindCulpritModule(Request[dict[str, JsonValue] | None]):
     inputs: dict[str, Array]
     file: Path
 
-    def run(self, context: Context) -> dict[str, JsonValue] | None:
+    def run(self, _: Context) -> dict[str, JsonValue] | None:
         """Call each module by itself."""
         from pipeline.formats.torchscript import audit as scripted
         from pipeline.rebuild import model
 
-        del context
         module = model.load(self.network).module
         return scripted.culprit(module, scripted.read(self.file), self.interface, self.inputs)

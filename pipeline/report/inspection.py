@@ -35,9 +35,8 @@ class SurveyValues(Request[dict[str, dict[str, JsonValue]]]):
     key: str | None
     max_bytes: int | None
 
-    def run(self, context: Context) -> dict[str, dict[str, JsonValue]]:
+    def run(self, _: Context) -> dict[str, dict[str, JsonValue]]:
         """Load it, and look at every tensor."""
-        del context
         return survey(self.weights, self.key, self.max_bytes)
 
 

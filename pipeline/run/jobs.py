@@ -26,13 +26,12 @@ class Export(Request[Artifact]):
     folder: Path
     identity: dict[str, str]
 
-    def run(self, context: Context) -> Artifact:
+    def run(self, _: Context) -> Artifact:
         """Let the exporter write; raises ExportError with its reason where it refuses."""
         from pipeline.formats.format import Job
         from pipeline.formats.table import exporters
         from pipeline.rebuild import model
 
-        del context
         with without_collection():
             exporter = exporters()[self.format]
             module = model.load(self.network).module
@@ -45,9 +44,8 @@ class FindUndecided(Request[tuple[Doubt, ...]]):
 
     network: Network
 
-    def run(self, context: Context) -> tuple[Doubt, ...]:
+    def run(self, _: Context) -> tuple[Doubt, ...]:
         """Build it with other values."""
-        del context
         return tuple(undecided(self.network))
 
 
@@ -70,9 +68,8 @@ class InferConfig(Request[Inferred]):
     given: dict[str, InputSpec]
     outputs: tuple[str, ...]
 
-    def run(self, context: Context) -> Inferred:
+    def run(self, _: Context) -> Inferred:
         """Try on meta tensors; raises as they do."""
-        del context
         located = trust.locate(self.architecture, self.prefixes)
         found = infer.arguments(located, self.weights, self.values, key=self.key, max_bytes=self.max_bytes)
         taken = infer.inputs(located, {**found.values, **self.values}, self.given, self.outputs)
@@ -87,7 +84,6 @@ class FindArchitectures(Request[dict[str, dict[str, JsonValue]]]):
     key: str | None
     max_bytes: int | None
 
-    def run(self, context: Context) -> dict[str, dict[str, JsonValue]]:
+    def run(self, _: Context) -> dict[str, dict[str, JsonValue]]:
         """Compare names and shapes."""
-        del context
         return infer.matching(self.candidates, self.weights, self.key, self.max_bytes)

@@ -1,4 +1,4 @@
-"""The child's side of a worker: `python -m pipeline.worker.child CHANNEL ALIVE MEMORY` answers calls until its parent is gone."""
+"""The child's side of a worker: `python -m pipeline.worker.child CHANNEL ALIVE MEMORY PACKAGE…` answers calls until its parent is gone."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def main() -> None:
 
     leave_network()
 
-    context = job.Context()
+    context, packages = job.Context(), frozenset(sys.argv[4:])
     while True:
         try:
             message = wire.receive(wire.read_from(channel))
         except (EOFError, OSError):
             break
-        wire.send(channel, job.done(context, message))
+        wire.send(channel, job.done(context, message, packages))
     sys.stdout.flush()
     os._exit(0)  # thread pools of torch and onnxruntime can hang or crash in static destructors
 

@@ -52,6 +52,7 @@ class Start(Model):
     threads: int
     environment: dict[str, str]
     memory_bytes: int | None = None
+    packages: tuple[str, ...] = ()
 
 
 class Call(Model):

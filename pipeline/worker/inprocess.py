@@ -22,17 +22,20 @@ A = TypeVar("A")
 class InProcessRunner:
     """Starts workers that are this process: threads, environment and time limits are not what was asked for."""
 
+    packages: tuple[str, ...] = ()
+
     def start(self, label: str, *, threads: int, environment: Mapping[str, str] | None = None) -> InProcessWorker:
         """Return a worker that needs no start."""
         del threads, environment
-        return InProcessWorker(label)
+        return InProcessWorker(label, self.packages)
 
 
 class InProcessWorker:
     """A context of its own in this process; what a job raises keeps its traceback."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, packages: tuple[str, ...]) -> None:
         self.label = label
+        self._packages = packages
         self.peak_bytes = None
         self._context: job.Context | None = job.Context()
 
@@ -46,15 +49,14 @@ class InProcessWorker:
         del timeout_s
         if self._context is None:
             raise WorkerError(f"{self.label} was ended")
-        sent = job.request_from(_carried(job.message_of(request)))
+        sent = job.request_from(_carried(job.message_of(request)), self._packages)
         try:
-            answer = sent.run(self._context)
+            answer = job.answer_of(sent, sent.run(self._context))
         except WeighbridgeError:
             raise
         except Exception as error:
-            failure = job.Failure(kind=type(error).__name__, message=str(error).strip() or type(error).__name__)
-            raise job.raised(failure, self.label) from error
-        return job.answer_from(request, _carried(job.answer_of(sent, answer))).answer
+            raise job.raised(job.failure_of(error), self.label) from error
+        return job.answer_from(request, _carried(answer)).answer
 
     def end(self) -> None:
         """Forget what its jobs left."""

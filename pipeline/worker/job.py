@@ -3,7 +3,7 @@
     class Count(Request[Counted]):
         file: Path
 
-        def run(self, context: Context) -> Counted: ...
+        def run(self, _: Context) -> Counted: ...
 
     counted = worker.call(Count(file=path), timeout_s=60)
 
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 _OWN_PACKAGE = "pipeline"
 _PLUGIN_GROUPS = "weighbridge."
@@ -80,7 +80,7 @@ class Request(Model, ABC, Generic[A_co]):
     is_lasting: ClassVar[bool] = False
 
     @abstractmethod
-    def run(self, context: Context) -> A_co:
+    def run(self, context: Context, /) -> A_co:
         """Do it, in the worker, and return the answer."""
 
 
@@ -124,17 +124,17 @@ def title(request: Request[object]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", " ", type(request).__name__).lower()
 
 
-def request_from(message: object) -> Request[object]:
-    """Return the request that a message carries.
+def request_from(message: object, packages: Collection[str] = ()) -> Request[object]:
+    """Return the request that a message carries: of weighbridge, of a distribution that extends it, or of `packages`.
 
     Raises:
-        DefectError: there is no such job, or it is neither weighbridge's nor of a distribution that extends it.
+        DefectError: there is no such job, or it is of another package.
     """
     asked = _Asked.model_validate(message)
     job = asked.job
     module, _, name = job.partition(":")
     top = module.partition(".")[0]
-    if top != _OWN_PACKAGE and top not in _plugins():
+    if top != _OWN_PACKAGE and top not in packages and top not in _plugins():
         raise errors.DefectError(f"{job} is no job: {top} is neither {_OWN_PACKAGE} nor a plugin of it")
     found = getattr(import_module(module), name, None)
     if not (isinstance(found, type) and issubclass(found, Request)):
@@ -157,17 +157,22 @@ def message_of(request: Request[A]) -> dict[str, object]:
     return {"job": f"{type(request).__module__}:{type(request).__qualname__}", "request": request.model_dump()}
 
 
-def done(context: Context, message: object) -> dict[str, object]:
+def done(context: Context, message: object, packages: Collection[str]) -> dict[str, object]:
     """Do what a message asks for, in the worker, and return the message that replies to it."""
     try:
-        request = request_from(message)
+        request = request_from(message, packages)
         return answer_of(request, request.run(context))
-    except errors.WeighbridgeError as error:
-        failure = Failure(kind=type(error).__name__, message=error.message, hint=error.hint)
     except Exception as error:  # noqa: BLE001 - whatever a library raised is this job's answer
-        message = str(error).strip() or type(error).__name__
-        failure = Failure(kind=type(error).__name__, message=message, trace=traceback.format_exc())
-    return {"failure": failure.model_dump()}
+        return {"failure": failure_of(error).model_dump()}
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return what a job raised as it goes over the wire."""
+    kind = type(error).__name__
+    if isinstance(error, errors.WeighbridgeError):
+        return Failure(kind=kind, message=error.message, hint=error.hint)
+    trace = "".join(traceback.format_exception(error))
+    return Failure(kind=kind, message=str(error).strip() or kind, trace=trace)
 
 
 def raised(failure: Failure, label: str, allowance: str = "") -> errors.WeighbridgeError:

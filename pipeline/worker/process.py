@@ -52,11 +52,13 @@ def stop_all() -> None:
 class LocalRunner:
     """Starts workers that are processes of this machine.
 
-    `memory_bytes` is the most private memory that each may have; what ends one is written down below `crashes`.
+    `memory_bytes` is the most private memory that each may have; what ends one is written down below `crashes`. `packages`
+    bring jobs of their own, beside weighbridge's and those of its plugins.
     """
 
     memory_bytes: int | None = None
     crashes: Path | None = None
+    packages: tuple[str, ...] = ()
 
     def start(self, label: str, *, threads: int, environment: Mapping[str, str] | None = None) -> WorkerProcess:
         """Start a process whose libraries use up to `threads` threads, with further environment variables.
@@ -65,7 +67,11 @@ class LocalRunner:
             InterruptedRunError: the run was interrupted.
         """
         start = crash.Start(
-            label=label, threads=threads, environment=dict(environment or {}), memory_bytes=self.memory_bytes
+            label=label,
+            threads=threads,
+            environment=dict(environment or {}),
+            memory_bytes=self.memory_bytes,
+            packages=self.packages,
         )
         return WorkerProcess(start, self.crashes)
 
@@ -96,6 +102,7 @@ class WorkerProcess:
                     str(theirs.fileno()),
                     str(alive_read),
                     str(start.memory_bytes or ""),
+                    *start.packages,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -20,11 +20,13 @@ def rerun(folder: Path, *, in_this_process: bool) -> int:
     """Make the calls that `crash.write` left in a folder again; return the exit code."""
     found = crash.read(folder)
     start = found.start
-    runner: Runner = InProcessRunner() if in_this_process else LocalRunner(start.memory_bytes)
+    runner: Runner = LocalRunner(start.memory_bytes, packages=start.packages)
+    if in_this_process:
+        runner = InProcessRunner(start.packages)
     try:
         with runner.start(start.label, threads=start.threads, environment=start.environment) as worker:
             for each in found.calls:
-                worker.call(job.request_from(each.message), timeout_s=each.timeout_s)
+                worker.call(job.request_from(each.message, start.packages), timeout_s=each.timeout_s)
     except WeighbridgeError as error:
         if in_this_process:
             raise

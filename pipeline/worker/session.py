@@ -197,9 +197,8 @@ class Memory(Model):
 class ReadMemory(Request[Memory]):
     """Return the worker's resident memory now and at its peak."""
 
-    def run(self, context: Context) -> Memory:
+    def run(self, _: Context) -> Memory:
         """Ask the system."""
-        del context
         return memory()
 
 

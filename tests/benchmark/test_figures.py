@@ -8,8 +8,8 @@ from pipeline.benchmark import energy, figures, roofline, rounds, throughput
 from pipeline.benchmark.samples import Plan
 from pipeline.benchmark.statistics import analyse
 from pipeline.errors import WorkerError
-from pipeline.worker.session import Throughput
 from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.worker.session import Throughput
 from tests.benchmark.simulated import World
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 3)),), (Dimension("batch", 1, 64),), ("y",))
