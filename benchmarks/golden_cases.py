@@ -70,8 +70,7 @@ def prepare(name: str, folder: Path) -> Subject:
         files += artifact.files
     sampled = cases.sample(interface, seed=0, cap_elements=planned.config.parity.cap_elements)
     references, reason = oracle.evaluate(module, interface, [case.inputs for case in sampled], seed=0)
-    answer = {"references": [asdict(each) for each in references], "fallback": reason}
-    truth = prove.truth(sampled, answer, dict.fromkeys(interface.outputs, Rule()))
+    truth = prove.truth(sampled, references, reason, dict.fromkeys(interface.outputs, Rule()))
     known = compose.golden_of(truth)
     limit_bytes = golden.budget_bytes(sum(file.stat().st_size for file in files))
     kept = golden.select(known.cases, max_bytes=limit_bytes)

@@ -28,7 +28,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,10 +46,11 @@ from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare, worst
 from pipeline.rebuild import calling, cases
 from pipeline.release.tools import tools
-from pipeline.worker.process import Worker
+from pipeline.worker.job import Context, Request
+from pipeline.worker.process import LocalRunner, WorkerProcess
 
 LEDGER = Path("benchmarks/module_ledger.json")
-JOB = "benchmarks.module_ledger:examine"
+RUNNER = LocalRunner(packages=("benchmarks",))
 BACKENDS = {"torchscript": "torchscript", "onnx": "onnxruntime-cpu"}
 VERDICTS = ("pass", "inexpressible", "refused", "mismatch", "crash")
 """From best to worst."""
@@ -81,6 +82,17 @@ def entries() -> list[str]:
 
 
 # --- in the worker ------------------------------------------------------------------------------------------------------
+
+
+class Examine(Request[dict[str, Any]]):
+    """The verdict on one entry in one format: see `examine`."""
+
+    name: str
+    format: str
+
+    def run(self, _: Context) -> dict[str, Any]:
+        """Examine it."""
+        return examine(self.name, self.format)
 
 
 def examine(name: str, format: str) -> dict[str, Any]:  # noqa: A002 - the name the config uses
@@ -231,8 +243,7 @@ def _truth(sample: Sample) -> prove.Truth:
     references, reason = oracle.evaluate(
         copy.deepcopy(sample.module), interface, [each.inputs for each in chosen], seed=SEED
     )
-    answer = {"references": [asdict(each) for each in references], "fallback": reason}
-    return prove.truth(chosen, answer, dict.fromkeys(interface.outputs, Rule()))
+    return prove.truth(chosen, references, reason, dict.fromkeys(interface.outputs, Rule()))
 
 
 def _takes(sample: Sample, case: Case) -> bool:
@@ -263,20 +274,23 @@ class Children:
 
     def ask(self, name: str, format: str) -> dict[str, Any]:  # noqa: A002 - the name the config uses
         """Examine one entry. One that does not end is tried once more: the machine may have been asleep."""
+        from benchmarks import module_ledger  # under this name a worker finds it, also where it is run as a program
+
+        request = module_ledger.Examine(name=name, format=format)
         for attempt in range(2):
             worker = self._fresh()
             try:
-                return worker.call(JOB, timeout_s=TIMEOUT_S, name=name, format=format)
+                return worker.call(request, timeout_s=TIMEOUT_S)
             except WorkerError as error:
                 if worker.alive or attempt:
                     return {"verdict": "crash", "reason": _shown(error.message), "samples": 0}
         raise AssertionError
 
-    def _fresh(self) -> Worker:
+    def _fresh(self) -> WorkerProcess:
         self._used += 1
         if self._worker is None or not self._worker.alive or self._used > ENTRIES_A_WORKER:
             self._stack.close()
-            self._worker, self._used = self._stack.enter_context(Worker("the ledger's worker", threads=1)), 1
+            self._worker, self._used = self._stack.enter_context(RUNNER.start("the ledger's worker", threads=1)), 1
         return self._worker
 
 

@@ -16,6 +16,7 @@ from pipeline.backends.variant import Variant
 from pipeline.benchmark.timing import WorkerScenarios
 from pipeline.rebuild import cases
 from pipeline.release import bundle, standalone
+from pipeline.worker.process import LOCAL
 from pipeline.worker.session import opened
 
 LOOP = """
@@ -52,7 +53,7 @@ def main() -> None:
             subprocess.Popen(
                 [sys.executable, "-c", LOOP, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             ) as bare,
-            opened(variant, interface, None, threads=1, timeout_s=60) as (worker, facts),
+            opened(LOCAL, variant, interface, None, threads=1, timeout_s=60) as (worker, facts),
         ):
             assert bare.stdin is not None  # noqa: S101 - opened as pipes
             assert bare.stdout is not None  # noqa: S101

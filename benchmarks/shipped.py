@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +55,7 @@ class Shipped:
         sampled = cases.sample(self.interface, seed=seed, cap_elements=CAP_ELEMENTS.get(self.name, 1 << 18))
         inputs = [case.inputs for case in sampled]
         references, reason = oracle.evaluate(self.module(), self.interface, inputs, seed=seed)
-        answer = {"references": [asdict(each) for each in references], "fallback": reason}
-        return prove.truth(sampled, answer, dict.fromkeys(self.interface.outputs, Rule()))
+        return prove.truth(sampled, references, reason, dict.fromkeys(self.interface.outputs, Rule()))
 
 
 def export(name: str, folder: Path) -> Shipped:

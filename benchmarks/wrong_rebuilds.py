@@ -18,7 +18,7 @@ import json
 import random
 import tempfile
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from pipeline import record
 from pipeline.errors import ArchitectureError
 from pipeline.parity import oracle, trained
 from pipeline.parity.budget import Rule
+from pipeline.parity.jobs import Evaluation, Rehearsed
 from pipeline.parity.prove import Setup
 from pipeline.rebuild import calling, cases, model, reference
 from pipeline.rebuild import record as recording
@@ -205,15 +206,15 @@ def judge(wrong: nn.Module, interface: Interface, recorded: Recording) -> bool:
         references, fallback = oracle.evaluate(wrong, interface, inputs, seed=0)
     except (ArchitectureError, RuntimeError):  # it draws random numbers, or does not run
         return False
-    answer = {
-        "plain": plain,
-        "fingerprint": fingerprint,
-        "references": [asdict(each) for each in references],
-        "fallback": fallback,
-    }
+    facts = {"notes": (), "contradictions": (), "sha256": "", "parameters": 0, "bytes": 0, "binding": ()}
+    known = Evaluation(
+        network=Rehearsed(**facts, plain=tuple(plain), fingerprint=fingerprint),
+        references=tuple(references),
+        fallback=fallback,
+    )
     setup = Setup(interface, Network("none:None", {}, "", (), {}), threads=1, timeout_s=60)
     rules = dict.fromkeys(interface.outputs, Rule())
-    return trained.judge(recorded, answer, setup, rules, explicit=False).passed
+    return trained.judge(recorded, known, setup, rules, explicit=False).passed
 
 
 def recorded(right: nn.Module, interface: Interface, folder: Path) -> tuple[Recording, Recording]:

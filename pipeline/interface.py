@@ -5,15 +5,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    Array = NDArray[np.generic]
-    Arrays = Mapping[str, Array]
-
+Array: TypeAlias = NDArray[np.generic]
+Arrays: TypeAlias = Mapping[str, Array]
 Sizes = Mapping[str, int]
 """Dimension name → size."""
 
@@ -30,10 +28,6 @@ class Case:
     name: str
     sizes: Sizes
     inputs: Arrays
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the case as JSON values and arrays."""
-        return {"name": self.name, "sizes": dict(self.sizes), "inputs": dict(self.inputs)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,7 @@ class Interface:
     dimensions: tuple[Dimension, ...]
     outputs: tuple[str, ...]
     method: str = "forward"
-    constants: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, object] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path  # noqa: TC003 - read when requests are validated
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.interface import Interface  # noqa: TC001 - as above
+from pipeline.rebuild.network import Network  # noqa: TC001 - as above
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from pipeline.backends.placement import Placement
-    from pipeline.interface import Arrays, Interface
-    from pipeline.rebuild.network import Network
+    from pipeline.interface import Arrays
 
 
 class Options(BaseModel):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.benchmark.document import Achieved, BackendFigures, OnGpu
-from pipeline.formats.table import formats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -98,9 +96,3 @@ def _first_call_ms(name: str, measured: Measurements) -> float | None:
 def _median(values: Iterable[float | None]) -> float | None:
     known = [each for each in values if each is not None]
     return statistics.median(known) if known else None
-
-
-def count_operators(format: str, file: str, inputs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, Any] | None:  # noqa: A002 - the name the config uses
-    """Return what a file's format tells of its operators (see `pipeline.formats.format`), None if it tells nothing."""
-    count = formats()[format].count_operators
-    return dict(count(Path(file), inputs)) if count else None

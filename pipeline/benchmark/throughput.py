@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.interface import Arrays, Case, Interface
+    from pipeline.worker.session import Throughput
 
 LONGEST_S = 0.25
 SHORTEST_S = 0.02
@@ -39,8 +40,8 @@ class Caller(Protocol):
     def bind(self, scenario: str, inputs: Arrays) -> None:
         """Fix the inputs of a scenario."""
 
-    def together(self, scenario: str, callers: int, seconds: float) -> Mapping[str, float]:
-        """Call from several threads for `seconds`; return `calls` and `seconds`."""
+    def together(self, scenario: str, callers: int, seconds: float) -> Throughput:
+        """Call from several threads for `seconds`."""
 
 
 def batch_dimension(interface: Interface) -> str | None:
@@ -96,9 +97,9 @@ def _rate(name: str, worker: Caller, point: Point, seconds: float) -> Rate:
         name=name,
         sizes=dict(point.case.sizes),
         callers=point.callers,
-        calls=int(found["calls"]),
-        seconds=found["seconds"],
-        per_second=found["calls"] * point.items / found["seconds"],
+        calls=found.calls,
+        seconds=found.seconds,
+        per_second=found.calls * point.items / found.seconds,
     )
 
 

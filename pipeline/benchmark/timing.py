@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from pipeline.backends.table import backends
 from pipeline.benchmark import energy, figures, gpu, machine, rounds, throughput
 from pipeline.benchmark.document import Arm, Benchmark, Energy, Figures, Graph, Roofline, Size
+from pipeline.benchmark.jobs import CountOperators, MeasureRoofline
 from pipeline.benchmark.measurements import Plan, WorkerFacts
 from pipeline.benchmark.statistics import analyse
 from pipeline.errors import WeighbridgeError, WorkerError
@@ -20,8 +21,8 @@ from pipeline.formats.table import formats
 from pipeline.interface import complete_sizes, in_words
 from pipeline.rebuild import cases
 from pipeline.worker.event import Event
-from pipeline.worker.process import Worker
-from pipeline.worker.session import opened
+from pipeline.worker.process import LOCAL
+from pipeline.worker.session import Bind, CallTogether, ReadMemory, TimeBlock, TimeOnDevice, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from pipeline.formats.format import Format
     from pipeline.interface import Arrays, Case, Interface
     from pipeline.rebuild.network import Network
-    from pipeline.worker.process import Terms
+    from pipeline.worker.runner import Runner, Worker
+    from pipeline.worker.session import Throughput
 
 RESERVED_SHARE = 0.1
 ROOFLINE_S = 0.3
@@ -84,8 +86,8 @@ class WorkerScenarios:
     def facts(self) -> WorkerFacts:
         """What opening told, the worker's memory now, the joules that went into the timed calls, and what its GPU tells."""
         used = {name: self.joules[name] / self.calls[name] for name in self.joules}
-        memory = self.worker.call("memory", timeout_s=self.timeout_s)
-        told = {**self.opened, **memory, "joules_per_call": used}
+        memory = self.worker.call(ReadMemory(), timeout_s=self.timeout_s)
+        told = {**self.opened, **memory.model_dump(), "joules_per_call": used}
         if self.gpu is not None:
             now = gpu.state(self.gpu)  # while it is still warm from the rounds
             told["gpu"] = now and asdict(now)
@@ -97,31 +99,28 @@ class WorkerScenarios:
 
     def _device_ms(self, scenario: str) -> float | None:
         """Return the median time of a call in the GPU's own memory."""
-        found = self.worker.call("on_device", timeout_s=self.timeout_s, scenario=scenario, seconds=ON_DEVICE_S)
+        found = self.worker.call(TimeOnDevice(scenario=scenario, seconds=ON_DEVICE_S), timeout_s=self.timeout_s)
         return statistics.median(found) / 1e6 if found else None
 
     def bind(self, scenario: str, inputs: Arrays) -> None:
         """Fix the inputs of a scenario."""
         self.scenarios.append(scenario)
-        self.worker.call("bind", timeout_s=self.timeout_s, scenario=scenario, inputs=dict(inputs))
+        self.worker.call(Bind(scenario=scenario, inputs=dict(inputs)), timeout_s=self.timeout_s)
 
     def block(self, scenario: str, calls: int) -> Sequence[int]:
         """Make `calls` calls, or fewer if they take too long, and return the duration of each in ns."""
         before = self.meter() if self.meter else 0.0
-        durations: list[int] = self.worker.call(
-            "block", timeout_s=self.timeout_s, scenario=scenario, calls=calls, longest_s=LONGEST_BLOCK_S
-        )
+        request = TimeBlock(scenario=scenario, calls=calls, longest_s=LONGEST_BLOCK_S)
+        durations = self.worker.call(request, timeout_s=self.timeout_s)
         if self.meter:
             self.joules[scenario] = self.joules.get(scenario, 0.0) + self.meter() - before
             self.calls[scenario] = self.calls.get(scenario, 0) + len(durations)
         return durations
 
-    def together(self, scenario: str, callers: int, seconds: float) -> Mapping[str, float]:
+    def together(self, scenario: str, callers: int, seconds: float) -> Throughput:
         """Call from several threads at once."""
-        found: Mapping[str, float] = self.worker.call(
-            "together", timeout_s=self.timeout_s, scenario=scenario, callers=callers, seconds=seconds
-        )
-        return found
+        request = CallTogether(scenario=scenario, callers=callers, seconds=seconds)
+        return self.worker.call(request, timeout_s=self.timeout_s)
 
 
 def entrants(variants: Sequence[Variant], threads: Sequence[int]) -> list[Entrant]:
@@ -155,7 +154,7 @@ def measure(  # noqa: PLR0913 - what a run is made of
     threads: int,
     timeout_s: float,
     report: Callable[[Event], None],
-    terms: Terms | None = None,
+    runner: Runner = LOCAL,
 ) -> Benchmark | None:
     """Time `variants` at the configured sizes and numbers of threads within `settings.seconds`.
 
@@ -171,10 +170,10 @@ def measure(  # noqa: PLR0913 - what a run is made of
     began_s, before = time.monotonic(), machine.pressure()
     inputs = _inputs(interface, settings, seed)
     arms = [
-        rounds.Arm(each.name, _launcher(each, interface, network, inputs, timeout_s, terms)) for each in contestants
+        rounds.Arm(each.name, _launcher(each, interface, network, inputs, timeout_s, runner)) for each in contestants
     ]
     report(Event("benchmark", "backends", "working", "what this machine reaches", 0.0))
-    reached = _machine(variants, inputs, most)
+    reached = _machine(variants, inputs, most, runner)
     spent_s = time.monotonic() - began_s
     rates: list[Rate] = []
     notes: list[str] = []
@@ -229,26 +228,18 @@ def size(sizes: Mapping[str, int], measured: Measurements, analysis: Analysis) -
     return Size(sizes=dict(sizes), samples=measured, **judged)
 
 
-def _machine(variants: Sequence[Variant], inputs: Mapping[str, Case], threads: int) -> Reached:
+def _machine(variants: Sequence[Variant], inputs: Mapping[str, Case], threads: int, runner: Runner) -> Reached:
     """Measure this machine's roofline, and count the operations of an exported file whose format can tell them."""
     counting = next((each for each in variants if each.file and _format(each).count_operators), None)
     shapes = {name: {key: list(each.shape) for key, each in case.inputs.items()} for name, case in inputs.items()}
     found = Reached(Roofline(), None)
-    with Worker("the roofline", threads=threads) as worker:
+    with runner.start("the roofline", threads=threads) as worker:
         try:
-            roofline = worker.call(
-                "pipeline.benchmark.roofline:measure", timeout_s=MACHINE_TIMEOUT_S, seconds=ROOFLINE_S
-            )
+            roofline = worker.call(MeasureRoofline(seconds=ROOFLINE_S), timeout_s=MACHINE_TIMEOUT_S)
             found = replace(found, roofline=Roofline.from_json(roofline))
-            if counting:
-                graph = worker.call(
-                    "pipeline.benchmark.figures:count_operators",
-                    timeout_s=MACHINE_TIMEOUT_S,
-                    format=_format(counting).name,
-                    file=str(counting.file),
-                    inputs=shapes,
-                )
-                found = replace(found, graph=Graph.from_json(graph))
+            if counting and counting.file:
+                request = CountOperators(format=_format(counting).name, file=counting.file, inputs=shapes)
+                found = replace(found, graph=Graph.from_json(worker.call(request, timeout_s=MACHINE_TIMEOUT_S)))
         except WeighbridgeError as error:
             found = replace(found, notes=(f"operations were not counted: {error.message}",))
     return found
@@ -304,7 +295,7 @@ def _launcher(
     network: Network | None,
     inputs: Mapping[str, Case],
     timeout_s: float,
-    terms: Terms | None,
+    runner: Runner,
 ) -> Callable[[], AbstractContextManager[WorkerScenarios]]:
     variant = entrant.variant
     on_gpu = backends()[variant.backend].device == "cuda"
@@ -313,7 +304,7 @@ def _launcher(
     @contextmanager
     def launch() -> Iterator[WorkerScenarios]:
         began = time.monotonic()
-        session = opened(variant, interface, network, threads=entrant.threads, timeout_s=timeout_s, terms=terms)
+        session = opened(runner, variant, interface, network, threads=entrant.threads, timeout_s=timeout_s)
         with session as (worker, facts):
             started_ms = (time.monotonic() - began) * 1e3
             meter = energy.cpu_meter() if index is None else gpu.meter(index)

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import MisfitError
+from pipeline.parity import jobs
 from pipeline.rebuild.doctor.misfit import in_config
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Sequence
 
+    from pipeline.parity.jobs import Evaluation
     from pipeline.parity.prove import Setup
+    from pipeline.rebuild.network import Network
     from pipeline.rebuild.reference import Recording
-    from pipeline.worker.process import Worker
+    from pipeline.worker.runner import Worker
 
 _SHOWN = 3
 
 
 def explained(
-    error: MisfitError, worker: Worker, setup: Setup, recording: Recording, agrees: Callable[[Mapping[str, Any]], bool]
+    error: MisfitError, worker: Worker, setup: Setup, recording: Recording, agrees: Callable[[Evaluation], bool]
 ) -> MisfitError:
     """Return `error` with what the recording says of each way that is left to name the file's tensors.
 
-    Nothing is chosen: a way that agrees is proposed, for the user to write down. `agrees` tells it of the worker's answer.
+    Nothing is chosen: a way that agrees is proposed, for the user to write down. `agrees` tells it of what the oracle gives.
     """
     try:
-        ways = worker.call("alternatives", timeout_s=setup.timeout_s, network=asdict(setup.network))
+        ways = worker.call(jobs.FindAlternatives(network=setup.network), timeout_s=setup.timeout_s)
     except MisfitError as too_many:
         return MisfitError(f"{error.message}\n{too_many.message}", hint=too_many.hint)
     if len(ways) < 2:
@@ -35,33 +37,28 @@ def explained(
     setup.report(Event("reference", recording.name, "started", f"{len(ways)} ways to name the file's tensors"))
     agreeing = []
     for number, way in enumerate(ways, 1):
-        if agrees(_answer(worker, setup, recording, way)):
+        if agrees(_evaluation(worker, setup, recording, way)):
             agreeing.append(way)
         setup.report(Event("reference", recording.name, "working", done=number / len(ways)))
     setup.report(Event("reference", recording.name, "ended", f"{len(agreeing)} of {len(ways)} agree"))
     return _told(error, recording.name, len(ways), agreeing)
 
 
-def _answer(worker: Worker, setup: Setup, recording: Recording, way: Mapping[str, Any]) -> dict[str, Any]:
-    facts = worker.call(
-        "rehearse",
-        timeout_s=setup.timeout_s,
-        network=asdict(replace(setup.network, **way)),
-        interface=asdict(setup.interface),
-        cases=[case.to_json() for case in recording.cases],
-        recorded=len(recording.calls),
+def _evaluation(worker: Worker, setup: Setup, recording: Recording, network: Network) -> Evaluation:
+    request = jobs.Rehearse(
+        network=network, interface=setup.interface, cases=recording.cases, recorded=len(recording.calls)
     )
-    answer: dict[str, Any] = facts | worker.call("reference", timeout_s=setup.timeout_s, seed=0)
-    return answer
+    worker.call(request, timeout_s=setup.timeout_s)
+    return worker.call(jobs.Evaluate(seed=0), timeout_s=setup.timeout_s)
 
 
-def _told(error: MisfitError, name: str, count: int, agreeing: list[Mapping[str, Any]]) -> MisfitError:
+def _told(error: MisfitError, name: str, count: int, agreeing: Sequence[Network]) -> MisfitError:
     if not agreeing:
         return MisfitError(
             f"{error.message}\nnone of the {count} ways to name them gives what {name} recorded",
             hint="look for what else differs: the architecture, its arguments, or weights of another epoch",
         )
-    options = [", ".join(in_config(way["rename"], way["ignore"])) for way in agreeing[:_SHOWN]]
+    options = [", ".join(in_config(way.rename, way.ignore)) for way in agreeing[:_SHOWN]]
     if len(agreeing) == 1:
         return MisfitError(
             f"{error.message}\nof {count} ways to name them, one gives what {name} recorded", hint=options[0]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.backends.table import NETWORK, backends
 from pipeline.backends.variant import Variant
@@ -19,7 +19,6 @@ from pipeline.parity.compare import compare, worst
 from pipeline.parity.document import Culprit, Explanation, Rung, ShrunkCase
 from pipeline.rebuild import cases
 from pipeline.worker.event import Event
-from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,11 +50,12 @@ def explain(
 ) -> Explanation:
     """Return what is known of a failed proof; write the reproduction into `folder`."""
     own = names or Names.same(setup.interface)
-    setup.report(Event("explain", proof.variant.name, "shrinking the case"))
+    setup.report(Event("explain", proof.variant.name, "started", "shrinking the case"))
     smallest = shrink(proof, setup, known, own, seed=seed).of(proof.variant.artifact)
     case = smallest.cases[0]
-    setup.report(Event("explain", proof.variant.name, "walking the ladder"))
+    setup.report(Event("explain", proof.variant.name, "working", "walking the ladder"))
     found = _climb(proof, setup, smallest, own, examples, folder)
+    setup.report(Event("explain", proof.variant.name, "ended"))
     broke = next((each.rung for each in found.ladder if not each.passed), None)
     return Explanation(
         backend=proof.variant.name,
@@ -112,16 +112,11 @@ def _at_most(sizes: range, wanted: int) -> int:
 
 
 def _truth(sampled: Sequence[Case], setup: Setup, known: Truth, seed: int) -> Truth:
-    with Worker("the oracle", threads=1, terms=setup.terms) as worker:
-        worker.call(
-            "rehearse",
-            timeout_s=setup.timeout_s,
-            network=asdict(setup.network),
-            interface=asdict(setup.interface),
-            cases=[case.to_json() for case in sampled],
-        )
-        answer = worker.call("reference", timeout_s=setup.timeout_s, seed=seed)
-    return prove.truth(sampled, answer, known.rules, known.gates)
+    request = jobs.Rehearse(network=setup.network, interface=setup.interface, cases=tuple(sampled))
+    with setup.runner.start("the oracle", threads=1) as worker:
+        worker.call(request, timeout_s=setup.timeout_s)
+        found = worker.call(jobs.Evaluate(seed=seed), timeout_s=setup.timeout_s)
+    return prove.truth(sampled, found.references, found.fallback, known.rules, known.gates)
 
 
 def _only(known: Truth, index: int) -> Truth:
@@ -139,7 +134,7 @@ def _climb(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: 
     if formats()[backend.format or ""].find_culprit is None:
         rungs = _rungs(ladder, setup, smallest, names)
         return _Found.of(rungs, None, f"where an error begins cannot be looked for in {backend.format} files")
-    search = partial(_search, setup, smallest, names, examples, folder)
+    search = partial(_search, setup, smallest, names, examples, proof.file, folder)
     with ThreadPoolExecutor(1) as pool:
         # What is wrong with a file mostly shows on the lowest rung: do not wait for the ladder to say so.
         guessed = pool.submit(search, ladder[0])
@@ -153,12 +148,12 @@ def _climb(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: 
             answer = search(broken)
     except WeighbridgeError as error:
         return _Found.of(rungs, None, error.message)
-    if answer["program"] is not None:
-        rungs.insert(1, _program_rung(answer["program"], smallest))
-    culprit = answer["culprit"] and Culprit.from_json(answer["culprit"])
+    if answer.program is not None:
+        rungs.insert(1, _program_rung(answer.program, smallest))
+    culprit = Culprit.from_json(answer.culprit) if answer.culprit else None
     if culprit and broken is None and not culprit.certain:
         culprit = None  # one channel of one case says too little to accuse a node where every output is right
-    return _Found.of(rungs, culprit, answer["problem"] or "with every value exposed, each is within its budget")
+    return _Found.of(rungs, culprit, answer.problem or "with every value exposed, each is within its budget")
 
 
 def _program_rung(program: Arrays, smallest: Truth) -> Rung:
@@ -170,25 +165,26 @@ def _program_rung(program: Arrays, smallest: Truth) -> Rung:
     )
 
 
-def _search(setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path, variant: Variant) -> Any:
-    with Worker("the search for the culprit", threads=1, terms=setup.terms) as worker:
-        return worker.call(
-            jobs.CULPRIT,
-            timeout_s=setup.timeout_s,
-            network=asdict(setup.network),
-            interface=asdict(setup.interface),
-            examples=dict(examples),
-            inputs=dict(smallest.cases[0].inputs),
-            candidate={
-                "format": backends()[variant.backend].format,
-                "file": str(variant.file),
-                "inputs": dict(names.inputs),
-                "outputs": dict(names.outputs),
-                "options": dict(variant.options),
-                "custom_ops": variant.custom_ops and str(variant.custom_ops),
-            },
-            folder=str(folder),
-        )
+def _search(
+    setup: Setup, smallest: Truth, names: Names, examples: Arrays, file: Path, folder: Path, variant: Variant
+) -> jobs.Found:
+    request = jobs.FindCulprit(
+        network=setup.network,
+        interface=setup.interface,
+        examples=dict(examples),
+        inputs=dict(smallest.cases[0].inputs),
+        candidate=jobs.Candidate(
+            format=backends()[variant.backend].format or "",
+            file=file,
+            options=dict(variant.options),
+            custom_ops=variant.custom_ops,
+            inputs=dict(names.inputs),
+            outputs=dict(names.outputs),
+        ),
+        folder=folder,
+    )
+    with setup.runner.start("the search for the culprit", threads=1) as worker:
+        return worker.call(request, timeout_s=setup.timeout_s)
 
 
 def _rungs(variants: Sequence[Variant], setup: Setup, smallest: Truth, names: Names) -> list[Rung]:

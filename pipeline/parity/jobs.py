@@ -2,73 +2,198 @@
 
 from __future__ import annotations
 
-import gc
-from dataclasses import asdict
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import JsonValue
 
 from pipeline.errors import ExportError, InputError
-from pipeline.formats.format import AuditSubject, CulpritSearch, FromNetwork
+from pipeline.formats.format import AuditSubject, CulpritSearch, FromNetwork, Signature
 from pipeline.formats.table import formats
-from pipeline.interface import Interface
+from pipeline.interface import Array, Case, Interface
+from pipeline.parity.oracle import Reference
+from pipeline.rebuild import why
 from pipeline.rebuild.network import Network
+from pipeline.worker.job import Context, Model, Request, without_collection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
-AUDIT = "pipeline.parity.jobs:audit"
-SIGNATURE = "pipeline.parity.jobs:signature"
-CULPRIT = "pipeline.parity.jobs:culprit"
+    from pipeline.rebuild.model import Loaded
+    from pipeline.rebuild.rehearsal import Rehearsal
 
 
-def audit(
-    network: dict[str, Any],
-    interface: dict[str, Any],
-    examples: dict[str, Any],
-    files: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
+class Rehearsed(Model):
+    """A network that was built and took every case: what was noted, its size, and what its inputs are bound to.
+
+    Of recorded cases also what it gave in float32, `plain`, and what identifies the network.
+    """
+
+    notes: tuple[str, ...]
+    contradictions: tuple[str, ...]
+    sha256: str
+    parameters: int
+    bytes: int
+    binding: tuple[str, ...]
+    plain: tuple[dict[str, Array], ...]
+    fingerprint: dict[str, JsonValue]
+
+
+class Evaluation(Model):
+    """The oracle's reference for each case, and why float64 was not possible (None if it was)."""
+
+    network: Rehearsed
+    references: tuple[Reference, ...]
+    fallback: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """What `Rehearse` leaves for `Evaluate`."""
+
+    loaded: Loaded
+    interface: Interface
+    cases: tuple[Case, ...]
+    found: Rehearsal
+    facts: Rehearsed
+
+
+class Rehearse(Request[Rehearsed]):
+    """Build the network, load its weights and run it on every case; the last `recorded` ones are those of a recording."""
+
+    network: Network
+    interface: Interface
+    cases: tuple[Case, ...]
+    recorded: int = 0
+    is_lasting = True
+
+    def run(self, context: Context) -> Rehearsed:
+        """Leave the network, and its outputs in float32."""
+        from pipeline.rebuild import calling, model, record, rehearsal
+
+        loaded = model.load(self.network)
+        found = rehearsal.rehearse(loaded.module, self.interface, self.cases)
+        state = loaded.module.state_dict().values()
+        recorded = found.outputs[-self.recorded :] if self.recorded else []
+        facts = Rehearsed(
+            notes=loaded.notes,
+            contradictions=loaded.contradictions,
+            sha256=loaded.weights_sha256,
+            parameters=sum(tensor.numel() for tensor in state),
+            bytes=sum(tensor.nbytes for tensor in state),
+            binding=tuple(found.binding),
+            plain=tuple({name: calling.array_from(each) for name, each in call.items()} for call in recorded),
+            fingerprint=record.fingerprint(loaded.module) if self.recorded else {},
+        )
+        context.leave(_Network(loaded, self.interface, self.cases, found, facts))
+        return facts
+
+
+class Evaluate(Request[Evaluation]):
+    """Evaluate the oracle on the cases that were rehearsed, or the last few of them."""
+
+    seed: int
+    last: int = 0
+
+    def run(self, context: Context) -> Evaluation:
+        """Take the network, which the oracle changes."""
+        from pipeline.parity import oracle
+
+        taken = context.take(_Network)
+        inputs, plain = [case.inputs for case in taken.cases[-self.last :]], taken.found.outputs[-self.last :]
+        module, interface = taken.loaded.module, taken.interface
+        references, fallback = oracle.evaluate(module, interface, inputs, seed=self.seed, plain=plain)
+        return Evaluation(network=taken.facts, references=tuple(references), fallback=fallback)
+
+
+class FindAlternatives(Request[tuple[Network, ...]]):
+    """Return the network with each `rename` and `ignore` with which its file fits (see `model.alternatives`)."""
+
+    network: Network
+
+    def run(self, _: Context) -> tuple[Network, ...]:
+        """Look at names and structure."""
+        from pipeline.rebuild import model
+
+        return tuple(model.alternatives(self.network))
+
+
+class ExplainDifference(Request[why.Explanation]):
+    """Say what differs between a network and what was recorded of it (see `pipeline.rebuild.why`).
+
+    `attributes` are the plain ones of the recorded network.
+    """
+
+    network: Network
+    interface: Interface
+    calls: tuple[why.Call, ...]
+    attributes: dict[str, JsonValue]
+
+    def run(self, _: Context) -> why.Explanation:
+        """Try what may be wrong."""
+        return why.explain(self.network, self.interface, self.calls, self.attributes)
+
+
+class Exported(Model):
+    """A file to audit; `program` is None if its exporter states none (see `pipeline.formats.artifact.Artifact`)."""
+
+    format: str
+    file: Path
+    program: dict[str, JsonValue] | None
+
+
+class Audit(Request[tuple[dict[str, JsonValue], ...]]):
     """Account for the constants and numbers of exported files; return the audit of each as JSON values.
 
-    A file is `format`, `file` and `program` (None if its exporter states none; see `pipeline.interface.Artifact`). The network is
-    loaded once for all, and captured only if none of the programs is the captured one.
-
-    Raises:
-        InputError: a file cannot be read as its format.
+    The network is loaded once for all, and captured only if none of the programs is the captured one.
     """
-    from pipeline.rebuild import model
 
-    module = model.load(TypeAdapter(Network).validate_python(network)).module
-    state = arrays_of(module)
+    network: Network
+    interface: Interface
+    examples: dict[str, Array]
+    files: tuple[Exported, ...]
 
-    @cache
-    def captured() -> tuple[Mapping[str, Any] | None, str | None]:
-        known = [each["program"] for each in files if each["program"] and each["program"].get("captured")]
-        return (known[0], None) if known else _captured(module, interface, examples)
+    def run(self, _: Context) -> tuple[dict[str, JsonValue], ...]:
+        """Audit one file after the other.
 
-    found = []
-    for each in files:
-        audit_file = formats()[each["format"]].audit
-        if audit_file is None:
-            raise InputError(f"{each['format']} files cannot be audited")
-        found.append(dict(audit_file(Path(each["file"]), AuditSubject(state, each["program"], captured))))
-    return found
+        Raises:
+            InputError: a file cannot be read as its format.
+        """
+        from pipeline.rebuild import model
+
+        module = model.load(self.network).module
+        state = arrays_of(module)
+
+        @cache
+        def captured() -> tuple[Mapping[str, Any] | None, str | None]:
+            known = [each.program for each in self.files if each.program and each.program.get("captured")]
+            return (known[0], None) if known else _captured(module, self.interface, self.examples)
+
+        found = []
+        for each in self.files:
+            audit = formats()[each.format].audit
+            if audit is None:
+                raise InputError(f"{each.format} files cannot be audited")
+            found.append(dict(audit(each.file, AuditSubject(state, each.program, captured))))
+        return tuple(found)
 
 
-def signature(format: str, file: str) -> dict[str, Any]:  # noqa: A002 - the name the config uses
-    """Return what a file takes and returns: [name, numpy dtype, shape] of inputs and outputs (see `Signature`).
+class ReadSignature(Request[Signature]):
+    """Return what a file takes and returns."""
 
-    Raises:
-        InputError: the file cannot be read as `format`.
-    """
-    read_signature = formats()[format].read_signature
-    if read_signature is None:
-        raise InputError(f"what a {format} file takes and gives cannot be read from it")
-    return asdict(read_signature(Path(file)))
+    format: str
+    file: Path
+
+    def run(self, _: Context) -> Signature:
+        """Read the file; raises InputError if it cannot be read as `format`."""
+        read = formats()[self.format].read_signature
+        if read is None:
+            raise InputError(f"what a {self.format} file takes and gives cannot be read from it")
+        return read(self.file)
 
 
 def arrays_of(module: nn.Module) -> dict[str, Any]:
@@ -80,52 +205,75 @@ def arrays_of(module: nn.Module) -> dict[str, Any]:
 
 
 def _captured(
-    module: nn.Module, interface: dict[str, Any], examples: Mapping[str, Any]
+    module: nn.Module, interface: Interface, examples: Mapping[str, Array]
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Return the network's program as torch.export captures it, or None and why not."""
     from pipeline.formats import program
     from pipeline.formats.onnx.export import captured
 
-    origin = FromNetwork(module, TypeAdapter(Interface).validate_python(interface), examples, Path(), {})
+    origin = FromNetwork(module, interface, examples, Path(), {})
     try:
         return program.describe(captured(origin)), None
     except ExportError as error:
         return None, error.message
 
 
-def culprit(
-    network: dict[str, Any],
-    interface: dict[str, Any],
-    examples: dict[str, Any],
-    inputs: dict[str, Any],
-    candidate: dict[str, Any],
-    folder: str,
-) -> dict[str, Any]:
-    """Find where a file's error begins, and write its reproduction into `folder`, as far as its format can.
+class Candidate(Model):
+    """A file with its format, the options it is run with, its library of operators, and its names (see `candidate.Names`)."""
 
-    `candidate` holds the `file` with its `format`, the `options` it is run with, the library of its `custom_ops` if any, and the
-    names of its inputs and outputs (see `pipeline.parity.candidate.Names`). Returns `pipeline.formats.format.Found`.
-    """
-    from pipeline.parity import budget
-    from pipeline.rebuild import model
+    format: str
+    file: Path
+    options: dict[str, JsonValue]
+    custom_ops: Path | None
+    inputs: dict[str, str]
+    outputs: dict[str, str]
 
-    gc.disable()  # as in an export, and for the same reason: see `pipeline.worker.jobs.export`
-    find = formats()[candidate["format"]].find_culprit
-    if find is None:
-        raise InputError(f"a culprit cannot be looked for in {candidate['format']} files")
-    library = candidate["custom_ops"]
-    wanted = CulpritSearch(
-        module=model.load(TypeAdapter(Network).validate_python(network)).module,
-        interface=TypeAdapter(Interface).validate_python(interface),
-        examples=examples,
-        inputs=inputs,
-        file=Path(candidate["file"]),
-        names=candidate["inputs"],
-        outputs=candidate["outputs"],
-        options=candidate["options"],
-        custom_ops=Path(library) if library else None,
-        floors=budget.floors,
-        folder=Path(folder),
-    )
-    found = find(wanted)
-    return {"culprit": found.culprit, "problem": found.problem, "program": found.program and dict(found.program)}
+
+class Found(Model):
+    """What a search for a culprit came to (see `pipeline.formats.format.Found`)."""
+
+    culprit: dict[str, JsonValue] | None
+    problem: str | None
+    program: dict[str, Array] | None
+
+
+class FindCulprit(Request[Found]):
+    """Find where a file's error begins, and write its reproduction into `folder`, as far as its format can."""
+
+    network: Network
+    interface: Interface
+    examples: dict[str, Array]
+    inputs: dict[str, Array]
+    candidate: Candidate
+    folder: Path
+
+    def run(self, _: Context) -> Found:
+        """Let the format look; raises InputError for a file that it cannot read."""
+        from pipeline.parity import budget
+        from pipeline.rebuild import model
+
+        theirs = self.candidate
+        find = formats()[theirs.format].find_culprit
+        if find is None:
+            raise InputError(f"a culprit cannot be looked for in {theirs.format} files")
+        with without_collection():
+            wanted = CulpritSearch(
+                module=model.load(self.network).module,
+                interface=self.interface,
+                examples=self.examples,
+                inputs=self.inputs,
+                file=theirs.file,
+                names=theirs.inputs,
+                outputs=theirs.outputs,
+                options=theirs.options,
+                custom_ops=theirs.custom_ops,
+                floors=budget.floors,
+                folder=self.folder,
+            )
+            found = find(wanted)
+        culprit, program = found.culprit, found.program
+        return Found(
+            culprit=None if culprit is None else dict(culprit),
+            problem=found.problem,
+            program=None if program is None else dict(program),
+        )

@@ -12,6 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np  # noqa: TC002 - read when answers are validated
+from numpy.typing import NDArray  # noqa: TC002 - as above
+
 from pipeline.errors import ArchitectureError, DefectError
 from pipeline.rebuild import calling, witness
 
@@ -41,8 +44,8 @@ class Reference:
     `dtypes`: what float32 eager returns.
     """
 
-    values: dict[str, Any]
-    noise: dict[str, Any]
+    values: dict[str, NDArray[Any]]
+    noise: dict[str, NDArray[np.float64]]
     dtypes: dict[str, str]
 
 

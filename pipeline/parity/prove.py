@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.backends import placement
-from pipeline.errors import GateError, UnavailableError, WeighbridgeError, WorkerError
+from pipeline.errors import DefectError, GateError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.formats.table import formats
 from pipeline.parity import behaviour, budget, jobs
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import REFUSED, Finding, compare, refused, worst
 from pipeline.parity.document import Audit, AuditProblem
-from pipeline.parity.oracle import Reference
 from pipeline.worker.event import Event
-from pipeline.worker.process import Worker
-from pipeline.worker.session import opened
+from pipeline.worker.process import LOCAL
+from pipeline.worker.session import ReadPlacement, Run, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +27,10 @@ if TYPE_CHECKING:
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Arrays, Case, Interface
     from pipeline.parity.budget import Rule
+    from pipeline.parity.oracle import Reference
     from pipeline.rebuild.network import Network
-    from pipeline.worker.process import Terms
+    from pipeline.worker import event
+    from pipeline.worker.runner import Runner, Worker
 
 _FORGED = "the file it runs holds what the network does not"
 
@@ -39,14 +39,14 @@ Status = Literal["pass", "fail", "unavailable", "crashed"]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What every run of a proof needs: the network with its interface, a backend's threads, how long to wait, its worker's terms."""
+    """What every run of a proof needs: the network with its interface, a backend's threads, how long to wait, where it runs."""
 
     interface: Interface
     network: Network
     threads: int
     timeout_s: float
     report: Callable[[Event], None] = lambda _: None
-    terms: Terms | None = None
+    runner: Runner = LOCAL
     at_once: int = 2
 
 
@@ -83,6 +83,13 @@ class Proof:
     facts: Mapping[str, Any]
 
     @property
+    def file(self) -> Path:
+        """The exported file that was proven; raises DefectError for the network itself."""
+        if self.variant.file is None:
+            raise DefectError(f"{self.variant.name} was not proven of a file")
+        return self.variant.file
+
+    @property
     def worst(self) -> Finding | None:
         """The finding that decided."""
         return worst(self.findings) if self.findings else None
@@ -90,12 +97,12 @@ class Proof:
 
 def truth(
     cases: Sequence[Case],
-    answer: Mapping[str, Any],
+    references: Sequence[Reference],
+    fallback: str | None,
     rules: Mapping[str, Rule],
     gates: Mapping[str, Mapping[str, Rule]] | None = None,
 ) -> Truth:
-    """Build the truth from the answer of a worker's `reference` job."""
-    references = [Reference(**each) for each in answer["references"]]
+    """Build the truth from what the oracle gives for the cases (see `oracle.evaluate`)."""
     by_output = {
         name: budget.floors([each.values[name] for each in references], [each.noise[name] for each in references])
         for name in references[0].values
@@ -105,7 +112,7 @@ def truth(
         {name: by_output[name][index] if name in by_output else None for name in references[0].values}
         for index in range(len(references))
     ]
-    return Truth(tuple(cases), tuple(references), tuple(floors), rules, answer["fallback"], gates or {})
+    return Truth(tuple(cases), tuple(references), tuple(floors), rules, fallback, gates or {})
 
 
 def prove(
@@ -124,9 +131,9 @@ def prove(
             return Proof(variant, "unavailable", variant.unavailable, (), {})
         setup.report(Event("parity", variant.name, "started"))
         proof = _prove_one(variant, setup, known, (names or {}).get(variant.name) or Names.same(setup.interface))
-        status = "ended" if proof.status == "pass" else "failed"
         peak_bytes = proof.facts.get("peak_bytes")
-        setup.report(Event("parity", variant.name, status, proof.reason or "", peak_bytes=peak_bytes))
+        ended: event.Status = "ended" if proof.status == "pass" else "failed"
+        setup.report(Event("parity", variant.name, ended, proof.reason or "", peak_bytes=peak_bytes))
         return proof
 
     with ThreadPoolExecutor(setup.at_once) as pool:
@@ -137,12 +144,12 @@ def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Pr
     # The folder is ours, so that it goes even if the worker crashes.
     with TemporaryDirectory(prefix="weighbridge-profile-") as profile:
         session = opened(
+            setup.runner,
             variant,
             names.renamed(setup.interface),
             setup.network,
             threads=setup.threads,
             timeout_s=setup.timeout_s,
-            terms=setup.terms,
             profile=Path(profile),
         )
         return _judged(variant, session, setup, known.of(variant.artifact), names)
@@ -159,13 +166,12 @@ def _judged(
     findings: list[Finding] = []
     try:
         with session as (worker, facts):
-            call = partial(worker.call, "run", timeout_s=setup.timeout_s)
             for index in range(len(known.cases)):
-                findings.extend(_run(worker, call, index, known, names))
-            if placed := worker.call("placement", timeout_s=setup.timeout_s):
+                findings.extend(_run(worker, index, known, names, setup.timeout_s))
+            if placed := worker.call(ReadPlacement(), timeout_s=setup.timeout_s):
                 facts["placement"] = placed
             if not all(finding.passed for finding in findings):
-                findings = _explain_chance(worker, call, findings, known, names)
+                findings = _explain_chance(worker, findings, known, names, setup.timeout_s)
             facts["peak_bytes"] = worker.peak_bytes
     except UnavailableError as error:
         return Proof(variant, "unavailable", error.message, (), {})
@@ -181,11 +187,11 @@ def _judged(
     return Proof(variant, "fail", "; ".join(said), tuple(findings), facts)
 
 
-def _run(worker: Worker, call: Callable[..., Any], index: int, known: Truth, names: Names) -> tuple[Finding, ...]:
+def _run(worker: Worker, index: int, known: Truth, names: Names, timeout_s: float) -> tuple[Finding, ...]:
     """Run one case; what a backend refuses to run is a finding of that case, as long as it is still there afterwards."""
     case, reference = known.cases[index], known.references[index]
     try:
-        outputs = call(inputs=names.feed(case.inputs))
+        outputs = worker.call(Run(inputs=names.feed(case.inputs)), timeout_s=timeout_s)
     except WeighbridgeError as error:
         if not worker.alive:
             raise
@@ -194,14 +200,14 @@ def _run(worker: Worker, call: Callable[..., Any], index: int, known: Truth, nam
 
 
 def _explain_chance(
-    worker: Worker, call: Callable[..., Any], findings: list[Finding], known: Truth, names: Names
+    worker: Worker, findings: list[Finding], known: Truth, names: Names, timeout_s: float
 ) -> list[Finding]:
     """Run the worst case a second time: outputs that change between two runs are random, not wrong."""
     failed = worst([finding for finding in findings if not finding.passed])
     if failed.problem and failed.problem.startswith(REFUSED):
         return findings
     index = next(index for index, case in enumerate(known.cases) if case.name == failed.case)
-    again = _run(worker, call, index, known, names)
+    again = _run(worker, index, known, names, timeout_s)
     changed = {each.output for each in again for old in findings if behaviour.differs(each, old)}
     return [behaviour.as_random(each) if each.output in changed and not each.passed else each for each in findings]
 
@@ -221,19 +227,14 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
         setup.report(Event("parity", f"{each.name} audit", "started"))
     # One process for all: starting torch and loading the network takes longer than most audits.
     peak_bytes = None
+    files = [
+        jobs.Exported(format=each.format, file=each.files[0], program=dict(each.written.program) or None)
+        for each in known
+    ]
+    request = jobs.Audit(network=setup.network, interface=setup.interface, examples=dict(examples), files=tuple(files))
     try:
-        with Worker("the audit", threads=1, terms=setup.terms) as worker:
-            answers = worker.call(
-                jobs.AUDIT,
-                timeout_s=setup.timeout_s,
-                network=asdict(setup.network),
-                interface=asdict(setup.interface),
-                examples=dict(examples),
-                files=[
-                    {"format": each.format, "file": str(each.files[0]), "program": dict(each.written.program) or None}
-                    for each in known
-                ],
-            )
+        with setup.runner.start("the audit", threads=1) as worker:
+            answers = worker.call(request, timeout_s=setup.timeout_s)
             peak_bytes = worker.peak_bytes
         audits = [Audit.from_json(each) for each in answers]
     except WorkerError as error:
@@ -241,8 +242,8 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
         audits = [Audit(passed=False, crashed=True, problem_count=1, problems=(problem,))] * len(known)
     found = {each.name: audit for each, audit in zip(known, audits, strict=True)}
     for name, audited in found.items():
-        status = "ended" if audited.passed else "failed"
-        setup.report(Event("parity", f"{name} audit", status, peak_bytes=peak_bytes))
+        ended: event.Status = "ended" if audited.passed else "failed"
+        setup.report(Event("parity", f"{name} audit", ended, peak_bytes=peak_bytes))
     return found
 
 

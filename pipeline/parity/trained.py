@@ -7,26 +7,25 @@ float64, and so must what it gives in float32.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import GateError, WeighbridgeError
-from pipeline.parity import prove
+from pipeline.parity import jobs, prove
 from pipeline.parity.compare import compare, worst
-from pipeline.rebuild import reference
-from pipeline.worker.process import Worker
+from pipeline.rebuild import reference, why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.parity.budget import Rule
     from pipeline.parity.compare import Finding
+    from pipeline.parity.jobs import Evaluation
     from pipeline.parity.prove import Setup, Truth
     from pipeline.rebuild.reference import Recorded, Recording
 
-EXPLAIN = "pipeline.rebuild.why:explain"
 _SHOWN = 6
 
 
@@ -54,19 +53,16 @@ class Agreement:
 
 
 def judge(
-    recording: Recording, answer: Mapping[str, Any], setup: Setup, rules: Mapping[str, Rule], *, explicit: bool
+    recording: Recording, evaluation: Evaluation, setup: Setup, rules: Mapping[str, Rule], *, explicit: bool
 ) -> Agreement:
-    """Compare a recording with the answer of the worker that evaluated the oracle on its cases.
-
-    `answer` holds the oracle's `references` of the recorded cases alone, `plain` (the outputs in float32) and `fingerprint`.
-    """
-    known = prove.truth(recording.cases, answer, rules)
+    """Compare a recording with the oracle's evaluation of the recorded cases alone."""
+    known = prove.truth(recording.cases, evaluation.references, evaluation.fallback, rules)
     findings = [each for index, call in enumerate(recording.calls) for each in _compared(call, index, known)]
-    for index, (call, plain) in enumerate(zip(recording.calls, answer["plain"], strict=True)):
+    for index, (call, plain) in enumerate(zip(recording.calls, evaluation.network.plain, strict=True)):
         exact = known.references[index]
         single = replace(exact, values={**exact.values, **{name: _wide(value) for name, value in plain.items()}})
         findings += _compared(call, index, replace(known, references=_with(known.references, index, single)))
-    found = answer["fingerprint"]
+    found = evaluation.network.fingerprint
     return Agreement(
         tuple(findings),
         tuple(reference.differences(recording.meta, found)),
@@ -102,21 +98,21 @@ def _dtype(name: str) -> Any:
 
 
 def require(
-    agreement: Agreement, recording: Recording, answer: Mapping[str, Any], setup: Setup, rules: Mapping[str, Rule]
+    agreement: Agreement, recording: Recording, evaluation: Evaluation, setup: Setup, rules: Mapping[str, Rule]
 ) -> None:
     """Raise GateError unless the rebuilt network is the recorded one, with what explains the difference as far as it was found."""
     if agreement.passed:
         return
-    known = prove.truth(recording.cases, answer, rules)
+    known = prove.truth(recording.cases, evaluation.references, evaluation.fallback, rules)
     failed = [each for each in agreement.findings if not each.passed]
     lines = [prove.describe(worst(failed), known)] if failed else []
     lines += agreement.differences[:_SHOWN]
-    found = _explained(recording, known, setup) if failed else {"told": [], "fix": None}
-    lines += [*found["told"], *agreement.hints[:_SHOWN]]
+    found = _explained(recording, known, setup) if failed else why.Explanation((), None)
+    lines += [*found.told, *agreement.hints[:_SHOWN]]
     told = "\n  ".join(
         [f"the rebuilt network is not the one that was recorded in {recording.name} ({recording.place}):", *lines]
     )
-    raise GateError(told, hint=found["fix"] or _way_out(recording, failed))
+    raise GateError(told, hint=found.fix or _way_out(recording, failed))
 
 
 def _way_out(recording: Recording, failed: Sequence[Finding]) -> str:
@@ -134,7 +130,7 @@ def _way_out(recording: Recording, failed: Sequence[Finding]) -> str:
     return "correct the architecture, its arguments or the weights until it agrees; nothing was exported"
 
 
-def _explained(recording: Recording, known: Truth, setup: Setup) -> dict[str, Any]:
+def _explained(recording: Recording, known: Truth, setup: Setup) -> why.Explanation:
     """Let a worker try what may be wrong; a search that fails explains nothing."""
     allowed = [
         {
@@ -144,24 +140,14 @@ def _explained(recording: Recording, known: Truth, setup: Setup) -> dict[str, An
         }
         for each, floors in zip(known.references, known.floors, strict=True)
     ]
+    request = jobs.ExplainDifference(
+        network=setup.network,
+        interface=setup.interface,
+        calls=tuple(why.Call(*each) for each in zip(recording.calls, allowed, strict=True)),
+        attributes=recording.attributes,
+    )
     try:
-        with Worker("the search for what differs", threads=setup.threads, terms=setup.terms) as worker:
-            found: dict[str, Any] = worker.call(
-                EXPLAIN,
-                timeout_s=setup.timeout_s,
-                network=asdict(setup.network),
-                interface=asdict(setup.interface),
-                calls=[
-                    {
-                        "case": call.case.to_json(),
-                        "outputs": dict(call.outputs),
-                        "allowed": each,
-                        "modules": [list(module) for module in call.modules],
-                    }
-                    for call, each in zip(recording.calls, allowed, strict=True)
-                ],
-                attributes=recording.attributes,
-            )
+        with setup.runner.start("the search for what differs", threads=setup.threads) as worker:
+            return worker.call(request, timeout_s=setup.timeout_s)
     except WeighbridgeError as error:
-        return {"told": [f"what differs was not found: {error.message.splitlines()[0]}"], "fix": None}
-    return found
+        return why.Explanation((f"what differs was not found: {error.message.splitlines()[0]}",), None)

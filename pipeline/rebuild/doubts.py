@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import inspect
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import TypeAdapter
-
 from pipeline.rebuild import model, trust
 from pipeline.rebuild.doctor.difference import layout_of
 from pipeline.rebuild.doctor.search import FAMILIES
 from pipeline.rebuild.model import shapes_only
-from pipeline.rebuild.network import Network
 from pipeline.weights import read, stated
 
 if TYPE_CHECKING:
@@ -29,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.rebuild.doctor.difference import Layout
+    from pipeline.rebuild.network import Network
 
 _SECONDS = 10.0
 _MOST_ITEMS = 4
@@ -57,23 +55,19 @@ def shapes_of(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> Layo
         return layout_of(make(**values).state_dict())
 
 
-def undecided(network: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the arguments of a `Network` that neither the config nor anything else decides, each as a `Doubt`.
-
-    Left out are those that make no difference. A job of a worker: JSON values in and out.
-    """
-    wanted: Network = TypeAdapter(Network).validate_python(network)
-    located = trust.locate(wanted.architecture, wanted.trust)
-    make = model.constructor(located, wanted)
-    weights = Path(wanted.weights)
-    header = read.require_state_dict(weights, key=wanted.key, max_bytes=wanted.max_bytes)
+def undecided(network: Network) -> list[Doubt]:
+    """Return the arguments of a network that neither the config nor anything else decides and that make a difference."""
+    located = trust.locate(network.architecture, network.trust)
+    make = model.constructor(located, network)
+    weights = Path(network.weights)
+    header = read.require_state_dict(weights, key=network.key, max_bytes=network.max_bytes)
     parameters = trust.parameters_of(located, make)
-    left = [each for each in parameters if each.has_default and each.name not in wanted.arguments]
-    doubts = Doubts(make, weights.name, wanted.arguments, left)
+    left = [each for each in parameters if each.has_default and each.name not in network.arguments]
+    doubts = Doubts(make, weights.name, network.arguments, left)
     names = {each.name: each.default for each in parameters}
-    said = stated.read(weights, header, names, key=wanted.key, fits=doubts.fits)
+    said = stated.read(weights, header, names, key=network.key, fits=doubts.fits)
     found = [doubt for each in left if (doubt := doubts.about(each, said))]
-    return [asdict(doubt) for doubt in found if not doubt.is_idle]
+    return [doubt for doubt in found if not doubt.is_idle]
 
 
 class Doubts:

@@ -10,11 +10,9 @@ import inspect
 import itertools
 import time
 import warnings
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping  # noqa: TC003 - read when answers are validated
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-
-from pydantic import TypeAdapter
 
 from pipeline.errors import ArchitectureError, MisfitError
 from pipeline.interface import Dimension, InputSpec, Interface
@@ -25,7 +23,8 @@ from pipeline.rebuild.model import shapes_only
 from pipeline.weights import read, stated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     import torch
     from torch import nn
@@ -523,33 +522,11 @@ def _output_paths(result: Any, inputs: set[str]) -> dict[str, str]:
     return dict(zip(names, found, strict=True)) if len(found) > 1 else {names[0].removesuffix("_0"): found[0]}
 
 
-# Jobs of a worker: JSON values in and out
-
-
-def describe(
-    architecture: str,
-    prefixes: Sequence[str],
-    file: Mapping[str, Any],
-    values: Mapping[str, Any],
-    given: Mapping[str, Any],
-    outputs: Sequence[str],
-) -> dict[str, Any]:
-    """Return what `arguments` and `inputs` find for `architecture`; raises as they do.
-
-    `file` holds the weights' path, the key that picks one of several state dicts in it, and max_bytes.
-    """
-    located = trust.locate(architecture, prefixes)
-    found = arguments(located, Path(file["path"]), values, key=file["key"], max_bytes=file["max_bytes"])
-    specs = TypeAdapter(dict[str, InputSpec]).validate_python(given)
-    taken = inputs(located, {**found.values, **values}, specs, outputs)
-    return {"arguments": asdict(found), "inputs": asdict(taken)}
-
-
 def matching(
-    candidates: Sequence[str], weights: str, key: str | None, max_bytes: int | None
+    candidates: Sequence[str], weights: Path, key: str | None, max_bytes: int | None
 ) -> dict[str, dict[str, Any]]:
     """Return which of `candidates` (MODULE:CLASS) take the state dict in `weights`, with the arguments they need."""
-    header = read.require_state_dict(Path(weights), key=key, max_bytes=max_bytes)
+    header = read.require_state_dict(weights, key=key, max_bytes=max_bytes)
     found = {}
     for target in candidates:
         located = trust.locate(target, (trust.ALWAYS_TRUSTED,))
@@ -559,7 +536,7 @@ def matching(
         if sum(name in expected for name in aligned) * 2 < min(len(aligned), len(expected)):
             continue
         try:
-            found[target] = dict(arguments(located, Path(weights), {}, key=key, max_bytes=max_bytes).values)
+            found[target] = dict(arguments(located, weights, {}, key=key, max_bytes=max_bytes).values)
         except MisfitError:
             continue
     return found

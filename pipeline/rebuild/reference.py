@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping  # noqa: TC003 - read when requests are validated
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, suggestion
+from pipeline.interface import Array, Case  # noqa: TC001 - as above
 from pipeline.rebuild import cases
 from pipeline.rebuild.record import FORMAT, META
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from pipeline.interface import Array, Arrays, Case, Interface
+    from pipeline.interface import Arrays, Interface
 
 _KEY = re.compile(r"(?P<call>\d{1,4})/(?P<kind>input|output|module)(?:/(?P<name>.*))?")
 _MAX_META_BYTES = 64 * 2**20

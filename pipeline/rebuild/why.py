@@ -10,23 +10,25 @@ import itertools
 import time
 import warnings
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from numpy.typing import NDArray  # noqa: TC002 - read when requests are validated
 
 from pipeline.errors import WeighbridgeError
-from pipeline.interface import Interface
 from pipeline.rebuild import calling, model, trust
-from pipeline.rebuild.network import Network
 from pipeline.rebuild.record import watched
+from pipeline.rebuild.reference import Recorded  # noqa: TC001 - as above
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
     from torch import nn
+
+    from pipeline.interface import Interface
+    from pipeline.rebuild.network import Network
 
 SECONDS = 25.0
 _ROUNDING = 3e-5
@@ -40,21 +42,35 @@ _WORDS = (
 )  # fmt: skip
 
 
-def explain(
-    network: dict[str, Any], interface: dict[str, Any], calls: list[dict[str, Any]], attributes: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what was found, as sentences under `told`, and under `fix` what to change, having tried it; None if nothing was.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A recorded call, and by output what it may be off by."""
 
-    A call holds its `case`, the recorded `outputs`, what each may be off by (`allowed`), and recorded `modules`. `attributes`
-    are the plain ones of the recorded network: many have the name of the argument that they keep.
+    recorded: Recorded
+    allowed: dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What was found, as sentences, and what to change, having tried it; None if nothing was found."""
+
+    told: tuple[str, ...]
+    fix: str | None
+
+
+def explain(
+    network: Network, interface: Interface, calls: Sequence[Call], attributes: Mapping[str, Any]
+) -> Explanation:
+    """Return what differs between a network and the calls that were recorded of it.
+
+    `attributes` are the plain ones of the recorded network: many have the name of the argument that they keep.
     """
-    declared = TypeAdapter(Interface).validate_python(interface)
-    search = _Search(TypeAdapter(Network).validate_python(network), declared, calls, attributes)
+    search = _Search(network, interface, calls, attributes)
     told = search.first_module()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = next(filter(None, (attempt() for attempt in search.attempts)), None)
-    return {"told": told, "fix": found}
+    return Explanation(tuple(told), found)
 
 
 class _Search:
@@ -64,7 +80,7 @@ class _Search:
         self,
         network: Network,
         interface: Interface,
-        calls: Sequence[Mapping[str, Any]],
+        calls: Sequence[Call],
         attributes: Mapping[str, Any],
     ) -> None:
         self.network = network
@@ -88,17 +104,17 @@ class _Search:
     def first_module(self) -> list[str]:
         """Say which module is the first to return something else than was recorded, if modules were recorded."""
         call = self.calls[0]
-        if not call["modules"]:
+        if not call.recorded.modules:
             return []
         tolerance = min(_MOST_ROUNDING, max(_LEAST_ROUNDING, self._relative_error(call) / 10))
         binding = calling.bind(self.module, self.interface)
-        positional, keywords = binding.arguments(calling.tensors_from(call["case"]["inputs"]))
+        positional, keywords = binding.arguments(calling.tensors_from(call.recorded.case.inputs))
         try:
             _, ours = watched(self.module, self.interface.method, positional, keywords)
         except Exception as error:  # noqa: BLE001 - a network may raise anything
             return [f"with its modules watched the network fails: {type(error).__name__}: {error}"]
         names = [each[0] for each in ours]
-        for place, (name, kind, shape, sample) in enumerate(call["modules"]):
+        for place, (name, kind, shape, sample) in enumerate(call.recorded.modules):
             if place >= len(ours) or names[place] != name:
                 there = names[place] if place < len(ours) else "nothing"
                 return [f"the modules run in another order: {name} ({kind}) was recorded where {there} runs now"]
@@ -119,11 +135,11 @@ class _Search:
             f"no recorded module is off by more than {tolerance:.1g} of its largest value: the difference arises outside of them"
         ]
 
-    def _relative_error(self, call: Mapping[str, Any]) -> float:
+    def _relative_error(self, call: Call) -> float:
         """Return the largest error of an output, as a share of its largest recorded value."""
         given = self._outputs(self.module, self.interface, call, {}) or {}
         found = [0.0]
-        for name, wanted in call["outputs"].items():
+        for name, wanted in call.recorded.outputs.items():
             if name in given and given[name].shape == wanted.shape and wanted.dtype.kind == "f" and wanted.size:
                 scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
                 away = np.nanmax(np.abs(given[name].astype(np.float64) - wanted), initial=0.0)
@@ -228,7 +244,7 @@ class _Search:
         """Return what recorded outputs are of ours, where that is the same for all elements."""
         found = []
         given = self._outputs(self.module, self.interface, self.calls[0], {})
-        for name, wanted in self.calls[0]["outputs"].items():
+        for name, wanted in self.calls[0].recorded.outputs.items():
             ours = given.get(name) if given else None
             if ours is None or wanted.dtype.kind != "f" or ours.shape != wanted.shape:
                 continue
@@ -296,7 +312,7 @@ class _Search:
             given = self._outputs(module, interface, call, swapped or {})
             if given is None:
                 return False
-            for name, wanted in call["outputs"].items():
+            for name, wanted in call.recorded.outputs.items():
                 ours = given[name]
                 if ours.shape != wanted.shape:
                     return False
@@ -305,18 +321,18 @@ class _Search:
                         return False
                     continue
                 scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
-                allowed = np.maximum(2 * call["allowed"].get(name, 0.0), _ROUNDING * scale)
+                allowed = np.maximum(2 * call.allowed.get(name, 0.0), _ROUNDING * scale)
                 error = np.abs(ours.astype(np.float64) - wanted)
                 if not ((error <= allowed) | (np.isnan(ours) & np.isnan(wanted)) | (ours == wanted)).all():
                     return False
         return True
 
     def _outputs(
-        self, module: nn.Module, interface: Interface, call: Mapping[str, Any], swapped: Mapping[str, str]
+        self, module: nn.Module, interface: Interface, call: Call, swapped: Mapping[str, str]
     ) -> dict[str, Any] | None:
         import torch
 
-        inputs = call["case"]["inputs"]
+        inputs = call.recorded.case.inputs
         arrays = {name: inputs[swapped.get(name, name)] for name in inputs}
         try:
             with torch.inference_mode():

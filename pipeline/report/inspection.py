@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import JsonValue
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
 from pipeline.report.words import in_units
+from pipeline.weights.values import survey
 from pipeline.weights.wrappers import printable
-from pipeline.worker.process import Worker
+from pipeline.worker.job import Context, Request
+from pipeline.worker.process import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pipeline.weights.inspect import Candidate, Description, TensorDescription
 
 READ_TIMEOUT_S = 600.0
 _SHOWN_TENSORS = 400
 _SHOWN_CANDIDATES = 20
+
+
+class SurveyValues(Request[dict[str, dict[str, JsonValue]]]):
+    """Return what is odd about the numbers of a state dict (see `pipeline.weights.values`)."""
+
+    weights: Path
+    key: str | None
+    max_bytes: int | None
+
+    def run(self, _: Context) -> dict[str, dict[str, JsonValue]]:
+        """Load it, and look at every tensor."""
+        return survey(self.weights, self.key, self.max_bytes)
 
 
 def print_description(description: Description) -> None:
@@ -48,14 +63,8 @@ def print_description(description: Description) -> None:
 
 def with_values(description: Description, path: Path, key: str | None, max_bytes: int | None) -> Description:
     """Return `description` with what the weights' numbers are like, read in a worker; raises as loading does."""
-    with Worker(f"reading {path.name}", threads=1) as worker:
-        values = worker.call(
-            "pipeline.weights.values:survey",
-            timeout_s=READ_TIMEOUT_S,
-            weights=str(path),
-            key=key,
-            max_bytes=max_bytes,
-        )
+    with LOCAL.start(f"reading {path.name}", threads=1) as worker:
+        values = worker.call(SurveyValues(weights=path, key=key, max_bytes=max_bytes), timeout_s=READ_TIMEOUT_S)
     return replace(description, values=values)
 
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.interface import in_words
+from pipeline.parity.jobs import Evaluate
+from pipeline.run.jobs import FindUndecided
 from pipeline.run.network import agreed, rehearse
 from pipeline.run.plan import plan
 from pipeline.run.results import Inputs
 from pipeline.run.sampling import SAMPLE
 from pipeline.run.state import State, run
 from pipeline.worker.event import Event
-from pipeline.worker.process import Worker
+from pipeline.worker.process import LOCAL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from pipeline.config.models import ExportConfig
     from pipeline.interface import Case, Dimension
     from pipeline.parity.trained import Agreement
+    from pipeline.rebuild.doubts import Doubt
     from pipeline.rebuild.reference import Recording
     from pipeline.run.plan import Plan, Settings
-
-UNDECIDED = "pipeline.rebuild.doubts:undecided"
 
 
 def check(path: Path, settings: Settings) -> dict[str, Any]:
@@ -38,16 +38,16 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
     inputs, agreement = state.need(Inputs), None
     sampled, recording = inputs.cases, inputs.recording
     settings.report(Event("check", f"{len(sampled)} cases", "started"))
-    with Worker("the network", threads=1) as worker:
+    with LOCAL.start("the network", threads=1) as worker:
         timeout_s = planned.config.limits.run_seconds
         facts = rehearse(worker, state)
-        undecided = []
+        undecided: tuple[Doubt, ...] = ()
         if recording:
             seed, last = planned.config.parity.seed, len(recording.calls)
-            answer = worker.call("reference", timeout_s=timeout_s, seed=seed, last=last)
-            agreement = agreed(state, facts | answer)
+            evaluation = worker.call(Evaluate(seed=seed, last=last), timeout_s=timeout_s)
+            agreement = agreed(state, evaluation)
         else:
-            undecided = worker.call(UNDECIDED, timeout_s=timeout_s, network=asdict(planned.network))
+            undecided = worker.call(FindUndecided(network=planned.network), timeout_s=timeout_s)
     plan_ = _described(planned, facts, sampled, undecided)
     return {"plan": plan_ | {"trained network": _trained(recording, agreement)}}
 
@@ -61,22 +61,20 @@ def _trained(recording: Recording | None, agreement: Agreement | None) -> str:
     return f"the same in {calls} of {recording.name} ({recording.place}): {found.factor:.3g}, limit {found.limit:g}"
 
 
-def _described(
-    planned: Plan, facts: Mapping[str, Any], cases: Sequence[Case], undecided: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _described(planned: Plan, facts: Rehearsed, cases: Sequence[Case], undecided: Sequence[Doubt]) -> dict[str, Any]:
     config = planned.config
     doubts = {
-        "contradicted": list(facts["contradictions"]),
+        "contradicted": list(facts.contradictions),
         "not decided": [
-            f"{each['name']}={each['value']} (default of {planned.located.name}): {each['why']}; "
+            f"{each.name}={each.value} (default of {planned.located.name}): {each.why}; "
             "write it under model.arguments, or give a reference"
             for each in undecided
         ],
     }
-    binding = {"called by": facts["binding"]} if facts["binding"] else {}
+    binding = {"called by": list(facts.binding)} if facts.binding else {}
     return {
-        "network": f"{config.model.architecture}, {facts['parameters']:,} parameters, {facts['bytes']:,} bytes",
-        "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts["notes"]],
+        "network": f"{config.model.architecture}, {facts.parameters:,} parameters, {facts.bytes:,} bytes",
+        "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts.notes],
         **{key: lines for key, lines in doubts.items() if lines},
         "inputs": [f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in planned.interface.inputs],
         "dimensions": [_dimension(each) for each in planned.interface.dimensions] or ["none"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ExportError, WorkerError
@@ -12,16 +11,17 @@ from pipeline.formats.artifact import Artifact, Written
 from pipeline.formats.table import formats
 from pipeline.parity.prove import Truth
 from pipeline.run import cached, keys
-from pipeline.run.network import agreed, of_answer, rehearsed, truth_of
+from pipeline.run.jobs import Export
+from pipeline.run.network import agreed, rehearsed, truth_of
 from pipeline.run.plan import at_once
 from pipeline.run.results import Exported, Inputs, Rebuilt
 from pipeline.run.sampling import examples
 from pipeline.run.state import Stage
 from pipeline.worker.event import Event
-from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from pipeline.config.models import ExportConfig
     from pipeline.run.plan import Plan
@@ -43,7 +43,7 @@ def _run(state: State) -> tuple[object, ...]:
                 outcomes[each.name] = _derived(state, each, outcomes[each.made_from])
         answer = answering.result()
     artifacts = tuple(each for each in outcomes.values() if isinstance(each, Artifact))
-    return Exported(artifacts, _refusals(outcomes)), of_answer(answer, agreement), truth_of(state, answer)
+    return Exported(artifacts, _refusals(outcomes)), Rebuilt(answer.network, agreement), truth_of(state, answer)
 
 
 def _derived(state: State, wanted: ExportConfig, source: Artifact | BaseException) -> Artifact | BaseException:
@@ -79,21 +79,20 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
     peaks = []
 
     def work(folder: Path) -> dict[str, Any]:
-        with Worker(f"the {wanted.name} exporter", threads=1, terms=state.terms) as worker:
-            answer: dict[str, Any] = worker.call(
-                "export",
-                timeout_s=planned.config.limits.export_seconds,
-                network=asdict(planned.network),
-                interface=asdict(planned.interface),
-                examples=dict(examples(planned).inputs),
-                format=wanted.format,
-                options=dict(wanted.options),
-                target=str(folder / formats()[wanted.format].file_of(wanted.name)),
-                identity=_identity(planned),
-                source=source and _stated(source),
-            )
+        request = Export(
+            network=planned.network,
+            interface=planned.interface,
+            examples=dict(examples(planned).inputs),
+            format=wanted.format,
+            options=dict(wanted.options),
+            target=folder / formats()[wanted.format].file_of(wanted.name),
+            identity=_identity(planned),
+            source=source,
+        )
+        with state.runner.start(f"the {wanted.name} exporter", threads=1) as worker:
+            written = worker.call(request, timeout_s=planned.config.limits.export_seconds)
             peaks.append(worker.peak_bytes)
-        return answer | {"files": [Path(each).name for each in answer["files"]]}
+        return asdict(written) | {"files": [each.name for each in written.files]}
 
     key = keys.of_export(planned, wanted, _identity(planned), source)
     try:
@@ -105,11 +104,6 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
     report(cached.ended("export", wanted.name, found, "; ".join(notes), peaks))
     written = Written(**found.answer | {"files": files, "notes": notes})
     return Artifact(wanted.name, wanted.format, written, source.name if source else None)
-
-
-def _stated(source: Artifact) -> dict[str, Any]:
-    files = [str(each) for each in source.files]
-    return {"name": source.name, "format": source.format, "files": files, "facts": dict(source.written.facts)}
 
 
 def _identity(planned: Plan) -> dict[str, str]:

@@ -6,26 +6,29 @@ import ast
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pydantic import TypeAdapter
 
 from pipeline import architectures
 from pipeline.config.models import DIMENSION_NAME, DTYPES
 from pipeline.config.text import parse_value
 from pipeline.errors import InputError
-from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.interface import Dimension, InputSpec
 from pipeline.rebuild import trust
 from pipeline.rebuild.doctor.renames import as_yaml
+from pipeline.run.jobs import FindArchitectures, InferConfig
 from pipeline.storage.store import atomic_write
 from pipeline.weights import headers, read, wrappers
 from pipeline.weights.kinds import Kind
-from pipeline.worker.process import Worker
+from pipeline.worker.process import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pipeline.interface import Interface
+    from pipeline.rebuild.infer import Arguments
+    from pipeline.run.jobs import Inferred
 
 TIMEOUT_S = 120.0
 _SHIPPED = Path(architectures.__file__).parent
@@ -78,18 +81,18 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
     given = {spec.name: spec for spec in map(parse_input, request.inputs)}
     while True:
         found = _infer(request, prefixes, values, given)
-        missing = found["inputs"]["missing"]
-        if found["inputs"]["interface"] is not None:
+        missing, interface = found.inputs.missing, found.inputs.interface
+        if interface is not None:
             break
         if ask is None or not set(missing) - given.keys():
-            raise _missing_error(missing, given, found["inputs"]["reason"])
+            raise _missing_error(missing, given, found.inputs.reason)
         for name in missing:
             given[name] = parse_input(f"{name}={ask(f'{name}: its type and shape, as in float32[batch,10]')}")
-    text = _text(request, target, found, read.weights_digest(request.weights, header))
+    text = _text(request, target, found, interface, read.weights_digest(request.weights, header))
     atomic_write(target, text.encode())
-    arguments = found["arguments"]
-    exceptions = [f"model.{key}" for key in ("rename", "ignore") if arguments[key]]
-    return Draft(target, text, (*arguments["checks"], *exceptions, *found["inputs"]["comments"]))
+    arguments = found.arguments
+    exceptions = [f"model.{key}" for key in ("rename", "ignore") if getattr(arguments, key)]
+    return Draft(target, text, (*arguments.checks, *exceptions, *found.inputs.comments))
 
 
 def _with_key(request: Request, ask: Callable[[str], str] | None) -> Request:
@@ -108,16 +111,9 @@ def _with_key(request: Request, ask: Callable[[str], str] | None) -> Request:
 def match(weights: Path, *, key: str | None = None, max_bytes: int | None = None) -> dict[str, dict[str, Any]]:
     """Return the shipped architectures that take a state dict, as MODULE:CLASS → arguments; raises as `init`."""
     read.require_state_dict(weights, key=key, max_bytes=max_bytes)
-    with Worker("the search for an architecture", threads=1) as worker:
-        answer: dict[str, dict[str, Any]] = worker.call(
-            "pipeline.rebuild.infer:matching",
-            timeout_s=TIMEOUT_S,
-            candidates=shipped(),
-            weights=str(weights),
-            key=key,
-            max_bytes=max_bytes,
-        )
-    return answer
+    search = FindArchitectures(candidates=tuple(shipped()), weights=weights, key=key, max_bytes=max_bytes)
+    with LOCAL.start("the search for an architecture", threads=1) as worker:
+        return worker.call(search, timeout_s=TIMEOUT_S)
 
 
 def shipped() -> list[str]:
@@ -176,19 +172,19 @@ def _values(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _infer(
     request: Request, prefixes: Sequence[str], values: Mapping[str, Any], given: Mapping[str, InputSpec]
-) -> dict[str, Any]:
-    with Worker("the network", threads=1) as worker:
-        answer: dict[str, Any] = worker.call(
-            "pipeline.rebuild.infer:describe",
-            timeout_s=TIMEOUT_S,
-            architecture=request.architecture,
-            prefixes=list(prefixes),
-            file={"path": str(request.weights), "key": request.key, "max_bytes": request.max_bytes},
-            values=dict(values),
-            given={name: asdict(spec) for name, spec in given.items()},
-            outputs=list(request.outputs),
-        )
-    return answer
+) -> Inferred:
+    wanted = InferConfig(
+        architecture=request.architecture,
+        prefixes=tuple(prefixes),
+        weights=request.weights,
+        key=request.key,
+        max_bytes=request.max_bytes,
+        values=dict(values),
+        given=dict(given),
+        outputs=request.outputs,
+    )
+    with LOCAL.start("the network", threads=1) as worker:
+        return worker.call(wanted, timeout_s=TIMEOUT_S)
 
 
 def _missing_error(missing: Sequence[str], given: Mapping[str, InputSpec], reason: str) -> InputError:
@@ -204,10 +200,8 @@ def _missing_error(missing: Sequence[str], given: Mapping[str, InputSpec], reaso
 # The config's text
 
 
-def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str) -> str:
-    arguments, inferred = found["arguments"], found["inputs"]
-    interface = TypeAdapter(Interface).validate_python(inferred["interface"])
-    comments: Mapping[str, str] = inferred["comments"]
+def _text(request: Request, target: Path, found: Inferred, interface: Interface, sha256: str) -> str:
+    arguments, comments = found.arguments, found.inputs.comments
     weights = Path(os.path.relpath(request.weights.resolve(), target.resolve().parent)).as_posix()
     lines = [
         f"# Written by weighbridge init from {request.weights.name}. Lines marked CHECK could not be told from the file.",
@@ -216,9 +210,9 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
         "",
         "model:",
         f"  architecture: {request.architecture}",
-        *(f"  # from {source} ({', '.join(names)})" for source, names in arguments["sources"].items()),
-        f"  arguments: {_flow(arguments['values'])}",
-        *(f"  # CHECK {name}: {why}." for name, why in arguments["checks"].items()),
+        *(f"  # from {source} ({', '.join(names)})" for source, names in arguments.sources.items()),
+        f"  arguments: {_flow(arguments.values)}",
+        *(f"  # CHECK {name}: {why}." for name, why in arguments.checks.items()),
         f"  weights: {json.dumps(weights, ensure_ascii=False)}",
         *([f"  key: {_flow(request.key)}"] if request.key is not None else []),
         f"  sha256: {sha256}",
@@ -241,12 +235,12 @@ def _text(request: Request, target: Path, found: Mapping[str, Any], sha256: str)
     return "\n".join(lines)
 
 
-def _exception_lines(arguments: Mapping[str, Any]) -> Iterator[str]:
-    if rename := arguments["rename"]:
+def _exception_lines(arguments: Arguments) -> Iterator[str]:
+    if rename := arguments.rename:
         yield "  # CHECK rename (file: network): told by words, numbers and shapes, which do not prove it."
         yield "  rename:"
         yield from (f"    {as_yaml(old)}: {as_yaml(new)}" for old, new in rename.items())
-    if ignore := arguments["ignore"]:
+    if ignore := arguments.ignore:
         yield "  # CHECK ignore: does the network do without these tensors of the file?"
         yield f"  ignore: [{', '.join(map(as_yaml, ignore))}]"
 

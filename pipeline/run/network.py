@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import MisfitError
 from pipeline.parity import choice, oracle, prove, trained
 from pipeline.parity.budget import Rule
+from pipeline.parity.jobs import Evaluate, Evaluation, Rehearse, Rehearsed
 from pipeline.run import cached, keys
 from pipeline.run.plan import at_once
-from pipeline.run.results import Inputs, Rebuilt
+from pipeline.run.results import Inputs
 from pipeline.worker.event import Event
-from pipeline.worker.process import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from pipeline.config.models import GateConfig, ParityConfig, ReferenceConfig, ToleranceConfig
     from pipeline.parity.prove import Truth
@@ -25,21 +24,17 @@ if TYPE_CHECKING:
     from pipeline.rebuild.reference import Recording
     from pipeline.run.plan import Plan
     from pipeline.run.state import State
+    from pipeline.worker.runner import Worker
 
 
-def of_answer(answer: Mapping[str, Any], agreement: Agreement | None = None) -> Rebuilt:
-    """Return what an oracle's answer says of the network."""
-    facts = {key: answer[key] for key in ("sha256", "parameters", "bytes")}
-    return Rebuilt(facts, (*answer["contradictions"], *answer["notes"]), agreement)
-
-
-def truth_of(state: State, answer: Mapping[str, Any]) -> Truth:
+def truth_of(state: State, known: Evaluation) -> Truth:
     """Return what every output should be, and what each artifact's are held to."""
-    return prove.truth(state.need(Inputs).cases, answer, rules_of(state.plan), gates_of(state.plan))
+    cases, rules, gates = state.need(Inputs).cases, rules_of(state.plan), gates_of(state.plan)
+    return prove.truth(cases, known.references, known.fallback, rules, gates)
 
 
 @contextmanager
-def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
+def rehearsed(state: State) -> Iterator[Callable[[], Evaluation]]:
     """Run the network on every case, and yield what evaluates the oracle on them and returns that with the network's facts.
 
     Raises:
@@ -47,30 +42,31 @@ def rehearsed(state: State) -> Iterator[Callable[[], Any]]:
     """
     planned, report, key = state.plan, state.settings.report, keys.of_oracle(state.plan)
     store = state.cache
-    if (known := cached.get(store, key)) is not None:
+    if (answer := cached.get(store, key)) is not None:
         report(Event("export", "oracle", "reused"))
-        _note_contradictions(state, known)
+        known = Evaluation.model_validate(answer)
+        _note_contradictions(state, known.network)
         yield lambda: known
         return
     timeout_s = planned.config.limits.run_seconds
-    with Worker("the oracle", threads=1, environment=oracle.ENVIRONMENT, terms=state.terms) as worker:
+    with state.runner.start("the oracle", threads=1, environment=oracle.ENVIRONMENT) as worker:
         report(Event("export", "network", "started"))
         facts = rehearse(worker, state)
         report(Event("export", "network", "ended", peak_bytes=worker.peak_bytes))
         _note_contradictions(state, facts)
 
         @cache
-        def evaluate() -> Any:
+        def evaluate() -> Evaluation:
             report(Event("export", "oracle", "started"))
-            answer = facts | worker.call("reference", timeout_s=timeout_s, seed=planned.config.parity.seed)
-            found = cached.get_or_make(store, key, f"{planned.config.name}: oracle", lambda _: answer)
+            known = worker.call(Evaluate(seed=planned.config.parity.seed), timeout_s=timeout_s)
+            found = cached.get_or_make(store, key, f"{planned.config.name}: oracle", lambda _: known.model_dump())
             report(cached.ended("export", "oracle", found, peaks=[worker.peak_bytes]))
-            return found.answer
+            return Evaluation.model_validate(found.answer)
 
         yield evaluate
 
 
-def rehearse(worker: Worker, state: State) -> Any:
+def rehearse(worker: Worker, state: State) -> Rehearsed:
     """Let a worker build the network and run it on every case; return the network's facts and how it is bound.
 
     Raises:
@@ -79,33 +75,32 @@ def rehearse(worker: Worker, state: State) -> Any:
     planned, inputs = state.plan, state.need(Inputs)
     recording = inputs.recording
     try:
-        return worker.call(
-            "rehearse",
-            timeout_s=planned.config.limits.run_seconds,
-            network=asdict(planned.network),
-            interface=asdict(planned.interface),
-            cases=[case.to_json() for case in inputs.cases],
+        request = Rehearse(
+            network=planned.network,
+            interface=planned.interface,
+            cases=inputs.cases,
             recorded=len(recording.calls) if recording else 0,
         )
+        return worker.call(request, timeout_s=planned.config.limits.run_seconds)
     except MisfitError as error:
         given = planned.config.reference
         if recording is None or given is None:
             raise
 
-        def agrees(answer: Mapping[str, Any]) -> bool:
-            return _judged(state, recording, given, answer)[0].passed
+        def agrees(evaluation: Evaluation) -> bool:
+            return _judged(state, recording, given, evaluation)[0].passed
 
         raise choice.explained(error, worker, setup_of(state), recording, agrees) from None
 
 
-def evaluate_oracle(state: State) -> Any:
-    """Return the oracle's answer for every case, and the facts about the network."""
+def evaluate_oracle(state: State) -> Evaluation:
+    """Return the oracle's evaluation of every case, with the facts about the network."""
     with rehearsed(state) as evaluate:
         return evaluate()
 
 
-def agreed(state: State, answer: Mapping[str, Any]) -> Agreement | None:
-    """Hold the rebuilt network against the recording, if there is one, with the oracle's answer of all or the recorded cases.
+def agreed(state: State, evaluation: Evaluation) -> Agreement | None:
+    """Hold the rebuilt network against the recording, if there is one, with the oracle's evaluation of all or the recorded cases.
 
     Raises:
         GateError: it is not the network that was recorded.
@@ -114,7 +109,7 @@ def agreed(state: State, answer: Mapping[str, Any]) -> Agreement | None:
     if recording is None or given is None:
         return None
     state.settings.report(Event("reference", recording.name, "started"))
-    own = {**answer, "references": answer["references"][-len(recording.calls) :]}
+    own = evaluation.model_copy(update={"references": evaluation.references[-len(recording.calls) :]})
     found, rules = _judged(state, recording, given, own)
     trained.require(found, recording, own, setup_of(state), rules)
     state.settings.report(Event("reference", recording.name, "ended"))
@@ -130,7 +125,7 @@ def setup_of(state: State) -> prove.Setup:
         settings.threads,
         planned.config.limits.run_seconds,
         settings.report,
-        state.terms,
+        state.runner,
         max(1, at_once(planned, settings) - 1),  # the audit runs beside them
     )
 
@@ -160,15 +155,15 @@ def _rule(usual: ParityConfig, *nearer: ToleranceConfig | GateConfig | None) -> 
 
 
 def _judged(
-    state: State, recording: Recording, given: ReferenceConfig, answer: Mapping[str, Any]
+    state: State, recording: Recording, given: ReferenceConfig, evaluation: Evaluation
 ) -> tuple[Agreement, dict[str, Rule]]:
-    """Compare a network with the recording, given its oracle's answer of the recorded cases; return that and the rules."""
+    """Compare a network with the recording, given its oracle's evaluation of the recorded cases; return that and the rules."""
     rule = Rule(state.plan.config.parity.limit, given.atol, given.rtol)
     rules = dict.fromkeys(state.plan.interface.outputs, rule)
-    return trained.judge(recording, answer, setup_of(state), rules, explicit=given.atol is not None), rules
+    return trained.judge(recording, evaluation, setup_of(state), rules, explicit=given.atol is not None), rules
 
 
-def _note_contradictions(state: State, facts: Mapping[str, Any]) -> None:
+def _note_contradictions(state: State, facts: Rehearsed) -> None:
     """Remark on arguments that the config writes out otherwise than the checkpoint says."""
-    for each in facts["contradictions"]:
+    for each in facts.contradictions:
         state.settings.report(Event("export", "network", "noted", each))

@@ -11,29 +11,28 @@ from pipeline.backends.variant import Variant
 from pipeline.config.models import ExportConfig
 from pipeline.errors import ExportError, InputError
 from pipeline.formats.artifact import Artifact, Written
-from pipeline.formats.format import Signature
 from pipeline.formats.onnx.record import ONNX
 from pipeline.formats.table import formats
 from pipeline.parity import candidate
 from pipeline.parity.document import Candidate
-from pipeline.parity.jobs import SIGNATURE
+from pipeline.parity.jobs import ReadSignature
 from pipeline.parity.prove import Truth
 from pipeline.run import reporting
 from pipeline.run.exporting import EXPORT, export
-from pipeline.run.network import evaluate_oracle, of_answer, truth_of
+from pipeline.run.network import evaluate_oracle, truth_of
 from pipeline.run.plan import at_once, plan
 from pipeline.run.proving import explained, hold
 from pipeline.run.results import Exported, Inputs, Rebuilt
 from pipeline.run.sampling import SAMPLE
 from pipeline.run.state import Stage, State, run
 from pipeline.storage.store import private_directory
-from pipeline.worker.process import Worker
+from pipeline.worker.process import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pipeline.formats.format import Format
+    from pipeline.formats.format import Format, Signature
     from pipeline.parity.document import Parity
     from pipeline.run.plan import Plan, Settings
 
@@ -96,13 +95,9 @@ def _require_usable(library: Path, theirs: Format | None) -> None:
 
 def _signature(file: Path, theirs: Format, planned: Plan) -> Signature:
     """Return what a candidate takes and gives, read in a worker."""
-    with Worker(f"a look at {file.name}", threads=1) as worker:
-        answer = worker.call(SIGNATURE, timeout_s=planned.config.limits.run_seconds, format=theirs.name, file=str(file))
-    inputs, outputs = (
-        tuple((name, dtype, shape and tuple(shape)) for name, dtype, shape in answer[key])
-        for key in ("inputs", "outputs")
-    )
-    return Signature(inputs, outputs)
+    request = ReadSignature(format=theirs.name, file=file)
+    with LOCAL.start(f"a look at {file.name}", threads=1) as worker:
+        return worker.call(request, timeout_s=planned.config.limits.run_seconds)
 
 
 def _with_candidate(state: State, request: Request, file: Path, theirs: Format) -> State:
@@ -124,7 +119,7 @@ def _take(file: Path, theirs: Format) -> Stage:
             answer, program = answering.result(), capturing.result()
         written = Written((file, *theirs.beside(file)), program=program)
         exported = Exported((Artifact(CANDIDATE, theirs.name, written),), {})
-        return exported, of_answer(answer), truth_of(state, answer)
+        return exported, Rebuilt(answer.network), truth_of(state, answer)
 
     return Stage("candidate", "take a file that somebody else made", (Inputs,), (Exported, Rebuilt, Truth), take)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.rebuild.trust import Located
     from pipeline.weights.header import Header
+    from pipeline.worker.runner import Runner
 
 
 RESULTS = Path(".cache", "results")
@@ -49,7 +50,8 @@ class Settings:
 
     `rebuild`: make everything again, from nothing kept. `reuse_timings`: take what was timed before, if the same files were.
     `pages`: the run ends with a report to read, which is worth preparing for.
-    `slots` are shared by all that export at once; `alone` gives the context to time in.
+    `slots` are shared by all that export at once; `alone` gives the context to time in. `runner` does all jobs in place of
+    processes with the config's limits.
     """
 
     out: Path
@@ -64,6 +66,7 @@ class Settings:
     report: Callable[[Event], None] = lambda _: None
     slots: Slots = field(default_factory=lambda: Slots(memory_bytes=MEMORY_SHARE * machine.available_bytes()))
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    runner: Runner | None = None
     threads: int = field(default_factory=lambda: cores())  # noqa: PLW0108 - defined below
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _run(state: State) -> tuple[object, ...]:
     planned, rebuilt = state.plan, state.need(Rebuilt)
-    weights = {key: rebuilt.facts[key] for key in ("sha256", "parameters")}
+    weights = {"sha256": rebuilt.facts.sha256, "parameters": rebuilt.facts.parameters}
     evidence = compose.Evidence(
         config=planned.config,
         interface=planned.interface,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.interface import Case
     from pipeline.parity.candidate import Names
     from pipeline.parity.document import Audit
+    from pipeline.parity.jobs import Rehearsed
     from pipeline.parity.prove import Proof
     from pipeline.parity.trained import Agreement
     from pipeline.rebuild.reference import Recording
@@ -29,11 +30,15 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What is known of the rebuilt network: its size and digest, what was noted, and how it agrees with a recording."""
+    """What is known of the rebuilt network, and how it agrees with a recording."""
 
-    facts: Mapping[str, Any]
-    notes: tuple[str, ...]
+    facts: Rehearsed
     agreement: Agreement | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was noted of it."""
+        return (*self.facts.contradictions, *self.facts.notes)
 
 
 @dataclass(frozen=True, slots=True)

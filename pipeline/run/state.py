@@ -9,13 +9,14 @@ from pipeline.release import bundle
 from pipeline.run.plan import results
 from pipeline.storage.cache import Cache
 from pipeline.worker.event import Event
-from pipeline.worker.process import Terms
+from pipeline.worker.process import LocalRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.run.plan import Plan, Settings
+    from pipeline.worker.runner import Runner
 
 Added = TypeVar("Added")
 
@@ -35,10 +36,11 @@ class State:
         return Cache(self.work / "results") if self.settings.rebuild else results(self.settings)
 
     @property
-    def terms(self) -> Terms:
-        """What holds for each of its workers."""
-        name = self.plan.config.name
-        return Terms(self.plan.config.limits.memory_bytes, self.settings.out / name / bundle.CRASHES)
+    def runner(self) -> Runner:
+        """Where its jobs are done: in processes of their own, with the config's limits, unless the settings say otherwise."""
+        name, limits = self.plan.config.name, self.plan.config.limits
+        crashes = self.settings.out / name / bundle.CRASHES
+        return self.settings.runner or LocalRunner(limits.memory_bytes, crashes)
 
     def need(self, kind: type[Added]) -> Added:
         """Return what a stage before has added.

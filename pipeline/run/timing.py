@@ -13,6 +13,7 @@ from pipeline.run.reporting import note
 from pipeline.run.results import Exported, Proven, Timed
 from pipeline.run.state import Stage
 from pipeline.worker.event import Event
+from pipeline.worker.process import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.backends.variant import Variant
     from pipeline.run.plan import Plan, Settings
     from pipeline.run.state import State
-    from pipeline.worker.process import Terms
+    from pipeline.worker.runner import Runner
 
 
 def _run(state: State) -> tuple[object, ...]:
@@ -53,19 +54,19 @@ def _dropped(benchmark: Benchmark) -> dict[str, str]:
 def _timed(state: State, passed: Sequence[Variant]) -> Benchmark:
     planned, settings = state.plan, state.settings
     if not settings.reuse_timings:
-        return measured(planned, passed, settings, state.terms)
+        return measured(planned, passed, settings, state.runner)
     key = keys.of_timings(planned, passed, state.need(Exported).artifacts, settings.threads)
     known = cached.get(state.cache, key)
     if known is not None:
         settings.report(Event("benchmark", "timings", "reused"))
         return Benchmark.from_json(known)
-    found = measured(planned, passed, settings, state.terms)
+    found = measured(planned, passed, settings, state.runner)
     if not _dropped(found):
         cached.get_or_make(state.cache, key, f"{planned.config.name}: timings", lambda _: found.to_json())
     return found
 
 
-def measured(planned: Plan, variants: Sequence[Variant], settings: Settings, terms: Terms | None = None) -> Benchmark:
+def measured(planned: Plan, variants: Sequence[Variant], settings: Settings, runner: Runner = LOCAL) -> Benchmark:
     """Time variants of a config as it says. Nothing else of ours runs meanwhile."""
     html.prepared()
     with settings.alone():
@@ -78,7 +79,7 @@ def measured(planned: Plan, variants: Sequence[Variant], settings: Settings, ter
             threads=settings.threads,
             timeout_s=planned.config.limits.run_seconds,
             report=settings.report,
-            terms=terms,
+            runner=runner,
         )
     return timings or UNTIMED
 

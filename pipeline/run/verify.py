@@ -12,7 +12,8 @@ from pipeline.release import bundle, standalone
 from pipeline.release import verify as verifying
 from pipeline.run.plan import cores, plan
 from pipeline.weights.files import digest
-from pipeline.worker.session import opened
+from pipeline.worker.process import LOCAL
+from pipeline.worker.session import Run, opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.interface import Arrays
     from pipeline.release.verify import Origin, Verdict
     from pipeline.run.plan import Settings
-    from pipeline.worker.process import Worker
+    from pipeline.worker.runner import Worker
 
 TIMEOUT_S = 600.0
 """How long a worker may take over one call where no config says."""
@@ -48,9 +49,9 @@ def verify(
                 )
                 variant = Variant(backend, backend, backends()[backend].format, required=True, file=file)
                 network = planned.network if planned else None
-                session = opened(variant, declared, network, threads=cores(), timeout_s=TIMEOUT_S)
+                session = opened(LOCAL, variant, declared, network, threads=cores(), timeout_s=TIMEOUT_S)
                 workers[backend, file], _ = stack.enter_context(session)
-            return workers[backend, file].call("run", timeout_s=TIMEOUT_S, inputs=dict(inputs))
+            return workers[backend, file].call(Run(inputs=dict(inputs)), timeout_s=TIMEOUT_S)
 
         verdict = verifying.verify(release, backends=names, origin=origin, run=run)
         if planned is None or not verdict.passed:

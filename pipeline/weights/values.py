@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.weights import read
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 
-def survey(weights: str, key: str | None, max_bytes: int | None) -> dict[str, dict[str, Any]]:
+def survey(weights: Path, key: str | None, max_bytes: int | None) -> dict[str, dict[str, Any]]:
     """Return name → {"nan": count, "inf": count, "constant": value} for the tensors that are worth a look.
 
     "constant" is the one value of a tensor of several elements, as a number, if it has only one. Raises as `read.load`.
     """
-    checkpoint = read.load(Path(weights), key=key, max_bytes=max_bytes)
+    checkpoint = read.load(weights, key=key, max_bytes=max_bytes)
     found = {name: _oddities(tensor) for name, tensor in checkpoint.tensors.items()}
     return {name: oddities for name, oddities in found.items() if oddities}
 

@@ -1,1 +1,1 @@
-"""A child process a job: start, limit, time out, reap."""
+"""Typed jobs done elsewhere: in a process of their own that is started, limited, timed out and reaped, or in this one."""

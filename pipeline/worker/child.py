@@ -1,4 +1,4 @@
-"""The child's side of a worker: `python -m pipeline.worker.child CHANNEL ALIVE MEMORY` answers calls until its parent is gone."""
+"""The child's side of a worker: `python -m pipeline.worker.child CHANNEL ALIVE MEMORY PACKAGE…` answers calls until its parent is gone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import os
 import signal
 import socket
 import sys
-import traceback
-from typing import Any
 
-from pipeline.errors import WeighbridgeError
-from pipeline.worker import wire
+from pipeline.worker import job, wire
 from pipeline.worker.confine import leave_network, limit_memory
 
 _F_SETSIG = 10  # fcntl(2); Python's fcntl module does not name it
@@ -27,28 +24,15 @@ def main() -> None:
 
     leave_network()
 
-    from pipeline.worker.jobs import Jobs
-
-    jobs = Jobs()
+    context, packages = job.Context(), frozenset(sys.argv[4:])
     while True:
         try:
-            request = wire.receive(wire.read_from(channel))
+            message = wire.receive(wire.read_from(channel))
         except (EOFError, OSError):
             break
-        wire.send(channel, _answer(jobs, request))
+        wire.send(channel, job.done(context, message, packages))
     sys.stdout.flush()
     os._exit(0)  # thread pools of torch and onnxruntime can hang or crash in static destructors
-
-
-def _answer(jobs: Any, request: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return {"answer": jobs.run(request["job"], request["arguments"])}
-    except WeighbridgeError as error:
-        return {"error": {"kind": type(error).__name__, "message": error.message, "hint": error.hint}}
-    except Exception as error:  # noqa: BLE001 - whatever a library raised is this job's answer
-        message = str(error).strip() or type(error).__name__
-        trace = traceback.format_exc()
-        return {"error": {"kind": type(error).__name__, "message": message, "hint": None, "trace": trace}}
 
 
 def _die_with_parent(alive: int) -> None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.errors import WeighbridgeError
 from pipeline.storage.store import atomic_directory
-from pipeline.worker import wire
+from pipeline.worker import job, wire
+from pipeline.worker.job import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+    from typing import Self
 
 CALLS = "calls.message"
 SCRIPT = "rerun.py"
 _OUTPUT = "output"
+_STAYING = "network"
+"""A field whose files stay where they are: the weights, and what lies beside the config."""
 _TEMPLATE = '''\
 """Runs a job that ended its worker once more, by itself:
 
@@ -38,39 +39,53 @@ HERE = Path(__file__).resolve().parent
 os.chdir({directory!r})
 sys.path[:0] = {path!r}
 
-from pipeline.worker import crash
+from pipeline.worker import rerun
 
-sys.exit(crash.rerun(HERE, in_this_process="--here" in sys.argv))
+sys.exit(rerun.rerun(HERE, in_this_process="--here" in sys.argv))
 '''
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A job that was asked for, and how long it might take."""
+class Start(Model):
+    """How a worker was started."""
 
-    job: str
-    arguments: Mapping[str, Any]
+    label: str
+    threads: int
+    environment: dict[str, str]
+    memory_bytes: int | None = None
+    packages: tuple[str, ...] = ()
+
+
+class Call(Model):
+    """A message that asked for a job, and how long that might take."""
+
+    message: dict[str, object]
     timeout_s: float
 
+    @classmethod
+    def of(cls, request: job.Request[object], timeout_s: float) -> Self:
+        """Return the call that a request makes."""
+        return cls(message=job.message_of(request), timeout_s=timeout_s)
 
-def write(folder: Path, said: str, setup: Mapping[str, Any], calls: Sequence[Call]) -> Path:
-    """Write `folder/<worker>/rerun.py`, which makes `calls` again in a worker of the same setup; return it.
 
-    An argument called `file` is copied, with what lies beside it under its name, because the cache may drop it. One called
-    `folder` becomes a new one. The weights stay where they are.
+class Crash(Model):
+    """What a folder holds: how the worker was started, and the calls that it takes to end it again."""
+
+    start: Start
+    calls: tuple[Call, ...]
+
+
+def write(folder: Path, said: str, start: Start, calls: Sequence[Call]) -> Path:
+    """Write `folder/<worker>/rerun.py`, which makes `calls` again in a worker that is started alike; return it.
+
+    A file in a field called `file` is copied, with what lies beside it under its name, because the cache may drop it. A
+    folder in one called `folder` becomes a new one. The network's files stay where they are.
     """
-    final = folder / re.sub(r"[^A-Za-z0-9._-]+", "-", setup["label"])
+    final = folder / re.sub(r"[^A-Za-z0-9._-]+", "-", start.label)
     with atomic_directory(final, replace=True) as temporary:
         (temporary / _OUTPUT).mkdir()
-        document = {
-            "setup": dict(setup),
-            "calls": [
-                {"job": each.job, "timeout_s": each.timeout_s, "arguments": _kept(dict(each.arguments), temporary)}
-                for each in calls
-            ],
-        }
+        crash = Crash(start=start, calls=tuple(calls)).model_dump()
         with (temporary / CALLS).open("wb") as file:
-            wire.dump(file, document)
+            wire.dump(file, _copied(crash, temporary))
         quoted = said.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
         path = [str(Path(each).resolve()) for each in sys.path if each]
         text = _TEMPLATE.format(said=quoted, directory=str(Path.cwd()), path=path)
@@ -78,55 +93,40 @@ def write(folder: Path, said: str, setup: Mapping[str, Any], calls: Sequence[Cal
     return final / SCRIPT
 
 
-def rerun(folder: Path, *, in_this_process: bool) -> int:
-    """Make the calls that `write` left in a folder again; return the exit code."""
-    from pipeline.worker.process import Terms, Worker
-
+def read(folder: Path) -> Crash:
+    """Return what `write` left in a folder, with the paths that its files have now."""
     with (folder / CALLS).open("rb") as file:
-        document = wire.load(file)
-    setup = document["setup"]
-    calls = [each | {"arguments": _found(each["arguments"], folder)} for each in document["calls"]]
-    if in_this_process:
-        from pipeline.worker.jobs import Jobs
-
-        jobs = Jobs()
-        for each in calls:
-            jobs.run(each["job"], each["arguments"])
-        return 0
-    terms = Terms(setup.pop("memory_bytes"))
-    try:
-        with Worker(**setup, terms=terms) as worker:
-            for each in calls:
-                worker.call(each["job"], timeout_s=each["timeout_s"], **each["arguments"])
-    except WeighbridgeError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return error.exit_code
-    print("it did not fail this time")
-    return 0
+        return Crash.model_validate(_found(wire.load(file), folder))
 
 
-def _kept(value: Any, folder: Path) -> Any:
-    """Return arguments whose files are copied into `folder`, named relative to it."""
-    if not isinstance(value, dict):
-        return value
-    return {name: _kept_one(name, each, folder) for name, each in value.items()}
+def _copied(value: object, folder: Path) -> object:
+    """Return a message whose files are copied into `folder`, named relative to it."""
+    if isinstance(value, dict):
+        return {name: each if name == _STAYING else _copied_field(name, each, folder) for name, each in value.items()}
+    return [_copied(each, folder) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _kept_one(name: str, value: Any, folder: Path) -> Any:
-    if name == "folder":
+def _copied_field(name: str, value: object, folder: Path) -> object:
+    if name == "folder" and value:
         return _OUTPUT
-    if name != "file" or not value or not Path(value).is_file():
-        return _kept(value, folder)
+    if name != "file" or not isinstance(value, str | Path) or not Path(value).is_file():
+        return _copied(value, folder)
+    own = Path(str(len(list(folder.iterdir()))), Path(value).name)  # two files may have one name
+    (folder / own).parent.mkdir()
     for each in Path(value).parent.glob(f"{Path(value).name}*"):
-        shutil.copyfile(each, folder / each.name)
-    return Path(value).name
+        shutil.copyfile(each, folder / own.parent / each.name)
+    return own
 
 
-def _found(value: Any, folder: Path) -> Any:
-    """Return kept arguments with the paths that their files have now."""
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: os.fspath(folder / each) if name in {"file", "folder"} and each else _found(each, folder)
-        for name, each in value.items()
-    }
+def _found(value: object, folder: Path) -> object:
+    """Return a message that was written with the paths that its files have now."""
+    if isinstance(value, dict):
+        return {
+            name: folder / each
+            if name in {"file", "folder"} and isinstance(each, str)
+            else each
+            if name == _STAYING
+            else _found(each, folder)
+            for name, each in value.items()
+        }
+    return [_found(each, folder) for each in value] if isinstance(value, list) else value

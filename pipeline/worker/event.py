@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["started", "working", "ended", "failed", "reused", "noted"]
+"""`reused`: found in the cache. `noted`: a remark on the whole run, in the detail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something a run did, for progress and logs.
 
-    `status`: started, working, ended, failed, reused (found in the cache), or noted (a remark on the whole run).
-    `done`: the share of the work; `peak_bytes`: the most memory its process had resident.
+    `detail` says more in words; `done` is the share of the work; `peak_bytes` the most memory its process had resident.
     """
 
     stage: str
     subject: str
-    status: str
+    status: Status
     detail: str = ""
     done: float | None = None
     peak_bytes: int | None = None

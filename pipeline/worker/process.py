@@ -17,24 +17,28 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import ValidationError
 
 from pipeline import errors
-from pipeline.worker import crash, wire
+from pipeline.worker import crash, job, wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Self
+
+    from pipeline.worker.job import Request
+
+A = TypeVar("A")
 
 TAIL_BYTES = 16 << 10
 _CLOSE_GRACE_S = 5.0
 _LIVENESS_CHECK_S = 0.5
 _SHOWN_LINES = 6
 _SHOWN_COLUMNS = 300
-_PREPARING = frozenset({"open", "bind", "rehearse"})
-"""Jobs whose effect lasts: a crash in a later one can only be repeated after them."""
 
-
-_alive: set[Worker] = set()
+_alive: set[WorkerProcess] = set()
 
 
 def stop_all() -> None:
@@ -45,28 +49,47 @@ def stop_all() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What holds for every worker of a run: the most private memory it may have, and where crashes are written down."""
+class LocalRunner:
+    """Starts workers that are processes of this machine.
+
+    `memory_bytes` is the most private memory that each may have; what ends one is written down below `crashes`. `packages`
+    bring jobs of their own, beside weighbridge's and those of its plugins.
+    """
 
     memory_bytes: int | None = None
     crashes: Path | None = None
+    packages: tuple[str, ...] = ()
+
+    def start(self, label: str, *, threads: int, environment: Mapping[str, str] | None = None) -> WorkerProcess:
+        """Start a process whose libraries use up to `threads` threads, with further environment variables.
+
+        Raises:
+            InterruptedRunError: the run was interrupted.
+        """
+        start = crash.Start(
+            label=label,
+            threads=threads,
+            environment=dict(environment or {}),
+            memory_bytes=self.memory_bytes,
+            packages=self.packages,
+        )
+        return WorkerProcess(start, self.crashes)
 
 
-class Worker:
-    """A child process that answers calls one at a time; use it as a context manager.
+LOCAL = LocalRunner()
+"""Without limits of its own."""
 
-    `label` names it in messages; `threads` bounds the thread pools of the libraries in it.
-    """
 
-    def __init__(
-        self, label: str, *, threads: int, environment: Mapping[str, str] | None = None, terms: Terms | None = None
-    ) -> None:
+class WorkerProcess:
+    """A child process that answers requests one at a time; use it as a context manager."""
+
+    def __init__(self, start: crash.Start, crashes: Path | None) -> None:
         if errors.STOPPING.is_set():
             raise errors.InterruptedRunError
-        self.label = label
-        self._terms = terms or Terms()
-        self._setup: dict[str, Any] = {"threads": threads, "environment": dict(environment or {})}
-        self._kept: list[crash.Call] = []
+        self.label = start.label
+        self._start = start
+        self._crashes = crashes
+        self._lasting: list[crash.Call] = []
         self._failure: errors.WorkerError | None = None
         ours, theirs = socket.socketpair()
         alive_read, self._alive_write = os.pipe()
@@ -78,13 +101,14 @@ class Worker:
                     "pipeline.worker.child",
                     str(theirs.fileno()),
                     str(alive_read),
-                    str(self._terms.memory_bytes or ""),
+                    str(start.memory_bytes or ""),
+                    *start.packages,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs.fileno(), alive_read),
-                env=_environment(threads) | dict(environment or {}),
+                env=_environment(start.threads) | start.environment,
                 start_new_session=True,
             )
         os.close(alive_read)
@@ -94,11 +118,11 @@ class Worker:
         _alive.add(self)
         if errors.STOPPING.is_set():  # it was not among those that were ended
             self.kill()
-            self.close()
+            self.end()
             raise errors.InterruptedRunError
 
-    def call(self, job: str, *, timeout_s: float, **arguments: Any) -> Any:
-        """Run a job in the worker and return its answer (JSON values and arrays).
+    def call(self, request: Request[A], *, timeout_s: float) -> A:
+        """Have a request answered by the worker.
 
         Raises:
             WeighbridgeError: what the job raised, with its own class, message and hint.
@@ -108,27 +132,27 @@ class Worker:
         with self._lock:
             if self._failure:
                 raise self._failure
-            request = crash.Call(job, arguments, timeout_s)
+            call, name = crash.Call.of(request, timeout_s), job.title(request)
             channel = _Deadline(self._channel, self._process, time.monotonic() + timeout_s)
             try:
-                wire.send(channel, {"job": job, "arguments": arguments})
-                reply = wire.receive(wire.read_from(channel))
+                wire.send(channel, job.message_of(request))
+                reply = _reply(request, wire.receive(wire.read_from(channel)))
             except TimeoutError:
                 hint = "raise limits.export_seconds or limits.run_seconds in the config if this much work is expected"
                 raise self._failed(
-                    f"did not finish '{job}' within {timeout_s:g} s and was stopped", request, hint
+                    f"did not finish '{name}' within {timeout_s:g} s and was stopped", call, hint
                 ) from None
             except (EOFError, OSError):
-                raise self._failed(f"{self._end()} during '{job}'", request) from None
+                raise self._failed(f"{self._ended()} during '{name}'", call) from None
             except errors.WorkerError as error:
-                raise self._failed(f"answered '{job}' with garbage: {error.message}", request) from None
-            if "error" in reply:
-                if reply["error"]["kind"] == MemoryError.__name__:
-                    raise self._failed(f"ran out of memory during '{job}'", request)
-                raise _revive(reply["error"], self.label, self._allowance)
-            if job in _PREPARING:
-                self._kept.append(request)
-            return reply["answer"]
+                raise self._failed(f"answered '{name}' with garbage: {error.message}", call) from None
+            if isinstance(reply, job.Failure):
+                if reply.kind == MemoryError.__name__:
+                    raise self._failed(f"ran out of memory during '{name}'", call)
+                raise job.raised(reply, self.label, self._allowance)
+            if request.is_lasting:
+                self._lasting.append(call)
+            return reply.answer
 
     @property
     def alive(self) -> bool:
@@ -145,7 +169,7 @@ class Worker:
                     return int(line.split()[1]) * 1024
         return None
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Let the worker end by itself; kill it if it does not."""
         self._channel.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -165,19 +189,19 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self.kill()
-        self.close()
+        self.end()
 
     @property
     def _allowance(self) -> str:
-        return f" (limits.memory_bytes is {self._terms.memory_bytes:,})" if self._terms.memory_bytes else ""
+        return f" (limits.memory_bytes is {self._start.memory_bytes:,})" if self._start.memory_bytes else ""
 
-    def _end(self) -> str:
+    def _ended(self) -> str:
         """Wait for a worker that answers no more, and say how it ended."""
         try:
             status = self._process.wait(_CLOSE_GRACE_S)
@@ -185,7 +209,7 @@ class Worker:
             return "closed its channel"
         return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
 
-    def _failed(self, how: str, request: crash.Call, hint: str | None = None) -> errors.WorkerError:
+    def _failed(self, how: str, call: crash.Call, hint: str | None = None) -> errors.WorkerError:
         """End the worker and return the error that says how it failed, its last words, and what repeats that."""
         self.kill()
         if errors.STOPPING.is_set():  # it was not the worker that failed
@@ -193,14 +217,24 @@ class Worker:
         message = f"{self.label} {how}{self._allowance}"
         if last := self._tail.last_words():
             message += "; its last words:" + "".join(f"\n  | {line[:_SHOWN_COLUMNS]}" for line in last)
-        if self._terms.crashes:
-            setup = {"label": self.label, "memory_bytes": self._terms.memory_bytes, **self._setup}
+        if self._crashes:
             # What failed matters more than how to repeat it.
             with contextlib.suppress(errors.WeighbridgeError, OSError):
-                script = crash.write(self._terms.crashes, message, setup, [*self._kept, request])
+                script = crash.write(self._crashes, message, self._start, [*self._lasting, call])
                 message += f"\n  again, by itself: python {script}"
         self._failure = errors.WorkerError(message, hint=hint)
         return self._failure
+
+
+def _reply(request: Request[A], message: object) -> job.Answer[A] | job.Failure:
+    """Return the reply that a message carries; raises WorkerError if it is none to this request."""
+    try:
+        if isinstance(message, dict) and "failure" in message:
+            return job.Failure.model_validate(message["failure"])
+        return job.answer_from(request, message)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise errors.WorkerError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg'].lower()}") from None
 
 
 class _Deadline:
@@ -231,7 +265,7 @@ class _Tail:
     """The last bytes of what a process prints, read so that it never blocks on a full pipe."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._kept = bytearray()
+        self._last = bytearray()
         self._thread = threading.Thread(target=self._drain, args=(process,), daemon=True)
         self._thread.start()
 
@@ -239,13 +273,13 @@ class _Tail:
         assert process.stdout is not None  # noqa: S101 - opened as a pipe above
         with process.stdout as stream:
             while chunk := os.read(stream.fileno(), 1 << 16):
-                self._kept += chunk
-                del self._kept[:-TAIL_BYTES]
+                self._last += chunk
+                del self._last[:-TAIL_BYTES]
 
     def last_words(self) -> list[str]:
         """Return the lines that tell most of how the process ended."""
         self._thread.join(1.0)
-        lines = [line.rstrip() for line in self._kept.decode(errors="replace").splitlines() if line.strip()]
+        lines = [line.rstrip() for line in self._last.decode(errors="replace").splitlines() if line.strip()]
         fatal = [index for index, line in enumerate(lines) if line.startswith("Fatal Python error")]
         # Of a fault handler's report the innermost frames come first, and what follows them says little.
         return lines[fatal[-1] :][:_SHOWN_LINES] if fatal else lines[-_SHOWN_LINES:]
@@ -262,13 +296,3 @@ def _environment(threads: int) -> dict[str, str]:
         "TORCH_SHOW_CPP_STACKTRACES": "0",
     }
     return os.environ | pools | fixed
-
-
-def _revive(error: Mapping[str, Any], label: str, allowance: str) -> errors.WeighbridgeError:
-    """Turn a reported error back into one of ours; anything that is not one is a crash of that worker."""
-    kind = getattr(errors, str(error["kind"]), None)
-    if isinstance(kind, type) and issubclass(kind, errors.WeighbridgeError):
-        return kind(error["message"], hint=error["hint"])
-    failure = errors.WorkerError(f"{label} failed: {error['kind']}: {error['message']}{allowance}", hint=error["hint"])
-    failure.add_note(str(error["trace"]))
-    return failure

@@ -1,29 +1,30 @@
 """Messages between a run and its workers: a JSON document and the arrays it mentions.
 
 Format: 8 bytes little-endian length of the JSON header, the header, then the raw bytes of each array in order.
-In the document an array stands as `{"$array": index}`; the header lists dtype, shape and bytes of each. Nothing is ever
+In the document an array stands as `{"$array": index}`, and a path as text; the header lists dtype, shape and bytes of
+each. Nothing is ever
 unpickled, because a worker has opened files that are not trusted.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from pathlib import PurePath
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from pipeline.errors import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from pipeline.interface import Array
 
 HEADER_LIMIT_BYTES = 64 << 20
 ARRAYS_LIMIT_BYTES = 16 << 30
 _LENGTH_BYTES = 8
 
 
-def send(channel: Writable, document: Any) -> None:
+def send(channel: Writable, document: object) -> None:
     """Send one message.
 
     Raises:
@@ -33,12 +34,12 @@ def send(channel: Writable, document: Any) -> None:
         channel.sendall(part)
 
 
-def dump(file: BinaryIO, document: Any) -> None:
+def dump(file: BinaryIO, document: object) -> None:
     """Write one message to a file."""
     file.writelines(_encoded(document))
 
 
-def load(file: BinaryIO) -> Any:
+def load(file: BinaryIO) -> object:
     """Read one message from a file.
 
     Raises:
@@ -48,13 +49,13 @@ def load(file: BinaryIO) -> Any:
     def read(count: int) -> bytearray:
         buffer = bytearray(count)
         if file.readinto(buffer) != count:  # type: ignore[attr-defined]  # every buffered reader has it
-            raise WorkerError("a kept answer ends too early")
+            raise WorkerError("a message in a file ends too early")
         return buffer
 
     return receive(read)
 
 
-def receive(read: Callable[[int], bytearray]) -> Any:
+def receive(read: Callable[[int], bytearray]) -> object:
     """Read one message through `read(n)`, which returns exactly n bytes.
 
     Raises:
@@ -109,8 +110,8 @@ def read_from(channel: Readable) -> Callable[[int], bytearray]:
     return read
 
 
-def _encoded(document: Any) -> Iterator[bytes | memoryview]:
-    arrays: list[NDArray[np.generic]] = []
+def _encoded(document: object) -> Iterator[bytes | memoryview]:
+    arrays: list[Array] = []
     body = _extract(document, arrays)
     described = [[array.dtype.name, list(array.shape), array.nbytes] for array in arrays]
     header = json.dumps({"body": body, "arrays": described}, separators=(",", ":")).encode()
@@ -120,7 +121,7 @@ def _encoded(document: Any) -> Iterator[bytes | memoryview]:
             yield _bytes_of(array)
 
 
-def _extract(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
+def _extract(value: object, arrays: list[Array]) -> object:
     """Replace each array in a document by its index."""
     import numpy as np
 
@@ -131,10 +132,10 @@ def _extract(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
         return {str(key): _extract(item, arrays) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_extract(item, arrays) for item in value]
-    return value
+    return str(value) if isinstance(value, PurePath) else value
 
 
-def _insert(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
+def _insert(value: object, arrays: list[Array]) -> object:
     """Put the arrays back where their indices stand."""
     if isinstance(value, dict):
         if set(value) == {"$array"}:
@@ -145,13 +146,13 @@ def _insert(value: Any, arrays: list[NDArray[np.generic]]) -> Any:
     return value
 
 
-def _bytes_of(array: NDArray[np.generic]) -> memoryview:
+def _bytes_of(array: Array) -> memoryview:
     import numpy as np
 
     return memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # arrays are buffers since PEP 688
 
 
-def _array(dtype: str, shape: tuple[int, ...], raw: bytearray) -> NDArray[np.generic]:
+def _array(dtype: str, shape: tuple[int, ...], raw: bytearray) -> Array:
     import numpy as np
 
     try:

@@ -12,6 +12,7 @@ from pipeline.benchmark.measurements import Plan
 from pipeline.benchmark.statistics import analyse
 from pipeline.errors import WorkerError
 from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.worker.session import Throughput
 from tests.benchmark.simulated import World, telling
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 3)),), (Dimension("batch", 1, 64),), ("y",))
@@ -106,7 +107,7 @@ class Machine:
         each_s = self.items / self.per_second
         rounds_ = max(1, round(seconds / (each_s * callers)))
         self.now += rounds_ * callers * each_s
-        return {"calls": rounds_ * callers, "seconds": rounds_ * callers * each_s}
+        return Throughput(calls=rounds_ * callers, seconds=rounds_ * callers * each_s)
 
 
 def test_throughput_sweeps_the_batch_and_then_the_callers():

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import module_ledger
 from benchmarks.module_ledger import BACKENDS, VERDICTS, verdict
+from pipeline.worker.process import LocalRunner
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +54,24 @@ def test_the_ledger_holds_every_entry_of_module_db_once_with_a_known_verdict_and
     assert all(len(each.partition(": ")[2]) > 10 for each in reasoned)
 
 
-def dies(**_):
-    os.abort()
+class Dies(module_ledger.Examine):
+    def run(self, _):
+        os.abort()
 
 
-def hangs(**_):
-    time.sleep(60)
+class Hangs(module_ledger.Examine):
+    def run(self, _):
+        time.sleep(60)
 
 
 def test_an_entry_that_kills_its_process_or_never_ends_is_a_crash_and_the_next_goes_on(monkeypatch):
+    monkeypatch.setattr(module_ledger, "RUNNER", LocalRunner(packages=("benchmarks", "tests")))
     with ExitStack() as stack:
         children = module_ledger.Children(stack)
-        for job, words in (("dies", "SIGABRT"), ("hangs", "within 1 s")):
+        for job, words in ((Dies, "SIGABRT"), (Hangs, "within 1 s")):
             with monkeypatch.context() as patched:
-                patched.setattr(module_ledger, "JOB", f"tests.parity.test_ledger:{job}")
-                patched.setattr(module_ledger, "TIMEOUT_S", 1.0 if job == "hangs" else 60.0)
+                patched.setattr(module_ledger, "Examine", job)
+                patched.setattr(module_ledger, "TIMEOUT_S", 1.0 if job is Hangs else 60.0)
                 row = children.ask("nn.ReLU", "torchscript")
             assert row["verdict"] == "crash"
             assert words in row["reason"]

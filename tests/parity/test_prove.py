@@ -1,8 +1,5 @@
 """A backend is judged by its outputs and by where its nodes ran; the gate closes on a required one."""
 
-from contextlib import contextmanager
-from dataclasses import asdict
-
 import pytest
 import torch
 
@@ -14,77 +11,54 @@ from pipeline.formats.onnx.export import OnnxOptions, export
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.parity import oracle, prove
 from pipeline.parity.budget import Rule
-from pipeline.parity.candidate import Names
 from pipeline.parity.compare import Finding
 from pipeline.parity.document import Audit, AuditProblem, Explanation, Oracle, Parity
 from pipeline.rebuild import cases
 from pipeline.rebuild.network import Network
 from pipeline.report import console
-from pipeline.worker.jobs import Jobs
-from pipeline.worker.process import Terms
+from pipeline.worker.inprocess import InProcessRunner
+from pipeline.worker.process import LocalRunner
+from pipeline.worker.session import ReadPlacement
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 9),), ("y",))
 LEFT = {"node": "node_linear", "operator": "Gemm", "ms": 0.1}
 
 
-class InThisProcess:
-    """A worker's jobs without the process; `left` are the nodes that a GPU's profile would show on the CPU."""
-
-    alive = True
-    peak_bytes = None
-
-    def __init__(self, left):
-        self._jobs, self._left = Jobs(), left
-
-    def call(self, job, *, timeout_s, **arguments):
-        del timeout_s
-        answer = self._jobs.run(job, arguments)
-        return answer | {"left_on_cpu": self._left} if job == "placement" else answer
-
-
-def proof_of(module, folder, *, required, left):
+def proof_of(module, folder, monkeypatch, *, required, left):
+    """Prove an exported file; `left` are the nodes that a GPU's profile would show on the CPU."""
     torch.manual_seed(0)
     examples = cases.make(INTERFACE, cases.example_sizes(INTERFACE), seed=0, name="exporter").inputs
     file = export(FromNetwork(module, INTERFACE, examples, folder / "model.onnx", {}), OnnxOptions()).files[0]
     sampled = cases.sample(INTERFACE, seed=0, cap_elements=100)
-    references, reason = oracle.evaluate(module, INTERFACE, [case.inputs for case in sampled], seed=0)
-    answer = {"references": [asdict(each) for each in references], "fallback": reason}
-    known = prove.truth(sampled, answer, {"y": Rule()})
+    known = prove.truth(
+        sampled, *oracle.evaluate(module, INTERFACE, [case.inputs for case in sampled], seed=0), {"y": Rule()}
+    )
+    placed = ReadPlacement.run
+    monkeypatch.setattr(ReadPlacement, "run", lambda self, context: {**placed(self, context), "left_on_cpu": left})
     variant = Variant("ort", "onnxruntime-cpu", "onnx", required=required, file=file)
-
-    @contextmanager
-    def session():
-        worker = InThisProcess(left)
-        source = {
-            "interface": asdict(INTERFACE),
-            "file": str(file),
-            "network": None,
-            "profile": str(folder),
-            "custom_ops": None,
-        }
-        yield worker, worker.call("open", timeout_s=1, backend=variant.backend, source=source, options={})
-
-    setup = prove.Setup(INTERFACE, Network("none:None", {}, "", (), {}), threads=1, timeout_s=60)
-    return prove._judged(variant, session(), setup, known, Names.same(INTERFACE))
+    network = Network("none:None", {}, "", (), {})
+    setup = prove.Setup(INTERFACE, network, threads=1, timeout_s=60, runner=InProcessRunner())
+    (found,) = prove.prove([variant], setup, known)
+    return found
 
 
-def test_a_backend_that_runs_where_it_should_passes(tmp_path):
-    proof = proof_of(torch.nn.Linear(4, 2), tmp_path, required=True, left=[])
+def test_a_backend_that_runs_where_it_should_passes(tmp_path, monkeypatch):
+    proof = proof_of(torch.nn.Linear(4, 2), tmp_path, monkeypatch, required=True, left=[])
     assert proof.status == "pass"
     assert proof.facts["placement"]["providers"]["CPUExecutionProvider"]["node_share"] == 1
     prove.gate([proof])
 
 
-def test_a_required_backend_whose_outputs_are_right_but_computed_on_the_cpu_closes_the_gate(tmp_path):
-    proof = proof_of(torch.nn.Linear(4, 2), tmp_path, required=True, left=[LEFT])
+def test_a_required_backend_whose_outputs_are_right_but_computed_on_the_cpu_closes_the_gate(tmp_path, monkeypatch):
+    proof = proof_of(torch.nn.Linear(4, 2), tmp_path, monkeypatch, required=True, left=[LEFT])
     assert all(finding.passed for finding in proof.findings)
     assert proof.status == "fail"
     with pytest.raises(GateError, match=r"not what was asked for:\n  ort: 1 of its nodes .* node_linear \(Gemm\)"):
         prove.gate([proof])
 
 
-def test_an_optional_one_fails_too_but_closes_no_gate(tmp_path):
-    proof = proof_of(torch.nn.Linear(4, 2), tmp_path, required=False, left=[LEFT])
+def test_an_optional_one_fails_too_but_closes_no_gate(tmp_path, monkeypatch):
+    proof = proof_of(torch.nn.Linear(4, 2), tmp_path, monkeypatch, required=False, left=[LEFT])
     assert (proof.status, proof.reason) == ("fail", "1 of its nodes computed on the CPU: node_linear (Gemm)")
     prove.gate([proof])
 
@@ -166,7 +140,7 @@ def test_no_backend_passes_on_a_file_that_failed_its_audit_and_the_network_itsel
 
 def test_where_the_audit_crashes_no_file_passed_it(tmp_path):
     setup = prove.Setup(
-        Interface((), (), ()), Network("none:None", {}, "none", (), {}), 1, 60, terms=Terms(memory_bytes=1 << 20)
+        Interface((), (), ()), Network("none:None", {}, "none", (), {}), 1, 60, runner=LocalRunner(memory_bytes=1 << 20)
     )
     artifacts = [Artifact(name, (tmp_path / "model",)) for name in ("onnx", "torchscript")]
     found = prove.audit(artifacts, setup, {})

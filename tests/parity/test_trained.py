@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline import record
 from pipeline.errors import GateError
-from pipeline.parity import oracle, trained
+from pipeline.parity import jobs, oracle, trained
 from pipeline.parity.budget import Rule
 from pipeline.parity.prove import Setup
 from pipeline.rebuild import record as recording
@@ -42,17 +42,18 @@ def made(seed: int = 0) -> Net:
     return network.eval().requires_grad_(False)
 
 
-def answer(network: nn.Module, interface, recorded):
-    """What a worker answers of the rebuilt network on the recorded cases."""
+def evaluation(network: nn.Module, interface, recorded):
+    """What the oracle gives of the rebuilt network on the recorded cases."""
     inputs = [case.inputs for case in recorded.cases]
     with torch.no_grad():
         plain = [
             {"result": network(**{name: torch.from_numpy(each) for name, each in case.items()}).numpy()}
             for case in inputs
         ]
-    found = {"plain": plain, "fingerprint": recording.fingerprint(network)}
+    facts = {"notes": (), "contradictions": (), "sha256": "", "parameters": 0, "bytes": 0, "binding": ()}
+    found = jobs.Rehearsed(**facts, plain=tuple(plain), fingerprint=recording.fingerprint(network))
     references, fallback = oracle.evaluate(network, interface, inputs, seed=0)
-    return found | {"references": [asdict(each) for each in references], "fallback": fallback}
+    return jobs.Evaluation(network=found, references=tuple(references), fallback=fallback)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def recorded(tmp_path_factory):
 def judged(network: nn.Module, recorded, *, rule: Rule = Rule(), interface=ONE):  # noqa: B008 - frozen
     setup = Setup(interface, NETWORK, threads=1, timeout_s=60)
     return trained.judge(
-        recorded, answer(network, interface, recorded), setup, {"result": rule}, explicit=rule.explicit
+        recorded, evaluation(network, interface, recorded), setup, {"result": rule}, explicit=rule.explicit
     )
 
 
@@ -122,10 +123,9 @@ def test_tolerances_of_the_user_decide_alone(recorded) -> None:
 def test_the_gate_says_what_differs_where_it_was_recorded_and_what_to_do(recorded, monkeypatch) -> None:
     setup = Setup(ONE, NETWORK, threads=1, timeout_s=60)
     wrong, rules = exchanged(made()), {"result": Rule()}
-    found = answer(wrong, ONE, recorded)
-    monkeypatch.setattr(
-        trained, "_explained", lambda *_: {"told": ["the first module that differs is first"], "fix": None}
-    )
+    found = evaluation(wrong, ONE, recorded)
+    told_apart = why.Explanation(("the first module that differs is first",), None)
+    monkeypatch.setattr(trained, "_explained", lambda *_: told_apart)
     with pytest.raises(GateError) as caught:
         trained.require(trained.judge(recorded, found, setup, rules, explicit=False), recorded, found, setup, rules)
     assert caught.value.exit_code == 1
@@ -150,15 +150,7 @@ def test_a_recording_of_another_device_is_told_how_to_state_a_tolerance(recorded
 
 def explained(network: nn.Module, recorded, interface=ONE, **attributes):
     """Return what the search says of a network; it is given as it is, instead of being rebuilt."""
-    calls = [
-        {
-            "case": call.case.to_json(),
-            "outputs": dict(call.outputs),
-            "allowed": {},
-            "modules": [list(each) for each in call.modules],
-        }
-        for call in recorded.calls
-    ]
+    calls = [why.Call(call, {}) for call in recorded.calls]
     search = why._Search.__new__(why._Search)
     search.__dict__.update(
         network=NETWORK, interface=interface, calls=calls, module=network, located=None, make=None,

@@ -41,9 +41,9 @@ def network(
 
 
 def undecided(wanted: Network) -> dict[str, str]:
-    found = doubts.undecided(asdict(wanted))
-    assert all(each["is_default"] for each in found)
-    return {each["name"]: each["why"] for each in found}
+    found = doubts.undecided(wanted)
+    assert all(each.is_default for each in found)
+    return {each.name: each.why for each in found}
 
 
 def test_what_neither_shapes_nor_file_decide_is_told_until_it_is_written_out(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""What a run asks of workers beside proving and timing: an export, and what a weights file tells about its network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from pipeline.errors import ExportError
+from pipeline.formats.artifact import Artifact, Written
+from pipeline.formats.format import Format, FromArtifact, FromNetwork, Options
+from pipeline.formats.table import formats
+from pipeline.interface import Array, InputSpec, Interface
+from pipeline.rebuild import infer, trust
+from pipeline.rebuild.doubts import Doubt, undecided
+from pipeline.rebuild.network import Network
+from pipeline.worker.job import Context, Model, Request, without_collection
+
+
+class Export(Request[Written]):
+    """Write the network, or the artifact `source`, in one format to `target`, with `identity` in the file."""
+
+    network: Network
+    interface: Interface
+    examples: dict[str, Array]
+    format: str
+    options: Mapping[str, JsonValue]
+    target: Path
+    identity: dict[str, str]
+    source: Artifact | None = None
+
+    def run(self, _: Context) -> Written:
+        """Let the format write; raises ExportError with its reason where it refuses."""
+        chosen = formats()[self.format]
+        options = chosen.options.model_validate(self.options)
+        with without_collection():
+            if self.source is not None:
+                return self._derived(chosen, options, self.source)
+            return self._exported(chosen, options)
+
+    def _exported(self, chosen: Format, options: Options) -> Written:
+        from pipeline.rebuild import model
+
+        if chosen.export is None:
+            raise ExportError(f"{chosen.name} is made from another artifact", hint="say which with `from`")
+        module = model.load(self.network).module
+        origin = FromNetwork(module, self.interface, self.examples, self.target, self.identity)
+        return chosen.export(origin, options)
+
+    def _derived(self, chosen: Format, options: Options, source: Artifact) -> Written:
+        if chosen.derive is None:
+            raise ExportError(f"{chosen.name} is made from the network, not from an artifact", hint="leave out `from`")
+        return chosen.derive(FromArtifact(source, self.interface, self.target, self.identity), options)
+
+
+class FindUndecided(Request[tuple[Doubt, ...]]):
+    """Return the arguments of a network that nothing decides (see `pipeline.rebuild.doubts`)."""
+
+    network: Network
+
+    def run(self, _: Context) -> tuple[Doubt, ...]:
+        """Build it with other values."""
+        return tuple(undecided(self.network))
+
+
+class Inferred(Model):
+    """What was found out for a config."""
+
+    arguments: infer.Arguments
+    inputs: infer.Inputs
+
+
+class InferConfig(Request[Inferred]):
+    """Return what `infer.arguments` and `infer.inputs` find for an architecture."""
+
+    architecture: str
+    prefixes: tuple[str, ...]
+    weights: Path
+    key: str | None
+    max_bytes: int | None
+    values: dict[str, JsonValue]
+    given: dict[str, InputSpec]
+    outputs: tuple[str, ...]
+
+    def run(self, _: Context) -> Inferred:
+        """Try on meta tensors; raises as they do."""
+        located = trust.locate(self.architecture, self.prefixes)
+        found = infer.arguments(located, self.weights, self.values, key=self.key, max_bytes=self.max_bytes)
+        taken = infer.inputs(located, {**found.values, **self.values}, self.given, self.outputs)
+        return Inferred(arguments=found, inputs=taken)
+
+
+class FindArchitectures(Request[dict[str, dict[str, JsonValue]]]):
+    """Return which of `candidates` (MODULE:CLASS) take the state dict in a file, with the arguments they need."""
+
+    candidates: tuple[str, ...]
+    weights: Path
+    key: str | None
+    max_bytes: int | None
+
+    def run(self, _: Context) -> dict[str, dict[str, JsonValue]]:
+        """Compare names and shapes."""
+        return infer.matching(self.candidates, self.weights, self.key, self.max_bytes)

@@ -1,0 +1,51 @@
+"""Where jobs are done: a runner starts workers, and a worker answers requests until it is ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+    from pipeline.worker.job import Request
+
+A = TypeVar("A")
+
+
+class Worker(Protocol):
+    """Answers requests one at a time; use it as a context manager. `label` names it in messages."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still be called."""
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most memory it has had resident, in bytes; None where that cannot be told."""
+
+    def call(self, request: Request[A], *, timeout_s: float) -> A:
+        """Have a request answered.
+
+        Raises:
+            WeighbridgeError: what the job raised, with its own class, message and hint.
+            WorkerError: it raised something else, crashed, hung past `timeout_s` or answered garbage.
+        """
+
+    def end(self) -> None:
+        """Let go of it and of everything that its jobs left; it cannot be called afterwards."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
+
+
+class Runner(Protocol):
+    """Starts workers: in processes of this machine, in this process, or elsewhere."""
+
+    def start(self, label: str, *, threads: int, environment: Mapping[str, str] | None = None) -> Worker:
+        """Start a worker whose libraries use up to `threads` threads, with further environment variables."""
