@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.config.models import ExportConfig
     from pipeline.interface import Case, Dimension
+    from pipeline.parity.jobs import Rehearsed
     from pipeline.parity.trained import Agreement
     from pipeline.rebuild.doubts import Doubt
     from pipeline.rebuild.reference import Recording
