@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Json
-from pipeline.commands.output import leave, print_json
+from pipeline.commands.shared import Json, leave, print_json
 
 
 def compare(
@@ -21,7 +20,7 @@ def compare(
 ) -> None:
     """Hold a release against an older one: latency, memory, size, parity. Exit 1 on a proven regression."""
     from pipeline.report.console import print_comparison
-    from pipeline.run import compare as run
+    from pipeline.run import benchmark as run
 
     found = run.compare(base, candidate, margin=margin, force=force)
     is_failed = bool(found.regressions or (strict and found.undecided))

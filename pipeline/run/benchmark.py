@@ -1,4 +1,4 @@
-"""Time the backends of a config, or those of a release without the code of its network."""
+"""Time the backends of a config, or those of a release without its network; compare what two releases recorded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.backends.table import backends
 from pipeline.backends.variant import Variant
+from pipeline.benchmark import compare as comparing
 from pipeline.benchmark import timing
 from pipeline.config import BenchmarkConfig
 from pipeline.config.text import parse_value
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from pipeline.benchmark.compare import Comparison
     from pipeline.interface import Interface
     from pipeline.run.plan import Settings
 
@@ -61,6 +63,18 @@ def benchmark(path: Path, settings: Settings) -> dict[str, Any]:
             earlier.why,
         )
         return {"parity": stages.parity_document(state), "benchmark": dict(state.benchmark)}
+
+
+def compare(base: Path, candidate_: Path, *, margin: float, force: bool) -> Comparison:
+    """Hold a release against an older one by what both recorded.
+
+    Raises:
+        WeighbridgeError: one is no release, they were timed on different machines, or have nothing in common.
+    """
+    releases = (bundle.find(base), bundle.find(candidate_))
+    with document.as_stated(candidate_):
+        documents = [document.read(release) | {"manifest": standalone.read_manifest(release)} for release in releases]
+        return comparing.compare(*documents, margin=margin, force=force)
 
 
 def is_undecided(benchmark: Mapping[str, Any]) -> bool:
