@@ -16,13 +16,13 @@ from pipeline.commands.export import export
 from pipeline.commands.init import init
 from pipeline.commands.inspect import inspect
 from pipeline.commands.keygen import keygen
-from pipeline.commands.output import complain
 from pipeline.commands.package import package
 from pipeline.commands.parity import parity
 from pipeline.commands.predict import predict
 from pipeline.commands.record import record
 from pipeline.commands.report import report
 from pipeline.commands.schema import schema
+from pipeline.commands.shared import complain
 from pipeline.commands.verify import verify
 from pipeline.errors import STOPPING, InputError, InterruptedRunError, WeighbridgeError
 

@@ -2,8 +2,7 @@
 
 import typer
 
-from pipeline.commands.options import Json
-from pipeline.commands.output import print_json
+from pipeline.commands.shared import Json, print_json
 
 
 def backends(

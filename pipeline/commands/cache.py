@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import ARTIFACTS, Json, Out, settings_of
-from pipeline.commands.output import print_json
+from pipeline.commands.shared import ARTIFACTS, Json, Out, print_json, settings_of
 
 
 def cache(

@@ -6,8 +6,19 @@ from typing import Any
 
 import typer
 
-from pipeline.commands.options import ARTIFACTS, Configs, Json, MaxBytes, Out, Set, Trust, settings_of
-from pipeline.commands.output import attempt, leave, print_json
+from pipeline.commands.shared import (
+    ARTIFACTS,
+    Configs,
+    Json,
+    MaxBytes,
+    Out,
+    Set,
+    Trust,
+    attempt,
+    leave,
+    print_json,
+    settings_of,
+)
 
 
 def check(

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Json
-from pipeline.commands.output import leave, print_json
+from pipeline.commands.shared import Json, leave, print_json
 
 
 def compare(

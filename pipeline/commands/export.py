@@ -7,8 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.commands.options import ARTIFACTS, Configs, Json, LogJson, MaxBytes, Out, Set, Trust, settings_of
-from pipeline.commands.output import attempt, leave, print_json
+from pipeline.commands.shared import (
+    ARTIFACTS,
+    Configs,
+    Json,
+    LogJson,
+    MaxBytes,
+    Out,
+    Set,
+    Trust,
+    attempt,
+    leave,
+    print_json,
+    settings_of,
+)
 from pipeline.errors import WeighbridgeError
 
 if TYPE_CHECKING:
@@ -56,8 +68,7 @@ def _export(
 ) -> list[dict[str, Any]]:
     """Export configs, print what came of each, and return that as JSON values."""
     from pipeline.report.console import board, progress
-    from pipeline.run.export import export_several
-    from pipeline.run.reproduce import reproduce
+    from pipeline.run.export import export_several, reproduce
 
     def shown(result: "Result") -> dict[str, Any]:
         if isinstance(result.outcome, WeighbridgeError):

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.commands.options import Json, MaxBytes, Set, Trust
-from pipeline.commands.output import leave, print_json
+from pipeline.commands.shared import Json, MaxBytes, Set, Trust, leave, print_json
 from pipeline.errors import InputError
 
 

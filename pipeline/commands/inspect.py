@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Json, MaxBytes
-from pipeline.commands.output import print_json
+from pipeline.commands.shared import Json, MaxBytes, print_json
 
 
 def inspect(

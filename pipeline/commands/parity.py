@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import ARTIFACTS, Json, LogJson, Out, Set, Trust, settings_of
-from pipeline.commands.output import leave, print_json
+from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Set, Trust, leave, print_json, settings_of
 
 
 def parity(

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Json, Release
-from pipeline.commands.output import print_json
+from pipeline.commands.shared import Json, Release, print_json
 
 
 def predict(

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Json, Set
-from pipeline.commands.output import print_json
+from pipeline.commands.shared import Json, Set, print_json
 
 
 def record(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.output import print_json
+from pipeline.commands.shared import print_json
 from pipeline.errors import InputError
 
 

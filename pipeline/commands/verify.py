@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import ARTIFACTS, Json, Release, Trust, settings_of
-from pipeline.commands.output import leave, print_json
+from pipeline.commands.shared import ARTIFACTS, Json, Release, Trust, leave, print_json, settings_of
 
 
 def verify(

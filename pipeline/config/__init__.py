@@ -3,37 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config.loading import load
-from pipeline.config.models import (
-    BackendConfig,
-    BenchmarkConfig,
-    Config,
-    DimensionConfig,
-    ExportConfig,
-    InputConfig,
-    LimitsConfig,
-    ModelConfig,
-    ParityConfig,
-    ReleaseConfig,
-    ToleranceConfig,
-    Vocabulary,
-    resolved,
-)
+from pipeline.config.models import BenchmarkConfig, Config, Vocabulary, resolved
 from pipeline.config.schema import schema
 
-__all__ = [
-    "BackendConfig",
-    "BenchmarkConfig",
-    "Config",
-    "DimensionConfig",
-    "ExportConfig",
-    "InputConfig",
-    "LimitsConfig",
-    "ModelConfig",
-    "ParityConfig",
-    "ReleaseConfig",
-    "ToleranceConfig",
-    "Vocabulary",
-    "load",
-    "resolved",
-    "schema",
-]
+__all__ = ["BenchmarkConfig", "Config", "Vocabulary", "load", "resolved", "schema"]

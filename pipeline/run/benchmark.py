@@ -1,4 +1,4 @@
-"""Time the backends of a config, or those of a release without the code of its network."""
+"""Time the backends of a config, or those of a release without its network; compare what two releases recorded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def benchmark(path: Path, settings: Settings) -> Documents:
     planned = plan(path, settings)
     earlier = up_to_date.find(settings.out, planned.config.name, dependencies.of_release(planned, settings))
     if earlier.release and not settings.rebuild:
-        _require_sound(verifying.check_unread(earlier.release), earlier.release)  # recalling compared the digests
+        _require_sound(verifying.check_unread(earlier.release), earlier.release)  # finding it compared the digests
         variants = _present(planned.variants, earlier.release)
         return replace(document.read(earlier.release), benchmark=measured(planned, variants, settings))
     with private_directory(settings.out / planned.config.name) as work:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
-from pipeline.errors import InputError, WeighbridgeError
+from pipeline.errors import GateError, InputError, WeighbridgeError
 from pipeline.release import bundle
 from pipeline.report import log
 from pipeline.run import keys as dependencies
@@ -83,6 +83,23 @@ def export(path: Path, settings: Settings) -> Outcome:
         outcome = _exported(planned, replace(settings, report=recorder))
         facts |= {"release": outcome.release.name, "up_to_date": outcome.up_to_date, "why": outcome.why}
     return outcome
+
+
+def reproduce(path: Path, settings: Settings, release: Path) -> tuple[str, ...]:
+    """Build a config again, in another directory and without timing it; return the files that came out the same.
+
+    Raises:
+        GateError: a file outside `report/` came out with other bytes; it is named.
+    """
+    with private_directory(settings.out) as elsewhere:
+        again = export(path, replace(settings, out=elsewhere, rebuild=True, benchmark=False)).release
+        first, second = bundle.file_digests(release), bundle.file_digests(again)
+    if differing := sorted(name for name in first | second if first.get(name) != second.get(name)):
+        raise GateError(
+            f"{path} is not reproducible: a second build gave other bytes for {', '.join(differing)}",
+            hint="look for what depends on time, order or chance in the network's code, or in an exporter of another package",
+        )
+    return tuple(sorted(first))
 
 
 @contextmanager

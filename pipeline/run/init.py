@@ -276,9 +276,7 @@ def _flow(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_flow, value)) + "]"
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        return value if parse_value(value) == value else json.dumps(value)
-    return json.dumps(value, ensure_ascii=False)
+    return as_yaml(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _slug(stem: str) -> str:

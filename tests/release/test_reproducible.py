@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import GateError
 from pipeline.release import bundle
 from pipeline.run import plan as planning
-from pipeline.run.reproduce import reproduce
+from pipeline.run.export import reproduce
 
 SIMPLENET = Path("configs/simplenet.yaml")
 

@@ -33,7 +33,6 @@ import pipeline.report.console
 import pipeline.report.inspection
 import pipeline.run.benchmark
 import pipeline.run.check
-import pipeline.run.compare
 import pipeline.run.init
 import pipeline.run.parity
 import pipeline.run.report
