@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.backends.backend import Options, Session
 from pipeline.errors import UnavailableError
 from pipeline.rebuild import calling
+from pipeline.rebuild.outputs import outputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,7 +49,7 @@ def session(
     def run(arrays: Arrays) -> dict[str, Any]:
         positional, keywords = arguments(calling.tensors_from(arrays, device=device))
         with torch.inference_mode():
-            named = calling.named(called(*positional, **keywords), interface)
+            named = outputs_of(called(*positional, **keywords), interface)
         # A module may return a view of its input or of its own state: the caller gets memory of its own.
         return {name: calling.array_from(tensor.clone()) for name, tensor in named.items()}
 
@@ -64,7 +65,7 @@ def session(
         def on_gpu() -> object:
             with mode:
                 there, by_name = arguments({name: tensor.to(device) for name, tensor in host.items()})
-                named = calling.named(called(*there, **by_name), interface)
+                named = outputs_of(called(*there, **by_name), interface)
                 return [tensor.cpu() for tensor in named.values()]  # .cpu() waits for the device
 
         return on_cpu if device == "cpu" else on_gpu

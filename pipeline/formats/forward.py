@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.rebuild import calling
+from pipeline.rebuild.outputs import output_paths, outputs_of
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,7 @@ def prepare(module: nn.Module, interface: Interface, examples: Arrays) -> Forwar
     tensors = calling.tensors_from(examples)
     with torch.inference_mode():
         result = calling.invoke(module, binding, {name: tensor.clone() for name, tensor in tensors.items()})
-    places = calling.placed(result, interface)
+    places = output_paths(result, interface)
     if not (binding.is_plain and binding.method == "forward" and _is_flat(result, places)):
         _replace_forward(module, interface, binding, result, places)
     return Forward(module, binding.leaves, tuple(tensors[name] for name in binding.leaves))
@@ -87,7 +88,7 @@ def _replace_forward(
         return getattr(self, method)(*positional, **keywords)
 
     def outputs(result: Any) -> Any:
-        found = tuple(calling.named(result, interface).values())
+        found = tuple(outputs_of(result, interface).values())
         return found[0] if len(found) == 1 else found
 
     scope: dict[str, Any] = {"_call": call, "_outputs": outputs}

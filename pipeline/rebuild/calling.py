@@ -1,4 +1,4 @@
-"""How a network is called: inputs bound to its method's parameters by name, outputs named, arrays as tensors and back."""
+"""How a network is called: inputs bound to its method's parameters by name, arrays as tensors and back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import ArchitectureError, suggestion
+from pipeline.rebuild.outputs import outputs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import torch
     from torch import nn
@@ -47,7 +48,6 @@ class Binding:
     constants: Mapping[str, Any]
     kinds: Mapping[str, Any]
     is_plain: bool
-    by_name: bool
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the positional and keyword arguments of the call that takes `values` (by input name) and the constants."""
@@ -58,7 +58,7 @@ class Binding:
         keywords = {**self.constants, **given}
         return [keywords.pop(name, default) for name, default in self.positional.items()], keywords
 
-    def describe(self) -> list[str]:
+    def renamed_inputs(self) -> list[str]:
         """Say which input goes to which parameter, where that is not the one of its name."""
         return [f"{name} → {parameter}" for name, parameter in self.parameters.items() if name != parameter]
 
@@ -94,7 +94,6 @@ def bind(module: nn.Module, interface: Interface) -> Binding:
         constants=dict(interface.constants),
         kinds=kinds,
         is_plain=is_flat and not interface.constants and [bound[root] for root in roots] == first,
-        by_name=all(root == bound[root] for root in roots),
     )
 
 
@@ -247,126 +246,6 @@ def identifier(name: str) -> str:
     return f"{plain}_" if keyword.iskeyword(plain) or plain == "self" else plain
 
 
-# Outputs
-
-
-def leaves(result: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what a network returned, value by value, with its path: keys, fields and positions joined by dots.
-
-    What is None is left out. Dataclasses, named tuples, mappings (such as transformers' ModelOutput) and what torch's
-    pytrees know are looked into.
-    """
-    for name, value in _children(result):
-        yield from leaves(value, f"{path}.{name}" if path else name)
-    if not _is_container(result) and result is not None:
-        yield path, result
-
-
-def _is_container(value: Any) -> bool:
-    import torch
-    from torch.utils import _pytree as pytree
-
-    if isinstance(value, torch.Tensor):
-        return False
-    if isinstance(value, Mapping | list | tuple) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
-        return True
-    return type(value) in pytree.SUPPORTED_NODES
-
-
-def _children(value: Any) -> list[tuple[str, Any]]:
-    """Return what a container holds, by name."""
-    from torch.utils import _pytree as pytree
-
-    if not _is_container(value):
-        return []
-    if isinstance(value, Mapping):
-        return [(str(key), item) for key, item in value.items()]
-    if dataclasses.is_dataclass(value):
-        return [(each.name, getattr(value, each.name)) for each in dataclasses.fields(value)]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return list(zip(value._fields, value, strict=True))
-    if isinstance(value, list | tuple):
-        return [(str(index), item) for index, item in enumerate(value)]
-    items, _ = pytree.SUPPORTED_NODES[type(value)].flatten_fn(value)
-    return [(str(index), item) for index, item in enumerate(items)]
-
-
-def placed(result: Any, interface: Interface) -> dict[str, str]:
-    """Return where in what the network returned each output lies, by its name.
-
-    Outputs lie where the config says. Names that are keys or fields stand for them, and then others may be left out; names of
-    which none is go in order, and there is one for each value.
-
-    Raises:
-        ArchitectureError: a name leads nowhere or to something that is no tensor, or there are too many or too few.
-    """
-    found = dict(leaves(result))
-    names = interface.outputs
-    stated = {name: interface.paths.get(name, name) for name in names}
-    known = [name for name in names if stated[name] in found]
-    if not known and not interface.paths:
-        _require_count(found, names)
-        stated = dict(zip(names, found, strict=True))
-    elif len(known) < len(names):
-        lost = next(name for name in names if name not in known)
-        raise ArchitectureError(
-            f"output {lost!r}: the network returns no {stated[lost]!r}{suggestion(stated[lost], found)}; it returns "
-            f"{_listed(found)}",
-            hint="name outputs as they are called there, or all of them otherwise: then they go in order",
-        )
-    _require_tensors(stated, found)
-    return stated
-
-
-def _require_count(found: Mapping[str, Any], names: Sequence[str]) -> None:
-    if len(found) == len(names):
-        return
-    import torch
-
-    tensors = [path for path, value in found.items() if isinstance(value, torch.Tensor)]
-    others = {path: value for path, value in found.items() if path not in tensors}
-    told = "".join(f"; {path} is {_shown(value)}" for path, value in others.items())
-    places = dict(zip(names, tensors, strict=False))
-    raise ArchitectureError(
-        f"the network returns {len(found)} outputs ({_listed(found)}), the config names {len(names)}: {', '.join(names)}{told}",
-        hint=f"say where each lies: outputs: {_mapping(places)}"
-        if others and len(tensors) >= len(names)
-        else f"list {len(found)} names under `outputs`, or say where those lie that are wanted: outputs: {_mapping(places)}",
-    )
-
-
-def _mapping(places: Mapping[str, str]) -> str:
-    return f"{{{', '.join(f'{name}: {path}' for name, path in places.items())}}}"
-
-
-def _require_tensors(stated: Mapping[str, str], found: Mapping[str, Any]) -> None:
-    import torch
-
-    others = [name for name, path in stated.items() if not isinstance(found[path], torch.Tensor)]
-    if others:
-        told = ", ".join(f"{name} is {_shown(found[stated[name]])}" for name in others)
-        kept = {name: path for name, path in stated.items() if name not in others}
-        raise ArchitectureError(
-            f"every output must be a tensor, and {told}",
-            hint=f"return tensors, or leave {'it' if len(others) == 1 else 'them'} out: outputs: {_mapping(kept)}",
-        )
-
-
-def _shown(value: Any) -> str:
-    is_plain = isinstance(value, bool | int | float | str)
-    return f"the {type(value).__name__} {value!r:.40}" if is_plain else f"a {type(value).__name__}"
-
-
-def _listed(found: Mapping[str, Any]) -> str:
-    return ", ".join(path or "one value" for path in list(found)[:12]) + (" …" if len(found) > 12 else "") or "nothing"
-
-
-def named(result: Any, interface: Interface) -> dict[str, torch.Tensor]:
-    """Give the tensors a network returned their configured names; raises as `placed`."""
-    found = dict(leaves(result))
-    return {name: found[path] for name, path in placed(result, interface).items()}
-
-
 # Calls
 
 
@@ -384,8 +263,8 @@ def method_of(module: nn.Module, binding: Binding) -> Callable[..., Any]:
 def call(
     module: nn.Module, binding: Binding, interface: Interface, values: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Call the network's method with tensors by input name; return its outputs by name. Raises as `placed`."""
-    return named(invoke(module, binding, values), interface)
+    """Call the network's method with tensors by input name; return its outputs by name. Raises as `outputs.output_paths`."""
+    return outputs_of(invoke(module, binding, values), interface)
 
 
 # Tensors

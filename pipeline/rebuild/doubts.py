@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.rebuild import model, trust
-from pipeline.rebuild.doctor.difference import layout_of
 from pipeline.rebuild.doctor.search import FAMILIES
-from pipeline.rebuild.model import shapes_only
+from pipeline.rebuild.model import shapes_of, shapes_only
 from pipeline.weights import read, stated
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from pipeline.rebuild.definitions import Parameter
     from pipeline.rebuild.doctor.difference import Layout
     from pipeline.rebuild.network import Network
 
@@ -47,12 +47,6 @@ class Doubt:
     is_default: bool
     why: str
     is_idle: bool
-
-
-def shapes_of(make: Callable[..., nn.Module], values: Mapping[str, Any]) -> Layout:
-    """Return the names and shapes of a network's state dict; raises whatever its constructor does."""
-    with shapes_only():
-        return layout_of(make(**values).state_dict())
 
 
 def undecided(network: Network) -> list[Doubt]:
@@ -81,7 +75,7 @@ class Doubts:
         make: Callable[..., nn.Module],
         weights_name: str,
         values: Mapping[str, Any],
-        free: Sequence[trust.Parameter],
+        free: Sequence[Parameter],
     ) -> None:
         self.make, self.weights_name, self.values = make, weights_name, values
         free_values = {each.name: values.get(each.name, each.default) for each in free}
@@ -95,7 +89,7 @@ class Doubts:
         shapes = self._shapes(changes)
         return None if shapes is None or self.shapes is None else shapes.is_same(self.shapes)
 
-    def about(self, parameter: trust.Parameter, said: stated.Stated) -> Doubt | None:
+    def about(self, parameter: Parameter, said: stated.Stated) -> Doubt | None:
         """Return why the value of an argument is in doubt; None if the shapes decide it, or what the file says."""
         name, value = parameter.name, self.values.get(parameter.name, parameter.default)
         claim = said.claims.get(name)
@@ -105,7 +99,7 @@ class Doubts:
         is_default = parameter.has_default and stated.is_same(value, parameter.default)
         return Doubt(name, shown(value), is_default, self._why(parameter, said), self._is_idle(name, value))
 
-    def _why(self, parameter: trust.Parameter, said: stated.Stated) -> str:
+    def _why(self, parameter: Parameter, said: stated.Stated) -> str:
         claim = said.claims.get(parameter.name)
         if claim is None:
             unread = said.unread.get(parameter.name)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError, MisfitError, WeighbridgeError
 from pipeline.rebuild import objects, trust
-from pipeline.rebuild.doctor import fit
+from pipeline.rebuild.doctor import prefixes
+from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
 from pipeline.rebuild.doctor.difference import Layout, layout_of, storage_of
 from pipeline.rebuild.doctor.renames import Exceptions, combined
 from pipeline.weights import read, stated
@@ -65,7 +66,7 @@ class _Opened:
 
     def combined(self, network: Network, further: Exceptions) -> Exceptions:
         """Return the config's exceptions and further ones, which are for the names that the config's give, as one."""
-        names, _ = fit.align(self.checkpoint.tensors, self.layout)
+        names, _ = prefixes.align(self.checkpoint.tensors, self.layout)
         return combined((network.rename, network.ignore), further, names)
 
 
@@ -95,12 +96,12 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
 def alternatives(network: Network) -> list[Network]:
     """Return `network` with each `rename` and `ignore` with which its file fits, as far as names and structure leave it open.
 
-    One where they decide it, none where nothing fits: see `fit.remaining`. Recorded outputs can choose among several.
+    One where they decide it, none where nothing fits: see `possible_exceptions`. Recorded outputs can choose among several.
 
     Raises as `load`, and MisfitError if there are too many.
     """
     opened = _open(network)
-    found = [opened.combined(network, each) for each in fit.remaining(opened.layout, opened.shapes)]
+    found = [opened.combined(network, each) for each in possible_exceptions(opened.layout, opened.shapes)]
     return [replace(network, rename=rename, ignore=ignore) for rename, ignore in found]
 
 
@@ -112,11 +113,13 @@ def _open(network: Network) -> _Opened:
         skeleton = _skeleton(make, network)
     module = skeleton if skeleton is not None else _build(make, network)
     expected = module.state_dict()
-    given, notes = fit.fitted(checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name)
+    given, notes = prefixes.align_with_exceptions(
+        checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name
+    )
     if skeleton is not None and expected.keys() - given.keys():
         # What is tied may only be so where there are values.
         skeleton, module = None, _build(make, network)
-    tensors, tied = fit.with_tied(given, layout_of(module.state_dict()))
+    tensors, tied = prefixes.with_tied_names(given, layout_of(module.state_dict()))
     arguments = all_arguments(located, network)
     return _Opened(located, make, arguments, module, skeleton is not None, checkpoint, tensors, (*notes, *tied))
 
@@ -140,6 +143,12 @@ def shapes_only() -> Iterator[None]:
 
     with torch.device("meta"), WithoutDrawing():
         yield
+
+
+def shapes_of(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> Layout:
+    """Return the names and shapes of a network's state dict; raises whatever its constructor does."""
+    with shapes_only():
+        return layout_of(make(**arguments).state_dict())
 
 
 def _path(network: Network) -> Path:
@@ -202,15 +211,11 @@ def _skeleton(make: Callable[..., nn.Module], network: Network) -> nn.Module | N
 
 
 def _require_fit(network: Network, opened: _Opened) -> None:
-    def build_shapes(arguments: Mapping[str, Any]) -> Layout:
-        with shapes_only():
-            return layout_of(opened.make(**arguments).state_dict())
-
-    misfit = fit.explain(
+    misfit = diagnose(
         opened.layout,
         opened.shapes,
         arguments=opened.arguments,
-        build_shapes=build_shapes,
+        build_shapes=lambda arguments: shapes_of(opened.make, arguments),
         owner=network.architecture.rpartition(":")[2],
         weights_name=_path(network).name,
     )
@@ -305,8 +310,7 @@ def _untied(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> tup
     for name, value in arguments.items():
         if isinstance(value, bool):
             try:
-                with shapes_only():
-                    layout = layout_of(make(**{**arguments, name: not value}).state_dict())
+                layout = shapes_of(make, {**arguments, name: not value})
             except Exception:  # noqa: BLE001, S112 - the user's constructor may raise anything for values it does not take
                 continue
             if not layout.tied:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.rebuild import calling
+from pipeline.rebuild.outputs import leaves
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +69,7 @@ def record(
     inputs, constants = _named(model, method, arguments, keywords)
     with _in_eval_mode(model):
         result, calls = watched(model, method, arguments, keywords)
-    outputs = {name: value for name, value in calling.leaves(result) if _is_tensor(value)}
+    outputs = {name: value for name, value in leaves(result) if _is_tensor(value)}
     if not outputs:
         raise InputError(
             f"{type(model).__name__}.{method} returned no tensor", hint="record a method that returns some"
@@ -97,7 +97,7 @@ def watched(
 
     def hook(name: str) -> Any:
         def note(module: nn.Module, _: Any, result: Any) -> None:
-            tensor = next((value for _, value in calling.leaves(result) if _is_tensor(value)), None)
+            tensor = next((value for _, value in leaves(result) if _is_tensor(value)), None)
             if tensor is not None and len(calls) < _MOST_CALLS:
                 calls.append((name, type(module).__name__, list(tensor.shape), _sample(tensor)))
 
@@ -200,7 +200,7 @@ def _named(
             raise InputError(f"{name} takes arguments without names", hint="give them to a method that names them")
         given = value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
         for parameter, each in given.items():
-            found = {path: leaf for path, leaf in calling.leaves(each, parameter) if _is_tensor(leaf)}
+            found = {path: leaf for path, leaf in leaves(each, parameter) if _is_tensor(leaf)}
             tensors |= {path: leaf.detach().clone() for path, leaf in found.items()}
             if not found and each is not None and _plain(each) is not _NOT_PLAIN:
                 constants[parameter] = _plain(each)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import InputError, suggestion
 from pipeline.interface import Array, Case  # noqa: TC001 - as above
 from pipeline.rebuild import cases
+from pipeline.rebuild.doctor.prefixes import STEP_COUNTER, WRAPPERS
 from pipeline.rebuild.record import FORMAT, META
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"(?P<call>\d{1,4})/(?P<kind>input|output|module)(?:/(?P<name>.*))?")
 _MAX_META_BYTES = 64 * 2**20
-_WRAPPERS = ("module.", "_orig_mod.")
-_COUNTERS = "num_batches_tracked"
 _SHOWN = 6
 
 
@@ -216,8 +215,10 @@ def _weights(theirs: Mapping[str, str], ours: Mapping[str, str], *, same_dtypes:
     """Compare digests by name; what was saved in another precision has others."""
     if not same_dtypes:
         return
-    recorded = {_plain_name(name): digest for name, digest in theirs.items() if not name.endswith(_COUNTERS) and digest}
-    rebuilt = {_plain_name(name): digest for name, digest in ours.items() if not name.endswith(_COUNTERS) and digest}
+    recorded = {
+        _plain_name(name): digest for name, digest in theirs.items() if not name.endswith(STEP_COUNTER) and digest
+    }
+    rebuilt = {_plain_name(name): digest for name, digest in ours.items() if not name.endswith(STEP_COUNTER) and digest}
     if recorded.keys() != rebuilt.keys():
         lacking = sum((Counter(recorded.values()) - Counter(rebuilt.values())).values())
         if lacking:
@@ -237,7 +238,7 @@ def _weights(theirs: Mapping[str, str], ours: Mapping[str, str], *, same_dtypes:
 
 
 def _plain_name(name: str) -> str:
-    for wrapper in _WRAPPERS:
+    for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     return name
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ArchitectureError, WeighbridgeError
 from pipeline.interface import in_words
 from pipeline.rebuild import calling, remedies
+from pipeline.rebuild.outputs import output_paths, outputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,10 +65,10 @@ def rehearse(module: nn.Module, interface: Interface, cases: Sequence[Case]) -> 
             troubles.append(_trouble(case, error))
             continue
         try:
-            found = calling.named(result, interface)
+            found = outputs_of(result, interface)
         except ArchitectureError as error:
             raise _misnamed(error, module, interface, cases) from None
-        first = first or calling.placed(result, interface)
+        first = first or output_paths(result, interface)
         outputs.append({name: tensor.clone() for name, tensor in found.items()})
     if troubles:
         raise _failure(troubles, len(cases), remedies.find(module, interface, cases))
@@ -76,7 +77,7 @@ def rehearse(module: nn.Module, interface: Interface, cases: Sequence[Case]) -> 
 
 def _described(binding: Binding, places: dict[str, str]) -> list[str]:
     """Say which input goes to which parameter, and where outputs come from, where names do not say it already."""
-    inputs = [f"{each}, by position" for each in binding.describe()]
+    inputs = [f"{each}, by position" for each in binding.renamed_inputs()]
     outputs = [f"{name} ← {path}" for name, path in places.items() if path and path != name and not path.isdecimal()]
     return [*inputs, *outputs]
 

@@ -12,30 +12,25 @@ import tomllib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pipeline.errors import ArchitectureError, InputError, UnsafeError, suggestion
-from pipeline.rebuild import sources
+from pipeline.rebuild import definitions, sources
+from pipeline.rebuild.definitions import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
 
     from torch import nn
+
+    from pipeline.rebuild.definitions import Definition
 
 ALWAYS_TRUSTED = "pipeline.architectures"
 _MOST_STEPS = 8
 
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _TARGET = re.compile(rf"(?P<module>{_PREFIX.pattern}):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
-
-
-class Parameter(NamedTuple):
-    """A parameter of a constructor; `default` is its literal, or None where it is not a literal."""
-
-    name: str
-    has_default: bool
-    default: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,65 +110,17 @@ def _located(
     path = sources.find(module)
     source = sources.read(path)
     tree = sources.parse(source, path)
-    definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    known = definitions.definitions_in(tree)
     target = f"{module}:{name}"
-    if name not in definitions and len(seen) < _MOST_STEPS and target not in seen:
-        elsewhere = _elsewhere(tree, module, path, name)
-        if elsewhere is not None and _is_trusted(elsewhere[0], prefixes):
-            found = _located(*elsewhere, prefixes, require, (*seen, target))
+    if name not in known and len(seen) < _MOST_STEPS and target not in seen:
+        origin = definitions.origin_of(tree, module, path, name)
+        if origin is not None and _is_trusted(origin[0], prefixes):
+            found = _located(*origin, prefixes, require, (*seen, target))
             return replace(found, asked=(module, name))
     definition = _definition(tree, module, name, path)
-    require(definition, f"{module}:{name} ({path}:{definition.lineno})")
-    parameters = (
-        _parameters(definition, skip=0)
-        if isinstance(definition, ast.FunctionDef)
-        else _class_parameters(definition, definitions, seen=())
-    )
+    require(definition, f"{target} ({path}:{definition.lineno})")
+    parameters = definitions.parameters_in(definition, known)
     return Located(module, name, path, hashlib.sha256(source).hexdigest(), parameters)
-
-
-def _elsewhere(tree: ast.Module, module: str, path: Path, name: str) -> tuple[str, str] | None:
-    """Return module and name of what `name` stands for, where the module says so or its package holds just one; else None."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    bound = [origin for other, _, origin in _bindings(tree.body) if other == name]
-    if bound:
-        return _absolute(bound[0], package) if len(bound) == 1 and bound[0] is not None else None
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            source = _absolute((node.level, node.module or "", name), package)
-            if source is not None and _defines(*source):
-                return source
-    if path.name != "__init__.py":
-        return None
-    files = sources.defining(path.parent, name)
-    if len(files) > 1:
-        places = [f"{sources.module_name(path.parent, module, file)}:{name}" for file in files[:6]]
-        raise ArchitectureError(
-            f"{module} does not say which {name} it means: {len(files)} of its files define one",
-            hint=f"name the one: {', '.join(places)}",
-        )
-    return (sources.module_name(path.parent, module, files[0]), name) if files else None
-
-
-def _absolute(origin: tuple[int, str, str], package: str) -> tuple[str, str] | None:
-    """Return the module and name that an import names, seen from a package."""
-    level, module, name = origin
-    if not level:
-        return module, name
-    parts = package.split(".")
-    if level > len(parts):
-        return None
-    return ".".join([*parts[: len(parts) - level + 1], *([module] if module else [])]), name
-
-
-def _defines(module: str, name: str) -> bool:
-    try:
-        path = sources.find(module)
-        tree = sources.parse(sources.read(path), path)
-    except (ArchitectureError, UnsafeError):
-        return False
-    is_defined = any(isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name for node in tree.body)
-    return is_defined or any(bound == name and origin is not None for bound, _, origin in _bindings(tree.body))
 
 
 def check_arguments(located: Located, arguments: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -296,121 +243,34 @@ def _require_trust(module: str, prefixes: Sequence[str]) -> None:
         )
 
 
-def _definition(tree: ast.Module, module: str, name: str, path: Path) -> ast.ClassDef | ast.FunctionDef:
+def _definition(tree: ast.Module, module: str, name: str, path: Path) -> Definition:
     """Return the one top-level class or function `name`, after refusing everything else so named."""
-    definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    bound = {other: how for other, how, _ in _bindings(tree.body)}
+    defined = definitions.definitions_in(tree)
+    bound = {other: how for other, how, _ in definitions.bindings(tree.body)}
     if name in bound:
-        also = "is also" if name in definitions else "is not defined there but"
+        also = "is also" if name in defined else "is not defined there but"
         raise UnsafeError(f"{name} in {path} {also} {bound[name]}", hint="name the module whose own class or def it is")
-    definition = definitions.get(name)
+    definition = defined.get(name)
     if definition is None:
-        known = [other for other, node in definitions.items() if not other.startswith("_") and _is_network(node)]
+        known = [other for other, node in defined.items() if not other.startswith("_") and definitions.is_network(node)]
         raise ArchitectureError(f"{module} defines no {name!r}{suggestion(name, known)}", hint=f"looked in {path}")
     return definition
 
 
-def _require_network_definition(definition: ast.ClassDef | ast.FunctionDef, what: str) -> None:
-    if not _is_network(definition):
+def _require_network_definition(definition: Definition, what: str) -> None:
+    if not definitions.is_network(definition):
         raise ArchitectureError(
             f"{what} is not declared as a network",
             hint="a class must subclass torch.nn.Module; a function must return one: def build(...) -> nn.Module",
         )
 
 
-def _require_class(definition: ast.ClassDef | ast.FunctionDef, what: str) -> None:
+def _require_class(definition: Definition, what: str) -> None:
     if not isinstance(definition, ast.ClassDef):
         raise UnsafeError(
             f"{what} is a function, and arguments are made by classes only",
             hint="name a class, or one of its class methods",
         )
-
-
-def _bindings(body: Sequence[ast.AST]) -> Iterator[tuple[str, str, tuple[int, str, str] | None]]:
-    """Yield name, how and origin of what imports and assignments bind at module level, at any depth of if, try, for and with.
-
-    The origin of `from .a import b` is (1, "a", "b"); anything else has none.
-    """
-    pending = list(body)
-    while pending:
-        node = pending.pop()
-        match node:
-            case ast.Import(names=names):
-                yield from (
-                    (a.asname or a.name.partition(".")[0], f"imported (line {node.lineno})", None) for a in names
-                )
-            case ast.ImportFrom(names=names):
-                source = "." * node.level + (node.module or "")
-                how = f"imported from {source} (line {node.lineno})"
-                yield from ((a.asname or a.name, how, (node.level, node.module or "", a.name)) for a in names)
-            case ast.Name(ctx=ast.Store()):
-                yield node.id, f"assigned (line {node.lineno})", None
-            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
-                pass  # a scope of its own
-            case _:
-                pending.extend(ast.iter_child_nodes(node))
-
-
-def _is_network(node: ast.ClassDef | ast.FunctionDef) -> bool:
-    """Tell whether a class has a base, or a function an annotation that can name a module class, or none and a result."""
-    if isinstance(node, ast.ClassDef):
-        return bool(node.bases)
-    returns = node.returns
-    if returns is None:
-        return any(isinstance(each, ast.Return) and each.value is not None for each in _own_statements(node))
-    if isinstance(returns, ast.Constant) and isinstance(returns.value, str):
-        return bool(_PREFIX.fullmatch(returns.value))
-    return isinstance(returns, ast.Name | ast.Attribute)
-
-
-def _own_statements(node: ast.FunctionDef) -> Iterator[ast.AST]:
-    """Yield what is inside a function, but not inside functions and classes of its own."""
-    pending: list[ast.AST] = list(node.body)
-    while pending:
-        each = pending.pop()
-        yield each
-        if not isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            pending.extend(ast.iter_child_nodes(each))
-
-
-def _class_parameters(
-    node: ast.ClassDef, definitions: Mapping[str, ast.ClassDef | ast.FunctionDef], *, seen: tuple[str, ...]
-) -> tuple[Parameter, ...] | None:
-    """Return the parameters of `__init__`, its own or of its one base in the same file."""
-    methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
-    if node.decorator_list or node.keywords or "__new__" in methods or node.name in seen:
-        return None
-    if "__init__" in methods:
-        return _parameters(methods["__init__"], skip=1)
-    if len(node.bases) != 1:
-        return None
-    base = ast.unparse(node.bases[0])
-    if base in {"nn.Module", "torch.nn.Module", "Module"}:
-        return ()
-    parent = definitions.get(base)
-    return _class_parameters(parent, definitions, seen=(*seen, node.name)) if isinstance(parent, ast.ClassDef) else None
-
-
-def _parameters(node: ast.FunctionDef, *, skip: int) -> tuple[Parameter, ...] | None:
-    signature = node.args
-    if node.decorator_list or signature.kwarg or signature.posonlyargs:
-        return None
-    positional = signature.args
-    absent = len(positional) - len(signature.defaults)
-    defaults = [*([None] * absent), *signature.defaults, *signature.kw_defaults]
-    return tuple(
-        Parameter(argument.arg, default is not None, _literal(default))
-        for argument, default in zip([*positional, *signature.kwonlyargs], defaults, strict=True)
-    )[skip:]
-
-
-def _literal(node: ast.expr | None) -> Any:
-    if node is None:
-        return None
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
 
 
 def _require_network(found: Any, located: Located) -> type[nn.Module] | Callable[..., nn.Module]:

@@ -123,7 +123,7 @@ class _Search:
                 return [
                     f"the first module that differs is {name} ({mine[1]}): it returns {mine[2]}, and {shape} was recorded"
                 ]
-            scale = np.abs(sample[np.isfinite(sample)]).max(initial=0.0)
+            scale = _largest(sample)
             away = np.abs(mine[3] - sample)
             if away.size and not np.nanmax(away, initial=0.0) <= tolerance * scale:
                 worst = int(np.nanargmax(away))
@@ -141,7 +141,7 @@ class _Search:
         found = [0.0]
         for name, wanted in call.recorded.outputs.items():
             if name in given and given[name].shape == wanted.shape and wanted.dtype.kind == "f" and wanted.size:
-                scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
+                scale = _largest(wanted)
                 away = np.nanmax(np.abs(given[name].astype(np.float64) - wanted), initial=0.0)
                 found.append(float(away / scale) if scale else 0.0)
         return max(found)
@@ -255,50 +255,41 @@ class _Search:
         return found
 
     def _tensors(self) -> str | None:
-        """Exchange two tensors of one shape, first those near where the difference begins."""
+        """Exchange two tensors of one shape, first those near where the difference begins; then modules with all they hold."""
         state = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
-        pairs = [
-            (one, other)
-            for one, other in itertools.combinations(state, 2)
-            if state[one].shape == state[other].shape
-            and state[one].dtype == state[other].dtype
-            and state[one].numel() > 1
-        ]
-        pairs.sort(
-            key=lambda pair: not any(name.startswith(f"{suspect}.") for name in pair for suspect in self.suspects)
-        )
-        for one, other in pairs[:_MOST_PAIRS]:
-            if not self._has_time():
-                return None
-            with _exchanged(state[one], state[other]):
-                agrees = self._agrees(self.module, self.interface)
-            if agrees:
-                return (
-                    f"exchange {one} and {other}, with model.rename or where the weights were saved (tried: it agrees)"
-                )
-        # Whole modules may be exchanged, with all that lies in them.
-        return self._modules(state)
-
-    def _modules(self, state: Mapping[str, torch.Tensor]) -> str | None:
         below: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in state.items():
             module, _, last = name.rpartition(".")
             below.setdefault(module, {})[last] = tensor
-        shapes = {module: {last: tensor.shape for last, tensor in held.items()} for module, held in below.items()}
-        pairs = [
-            (one, other)
-            for one, other in itertools.combinations(below, 2)
-            if shapes[one] == shapes[other] and len(shapes[one]) > 1
-        ]
+        alone = {name: {"": tensor} for name, tensor in state.items() if tensor.numel() > 1}
+        several = {module: held for module, held in below.items() if len(held) > 1}
+        if pair := self._exchanged_pair(alone):
+            return (
+                f"exchange {' and '.join(pair)}, with model.rename or where the weights were saved (tried: it agrees)"
+            )
+        if pair := self._exchanged_pair(several):
+            one, other = pair
+            return f"set model.rename to {{{one}: {other}, {other}: {one}}} (tried: it agrees)"
+        return None
+
+    def _exchanged_pair(self, groups: Mapping[str, Mapping[str, torch.Tensor]]) -> tuple[str, str] | None:
+        """Return two groups of tensors that have the same names, shapes and dtypes and with which, exchanged, it agrees."""
+        forms = {
+            name: {last: (tensor.shape, tensor.dtype) for last, tensor in held.items()} for name, held in groups.items()
+        }
+        pairs = [(one, other) for one, other in itertools.combinations(groups, 2) if forms[one] == forms[other]]
+        pairs.sort(
+            key=lambda pair: not any(f"{name}.".startswith(f"{each}.") for name in pair for each in self.suspects)
+        )
         for one, other in pairs[:_MOST_PAIRS]:
             if not self._has_time():
                 return None
             with ExitStack() as stack:
-                for last, tensor in below[one].items():
-                    stack.enter_context(_exchanged(tensor, below[other][last]))
+                for last, tensor in groups[one].items():
+                    stack.enter_context(_exchanged(tensor, groups[other][last]))
                 agrees = self._agrees(self.module, self.interface)
             if agrees:
-                return f"set model.rename to {{{one}: {other}, {other}: {one}}} (tried: it agrees)"
+                return one, other
         return None
 
     # Calls
@@ -310,21 +301,11 @@ class _Search:
         """Tell whether all recorded outputs come out, as nearly as another network could not give them."""
         for call in self.calls:
             given = self._outputs(module, interface, call, swapped or {})
-            if given is None:
+            if given is None or not all(
+                _is_near(given[name], wanted, call.allowed.get(name, 0.0))
+                for name, wanted in call.recorded.outputs.items()
+            ):
                 return False
-            for name, wanted in call.recorded.outputs.items():
-                ours = given[name]
-                if ours.shape != wanted.shape:
-                    return False
-                if wanted.dtype.kind != "f":
-                    if not np.array_equal(ours, wanted):
-                        return False
-                    continue
-                scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
-                allowed = np.maximum(2 * call.allowed.get(name, 0.0), _ROUNDING * scale)
-                error = np.abs(ours.astype(np.float64) - wanted)
-                if not ((error <= allowed) | (np.isnan(ours) & np.isnan(wanted)) | (ours == wanted)).all():
-                    return False
         return True
 
     def _outputs(
@@ -341,6 +322,21 @@ class _Search:
         except (WeighbridgeError, RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError):
             return None
         return {name: calling.array_from(tensor) for name, tensor in found.items()}
+
+
+def _largest(array: Any) -> float:
+    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+
+
+def _is_near(ours: Any, wanted: Any, allowed: Any) -> bool:
+    """Tell whether an output is what was recorded: exactly if it is no float, else within what rounding does."""
+    if ours.shape != wanted.shape:
+        return False
+    if wanted.dtype.kind != "f":
+        return bool(np.array_equal(ours, wanted))
+    error = np.abs(ours.astype(np.float64) - wanted)
+    is_within = error <= np.maximum(2 * allowed, _ROUNDING * _largest(wanted))
+    return bool((is_within | (np.isnan(ours) & np.isnan(wanted)) | (ours == wanted)).all())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pipeline.formats.artifact import Artifact, Written
 from pipeline.formats.format import Format, FromArtifact, FromNetwork, Options
 from pipeline.formats.table import formats
 from pipeline.interface import Array, InputSpec, Interface
-from pipeline.rebuild import infer, trust
+from pipeline.rebuild import infer, infer_inputs, trust
 from pipeline.rebuild.doubts import Doubt, undecided
 from pipeline.rebuild.network import Network
 from pipeline.worker.job import Context, Model, Request, without_collection
@@ -68,11 +68,11 @@ class Inferred(Model):
     """What was found out for a config."""
 
     arguments: infer.Arguments
-    inputs: infer.Inputs
+    inputs: infer_inputs.Inputs
 
 
 class InferConfig(Request[Inferred]):
-    """Return what `infer.arguments` and `infer.inputs` find for an architecture."""
+    """Return what `infer.arguments` and `infer_inputs.inputs` find for an architecture."""
 
     architecture: str
     prefixes: tuple[str, ...]
@@ -87,7 +87,7 @@ class InferConfig(Request[Inferred]):
         """Try on meta tensors; raises as they do."""
         located = trust.locate(self.architecture, self.prefixes)
         found = infer.arguments(located, self.weights, self.values, key=self.key, max_bytes=self.max_bytes)
-        taken = infer.inputs(located, {**found.values, **self.values}, self.given, self.outputs)
+        taken = infer_inputs.inputs(located, {**found.values, **self.values}, self.given, self.outputs)
         return Inferred(arguments=found, inputs=taken)
 
 

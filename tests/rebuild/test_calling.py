@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.errors import ArchitectureError
 from pipeline.rebuild import calling, cases
+from pipeline.rebuild.outputs import output_paths
 from tests.rebuild.calls import (
     WAYS,
     AllKeywords,
@@ -59,7 +60,7 @@ def test_the_order_of_the_config_does_not_matter_where_names_decide() -> None:
 
 def test_names_of_its_own_go_by_position_and_that_is_told() -> None:
     binding = calling.bind(ThreeOptional(), face([floats("image", "batch", 4), floats("prior", "batch", 4)]))
-    assert (binding.by_name, binding.describe()) == (False, ["image → x", "prior → a"])
+    assert binding.renamed_inputs() == ["image → x", "prior → a"]
 
 
 class Undecorated(nn.Module):
@@ -137,7 +138,7 @@ def test_outputs_that_are_not_there_are_refused_with_the_fix(
 ) -> None:
     result = module(torch.ones(2, 4)) if not isinstance(module, Encoder) else torch.ones(2)
     with pytest.raises(ArchitectureError, match=re.escape(said)) as caught:
-        calling.placed(result, interface)
+        output_paths(result, interface)
     assert fix in str(caught.value.hint)
 
 

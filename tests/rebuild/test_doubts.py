@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.architectures.resnet import ResNet
 from pipeline.errors import MisfitError
 from pipeline.rebuild import doubts, model, trust
+from pipeline.rebuild.definitions import Parameter
 from pipeline.rebuild.network import Network
 from pipeline.weights import stated
 from tests import told
@@ -177,7 +178,7 @@ class Kept(nn.Module):
 def test_what_makes_no_difference_is_not_asked_for_again_and_again(tmp_path: Path) -> None:
     wanted = network(tmp_path, Dropping(), {}, target="tests.rebuild.test_doubts:Dropping")
     assert undecided(wanted).keys() == {"eps"}
-    parameters = [trust.Parameter("p", True, 0.1), trust.Parameter("eps", True, 1e-5)]
+    parameters = [Parameter("p", True, 0.1), trust.Parameter("eps", True, 1e-5)]
     of = doubts.Doubts(Dropping, "net.pth", {}, parameters)
     found = [of.about(each, stated.Stated()) for each in parameters]
     assert [each and each.is_idle for each in found] == [True, False]

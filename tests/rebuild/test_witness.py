@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.errors import ArchitectureError, DefectError
 from pipeline.parity import oracle
-from pipeline.rebuild import calling, witness
+from pipeline.rebuild import calling, outputs, witness
 from tests.rebuild.calls import WAYS, Encoder, ThreeOptional, TwoTowers, Way, X, Y, face, floats
 from tests.rebuild.test_calling import tensors
 
@@ -61,13 +61,13 @@ def test_a_broken_binding_ends_the_oracle_as_a_defect_of_ours(monkeypatch, sabot
 
 
 def test_broken_names_of_outputs_are_seen_as_well(monkeypatch) -> None:
-    real = calling.placed
+    real = outputs.output_paths
 
     def exchanged(result, interface):
         first, second = real(result, interface).items()
         return {first[0]: second[1], second[0]: first[1]}
 
-    monkeypatch.setattr(calling, "placed", exchanged)
+    monkeypatch.setattr(outputs, "output_paths", exchanged)
     way = next(way for way in WAYS if way.kind == "a dict, another order")
     case = {name: each.numpy() for name, each in tensors(way.interface).items()}
     with pytest.raises(DefectError):

@@ -19,7 +19,7 @@ from pipeline.architectures.silero_vad import SileroVAD
 from pipeline.architectures.simplenet import SimpleNet
 from pipeline.errors import ArchitectureError, InputError, MisfitError, UnsafeError
 from pipeline.interface import InputSpec
-from pipeline.rebuild import infer, trust
+from pipeline.rebuild import infer, infer_inputs, trust
 from pipeline.run import init
 from pipeline.run.check import check
 from pipeline.run.init import Request
@@ -328,7 +328,7 @@ def test_arguments_without_defaults_are_found_too(own: Path) -> None:
     assert {**found.values, "bias": bool(found.values["bias"])} == {
         "features": 9, "hidden": 13, "classes": 4, "bias": True,
     }  # fmt: skip
-    taken = infer.inputs(target, found.values, {}, ())
+    taken = infer_inputs.inputs(target, found.values, {}, ())
     assert taken.interface is not None
     assert taken.interface.inputs == (InputSpec("rows", "float32", ("batch", 9)),)
     assert taken.interface.outputs == ("scores",)
@@ -378,7 +378,7 @@ def test_twins_that_nothing_tells_are_a_misfit_and_no_config_is_written(own: Pat
 
 @pytest.mark.usefixtures("own")
 def test_a_sequence_has_a_dynamic_length() -> None:
-    taken = infer.inputs(trust.locate("nets_of_init:Sequence", ("nets_of_init",)), {"width": 6}, {}, ())
+    taken = infer_inputs.inputs(trust.locate("nets_of_init:Sequence", ("nets_of_init",)), {"width": 6}, {}, ())
     assert taken.interface is not None
     assert taken.interface.inputs[0].shape == ("batch", "length", 6)
     assert [each.name for each in taken.interface.dimensions] == ["batch", "length"]
@@ -387,7 +387,7 @@ def test_a_sequence_has_a_dynamic_length() -> None:
 
 def test_the_inputs_of_a_transformer_have_their_tables_ranges_and_a_mask() -> None:
     values = {"vocab_size": 99, "hidden_size": 48, "layers": 1, "heads": 4, "max_positions": 40, "type_vocab_size": 3}
-    taken = infer.inputs(located("bert:BertEncoder"), values, {}, ())
+    taken = infer_inputs.inputs(located("bert:BertEncoder"), values, {}, ())
     assert taken.interface is not None
     by_name = {spec.name: spec for spec in taken.interface.inputs}
     assert (by_name["input_ids"].low, by_name["input_ids"].high) == (0, 99)
@@ -397,12 +397,12 @@ def test_the_inputs_of_a_transformer_have_their_tables_ranges_and_a_mask() -> No
 
 
 def test_what_was_not_found_out_is_missing_and_not_guessed() -> None:
-    taken = infer.inputs(located("silero_vad:SileroVAD"), {}, {}, ())
+    taken = infer_inputs.inputs(located("silero_vad:SileroVAD"), {}, {}, ())
     assert taken.interface is None
     assert taken.missing == ("x",)
     assert taken.reason.startswith("forward runs with sizes from 192 to 703")
     given = {"x": InputSpec("x", "float32", ("batch", 576))}
-    taken = infer.inputs(located("silero_vad:SileroVAD"), {}, given, ())
+    taken = infer_inputs.inputs(located("silero_vad:SileroVAD"), {}, given, ())
     assert taken.interface is not None
     assert taken.interface.inputs[1] == InputSpec("state", "float32", (2, "batch", 128))
 
@@ -410,7 +410,7 @@ def test_what_was_not_found_out_is_missing_and_not_guessed() -> None:
 def test_an_input_that_forward_does_not_take_is_an_error() -> None:
     given = {"y": InputSpec("y", "float32", ("batch", 10))}
     with pytest.raises(ArchitectureError, match="has no argument 'y'"):
-        infer.inputs(located("simplenet:SimpleNet"), {}, given, ())
+        infer_inputs.inputs(located("simplenet:SimpleNet"), {}, given, ())
 
 
 def test_a_written_config_passes_check(tmp_path: Path) -> None:

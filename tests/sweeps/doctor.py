@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import MisfitError
-from pipeline.rebuild.doctor import fit
+from pipeline.rebuild.doctor.prefixes import align
 from pipeline.rebuild.doctor.search import SEARCH_SECONDS
 from tests.rebuild.doctor.drawn import draw, draw_named, draw_twins, draw_unfit, is_told
 from tests.rebuild.doctor.misfits import AMPLE, Misfit, all_at_home, explained, loads_strictly
@@ -45,7 +45,7 @@ def judged(case: Misfit) -> tuple[str, str]:
         network = case.make(**case.configured)
     original = case.file()
     start = time.process_time()
-    tensors, notes = fit.align(original, network.state_dict())
+    tensors, notes = align(original, network.state_dict())
     found = explained(case, tensors, seconds=AMPLE)
     is_late = time.process_time() - start > 2 * SEARCH_SECONDS
     if found is None:
@@ -65,7 +65,7 @@ def presented(case: Misfit, tensors: dict[str, torch.Tensor]) -> str | None:
     """Return what is presented as the fix of a file that has none."""
     with torch.device("meta"):
         expected = case.make(**case.configured).state_dict()
-    found = explained(case, fit.align(tensors, expected)[0], seconds=SEARCH_SECONDS)
+    found = explained(case, align(tensors, expected)[0], seconds=SEARCH_SECONDS)
     if found is None:
         return "it is said to fit"
     return None if found.changes is None else found.message(lambda key: key).splitlines()[0]

@@ -76,10 +76,17 @@ class Difference:
     @property
     def score(self) -> int:
         """Weigh a tensor that is not there more than a dimension that is wrong."""
-        dimensions = sum(
-            sum(f != e for f, e in zip(found, expected, strict=False)) for _, found, expected in self.misshaped
-        )
-        return 4 * (len(self.missing) + len(self.unexpected)) + dimensions + len(self.misshaped)
+        return 4 * (len(self.missing) + len(self.unexpected)) + len(self.sizes()) + len(self.misshaped)
+
+    def sizes(self, *, same_rank: bool = False) -> list[tuple[int, int]]:
+        """Return (found, expected) of each dimension that differs; with `same_rank` only of tensors that have the same rank."""
+        return [
+            (found, expected)
+            for _, found_shape, expected_shape in self.misshaped
+            if not same_rank or len(found_shape) == len(expected_shape)
+            for found, expected in zip(found_shape, expected_shape, strict=False)
+            if found != expected
+        ]
 
 
 def difference_of(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> Difference:

@@ -6,13 +6,14 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import in_line
 from pipeline.rebuild.doctor.renames import as_yaml, covers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from pipeline.rebuild.doctor.assignment import Group
     from pipeline.rebuild.doctor.difference import Shape
-    from pipeline.rebuild.doctor.matching import Group
 
 _LISTED = 12
 
@@ -72,8 +73,8 @@ class Misfit:
 
     def _questions(self) -> Iterator[str]:
         for group in self.undecided[:_LISTED]:
-            ours = _listed([name or "all that is missing" for name in group.ours])
-            yield f"  {_listed(group.theirs)} in {self.weights_name}: {ours} in {self.owner}"
+            ours = in_line([name or "all that is missing" for name in group.ours], _LISTED)
+            yield f"  {in_line(group.theirs, _LISTED)} in {self.weights_name}: {ours} in {self.owner}"
         if self.undecided:
             yield "their shapes are the same, no word, number or module tells them apart, and an order is no evidence"
 
@@ -92,7 +93,7 @@ class Misfit:
     def _lists(self) -> list[str]:
         shaped = [f"{n} {_shown(f)} instead of {_shown(e)}" for n, f, e in self.misshaped]
         parts = (("other shape", shaped), ("missing", list(self.missing)), ("unexpected", list(self.unexpected)))
-        return [f"{title} ({len(names)}): {_listed(names)}" for title, names in parts if names]
+        return [f"{title} ({len(names)}): {in_line(names, _LISTED)}" for title, names in parts if names]
 
 
 def in_config(rename: Mapping[str, str], ignore: Sequence[str]) -> Iterator[str]:
@@ -106,8 +107,3 @@ def in_config(rename: Mapping[str, str], ignore: Sequence[str]) -> Iterator[str]
 
 def _shown(shape: Shape) -> str:
     return f"[{', '.join(map(str, shape))}]"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" … and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

@@ -27,14 +27,23 @@ _MORE_BUILDS = 60  # once only names too many are left, which are seldom an argu
 
 @dataclass(order=True)
 class _Candidate:
-    """Arguments to go on from, best first: a small difference, few changes, then the order of discovery."""
+    """Arguments to go on from, best first: a small difference, few changes, then the order of discovery.
+
+    What could not be built suggests nothing by itself: it has the difference of the config's network, to go on with.
+    """
 
     score: int
     changed: int
     order: int
     changes: dict[str, Any] = field(compare=False)
-    difference: Difference | None = field(compare=False)
+    difference: Difference = field(compare=False)
     expected: Mapping[str, Shape] = field(compare=False)
+    is_built: bool = field(default=True, compare=False)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the network takes what was found, strictly."""
+        return self.is_built and self.difference.names == 0
 
 
 class Search:
@@ -54,51 +63,49 @@ class Search:
         self.builds = 0
         self.max_builds = max_builds
         self.best: _Candidate | None = None
+        self.order = itertools.count()
         self.deadline = time.monotonic() + seconds
 
     def run(self, expected: Mapping[str, Shape], difference: Difference) -> dict[str, Any] | None:
         """Return the smallest change found that fits strictly."""
-        order = itertools.count()
-        root = _Candidate(difference.score, 0, next(order), {}, difference, expected)
-        leapt = self._leap(root, order)
-        if leapt.difference is not None and leapt.difference.names == 0 and leapt.changes:
+        root = _Candidate(difference.score, 0, next(self.order), {}, difference, expected)
+        leapt = self._leap(root)
+        if leapt.fits and leapt.changes:
             return self._smallest(leapt.changes)
         for name in leapt.changes if len(leapt.changes) > 1 else ():
             # Two arguments of one value need not both have changed.
-            fewer = self._try(
-                {key: value for key, value in leapt.changes.items() if key != name}, next(order), parent=root
-            )
-            if fewer.difference is not None and fewer.difference.names == 0:
+            fewer = self._try(_without(leapt.changes, name), root, root)
+            if fewer.fits:
                 return self._smallest(fewer.changes)
         pending = [root, leapt] if leapt.changes else [root]
         heapq.heapify(pending)
         tried: set[str] = {repr([])}
         while pending and self.may_go_on():
             state = heapq.heappop(pending)
-            for changes in self._next(state, difference, expected):
+            for changes in self._next(state):
                 key = repr(sorted(changes.items()))
                 if key in tried or not self.may_go_on():
                     continue
                 tried.add(key)
-                made = self._try(changes, next(order), parent=state)
-                if made.difference is not None and made.difference.names == 0:
+                made = self._try(changes, state, root)
+                if made.fits:
                     return self._smallest(changes)
                 if made.changed < _MAX_CHANGES + leapt.changed:
                     heapq.heappush(pending, made)
         return None
 
     def closest(self, difference: Difference) -> tuple[Mapping[str, Any], int] | None:
-        """Return the best that was tried, if it is better than what the config says."""
-        if self.best is None or self.best.difference is None or self.best.score >= difference.score:
+        """Return the best that was tried, if it is better than what the config says, and how many names differ then."""
+        if self.best is None or self.best.score >= difference.score:
             return None
         return self.best.changes, self.best.difference.names
 
     def but_for_extras(self, difference: Difference) -> Mapping[str, Any] | None:
         """Return the best that was tried, if it is better, takes all that it needs, and leaves only names too many."""
-        best = self.best
-        if best is None or best.difference is None or best.score >= difference.score:
+        if self.best is None or self.best.score >= difference.score:
             return None
-        return None if best.difference.missing or best.difference.misshaped else best.changes
+        left = self.best.difference
+        return None if left.missing or left.misshaped else self.best.changes
 
     def fits(self, changes: Mapping[str, Any]) -> bool:
         """Tell whether the network with these changes takes what was found, strictly."""
@@ -113,11 +120,11 @@ class Search:
         except Exception:  # noqa: BLE001 - the user's constructor may raise anything for values it does not take
             return None
 
-    def _leap(self, root: _Candidate, order: Iterator[int]) -> _Candidate:
+    def _leap(self, root: _Candidate) -> _Candidate:
         """Change at once all arguments whose new value the shapes tell by themselves, as long as that helps."""
         best = root
         for _ in range(_MAX_LEAPS):
-            if best.difference is None or best.difference.names == 0:
+            if best.fits:
                 break
             current = {**self.arguments, **best.changes}
             told = {
@@ -128,8 +135,8 @@ class Search:
             changes = {**best.changes, **told}
             if not told or changes == best.changes:
                 break
-            made = self._try(changes, next(order), parent=best)
-            if made.difference is None or made.score >= best.score:
+            made = self._try(changes, best, root)
+            if made.score >= best.score:
                 break
             best = made
         return best
@@ -138,24 +145,19 @@ class Search:
         """Tell whether there is time left, and not too much was built."""
         return self.builds < self.max_builds and time.monotonic() < self.deadline
 
-    def _next(
-        self, state: _Candidate, root: Difference, root_expected: Mapping[str, Shape]
-    ) -> Iterator[dict[str, Any]]:
-        current = {**self.arguments, **state.changes}
-        # A state that could not be built suggests nothing by itself: go on with what the config's network suggests.
-        difference, expected = (state.difference, state.expected) if state.difference else (root, root_expected)
-        for name, value in current.items():
-            if name in state.changes:
-                continue
-            for other in _values(value, difference, expected, self.found):
-                yield {**state.changes, name: other}
+    def _next(self, state: _Candidate) -> Iterator[dict[str, Any]]:
+        for name, value in self.arguments.items():
+            if name not in state.changes:
+                for other in _values(value, state.difference, state.expected, self.found):
+                    yield {**state.changes, name: other}
 
-    def _try(self, changes: dict[str, Any], order: int, parent: _Candidate) -> _Candidate:
+    def _try(self, changes: dict[str, Any], parent: _Candidate, root: _Candidate) -> _Candidate:
         shapes = self.layout(changes)
         if shapes is None:
-            return _Candidate(parent.score, len(changes), order, changes, None, {})
+            place = (parent.score, len(changes), next(self.order))
+            return _Candidate(*place, changes, root.difference, root.expected, is_built=False)
         difference = difference_of(shapes, self.found)
-        made = _Candidate(difference.score, len(changes), order, changes, difference, shapes)
+        made = _Candidate(difference.score, len(changes), next(self.order), changes, difference, shapes)
         if self.best is None or made < self.best:
             self.best = made
             if not difference.missing and not difference.misshaped:
@@ -164,10 +166,14 @@ class Search:
 
     def _smallest(self, changes: dict[str, Any]) -> dict[str, Any]:
         for name in list(changes):
-            fewer = {key: value for key, value in changes.items() if key != name}
+            fewer = _without(changes, name)
             if fewer and self.fits(fewer):
                 changes = fewer
         return changes
+
+
+def _without(changes: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in changes.items() if key != name}
 
 
 def _values(
@@ -188,13 +194,7 @@ def _values(
 
 def _told(value: int, difference: Difference, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> int | None:
     """Return what an argument of this value must be if every dimension of that size, or every count, says the same."""
-    haves = Counter(
-        have
-        for _, have_shape, want_shape in difference.misshaped
-        if len(have_shape) == len(want_shape)
-        for have, want in zip(have_shape, want_shape, strict=True)
-        if want == value != have
-    )
+    haves = Counter(have for have, want in difference.sizes(same_rank=True) if want == value)
     if haves:
         return haves.most_common(1)[0][0]
     want_counts, have_counts = _counts(expected), _counts(found)
@@ -205,14 +205,7 @@ def _told(value: int, difference: Difference, expected: Mapping[str, Shape], fou
 
 def _from_dimensions(value: int, difference: Difference) -> Iterator[int]:
     """Yield what takes a dimension from what it is to what the file has: the same, in proportion, or by the difference."""
-    pairs = Counter(
-        (have, want)
-        for _, have_shape, want_shape in difference.misshaped
-        if len(have_shape) == len(want_shape)
-        for have, want in zip(have_shape, want_shape, strict=True)
-        if have != want
-    )
-    common = [pair for pair, _ in pairs.most_common(24)]
+    common = [pair for pair, _ in Counter(difference.sizes(same_rank=True)).most_common(24)]
     yield from (have for have, want in common if want == value)
     yield from (value * have // want for have, want in common if want and value * have % want == 0)
     yield from (value + have - want for have, want in common)
@@ -251,13 +244,7 @@ def _list_values(
     value: Sequence[int], difference: Difference, expected: Mapping[str, Shape], found: Mapping[str, Shape]
 ) -> Iterator[Any]:
     kind: Callable[[list[int]], Any] = type(value)
-    swaps = [
-        (want, have)
-        for _, have_shape, want_shape in difference.misshaped
-        for have, want in zip(have_shape, want_shape, strict=False)
-        if have != want
-    ]
-    mapping = dict(swaps)
+    mapping = {want: have for have, want in difference.sizes()}
     yield kind([mapping.get(item, item) for item in value])
     for index, item in enumerate(value):
         suggested = [*_from_dimensions(item, difference), *_from_counts(item, expected, found)]

@@ -14,14 +14,17 @@ from pipeline.architectures.facenet import PNet
 from pipeline.architectures.resnet import ResNet
 from pipeline.architectures.silero_vad import SileroVAD
 from pipeline.architectures.simplenet import SimpleNet
-from pipeline.rebuild.doctor import fit
+from pipeline.rebuild.doctor.diagnosis import diagnose
 from pipeline.rebuild.doctor.difference import Layout, layout_of
+from pipeline.rebuild.doctor.prefixes import align_with_exceptions
 from pipeline.rebuild.model import shapes_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from torch import nn
+
+    from pipeline.rebuild.doctor.misfit import Misfit as Told
 
 SIMPLE = {"input_size": 10, "hidden_size": 20, "output_size": 2}
 BERT = {
@@ -179,14 +182,14 @@ MISFITS = (*_argument_misfits(), *_name_misfits(), *_mixed_misfits())
 AMPLE = 120.0
 
 
-def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: float = AMPLE) -> fit.Misfit | None:
+def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: float = AMPLE) -> Told | None:
     def shapes(arguments: Mapping[str, Any]) -> Layout:
         with shapes_only():
             return layout_of(case.make(**arguments).state_dict())
 
     expected = shapes(case.configured)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return fit.explain(
+    return diagnose(
         expected,
         found,
         arguments=case.configured,
@@ -197,12 +200,12 @@ def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: flo
     )
 
 
-def loads_strictly(case: Misfit, misfit: fit.Misfit) -> bool:
+def loads_strictly(case: Misfit, misfit: Told) -> bool:
     """Apply the printed change as a config would, load strictly, and see that every tensor is where it belongs."""
     with torch.device("meta"):
         module = case.make(**{**case.configured, **(misfit.changes or {})})
     original = case.file()
-    tensors, _ = fit.fitted(original, list(module.state_dict()), misfit.rename, misfit.ignore, "w.pth")
+    tensors, _ = align_with_exceptions(original, list(module.state_dict()), misfit.rename, misfit.ignore, "w.pth")
     module.load_state_dict(tensors, strict=True, assign=True)
     return all_at_home(case, original, tensors)
 

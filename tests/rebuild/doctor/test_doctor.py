@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from pipeline.rebuild.doctor import fit
+from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
+from pipeline.rebuild.doctor.prefixes import align
 from pipeline.rebuild.doctor.renames import renamed
 from tests.rebuild.doctor.drawn import Named, draw, draw_named, draw_twins
 from tests.rebuild.doctor.misfits import (
@@ -36,7 +37,7 @@ def test_there_are_misfits_enough_and_a_third_has_two_causes() -> None:
 def test_the_printed_change_loads_strictly_or_none_is_printed(case: Misfit) -> None:
     with torch.device("meta"):
         expected = list(case.make(**case.configured).state_dict())
-    tensors, _ = fit.align(case.file(), expected)
+    tensors, _ = align(case.file(), expected)
     misfit = explained(case, tensors)
     if misfit is None:  # the prefix that was removed and said was all
         with torch.device("meta"):
@@ -86,7 +87,7 @@ def test_a_further_layer_is_another_depth_and_never_left_out() -> None:
     misfit = explained(shallow, shallow.file())
     assert misfit is not None
     assert (misfit.changes, misfit.ignore) == ({"depth": 34}, ())
-    unbuildable = fit.explain(
+    unbuildable = diagnose(
         {"layers.0.weight": (2,), "fc.weight": (1,)},
         {"layers.0.weight": (2,), "layers.1.weight": (2,), "fc.weight": (1,)},
         arguments={},
@@ -102,7 +103,7 @@ def test_a_further_layer_under_another_name_is_not_left_out_but_a_copy_may_be() 
     layers: dict[str, tuple[int, ...]] = {f"layers.{index}.weight": (2, 2) for index in range(3)}
     for beside, ignore in (("last", ()), ("ema_of_the_last", ("ema_of_the_last",)), ("criterion", ("criterion",))):
         found = layers | {f"{beside}.weight": (2, 3) if beside == "criterion" else (2, 2)}
-        misfit = fit.explain(layers, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+        misfit = diagnose(layers, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
         assert misfit is not None
         assert misfit.ignore == ignore
 
@@ -145,7 +146,7 @@ def test_nothing_is_proposed_for_twins_but_what_is_left_holds_the_right_one(case
     assert judged(case)[0] == "none"
     shapes = {name: tuple(tensor.shape) for name, tensor in case.file().items()}
     expected = {name: tuple(tensor.shape) for name, tensor in case.state.items()}
-    ways = [{name: renamed(name, rename) for name in shapes} for rename, _ in fit.remaining(expected, shapes)]
+    ways = [{name: renamed(name, rename) for name in shapes} for rename, _ in possible_exceptions(expected, shapes)]
     assert len(ways) > 1
     assert case.homes in ways
 

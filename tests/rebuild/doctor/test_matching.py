@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.rebuild.doctor import matching
+from pipeline.rebuild.doctor import assignment
 from pipeline.rebuild.doctor.matching import match, matches
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def test_an_order_is_never_taken_for_evidence(monkeypatch: pytest.MonkeyPatch) -
     ours = linears("first", "second")
     for theirs in itertools.permutations(("a", "b")):
         assert told(ours, linears(*theirs)) == {}
-    monkeypatch.setattr(matching, "_tied", lambda *_: [])
+    monkeypatch.setattr(assignment, "_tied", lambda *_: [])
     found = match(ours, linears("a", "b"))
     assert found is not None
     assert found.names

@@ -9,25 +9,21 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import MisfitError
-from pipeline.rebuild.doctor.difference import Difference, Layout, Shape, difference_of, tied_names
-from pipeline.rebuild.doctor.matching import Group, Match, match, matches
+from pipeline.rebuild.doctor.assignment import Group
+from pipeline.rebuild.doctor.causes import likely_causes, rewritten_layers, unrelated
+from pipeline.rebuild.doctor.difference import Difference, Layout, Shape, difference_of
+from pipeline.rebuild.doctor.matching import Match, match, matches
 from pipeline.rebuild.doctor.misfit import Misfit
-from pipeline.rebuild.doctor.renames import Exceptions, covers, except_names, renamed, shortest, stems
+from pipeline.rebuild.doctor.prefixes import STEP_COUNTER, is_step_counter
+from pipeline.rebuild.doctor.renames import Exceptions, covers, renamed, shortest, stems
 from pipeline.rebuild.doctor.search import MAX_BUILDS, SEARCH_SECONDS, Search
-from pipeline.rebuild.doctor.symptoms import rewritten, strangers, symptoms
 from pipeline.rebuild.doctor.words import is_copy, meanings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    import torch
 
-
-_WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes that DataParallel and torch.compile add: never a part of the network itself."""
-
-_COUNTER = "num_batches_tracked"
-REMAINING = 64
+_MOST_WAYS = 64
 """How many assignments of names are tried against a reference."""
 _EXTRA_SECONDS = 3.0
 _PARTS = ("weight", "bias", "running_mean", "running_var")
@@ -44,121 +40,7 @@ _EVIDENCE = {
 }
 
 
-# Prefixes
-
-
-def align(
-    tensors: Mapping[str, torch.Tensor], expected: Iterable[str]
-) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """Return `tensors` under the names a network expects, and what was done in plain sentences.
-
-    Prefixes are removed where more names then match; BatchNorm's step counters, which old files lack and inference never
-    reads, are added as zeros. Nothing is dropped: whether the rest fits is for `explain` to say.
-    """
-    wanted = set(expected)
-    named = {key: key for key in tensors}
-    notes: list[str] = []
-    while (step := _best_removal(named, wanted)) is not None:
-        prefix, renamed = step
-        changed = sum(old != new for old, new in zip(named, renamed, strict=True))
-        notes.append(f"removed prefix {prefix!r} from {changed} of {len(named)} keys")
-        named = renamed
-    aligned = {name: tensors[key] for name, key in named.items()}
-    return _with_counters(aligned, wanted, notes), tuple(notes)
-
-
-def fitted(
-    tensors: Mapping[str, torch.Tensor],
-    expected: Sequence[str],
-    rename: Mapping[str, str],
-    ignore: Sequence[str],
-    weights_name: str,
-) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """Return `tensors` as `align` does, with the config's exceptions applied to the names that it gives.
-
-    Raises MisfitError for an exception that stands for no tensor.
-    """
-    aligned, notes = align(tensors, expected)
-    if not (rename or ignore):
-        return aligned, notes
-    excepted, exceptions = except_names(aligned, rename, ignore, weights_name)
-    again, more = align(excepted, expected)
-    return again, (*notes, *exceptions, *more)
-
-
-def with_tied(
-    tensors: Mapping[str, torch.Tensor], expected: Mapping[str, Shape]
-) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """Add the names of tensors that are there under another name (see `Layout`), and say so."""
-    tied = tied_names(expected, tensors)
-    notes = tuple(f"{name} is {other}, which was loaded" for name, other in tied.items())
-    return {**tensors, **{name: tensors[other] for name, other in tied.items()}}, notes
-
-
-def _best_removal(named: Mapping[str, str], wanted: set[str]) -> tuple[str, dict[str, str]] | None:
-    """Return the prefix whose removal makes the most additional names match, with the names after it.
-
-    None where two would do as well for the same names: the file then holds two networks, and either may be meant.
-    """
-    matching = named.keys() & wanted
-    found: list[tuple[int, bool, str, dict[str, str]]] = []
-    for prefix in _prefixes(named):
-        renamed = {_without(name, prefix): key for name, key in named.items()}
-        if len(renamed) != len(named):
-            continue
-        gained = len(renamed.keys() & wanted) - len(matching)
-        is_wrapper = prefix in _WRAPPERS and not any(prefix in name for name in wanted)
-        carrying = sum(prefix in name for name in named)
-        # One module of the file may be called as the network's are: that is a rename, and no prefix.
-        is_common = carrying == len(named) or 2 * gained >= max(carrying, len(wanted) - len(matching))
-        if (gained > 0 and is_common) or (is_wrapper and gained == 0):
-            found.append((gained, is_wrapper, prefix, renamed))
-    if not found:
-        return None
-    gained, is_wrapper, prefix, renamed = max(found, key=lambda each: each[:2])
-    rivals = [each[3] for each in found if each[:2] == (gained, is_wrapper) and each[2] != prefix]
-    gains = (renamed.keys() & wanted) - matching
-    if not is_wrapper and any(other.get(name, renamed[name]) != renamed[name] for name in gains for other in rivals):
-        return None
-    return prefix, renamed
-
-
-def _prefixes(named: Iterable[str]) -> list[str]:
-    # Every leading run of components: "model.", "model.encoder." …
-    found: dict[str, None] = {}
-    for name in named:
-        parts = name.split(".")[:-1]
-        found |= dict.fromkeys(".".join(parts[:count]) + "." for count in range(1, min(len(parts), 4) + 1))
-        found |= {wrapper: None for wrapper in _WRAPPERS if wrapper in name}
-    return list(found)[:200]
-
-
-def _without(name: str, prefix: str) -> str:
-    if prefix in _WRAPPERS:
-        # torch.compile and DataParallel may wrap an inner module, so that the word stands in the middle.
-        return "".join(part + "." for part in name.split(".")[:-1] if part + "." != prefix) + name.rpartition(".")[2]
-    return name.removeprefix(prefix)
-
-
-def _with_counters(tensors: dict[str, torch.Tensor], wanted: set[str], notes: list[str]) -> dict[str, torch.Tensor]:
-    lacking = [name for name in sorted(wanted - tensors.keys()) if _is_counter(name, tensors)]
-    if not lacking:
-        return tensors
-    import torch
-
-    notes.append(f"added {_COUNTER} to {len(lacking)} BatchNorm layers: older files lack it, inference ignores it")
-    return tensors | {name: torch.tensor(0) for name in lacking}
-
-
-def _is_counter(name: str, tensors: Mapping[str, Any]) -> bool:
-    module, _, last = name.rpartition(".")
-    return last == _COUNTER and f"{module}.running_mean".removeprefix(".") in tensors
-
-
-# Misfits
-
-
-def explain(
+def diagnose(
     expected: Mapping[str, Shape],
     found: Mapping[str, Shape],
     *,
@@ -189,9 +71,9 @@ def explain(
         return Search(names, dict(arguments), build_shapes, min(seconds, left), builds)
 
     fix = _fix(expected, found, difference, search_for)
-    notes = [*_told(fix.evidence)] if fix.rename or fix.undecided else [*symptoms(difference, found)]
+    notes = [*_told(fix.evidence)] if fix.rename or fix.undecided else [*likely_causes(difference, found)]
     if fix.changes is None and not fix.undecided:
-        notes += strangers(difference, expected)
+        notes += unrelated(difference, expected)
     if fix.changes and fix.search:
         notes[:0] = _undetermined(fix.changes, fix.search)
     return Misfit(
@@ -275,7 +157,7 @@ def _by_names(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> _Fix
         return _Fix()
     told = _match(expected, difference)
     if told is None or told.undecided:
-        is_rewritten = any(rewritten(difference))
+        is_rewritten = any(rewritten_layers(difference))
         return _Fix(undecided=told.undecided if told and not is_rewritten else ())
     exceptions = _exceptions(expected, found, told.names)
     return _Fix({}, *exceptions, evidence=told.evidence) if exceptions else _Fix()
@@ -297,8 +179,8 @@ def _exceptions(
     return shortest(used), ignore
 
 
-def remaining(
-    expected: Mapping[str, Shape], found: Mapping[str, Shape], *, limit: int = REMAINING
+def possible_exceptions(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], *, limit: int = _MOST_WAYS
 ) -> Iterator[Exceptions]:
     """Yield every (`model.rename`, `model.ignore`) with which `found` (name → shape) fits `expected` and that names allow.
 
@@ -339,9 +221,9 @@ def _once(expected: Mapping[str, Shape], missing: Mapping[str, Shape]) -> dict[s
 
 def _wanted(difference: Difference) -> Mapping[str, Shape]:
     """Return what is missing, without counters that old files lack: `align` adds them."""
-    if any(name.endswith(_COUNTER) for name in difference.unexpected):
+    if any(name.endswith(STEP_COUNTER) for name in difference.unexpected):
         return difference.missing
-    return {name: shape for name, shape in difference.missing.items() if not _is_counter(name, difference.missing)}
+    return {name: shape for name, shape in difference.missing.items() if not is_step_counter(name, difference.missing)}
 
 
 def _is_part(name: str, used: Mapping[str, str]) -> bool:

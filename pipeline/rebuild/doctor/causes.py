@@ -1,4 +1,4 @@
-"""What the differences between a state dict and a network look like: another head, a rewritten layer, another network."""
+"""What likely makes a state dict and a network differ: another head, a rewritten layer, another network."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from pipeline.rebuild.doctor.difference import Difference, Shape
 
 
-def symptoms(difference: Difference, found: Mapping[str, Shape]) -> Iterator[str]:
+def likely_causes(difference: Difference, found: Mapping[str, Shape]) -> Iterator[str]:
     """Yield, in plain sentences, what the differences look like."""
     yield from _transposed(difference)
     yield from _head(difference, len(found))
-    yield from rewritten(difference)
+    yield from rewritten_layers(difference)
 
 
-def strangers(difference: Difference, expected: Mapping[str, Shape]) -> Iterator[str]:
+def unrelated(difference: Difference, expected: Mapping[str, Shape]) -> Iterator[str]:
     """Say so where a file and a network have no name in common."""
     if not difference.misshaped and len(difference.missing) == len(expected):
         yield "not one name is in both: these look like weights of another architecture"
@@ -53,7 +53,7 @@ _REWRITES = (
 )  # fmt: skip
 
 
-def rewritten(difference: Difference) -> Iterator[str]:
+def rewritten_layers(difference: Difference) -> Iterator[str]:
     """Recognise layers that one side has in another form."""
     for pattern, meaning in _REWRITES:
         theirs = [name for name in difference.unexpected if re.search(pattern, name)]

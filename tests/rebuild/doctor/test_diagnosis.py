@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from pipeline.errors import MisfitError
-from pipeline.rebuild.doctor import fit
+from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
 from pipeline.rebuild.doctor.difference import Layout
+from pipeline.rebuild.doctor.prefixes import align_with_exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from pipeline.rebuild.doctor.misfit import Misfit
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -64,9 +67,9 @@ def builder(make: Callable[..., nn.Module]) -> Callable[[Mapping[str, Any]], Sha
     return build
 
 
-def explain(make: Callable[..., nn.Module], configured: dict[str, Any], real: dict[str, Any]) -> fit.Misfit | None:
+def explain(make: Callable[..., nn.Module], configured: dict[str, Any], real: dict[str, Any]) -> Misfit | None:
     build = builder(make)
-    return fit.explain(
+    return diagnose(
         build(configured),
         build(real),
         arguments=configured,
@@ -153,7 +156,7 @@ def test_no_fix_is_claimed_where_none_was_verified() -> None:
     # One tensor too many, and one too few: no argument adds or removes them.
     found = {**build({**NET, "hidden_size": 64}), "extra.weight": (3, 3, 3)}
     del found["fc2.bias"]
-    misfit = fit.explain(
+    misfit = diagnose(
         build(NET), found, arguments=NET, build_shapes=build, owner="SimpleNet", weights_name="my_model.pth"
     )
     assert misfit is not None
@@ -170,7 +173,7 @@ def test_a_builder_that_always_fails_gives_the_lists_and_no_fix() -> None:
     def build(_: Mapping[str, Any]) -> Shapes:
         raise RuntimeError("cannot be built")
 
-    misfit = fit.explain(
+    misfit = diagnose(
         {"a": (3,)}, {"a": (2,)}, arguments={"size": 3}, build_shapes=build, owner="Net", weights_name="w.pth"
     )
     assert misfit is not None
@@ -179,8 +182,8 @@ def test_a_builder_that_always_fails_gives_the_lists_and_no_fix() -> None:
     assert "a is [2] in w.pth and [3] in Net(size=3)" in misfit.message(where)
 
 
-def _without_builder(expected: Shapes, found: Shapes) -> fit.Misfit:
-    misfit = fit.explain(expected, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+def _without_builder(expected: Shapes, found: Shapes) -> Misfit:
+    misfit = diagnose(expected, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
     assert misfit is not None
     assert misfit.changes is None
     return misfit
@@ -189,7 +192,7 @@ def _without_builder(expected: Shapes, found: Shapes) -> fit.Misfit:
 def test_a_rename_is_the_fix_and_its_doubt_is_said() -> None:
     expected = builder(SimpleNet)(NET)
     found = {name.replace("fc1", "net.0").replace("fc2", "net.2"): shape for name, shape in expected.items()}
-    misfit = fit.explain(expected, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+    misfit = diagnose(expected, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
     assert misfit is not None
     assert misfit.rename == {"net.0": "fc1", "net.2": "fc2"}
     assert "set model.rename to {net.0: fc1, net.2: fc2}" in misfit.message(where).splitlines()[0]
@@ -199,7 +202,7 @@ def test_a_rename_is_the_fix_and_its_doubt_is_said() -> None:
 def test_a_rename_and_another_argument_are_found_together() -> None:
     build = builder(SimpleNet)
     found = {n.replace("fc", "dense"): s for n, s in build({**NET, "hidden_size": 7}).items()}
-    misfit = fit.explain(build(NET), found, arguments=NET, build_shapes=build, owner="SimpleNet", weights_name="w.pth")
+    misfit = diagnose(build(NET), found, arguments=NET, build_shapes=build, owner="SimpleNet", weights_name="w.pth")
     assert misfit is not None
     assert misfit.changes == {"hidden_size": 7}
     assert misfit.rename == {"dense1": "fc1", "dense2": "fc2"}
@@ -208,36 +211,11 @@ def test_a_rename_and_another_argument_are_found_together() -> None:
 def test_what_the_network_lacks_may_be_left_out_deliberately() -> None:
     build = builder(SimpleNet)
     found = {**build({**NET, "hidden_size": 64}), "decoder.a.weight": (3, 3), "decoder.b.weight": (3, 3)}
-    misfit = fit.explain(build(NET), found, arguments=NET, build_shapes=build, owner="SimpleNet", weights_name="w.pth")
+    misfit = diagnose(build(NET), found, arguments=NET, build_shapes=build, owner="SimpleNet", weights_name="w.pth")
     assert misfit is not None
     assert misfit.changes == {"hidden_size": 64}
     assert misfit.ignore == ("decoder",)
     assert "if the network does without 2 tensors of the file, set model.ignore to [decoder]" in misfit.message(where)
-
-
-def test_the_exceptions_of_a_config_are_applied_and_said() -> None:
-    tensors = _tensors(["net.0.weight", "net.0.bias", "net.1.weight", "decoder.weight"])
-    found, notes = fit.fitted(tensors, ["fc.weight", "fc.bias", "net.1.weight"], {"net.0": "fc"}, ["decoder"], "w.pth")
-    assert {name: float(tensor) for name, tensor in found.items()} == {
-        "fc.weight": 0.0, "fc.bias": 1.0, "net.1.weight": 2.0,
-    }  # fmt: skip
-    assert notes == (
-        "model.ignore: left out 1 tensors of 'decoder'",
-        "model.rename: 2 tensors of 'net.0' became 'fc'",
-    )
-
-
-@pytest.mark.parametrize(
-    ("rename", "ignore", "told"),
-    [
-        ({"absent": "fc"}, [], "model.rename 'absent' stands for no tensor of w.pth"),
-        ({}, ["net.0.w"], "model.ignore 'net.0.w' stands for no tensor of w.pth"),
-        ({"net.0": "net.1"}, [], "two tensors of w.pth the name 'net.1.weight'"),
-    ],
-)
-def test_an_exception_that_is_wrong_is_an_error(rename: dict[str, str], ignore: list[str], told: str) -> None:
-    with pytest.raises(MisfitError, match=told):
-        fit.fitted(_tensors(["net.0.weight", "net.1.weight"]), ["x"], rename, ignore, "w.pth")
 
 
 def test_the_same_shapes_in_another_order_are_no_rename() -> None:
@@ -269,7 +247,7 @@ def test_where_nothing_decides_nothing_is_proposed_and_both_sides_are_named() ->
 
 
 def test_a_rename_is_one_message_and_says_what_it_follows() -> None:
-    misfit = fit.explain(
+    misfit = diagnose(
         named(TWINS, first="q_proj", second="k_proj"), named(TWINS, second="query", first="key"), arguments={},
         build_shapes=None, owner="Net", weights_name="w.pth",
     )  # fmt: skip
@@ -283,7 +261,7 @@ def test_a_rename_is_one_message_and_says_what_it_follows() -> None:
 
 def test_a_name_that_yaml_would_take_for_a_number_is_quoted() -> None:
     found = {name.replace("fc1", "0").replace("fc2", "2"): shape for name, shape in builder(SimpleNet)(NET).items()}
-    misfit = fit.explain(
+    misfit = diagnose(
         builder(SimpleNet)(NET), found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth"
     )
     assert misfit is not None
@@ -293,7 +271,7 @@ def test_a_name_that_yaml_would_take_for_a_number_is_quoted() -> None:
 def test_free_sizes_do_not_tell_which_of_two_layers_is_which() -> None:
     """Under both assignments there are arguments with which it fits: shapes decide nothing then."""
     found: Shapes = {"a.weight": (5, 7), "a.bias": (5,), "b.weight": (7, 5), "b.bias": (7,)}
-    misfit = fit.explain(
+    misfit = diagnose(
         builder(SimpleNet)(NET),
         found,
         arguments=NET,
@@ -315,7 +293,7 @@ def test_masks_that_a_file_keeps_in_every_layer_are_left_out_as_one_entry() -> N
     ours = {f"blocks.{index}.attn.{name}.weight": (4, 4) for index in range(3) for name in ("q", "k")}
     theirs = {name.replace("blocks", "h"): shape for name, shape in ours.items()}
     masks = {f"h.{index}.attn.mask": (1, 9, 9) for index in range(3)}
-    misfit = fit.explain(ours, theirs | masks, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+    misfit = diagnose(ours, theirs | masks, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
     assert misfit is not None
     assert (misfit.rename, misfit.ignore) == ({"h": "blocks"}, ("h.*.attn.mask",))
     assert "without 3 tensors of the file, set model.ignore to [h.*.attn.mask]" in misfit.message(where)
@@ -327,37 +305,37 @@ def test_of_a_tied_tensor_one_name_is_looked_for_or_both_if_there_are_two() -> N
         ({"tok.weight": (9, 4)}, {"tok": "embed"}),
         ({"old.embed.weight": (9, 4), "old.head.weight": (9, 4), "old.extra.x": (1,)}, {"old": ""}),
     ):
-        misfit = fit.explain(ours, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+        misfit = diagnose(ours, found, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
         assert misfit is not None
         assert misfit.rename == rename
 
 
 def test_what_is_left_is_every_exchange_and_each_loads_strictly() -> None:
     theirs = named(TWINS, first="b", second="a") | {"third.x": (1,)}
-    ways = list(fit.remaining(TWINS, theirs))
+    ways = list(possible_exceptions(TWINS, theirs))
     assert {frozenset(rename.items()) for rename, _ in ways} == {
         frozenset({("b", "first"), ("a", "second")}), frozenset({("a", "first"), ("b", "second")}),
     }  # fmt: skip
     tensors = {name: torch.zeros(shape) for name, shape in theirs.items()}
     for rename, ignore in ways:
         assert ignore == ("third",)
-        assert fit.fitted(tensors, list(TWINS), rename, ignore, "w.pth")[0].keys() == TWINS.keys()
+        assert align_with_exceptions(tensors, list(TWINS), rename, ignore, "w.pth")[0].keys() == TWINS.keys()
 
 
 def test_too_many_ways_are_said_to_be_so() -> None:
     ours: Shapes = {f"{name}.weight": (4, 4) for name in ("red", "green", "blue", "white", "black")}
     theirs: Shapes = {f"{name}.weight": (4, 4) for name in "abcde"}
-    assert len(list(fit.remaining(ours, theirs, limit=120))) == 120
+    assert len(list(possible_exceptions(ours, theirs, limit=120))) == 120
     with pytest.raises(MisfitError, match="more than 64 ways are left"):
-        next(fit.remaining(ours, theirs))
+        next(possible_exceptions(ours, theirs))
 
 
 def test_what_is_decided_is_all_that_is_left_and_what_does_not_fit_leaves_nothing() -> None:
-    assert [rename for rename, _ in fit.remaining(TWINS, named(TWINS, first="net.first", second="net.second"))] == [
-        {"net": ""}
-    ]
-    assert list(fit.remaining(TWINS, {"a.weight": (4, 4)})) == []
-    assert list(fit.remaining({"a.weight": (4, 4)}, {"a.weight": (4, 3)})) == []
+    assert [
+        rename for rename, _ in possible_exceptions(TWINS, named(TWINS, first="net.first", second="net.second"))
+    ] == [{"net": ""}]
+    assert list(possible_exceptions(TWINS, {"a.weight": (4, 4)})) == []
+    assert list(possible_exceptions({"a.weight": (4, 4)}, {"a.weight": (4, 3)})) == []
 
 
 def test_transposed_weights_are_recognised() -> None:
@@ -389,72 +367,3 @@ def test_long_lists_are_cut_with_their_number() -> None:
     misfit = _without_builder({f"a{index}": (1,) for index in range(40)}, {"b": (1,)})
     assert "missing (40): a0, a1," in misfit.message(where)
     assert "a11 … and 28 more" in misfit.message(where)
-
-
-def _tensors(names: list[str]) -> dict[str, torch.Tensor]:
-    return {name: torch.full((1,), float(index)) for index, name in enumerate(names)}
-
-
-EXPECTED = ["encoder.0.weight", "encoder.0.bias", "head.weight"]
-
-
-@pytest.mark.parametrize(
-    ("found", "note"),
-    [
-        (["module." + name for name in EXPECTED], "removed prefix 'module.' from 3 of 3 keys"),
-        (["_orig_mod." + name for name in EXPECTED], "removed prefix '_orig_mod.' from 3 of 3 keys"),
-        (["model." + name for name in EXPECTED], "removed prefix 'model.' from 3 of 3 keys"),
-        (["anything.net." + name for name in EXPECTED], "removed prefix 'anything.net.' from 3 of 3 keys"),
-        (
-            ["encoder._orig_mod.0.weight", "encoder._orig_mod.0.bias", "head.weight"],
-            "removed prefix '_orig_mod.' from 2 of 3 keys",
-        ),
-    ],
-)
-def test_prefixes_are_removed_and_said(found: list[str], note: str) -> None:
-    tensors, notes = fit.align(_tensors(found), EXPECTED)
-    assert list(tensors) == EXPECTED
-    assert [float(tensor) for tensor in tensors.values()] == [0.0, 1.0, 2.0]
-    assert notes == (note,)
-
-
-def test_several_prefixes_are_removed_one_after_the_other() -> None:
-    tensors, notes = fit.align(_tensors(["module._orig_mod." + name for name in EXPECTED]), EXPECTED)
-    assert list(tensors) == EXPECTED
-    assert 1 <= len(notes) <= 2
-
-
-def test_of_two_networks_under_prefixes_none_is_taken_whatever_the_order() -> None:
-    for prefixes in (("student.", "teacher."), ("teacher.", "student.")):
-        names = [prefix + name for prefix in prefixes for name in EXPECTED]
-        assert fit.align(_tensors(names), EXPECTED) == (_tensors(names), ())
-    wrapped = ["module." + name for name in EXPECTED] + ["ema." + name for name in EXPECTED]
-    assert set(EXPECTED) <= fit.align(_tensors(wrapped), EXPECTED)[0].keys()
-
-
-def test_of_two_networks_the_whole_one_is_taken() -> None:
-    names = ["discriminator." + name for name in EXPECTED[:2]] + ["generator." + name for name in EXPECTED]
-    tensors, notes = fit.align(_tensors(names), EXPECTED)
-    assert [float(tensors[name]) for name in EXPECTED] == [2.0, 3.0, 4.0]
-    assert notes == ("removed prefix 'generator.' from 3 of 5 keys",)
-
-
-def test_names_that_match_are_left_alone() -> None:
-    names = ["module.weight", "module.bias"]
-    assert fit.align(_tensors(names), names) == (_tensors(names), ())
-
-
-def test_nothing_is_dropped_or_overwritten_by_removing_a_prefix() -> None:
-    names = ["model.a", "a", "extra.b"]
-    tensors, notes = fit.align(_tensors(names), ["a"])
-    assert list(tensors) == names
-    assert notes == ()
-
-
-def test_counters_of_old_batch_norms_are_added_and_said() -> None:
-    expected = list(nn.BatchNorm2d(3).state_dict())
-    names = [f"bn.{name}" for name in expected]
-    tensors, notes = fit.align(_tensors(names[:-1]), names)
-    assert set(tensors) == set(names)
-    assert int(tensors["bn.num_batches_tracked"]) == 0
-    assert notes[0].startswith("added num_batches_tracked to 1 BatchNorm layers")
