@@ -75,7 +75,7 @@ class Rehearse(Request[Rehearsed]):
         """Leave the network, and its outputs in float32."""
         from pipeline.rebuild import calling, model, record, rehearsal
 
-        loaded = model.load(self.network)
+        loaded = model.load(self.network, examine=True)
         found = rehearsal.rehearse(loaded.module, self.interface, self.cases)
         state = loaded.module.state_dict().values()
         recorded = found.outputs[-self.recorded :] if self.recorded else []

@@ -70,8 +70,10 @@ class _Opened:
         return combined((network.rename, network.ignore), further, names)
 
 
-def load(network: Network, *, device: str = "cpu") -> Loaded:
+def load(network: Network, *, device: str = "cpu", examine: bool = False) -> Loaded:
     """Build `network`, load its weights strictly and return it in eval mode on `device`, without gradients.
+
+    `examine`: look at the weights as well, which somebody has to once in a run (see `read.load`); unverified ones always are.
 
     Raises:
         UnsafeError: the architecture is not trusted, or the weights file is hostile.
@@ -80,7 +82,7 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
         MisfitError: the state dict does not fit, and the message names the change that makes it fit; or an argument is left
             at its default that the checkpoint says is another.
     """
-    opened = _open(network)
+    opened = _open(network, examine=examine)
     _require_fit(network, opened)
     contradictions = _contradictions(network, opened)
     expected = opened.module.state_dict()
@@ -105,10 +107,16 @@ def alternatives(network: Network) -> list[Network]:
     return [replace(network, rename=rename, ignore=ignore) for rename, ignore in found]
 
 
-def _open(network: Network) -> _Opened:
+def _open(network: Network, *, examine: bool = False) -> _Opened:
     located = trust.locate(network.architecture, network.trust)
     make = constructor(located, network)
-    checkpoint = read.load(_path(network), key=network.key, max_bytes=network.max_bytes)
+    checkpoint = read.load(
+        _path(network),
+        key=network.key,
+        max_bytes=network.max_bytes,
+        verified=network.verified,
+        examine=examine or network.verified is None,
+    )
     with shapes_only():
         skeleton = _skeleton(make, network)
     module = skeleton if skeleton is not None else _build(make, network)

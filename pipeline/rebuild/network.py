@@ -6,6 +6,8 @@ from collections.abc import Mapping  # noqa: TC003 - read when requests are vali
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.weights.verified import Verified  # noqa: TC001 - as above
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -13,7 +15,8 @@ class Network:
 
     `places` maps "model.arguments" and what is written below it to where it stands in the config, for error messages.
     `rename` and `ignore` are the config's exceptions from strict loading; `max_bytes` bounds the weights file; `key` picks
-    one of several state dicts in it. `folder` is the config's: objects among the arguments may read files there.
+    one of several state dicts in it. `folder` is the config's: objects among the arguments may read files there. `verified`:
+    what the weights file was when the run took its digest.
     """
 
     architecture: str
@@ -26,3 +29,4 @@ class Network:
     max_bytes: int | None = None
     folder: str = "."
     key: str | None = None
+    verified: Verified | None = None

@@ -21,6 +21,7 @@ from pipeline.run.jobs import FindArchitectures, InferConfig
 from pipeline.storage.store import atomic_write
 from pipeline.weights import headers, read, wrappers
 from pipeline.weights.kinds import Kind
+from pipeline.weights.verified import weights_digest
 from pipeline.worker.process import LOCAL
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
             raise _missing_error(missing, given, found.inputs.reason)
         for name in missing:
             given[name] = parse_input(f"{name}={ask(f'{name}: its type and shape, as in float32[batch,10]')}")
-    text = _text(request, target, found, interface, read.weights_digest(request.weights, header))
+    text = _text(request, target, found, interface, weights_digest(request.weights, header))
     atomic_write(target, text.encode())
     arguments = found.arguments
     exceptions = [f"model.{key}" for key in ("rename", "ignore") if getattr(arguments, key)]

@@ -22,6 +22,7 @@ from pipeline.release import signing
 from pipeline.run.slots import Slots
 from pipeline.storage.cache import Cache
 from pipeline.weights import files, read, remote
+from pipeline.weights.verified import verified_as, verify
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.rebuild.trust import Located
     from pipeline.weights.header import Header
+    from pipeline.weights.verified import Verified
     from pipeline.worker.runner import Runner
 
 
@@ -131,7 +133,7 @@ def plan(path: Path, settings: Settings) -> Plan:
         lines = [f"{config.place(f'model.arguments.{name}')}: {message}" for name, message in problems]
         raise ConfigError("\n".join(lines))
     located_objects = _objects(config, prefixes)
-    weights, header, weights_sha256 = _weights(config, settings)
+    weights, header, verified = _weights(config, settings)
     arguments = dict(config.model.arguments)
     places = {key: config.place(key) for key in ["model.arguments", *(f"model.arguments.{name}" for name in arguments)]}
     sign = settings.sign or (path.parent / config.release.sign if config.release.sign else None)
@@ -148,10 +150,11 @@ def plan(path: Path, settings: Settings) -> Plan:
             settings.max_bytes,
             folder=str(path.parent),
             key=config.model.key,
+            verified=verified,
         ),
         interface=interface(config),
         variants=_variants(config),
-        weights_sha256=weights_sha256,
+        weights_sha256=verified.sha256,
         weights_bytes=sum(
             (weights.parent / name).stat().st_size for name in [weights.name, *header.facts.get("files", ())]
         ),
@@ -229,20 +232,20 @@ def _with_key(config: Config) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"weights": weights, "key": key})})
 
 
-def _weights(config: Config, settings: Settings) -> tuple[Path, Header, str]:
-    """Return the weights file, fetched if it is remote, its header, and its digest: the configured one if there is one."""
+def _weights(config: Config, settings: Settings) -> tuple[Path, Header, Verified]:
+    """Return the weights file, fetched if it is remote, its header, and its digest: the configured one if there is one, and taken once in a run."""
     if "://" in config.model.weights:
         assert config.model.sha256 is not None  # noqa: S101 - the config requires it for a URL
         path = remote.fetch(config.model.weights, config.model.sha256, settings.out / ".cache")
         header = read.require_state_dict(path, key=config.model.key, max_bytes=settings.max_bytes)
-        return path, header, config.model.sha256
+        return path, header, verified_as(config.model.sha256, path, header)
     path = Path(config.model.weights)
     # From its headers and before any worker starts: a hostile file is refused here.
     header = read.require_state_dict(path, key=config.model.key, max_bytes=settings.max_bytes)
-    found = read.weights_digest(path, header)
-    if config.model.sha256 not in {None, found}:
+    found = verify(path, header)
+    if config.model.sha256 not in {None, found.sha256}:
         raise DigestError(
-            f"{path.name} has sha256 {found}, and {config.place('model.sha256')} says {config.model.sha256}",
+            f"{path.name} has sha256 {found.sha256}, and {config.place('model.sha256')} says {config.model.sha256}",
             hint="this is another file than the config was written for: fetch it again, or correct model.sha256",
         )
     return path, header, found

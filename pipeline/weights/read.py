@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import pickle
 import warnings
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError, WeightsError
 from pipeline.weights import archive, files, headers, kinds, wrappers
-from pipeline.weights.files import digest
 from pipeline.weights.guard import guarded
 from pipeline.weights.kinds import Kind
+from pipeline.weights.verified import Verified, require_unchanged, weights_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.weights.header import Header
-
-__all__ = ["Checkpoint", "digest", "load", "require_state_dict", "weights_digest"]
 
 # What torch.load raises for a file that is damaged in one way or another.
 _LOADING_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError, OSError)
@@ -50,31 +47,32 @@ class Checkpoint:
     header: Header
 
 
-def load(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Checkpoint:
+def load(
+    path: Path,
+    *,
+    key: str | None = None,
+    max_bytes: int | None = None,
+    verified: Verified | None = None,
+    examine: bool = True,
+) -> Checkpoint:
     """Return the state dict in `path`, unwrapped, on the CPU; zip files and safetensors are mapped, not copied.
 
-    `key` picks one of several.
-    `sha256` is that of `weights_digest`. Raises UnsafeError for what could run code or exhaust memory
+    `key` picks one of several. A file that was `verified` must still be that one; its digest is not taken again. `examine`
+    compares the checksums in it, and looks for numbers that are none: once in a run is enough. `sha256` is that of
+    `verified.weights_digest`. Raises UnsafeError for what could run code or exhaust memory
     (also above `max_bytes`), and WeightsError, with the fix, for everything else that is no state dict.
     """
     header = require_state_dict(path, key=key, max_bytes=max_bytes)
     _warm_up(header)
+    if verified:
+        require_unchanged(path, header, verified)
     with guarded(sum(tensor.nbytes for tensor in header.tensors) + header.size_bytes, path.name):
-        found = _tensors(path, header, key)
-    notes = [*(header.wrapped.notes() if header.wrapped else ()), *_doubts(found)]
-    return Checkpoint(found, header.kind, tuple(notes), weights_digest(path, header), header)
-
-
-def weights_digest(path: Path, header: Header) -> str:
-    """Return the sha256 of a weights file; of a sharded checkpoint, that of its files' list as `sha256sum` writes it.
-
-    The list names the index first and then its shards by name, so that no shard can change unnoticed.
-    """
-    if header.kind is not Kind.SHARDED:
-        return digest(path)
-    names = [path.name, *header.facts["files"]]
-    listed = "".join(f"{digest(path.parent / name)}  {name}\n" for name in names)
-    return hashlib.sha256(listed.encode()).hexdigest()
+        found = _tensors(path, header, key, examine=examine)
+    if verified:
+        require_unchanged(path, header, verified)  # nor while it was read
+    notes = [*(header.wrapped.notes() if header.wrapped else ()), *(_doubts(found) if examine else ())]
+    sha256 = verified.sha256 if verified else weights_digest(path, header)
+    return Checkpoint(found, header.kind, tuple(notes), sha256, header)
 
 
 def _warm_up(header: Header) -> None:
@@ -129,15 +127,15 @@ def _what(header: Header) -> str:
     return f"is {kinds.with_article(header.kind)}, not a state dict"
 
 
-def _tensors(path: Path, header: Header, key: str | None = None) -> dict[str, torch.Tensor]:
+def _tensors(path: Path, header: Header, key: str | None, *, examine: bool) -> dict[str, torch.Tensor]:
     if header.kind is Kind.SHARDED:
         found: dict[str, torch.Tensor] = {}
         for shard in header.facts["files"]:
-            found |= _tensors(path.parent / shard, headers.read(path.parent / shard))
+            found |= _tensors(path.parent / shard, headers.read(path.parent / shard), None, examine=examine)
         return found
     if header.kind is Kind.SAFETENSORS:
         return _safetensors(path)
-    value = _torch_load(path, header)
+    value = _torch_load(path, header, examine=examine)
     unwrapped = wrappers.unwrap(value, _is_tensor, key)
     if unwrapped is None:
         raise WeightsError(f"{path.name} changed while it was read", hint="run again")
@@ -155,12 +153,12 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise WeightsError(f"{path.name} cannot be read: {error}", hint=files.COPY_AGAIN) from error
 
 
-def _torch_load(path: Path, header: Header) -> Any:
+def _torch_load(path: Path, header: Header, *, examine: bool) -> Any:
     """Call torch.load(weights_only=True); there is no second attempt with anything less."""
     import torch
 
     is_zip = header.facts["format"] == "torch.save (zip)"
-    if is_zip:
+    if is_zip and examine:
         _require_checksums(path)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())

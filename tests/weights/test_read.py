@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.errors import UnsafeError, WeightsError
-from pipeline.weights import inspect, read
+from pipeline.weights import files, inspect, read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -230,7 +230,7 @@ def test_safetensors_and_their_digest_are_read(tmp_path: Path) -> None:
     save_file(STATE, path, metadata={"format": "pt"})
     loaded = read.load(path)
     assert all(loaded.tensors[key].equal(tensor) for key, tensor in STATE.items())
-    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == read.digest(path)
+    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == files.digest(path)
 
 
 def test_a_sharded_checkpoint_is_put_together(tmp_path: Path) -> None:
