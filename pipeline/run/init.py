@@ -189,6 +189,11 @@ def _infer(
 
 
 def _missing_error(missing: Sequence[str], given: Mapping[str, InputSpec], reason: str) -> InputError:
+    if not missing and not given:
+        return InputError(
+            f"which inputs the network takes could not be found out: {reason}",
+            hint="give them: --input 'NAME=float32[batch,…]', named like the parameters of its forward",
+        )
     if not set(missing) - given.keys():
         shown = ", ".join(f"{spec.name}={spec.dtype}[{','.join(map(str, spec.shape))}]" for spec in given.values())
         return InputError(f"the network does not take {shown}: {reason}", hint="correct --input")

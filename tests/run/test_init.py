@@ -469,6 +469,26 @@ def test_somebody_who_is_there_is_asked_which_state_dict_is_meant(tmp_path: Path
     assert "\n  key: ema\n" in draft.text
 
 
+def test_a_network_with_defaults_for_everything_that_runs_with_none_of_them_is_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parameters of its forward all have defaults, and it wants one of two: there is no name to call missing."""
+    (tmp_path / "either.py").write_text(
+        "import torch\n\n\nclass Either(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.fc = torch.nn.Linear(4, 2)\n\n"
+        "    def forward(self, ids=None, embedded=None):\n"
+        "        if (ids is None) == (embedded is None):\n            raise ValueError('give one of ids or embedded')\n"
+        "        return self.fc(embedded)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    torch.save(nn.ModuleDict({"fc": nn.Linear(4, 2)}).state_dict(), tmp_path / "w.pth")
+    request = Request(tmp_path / "w.pth", "either:Either", trust=("either",))
+    with pytest.raises(InputError) as caught:
+        init.init(request, tmp_path / "w.yaml", None)
+    assert "which inputs the network takes could not be found out: ValueError: give one of ids" in caught.value.message
+    assert "--input 'NAME=float32[batch,…]'" in str(caught.value.hint)
+
+
 def test_the_rest_is_asked_for_or_named_with_its_flag(tmp_path: Path) -> None:
     weights = saved(tmp_path / "vad.pth", SileroVAD)
     request = Request(weights, f"{OURS}silero_vad:SileroVAD")

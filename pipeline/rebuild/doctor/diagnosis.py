@@ -242,13 +242,13 @@ def _may_be_missing(fix: _Fix, found: Mapping[str, Shape], difference: Differenc
     smaller = fix.search.layout(fix.changes or {}) or {}
     gone = {name: shape for name, shape in difference.missing.items() if name not in smaller}
     left_out = {name: shape for name, shape in found.items() if any(covers(entry, name) for entry in fix.ignore)}
-    return bool(gone) and not _kinds(gone) - _kinds(left_out)
+    # Of a stack that went, one layer counts; of what is left out, whose numbers may mean anything, every tensor.
+    return bool(gone) and not _kinds({_stacked(name, None): shape for name, shape in gone.items()}) - _kinds(left_out)
 
 
 def _kinds(shapes: Mapping[str, Shape]) -> Counter[tuple[str, int]]:
-    """Count tensors by the end of their names and their rank, those of a stack once."""
-    stacked = {_stacked(name, None): len(shape) for name, shape in shapes.items()}
-    return Counter((name.rpartition(".")[2], rank) for name, rank in stacked.items())
+    """Count tensors by the end of their names and their rank."""
+    return Counter((name.rpartition(".")[2], len(shape)) for name, shape in shapes.items())
 
 
 def _is_layer(stem: str, found: Mapping[str, Shape], used: Iterable[str]) -> bool:

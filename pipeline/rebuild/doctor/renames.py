@@ -102,7 +102,9 @@ def shortest(names: Mapping[str, str]) -> dict[str, str]:
     short = _with_stars(entries, names)
     if _gives(short, names):
         return short
-    return {theirs: ours for theirs, ours in names.items() if theirs != ours}
+    moved = {theirs: ours for theirs, ours in names.items() if theirs != ours}
+    # What keeps its name may lie below one that does not.
+    return moved | {theirs: ours for theirs, ours in names.items() if renamed(theirs, moved) != ours}
 
 
 Exceptions = tuple[Mapping[str, str], tuple[str, ...]]

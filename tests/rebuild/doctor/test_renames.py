@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.config.text import parse_value
@@ -120,6 +120,7 @@ NAMES = st.lists(PARTS, min_size=1, max_size=5).map(".".join)
 
 
 @given(st.dictionaries(NAMES, NAMES, min_size=1, max_size=12))
+@example({"a": "a", "b": "a", "b.a": "b.a"})
 def test_however_short_it_gives_every_name_what_it_maps_to(names: dict[str, str]) -> None:
     rename = shortest(names)
     assert {name: renamed(name, rename) for name in names} == names
