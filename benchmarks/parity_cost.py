@@ -23,13 +23,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.parity import oracle, prove
-from pipeline.run.exporting import EXPORT
-from pipeline.run.network import evaluate_oracle, truth_of
 from pipeline.run.plan import Settings, plan
-from pipeline.run.proving import hold
-from pipeline.run.results import Exported
-from pipeline.run.sampling import SAMPLE, sample
-from pipeline.run.state import State, run
+from pipeline.run.stages.exporting import EXPORT
+from pipeline.run.stages.network import evaluate_oracle, truth_of
+from pipeline.run.stages.proving import hold
+from pipeline.run.stages.results import Exported
+from pipeline.run.stages.sampling import SAMPLE, sample
+from pipeline.run.stages.state import State, run
 
 BAR = 3.0
 

@@ -17,10 +17,10 @@ from pipeline.parity import prove
 from pipeline.release.standalone import check_files
 from pipeline.run.export import export
 from pipeline.run.plan import Settings, plan
-from pipeline.run.proving import PROVE, hold
-from pipeline.run.results import Exported, Inputs, Released
-from pipeline.run.stages import STAGES
-from pipeline.run.state import State, run
+from pipeline.run.stages.proving import PROVE, hold
+from pipeline.run.stages.results import Exported, Inputs, Released
+from pipeline.run.stages.state import State, run
+from pipeline.run.stages.table import STAGES
 from tests.formats import networks
 
 WEIGHTS = Path("artifacts/weights")

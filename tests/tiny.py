@@ -14,11 +14,12 @@ import numpy as np
 from pipeline.errors import WeighbridgeError
 from pipeline.release import bundle, standalone
 from pipeline.release.standalone import Golden, GoldenCase
-from pipeline.run import cached, stages
+from pipeline.run import cached
 from pipeline.run.export import export as run_export
 from pipeline.run.plan import Settings, results
-from pipeline.run.results import Released
-from pipeline.run.state import Stage
+from pipeline.run.stages import table
+from pipeline.run.stages.results import Released
+from pipeline.run.stages.state import Stage
 from pipeline.storage.store import canonical_json, key
 from pipeline.worker.event import Event
 from tests import strace
@@ -78,14 +79,14 @@ def export(out, seed, report=lambda _: None, name=NAME):
     settings = Settings(
         out=out, benchmark=False, overrides=(f"parity.seed={seed}", f"name={name}"), report=report, threads=1
     )
-    real, stages.STAGES = stages.STAGES, STAGES
+    real, table.STAGES = table.STAGES, STAGES
     try:
         run_export(_CONFIG, settings)
     except WeighbridgeError as error:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
     finally:
-        stages.STAGES = real
+        table.STAGES = real
     return 0
 
 

@@ -11,20 +11,20 @@ from pipeline.rebuild.cases import VALUES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pipeline.interface import Case
     from pipeline.parity.compare import Finding
-    from pipeline.parity.prove import Truth
 
 RANDOM = (
     "two runs on the same input differ: the file draws random numbers (dropout in training mode, or a random operator)"
 )
 
 
-def recognise(findings: Sequence[Finding], known: Truth) -> list[str]:
+def recognise(findings: Sequence[Finding], cases: Sequence[Case]) -> list[str]:
     """Return what the pattern of passed and failed cases says was baked in; empty where it says nothing."""
     failed = {finding.case for finding in findings if not finding.passed}
     if any(finding.problem == RANDOM for finding in findings):
         return [RANDOM]
-    return [*_sizes(failed, known), *_branch(failed, known), *_refusals(findings, known)]
+    return [*_sizes(failed, cases), *_branch(failed, cases), *_refusals(findings, cases)]
 
 
 def differs(again: Finding, before: Finding) -> bool:
@@ -38,28 +38,28 @@ def as_random(finding: Finding) -> Finding:
     return replace(finding, problem=RANDOM)
 
 
-def _sizes(failed: set[str], known: Truth) -> Iterator[str]:
+def _sizes(failed: set[str], cases: Sequence[Case]) -> Iterator[str]:
     """A dimension was specialised if every case of one size passes, and of every other size some fail."""
-    for dimension in sorted({name for case in known.cases for name in case.sizes}):
-        sizes = {case.sizes[dimension] for case in known.cases}
-        wrong = {case.sizes[dimension] for case in known.cases if case.name in failed}
+    for dimension in sorted({name for case in cases for name in case.sizes}):
+        sizes = {case.sizes[dimension] for case in cases}
+        wrong = {case.sizes[dimension] for case in cases if case.name in failed}
         right = sizes - wrong
         if len(right) == 1 and wrong:
             yield f"specialised to the size {dimension}={right.pop()}: it was traced or exported with that size and holds only there"
 
 
-def _branch(failed: set[str], known: Truth) -> Iterator[str]:
+def _branch(failed: set[str], cases: Sequence[Case]) -> Iterator[str]:
     """A branch was specialised if cases of one kind of values fail at a size where others pass."""
-    kinds = {case.name for case in known.cases if case.name in VALUES}
-    by_size = {case.name: tuple(sorted(case.sizes.items())) for case in known.cases}
+    kinds = {case.name for case in cases if case.name in VALUES}
+    by_size = {case.name: tuple(sorted(case.sizes.items())) for case in cases}
     wrong = failed & kinds
-    right = {by_size[case.name] for case in known.cases if case.name not in failed}
+    right = {by_size[case.name] for case in cases if case.name not in failed}
     if wrong and wrong == failed and all(by_size[name] in right for name in wrong):
         listed = ", ".join(f"'{name}'" for name in sorted(wrong))
         yield f"specialised to a branch of the network: only inputs of the kind {listed} fail, at a size where others pass"
 
 
-def _refusals(findings: Sequence[Finding], known: Truth) -> Iterator[str]:
+def _refusals(findings: Sequence[Finding], cases: Sequence[Case]) -> Iterator[str]:
     refused = {finding.case for finding in findings if finding.problem and finding.problem.startswith(REFUSED)}
-    if refused and len(refused) < len(known.cases):
-        yield f"refuses {len(refused)} of {len(known.cases)} cases"
+    if refused and len(refused) < len(cases):
+        yield f"refuses {len(refused)} of {len(cases)} cases"

@@ -182,7 +182,7 @@ def _judged(
     if not failed and not names.problems and not misplaced:
         return Proof(variant, "pass", None, tuple(findings), facts)
     described = describe(worst(failed), known) if failed else ""
-    recognised = [each for each in behaviour.recognise(findings, known) if each not in described]
+    recognised = [each for each in behaviour.recognise(findings, known.cases) if each not in described]
     said = [*names.problems, *misplaced, *([described] if failed else []), *recognised]
     return Proof(variant, "fail", "; ".join(said), tuple(findings), facts)
 

@@ -21,12 +21,13 @@ from pipeline.release import bundle, standalone
 from pipeline.release import verify as verifying
 from pipeline.report import document
 from pipeline.run import keys as dependencies
-from pipeline.run import reporting, up_to_date
+from pipeline.run import up_to_date
 from pipeline.run.plan import plan, usual_values
-from pipeline.run.results import Timed
-from pipeline.run.stages import STAGES
-from pipeline.run.state import State, run
-from pipeline.run.timing import measured
+from pipeline.run.stages import reporting
+from pipeline.run.stages.results import Timed
+from pipeline.run.stages.state import State, run
+from pipeline.run.stages.table import STAGES
+from pipeline.run.stages.timing import measured
 from pipeline.run.verify import TIMEOUT_S
 from pipeline.storage.documents import Positive, described
 from pipeline.storage.store import private_directory

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.interface import in_words
 from pipeline.parity.jobs import Evaluate
 from pipeline.run.jobs import FindUndecided
-from pipeline.run.network import agreed, rehearse
 from pipeline.run.plan import plan
-from pipeline.run.results import Inputs
-from pipeline.run.sampling import SAMPLE
-from pipeline.run.state import State, run
+from pipeline.run.stages.network import agreed, rehearse
+from pipeline.run.stages.results import Inputs
+from pipeline.run.stages.sampling import SAMPLE
+from pipeline.run.stages.state import State, run
 from pipeline.worker.event import Event
 from pipeline.worker.process import LOCAL
 

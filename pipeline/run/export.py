@@ -15,9 +15,9 @@ from pipeline.report import log
 from pipeline.run import keys as dependencies
 from pipeline.run import up_to_date
 from pipeline.run.plan import at_once, noting, plan, results, worker_bytes
-from pipeline.run.results import Released
 from pipeline.run.slots import Slots
-from pipeline.run.state import State, run
+from pipeline.run.stages.results import Released
+from pipeline.run.stages.state import State, run
 from pipeline.storage.cache import LIMIT_BYTES
 from pipeline.storage.store import atomic_write, canonical_json, lock, private_directory, sweep
 
@@ -142,7 +142,7 @@ def _exported(planned: Plan, settings: Settings) -> Outcome:
 
 
 def _built(state: State, why: str) -> Path:
-    from pipeline.run.stages import STAGES  # what a run with nothing to do can do without
+    from pipeline.run.stages.table import STAGES  # what a run with nothing to do can do without
 
     return run(state, STAGES, why).need(Released).path
 

@@ -17,14 +17,14 @@ from pipeline.parity import candidate
 from pipeline.parity.document import Candidate
 from pipeline.parity.jobs import ReadSignature
 from pipeline.parity.prove import Truth
-from pipeline.run import reporting
-from pipeline.run.exporting import EXPORT, export
-from pipeline.run.network import evaluate_oracle, truth_of
 from pipeline.run.plan import at_once, plan
-from pipeline.run.proving import explained, hold
-from pipeline.run.results import Exported, Inputs, Rebuilt
-from pipeline.run.sampling import SAMPLE
-from pipeline.run.state import Stage, State, run
+from pipeline.run.stages import reporting
+from pipeline.run.stages.exporting import EXPORT, export
+from pipeline.run.stages.network import evaluate_oracle, truth_of
+from pipeline.run.stages.proving import explained, hold
+from pipeline.run.stages.results import Exported, Inputs, Rebuilt
+from pipeline.run.stages.sampling import SAMPLE
+from pipeline.run.stages.state import Stage, State, run
 from pipeline.storage.store import private_directory
 from pipeline.worker.process import LOCAL
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import UnsafeError
 from pipeline.release import standalone
 from pipeline.report import document, markdown
-from pipeline.run import reporting
+from pipeline.run.stages import reporting
 from pipeline.storage.store import atomic_write, disk_errors, private_directory
 from pipeline.weights.files import digest
 

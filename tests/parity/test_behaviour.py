@@ -67,13 +67,13 @@ def outputs_of(loaded):
 
 def test_a_trace_that_fixed_a_size_is_said_to_have_specialised_it(tmp_path):
     findings = judged(MeanOfBatch().eval(), outputs_of(traced(MeanOfBatch().eval(), tmp_path)))
-    (said,) = behaviour.recognise(findings, Known(CASES))
+    (said,) = behaviour.recognise(findings, CASES)
     assert said.startswith("specialised to the size batch=2")
 
 
 def test_a_trace_that_fixed_a_branch_is_said_to_have_specialised_it(tmp_path):
     findings = judged(Branch().eval(), outputs_of(traced(Branch().eval(), tmp_path)))
-    (said,) = behaviour.recognise(findings, Known(CASES))
+    (said,) = behaviour.recognise(findings, CASES)
     assert "specialised to a branch" in said
     assert "'large'" in said
 
@@ -84,12 +84,12 @@ def test_dropout_in_training_mode_comes_out_differently_twice():
     again = judged(nn.Dropout(0.5).eval(), lambda case: {"y": module(torch.from_numpy(case.inputs["x"])).numpy()})
     changed = [new for new, old in zip(again, findings, strict=True) if behaviour.differs(new, old)]
     assert changed
-    assert behaviour.recognise([behaviour.as_random(each) for each in changed], Known(CASES)) == [behaviour.RANDOM]
+    assert behaviour.recognise([behaviour.as_random(each) for each in changed], CASES) == [behaviour.RANDOM]
 
 
 def test_a_file_that_is_wrong_everywhere_specialised_nothing():
     findings = judged(nn.Identity().eval(), lambda case: {"y": case.inputs["x"] + 1})
-    assert behaviour.recognise(findings, Known(CASES)) == []
+    assert behaviour.recognise(findings, CASES) == []
 
 
 class Training(nn.Module):

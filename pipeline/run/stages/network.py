@@ -12,7 +12,7 @@ from pipeline.parity.budget import Rule
 from pipeline.parity.jobs import Evaluate, Evaluation, Rehearse, Rehearsed
 from pipeline.run import cached, keys
 from pipeline.run.plan import at_once
-from pipeline.run.results import Inputs
+from pipeline.run.stages.results import Inputs
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.parity.trained import Agreement
     from pipeline.rebuild.reference import Recording
     from pipeline.run.plan import Plan
-    from pipeline.run.state import State
+    from pipeline.run.stages.state import State
     from pipeline.worker.runner import Worker
 
 

@@ -9,14 +9,14 @@ from pipeline.parity.document import Explanation, Parity, Trained
 from pipeline.parity.prove import Truth
 from pipeline.release import bundle, compose
 from pipeline.report import document, html, markdown
-from pipeline.run.results import Exported, Inputs, Proven, Rebuilt
+from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.report.document import Documents
-    from pipeline.run.state import State
+    from pipeline.run.stages.state import State
 
 CULPRITS = "culprits"
 """The folder of reproductions, beside a report."""

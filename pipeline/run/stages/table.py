@@ -6,10 +6,10 @@ one with a changed config makes only what the change touches.
 
 from __future__ import annotations
 
-from pipeline.run.exporting import EXPORT
-from pipeline.run.proving import PROVE
-from pipeline.run.releasing import RELEASE
-from pipeline.run.sampling import SAMPLE
-from pipeline.run.timing import TIME
+from pipeline.run.stages.exporting import EXPORT
+from pipeline.run.stages.proving import PROVE
+from pipeline.run.stages.releasing import RELEASE
+from pipeline.run.stages.sampling import SAMPLE
+from pipeline.run.stages.timing import TIME
 
 STAGES = (SAMPLE, EXPORT, PROVE, TIME, RELEASE)

@@ -8,10 +8,11 @@ from pipeline.benchmark import timing
 from pipeline.benchmark.document import UNTIMED, Benchmark
 from pipeline.errors import UnavailableError, WorkerError
 from pipeline.report import html
-from pipeline.run import cached, keys, reporting
-from pipeline.run.reporting import note
-from pipeline.run.results import Exported, Proven, Timed
-from pipeline.run.state import Stage
+from pipeline.run import cached, keys
+from pipeline.run.stages import reporting
+from pipeline.run.stages.reporting import note
+from pipeline.run.stages.results import Exported, Proven, Timed
+from pipeline.run.stages.state import Stage
 from pipeline.worker.event import Event
 from pipeline.worker.process import LOCAL
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.backends.variant import Variant
     from pipeline.run.plan import Plan, Settings
-    from pipeline.run.state import State
+    from pipeline.run.stages.state import State
     from pipeline.worker.runner import Runner
 
 

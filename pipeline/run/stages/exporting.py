@@ -12,11 +12,11 @@ from pipeline.formats.table import formats
 from pipeline.parity.prove import Truth
 from pipeline.run import cached, keys
 from pipeline.run.jobs import Export
-from pipeline.run.network import agreed, rehearsed, truth_of
 from pipeline.run.plan import at_once
-from pipeline.run.results import Exported, Inputs, Rebuilt
-from pipeline.run.sampling import examples
-from pipeline.run.state import Stage
+from pipeline.run.stages.network import agreed, rehearsed, truth_of
+from pipeline.run.stages.results import Exported, Inputs, Rebuilt
+from pipeline.run.stages.sampling import examples
+from pipeline.run.stages.state import Stage
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.config.models import ExportConfig
     from pipeline.run.plan import Plan
-    from pipeline.run.state import State
+    from pipeline.run.stages.state import State
 
 
 def _run(state: State) -> tuple[object, ...]:

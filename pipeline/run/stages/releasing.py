@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.parity.prove import Truth
 from pipeline.release import compose
-from pipeline.run import keys, reporting
-from pipeline.run.results import Exported, Inputs, Proven, Rebuilt, Released, Timed
-from pipeline.run.state import Stage
+from pipeline.run import keys
+from pipeline.run.stages import reporting
+from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt, Released, Timed
+from pipeline.run.stages.state import Stage
 from pipeline.weights.files import digest
 
 if TYPE_CHECKING:
-    from pipeline.run.state import State
+    from pipeline.run.stages.state import State
 
 
 def _run(state: State) -> tuple[object, ...]:

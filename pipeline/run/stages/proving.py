@@ -14,13 +14,14 @@ from pipeline.parity.compare import Finding
 from pipeline.parity.document import Audit, Explanation
 from pipeline.parity.prove import Proof, Truth
 from pipeline.report import html
-from pipeline.run import cached, keys, reporting
-from pipeline.run.network import setup_of
+from pipeline.run import cached, keys
 from pipeline.run.plan import at_once
-from pipeline.run.reporting import CULPRITS, note
-from pipeline.run.results import Exported, Inputs, Proven, Rebuilt
-from pipeline.run.sampling import examples
-from pipeline.run.state import Stage
+from pipeline.run.stages import reporting
+from pipeline.run.stages.network import setup_of
+from pipeline.run.stages.reporting import CULPRITS, note
+from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
+from pipeline.run.stages.sampling import examples
+from pipeline.run.stages.state import Stage
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.backends.variant import Variant
     from pipeline.formats.artifact import Artifact
     from pipeline.parity.candidate import Names
-    from pipeline.run.state import State
+    from pipeline.run.stages.state import State
 
 
 def _run(state: State) -> tuple[object, ...]:

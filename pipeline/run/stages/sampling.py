@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.rebuild import cases, reference
-from pipeline.run.results import Inputs
-from pipeline.run.state import Stage
+from pipeline.run.stages.results import Inputs
+from pipeline.run.stages.state import Stage
 
 if TYPE_CHECKING:
     from pipeline.interface import Case
     from pipeline.run.plan import Plan
-    from pipeline.run.state import State
+    from pipeline.run.stages.state import State
 
 
 def sample(planned: Plan) -> Inputs:
