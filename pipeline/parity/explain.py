@@ -141,7 +141,7 @@ def _climb(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: 
         rungs = _rungs(ladder, setup, smallest, names)
     broken = next((each for each, rung in zip(ladder, rungs[1:], strict=True) if not rung.passed), None)
     try:
-        if broken in {None, ladder[0]}:
+        if broken is None or broken is ladder[0]:
             answer = guessed.result()
         else:
             shutil.rmtree(folder, ignore_errors=True)

@@ -54,15 +54,23 @@ def _trained(parity: Parity) -> Line:
 def _exports(parity: Parity) -> Iterator[Line]:
     for each in parity.exports:
         if isinstance(each, Exported):
-            how = each.facts.get("method") or f"opset {each.facts.get('opset')}"
-            yield Line("export", each.artifact, str(how), size=in_units(each.size_bytes), tone="good")
-            if each.audit:
-                yield _audit(each.artifact, each.audit)
+            yield Line("export", each.artifact, _how(each), size=in_units(each.size_bytes), tone="good")
+            yield _audit(each.artifact, each.audit)
         else:
             yield Line("export", each.artifact, "refused", tone="bad")
 
 
-def _audit(name: str, audit: Audit) -> Line:
+def _how(exported: Exported) -> str:
+    """Return the first plain fact of a file, and what it was made from: "script", "opset 20"."""
+    plain = ((name, fact) for name, fact in exported.facts.items() if isinstance(fact, str | int | float))
+    name, fact = next(plain, ("", "exported"))
+    how = fact if isinstance(fact, str) else f"{name} {fact}"
+    return f"{how}, from {exported.made_from}" if exported.made_from else how
+
+
+def _audit(name: str, audit: Audit | None) -> Line:
+    if audit is None:
+        return Line("audit", name, "not done: its format cannot be audited", tone="neutral")
     if not audit.passed:
         return Line("audit", name, f"{audit.problem_count} problems", tone="bad")
     if left := audit.unaccounted_count:

@@ -19,7 +19,8 @@ from pipeline.release import bundle, packages, standalone
 from pipeline.release.golden import safetensors_bytes
 from pipeline.release.load import load_release
 from pipeline.release.verify import check, verify
-from pipeline.run.benchmark import benchmark, compare
+from pipeline.run.benchmark import benchmark
+from pipeline.run.compare import compare
 from pipeline.run.plan import Settings
 from pipeline.run.report import rewrite
 from tests.formats.torchscript import programs
