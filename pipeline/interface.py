@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Array: TypeAlias = NDArray[np.generic]
+Array: TypeAlias = NDArray[np.generic]  # type: ignore[explicit-any]  # numpy says Any of what a scalar holds
 Arrays: TypeAlias = Mapping[str, Array]
 Sizes = Mapping[str, int]
 """Dimension name → size."""

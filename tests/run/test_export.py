@@ -148,6 +148,9 @@ def test_a_closed_gate_is_logged_with_its_reason_and_what_failed_is_not_kept(out
     assert log["exit_code"] == 1
     assert "left its error budget" in log["error"]
     assert ("parity", "onnxruntime-cpu") in steps(out, "failed")
+    assert {each["status"] for each in log["steps"]} <= {"ended", "failed", "reused", "interrupted"}
+    explained = [each for each in log["steps"] if each["stage"] == "explain"]
+    assert {each["status"] for each in explained} == {"ended"}
     made = {each.key for each in results(settings).entries()} - {each.key for each in before}
     assert not [each for each in results(settings).entries() if each.key in made and "onnxruntime" in each.about]
 
