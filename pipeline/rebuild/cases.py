@@ -7,6 +7,7 @@ A trace or an exported graph may have baked in a size it was shown, so cases vis
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -188,13 +189,7 @@ def _cap(interface: Interface, sizes: Sizes, cap_elements: int) -> dict[str, int
 
 
 def _largest(interface: Interface, sizes: Sizes) -> int:
-    def elements(spec: InputSpec) -> int:
-        total = 1
-        for size in shape_of(spec, sizes):
-            total *= size
-        return total
-
-    return max(elements(spec) for spec in interface.inputs)
+    return max(math.prod(shape_of(spec, sizes)) for spec in interface.inputs)
 
 
 def _fill(spec: InputSpec, shape: tuple[int, ...], values: str, rng: np.random.Generator) -> Array:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError, MisfitError, WeighbridgeError
 from pipeline.rebuild import objects, trust
+from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor import prefixes
 from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
 from pipeline.rebuild.doctor.difference import Layout, layout_of, storage_of
@@ -235,11 +236,9 @@ def _contradictions(network: Network, opened: _Opened) -> tuple[str, ...]:
     """
 
     def builds(changes: Mapping[str, Any], where: Callable[[], AbstractContextManager[None]]) -> bool | None:
-        try:
-            with where():
-                return layout_of(opened.make(**{**network.arguments, **changes}).state_dict()).is_same(opened.layout)
-        except Exception:  # noqa: BLE001 - a constructor may raise anything for values it does not take
-            return None
+        with where():
+            layout = attempt(lambda: layout_of(opened.make(**{**network.arguments, **changes}).state_dict()))
+        return None if layout is None else layout.is_same(opened.layout)
 
     @cache
     def where() -> Callable[[], AbstractContextManager[None]]:
@@ -309,10 +308,7 @@ def _untied(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> tup
     """Return the switch among the arguments that gives each name a tensor of its own, if there is one."""
     for name, value in arguments.items():
         if isinstance(value, bool):
-            try:
-                layout = shapes_of(make, {**arguments, name: not value})
-            except Exception:  # noqa: BLE001, S112 - the user's constructor may raise anything for values it does not take
-                continue
-            if not layout.tied:
+            layout = attempt(shapes_of, make, {**arguments, name: not value})
+            if layout is not None and not layout.tied:
                 return name, not value
     return None

@@ -130,7 +130,7 @@ def test_one_of_several_is_asked_for_and_each_key_picks_its_own(saved: Any, keys
 
 
 def _steps(saved: Any, key: str) -> tuple[Any, ...]:
-    states = wrappers.unwrap(saved, lambda value: isinstance(value, torch.Tensor)).choices  # type: ignore[union-attr]
+    states = wrappers.unwrap(saved, lambda value: isinstance(value, torch.Tensor)).choices
     return next(state.steps for state in states if state.key == key)
 
 
