@@ -232,9 +232,9 @@ def _mask(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> 
     import numpy as np
 
     length = shape[-1]
-    kept = rng.integers(min(1, length), length + 1, shape[:-1])
-    kept.reshape(-1)[:1] = length
-    return np.asarray(np.arange(length) < kept[..., None], dtype=_dtype(spec.dtype))
+    lengths = rng.integers(min(1, length), length + 1, shape[:-1])
+    lengths.reshape(-1)[:1] = length
+    return np.asarray(np.arange(length) < lengths[..., None], dtype=_dtype(spec.dtype))
 
 
 def _dtype(name: str) -> Any:

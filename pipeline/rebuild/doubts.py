@@ -169,7 +169,6 @@ def _behaviour(network: nn.Module) -> dict[tuple[str, str], Any] | None:
     from torch import nn
 
     saved = set(network.state_dict())
-    held = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
     machinery = vars(nn.Module())
     found: dict[tuple[str, str], Any] = {}
     for name, module in network.named_modules():
@@ -178,7 +177,7 @@ def _behaviour(network: nn.Module) -> dict[tuple[str, str], Any] | None:
         aside = {*machinery, *_idle_attributes(module)}
         found[name, ""] = type(module)
         found |= {(name, key): value for key, value in vars(module).items() if key not in aside}
-    return found if all(name in saved for name, _ in held) else None
+    return found if saved.issuperset(model.tensors_of(network)) else None
 
 
 def _idle_attributes(module: nn.Module) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def load(network: Network, *, device: str = "cpu") -> Loaded:
     converted = {key: tensor.to(expected[key].dtype) for key, tensor in opened.tensors.items()}
     opened.module.load_state_dict(converted, strict=True, assign=opened.is_skeleton)
     if not opened.is_skeleton:
-        _require_held(network, opened, converted)
+        _require_equal_ties(network, opened, converted)
     opened.module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
     checkpoint = opened.checkpoint
     return Loaded(opened.module.to(device), (*checkpoint.notes, *opened.notes), checkpoint.sha256, contradictions)
@@ -203,12 +203,16 @@ def _skeleton(make: Callable[..., nn.Module], network: Network) -> nn.Module | N
         module = _build(make, network)
     except ArchitectureError:
         return None
-    held = list(module.named_parameters(remove_duplicate=False)) + list(module.named_buffers(remove_duplicate=False))
-    persistent = set(module.state_dict())
-    distinct = len({storage_of(tensor) for _, tensor in held}) == len(held)
+    tensors = tensors_of(module)
+    distinct = len(set(map(storage_of, tensors.values()))) == len(tensors)
     plain = any(isinstance(value, torch.Tensor) for child in module.modules() for value in vars(child).values())
-    complete = all(name in persistent for name, _ in held)
+    complete = tensors.keys() <= module.state_dict().keys()
     return module if distinct and complete and not plain else None
+
+
+def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters and buffers of a network, under all their names, those that are not in its state dict as well."""
+    return dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
 
 
 def _require_fit(network: Network, opened: _Opened) -> None:
@@ -274,7 +278,7 @@ def _says(found: Sequence[stated.Contradiction]) -> str:
     return "; ".join(f"{source} says {', '.join(values)}" for source, values in sources.items())
 
 
-def _require_held(network: Network, opened: _Opened, given: Mapping[str, torch.Tensor]) -> None:
+def _require_equal_ties(network: Network, opened: _Opened, given: Mapping[str, torch.Tensor]) -> None:
     """Raise MisfitError where a network whose tensors share memory cannot hold what the file has for each of them."""
     held = opened.module.state_dict()
     shared = Counter(map(storage_of, held.values()))

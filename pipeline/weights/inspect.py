@@ -76,7 +76,7 @@ class Description:
     next: tuple[str, ...] = ()
 
 
-def describe(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Description:
+def description_of(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Description:
     """Say what `path` is, from its headers; none of its code is run and no tensor data is read.
 
     `key` picks one of several state dicts. Raises WeightsError for a file that is missing or damaged or has no state dict
