@@ -85,7 +85,9 @@ def test_it_is_exported_proven_timed_and_what_it_cannot_do_is_said(released: tup
     assert re.search(r"batch=1 +flat-numpy", said)
     release = out / "simplenet" / (out / "simplenet" / "latest").read_text().strip()
     manifest = json.loads((release / "manifest.json").read_bytes())
-    assert [(each["name"], each["format"], each["path"]) for each in manifest["models"]] == [("flat", "flat", "model.npz")]
+    assert [(each["name"], each["format"], each["path"]) for each in manifest["models"]] == [
+        ("flat", "flat", "model.npz")
+    ]
     assert manifest["tools"]["weighbridge_flat"] == "1"
 
 
@@ -118,7 +120,12 @@ def test_a_changed_backend_is_proven_again_and_a_wrong_one_does_not_ship_with_th
     config, out, _ = released
     code = (flat / "weighbridge_flat.py").read_text()
     assert "return {output: value}" in code
-    zeros = install(tmp_path, "weighbridge_flat", code.replace("{output: value}", "{output: 0 * value}"), (flat / "weighbridge_flat-1.dist-info/entry_points.txt").read_text())
+    zeros = install(
+        tmp_path,
+        "weighbridge_flat",
+        code.replace("{output: value}", "{output: 0 * value}"),
+        (flat / "weighbridge_flat-1.dist-info/entry_points.txt").read_text(),
+    )
     done = weighbridge(zeros, "export", config, "--out", out, "--no-benchmark")
     assert done.returncode == 1, done.stdout
     assert "flat-numpy: output 'logits'" in done.stderr

@@ -23,10 +23,10 @@ def inspect(
 
     from pipeline.report.inspection import print_description, with_values
     from pipeline.weights.files import split_key
-    from pipeline.weights.inspect import describe
+    from pipeline.weights.inspect import description_of
 
     path, key = split_key(file)
-    description = describe(Path(path), key=key, max_bytes=max_bytes)
+    description = description_of(Path(path), key=key, max_bytes=max_bytes)
     if values:
         description = with_values(description, Path(path), key, max_bytes)
     if as_json:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import ArchitectureError, suggestion
+from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.outputs import outputs_of
 
 if TYPE_CHECKING:
@@ -195,10 +196,7 @@ def _require_nesting(kinds: Mapping[str, Any], leaves: Sequence[str], owner: str
 
 
 def _annotations(method: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(method)
-    except Exception:  # noqa: BLE001 - annotations may name anything, and are only a hint here
-        return {}
+    return attempt(get_type_hints, method) or {}  # they may name anything, and are only a hint here
 
 
 def assemble(values: Mapping[str, Any], root: str, kind: Any = None) -> Any:

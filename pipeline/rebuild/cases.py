@@ -7,6 +7,7 @@ A trace or an exported graph may have baked in a size it was shown, so cases vis
 from __future__ import annotations
 
 import itertools
+import math
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -188,13 +189,7 @@ def _cap(interface: Interface, sizes: Sizes, cap_elements: int) -> dict[str, int
 
 
 def _largest(interface: Interface, sizes: Sizes) -> int:
-    def elements(spec: InputSpec) -> int:
-        total = 1
-        for size in shape_of(spec, sizes):
-            total *= size
-        return total
-
-    return max(elements(spec) for spec in interface.inputs)
+    return max(math.prod(shape_of(spec, sizes)) for spec in interface.inputs)
 
 
 def _fill(spec: InputSpec, shape: tuple[int, ...], values: str, rng: np.random.Generator) -> Array:
@@ -237,9 +232,9 @@ def _mask(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> 
     import numpy as np
 
     length = shape[-1]
-    kept = rng.integers(min(1, length), length + 1, shape[:-1])
-    kept.reshape(-1)[:1] = length
-    return np.asarray(np.arange(length) < kept[..., None], dtype=_dtype(spec.dtype))
+    lengths = rng.integers(min(1, length), length + 1, shape[:-1])
+    lengths.reshape(-1)[:1] = length
+    return np.asarray(np.arange(length) < lengths[..., None], dtype=_dtype(spec.dtype))
 
 
 def _dtype(name: str) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from pipeline.rebuild import model, trust
+from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor.search import FAMILIES
 from pipeline.rebuild.model import shapes_of, shapes_only
 from pipeline.weights import read, stated
@@ -147,17 +148,11 @@ class Doubts:
         return own is not None and all(each is not None and _are_alike(own, each) for each in behaviours)
 
     def _behaviour(self, changes: Mapping[str, Any]) -> dict[tuple[str, str], Any] | None:
-        try:
-            with shapes_only():
-                return _behaviour(self.make(**{**self.values, **changes}))
-        except Exception:  # noqa: BLE001 - what cannot be built does nothing that could be told
-            return None
+        with shapes_only():
+            return attempt(lambda: _behaviour(self.make(**{**self.values, **changes})))
 
     def _shapes(self, changes: Mapping[str, Any]) -> Layout | None:
-        try:
-            return shapes_of(self.make, {**self.values, **changes})
-        except Exception:  # noqa: BLE001 - a value that the constructor refuses is not another way to fit
-            return None
+        return attempt(shapes_of, self.make, {**self.values, **changes})
 
 
 def _behaviour(network: nn.Module) -> dict[tuple[str, str], Any] | None:
@@ -168,7 +163,6 @@ def _behaviour(network: nn.Module) -> dict[tuple[str, str], Any] | None:
     from torch import nn
 
     saved = set(network.state_dict())
-    held = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
     machinery = vars(nn.Module())
     found: dict[tuple[str, str], Any] = {}
     for name, module in network.named_modules():
@@ -177,7 +171,7 @@ def _behaviour(network: nn.Module) -> dict[tuple[str, str], Any] | None:
         aside = {*machinery, *_idle_attributes(module)}
         found[name, ""] = type(module)
         found |= {(name, key): value for key, value in vars(module).items() if key not in aside}
-    return found if all(name in saved for name, _ in held) else None
+    return found if saved.issuperset(model.tensors_of(network)) else None
 
 
 def _idle_attributes(module: nn.Module) -> tuple[str, ...]:
@@ -211,11 +205,9 @@ def shown(value: Any) -> str:
 
 def _options(make: Callable[..., nn.Module]) -> dict[str, tuple[Any, ...]]:
     """Return what arguments may be, where their annotations list it."""
-    try:
-        function: Any = inspect.unwrap(make)
-        hints = get_type_hints(getattr(function, "__init__") if isinstance(function, type) else function)  # noqa: B009 - mypy refuses it of a class
-    except Exception:  # noqa: BLE001 - annotations are code that may name what is not there
-        return {}
+    function: Any = inspect.unwrap(make)
+    called = getattr(function, "__init__") if isinstance(function, type) else function  # noqa: B009 - mypy refuses it of a class
+    hints = attempt(get_type_hints, called) or {}
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 

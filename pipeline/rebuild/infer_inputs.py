@@ -18,7 +18,7 @@ from pipeline.errors import ArchitectureError
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import trust
 from pipeline.rebuild.model import shapes_only
-from pipeline.rebuild.outputs import leaves, output_paths
+from pipeline.rebuild.outputs import is_tensor, leaves, output_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -282,9 +282,7 @@ def _spec(name: str, guess: _Guess, given: Mapping[str, InputSpec], tables: Mapp
 
 def _output_paths(result: Any, inputs: set[str]) -> dict[str, str]:
     """Return names for the tensors that forward returns, with where they lie: keys and fields give their own."""
-    import torch
-
-    found = [path for path, value in leaves(result) if isinstance(value, torch.Tensor)]
+    found = [path for path, value in leaves(result) if is_tensor(value)]
     if len(found) == 1 and not found[0]:
         return {"output": ""}
     names = [f"output_{path}" if path[0].isdecimal() else f"new_{path}" if path in inputs else path for path in found]

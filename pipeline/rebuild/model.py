@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError, MisfitError, WeighbridgeError
 from pipeline.rebuild import objects, trust
+from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor import prefixes
 from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
 from pipeline.rebuild.doctor.difference import Layout, layout_of, storage_of
@@ -89,7 +90,7 @@ def load(network: Network, *, device: str = "cpu", examine: bool = False) -> Loa
     converted = {key: tensor.to(expected[key].dtype) for key, tensor in opened.tensors.items()}
     opened.module.load_state_dict(converted, strict=True, assign=opened.is_skeleton)
     if not opened.is_skeleton:
-        _require_held(network, opened, converted)
+        _require_equal_ties(network, opened, converted)
     opened.module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
     checkpoint = opened.checkpoint
     return Loaded(opened.module.to(device), (*checkpoint.notes, *opened.notes), checkpoint.sha256, contradictions)
@@ -210,12 +211,16 @@ def _skeleton(make: Callable[..., nn.Module], network: Network) -> nn.Module | N
         module = _build(make, network)
     except ArchitectureError:
         return None
-    held = list(module.named_parameters(remove_duplicate=False)) + list(module.named_buffers(remove_duplicate=False))
-    persistent = set(module.state_dict())
-    distinct = len({storage_of(tensor) for _, tensor in held}) == len(held)
+    tensors = tensors_of(module)
+    distinct = len(set(map(storage_of, tensors.values()))) == len(tensors)
     plain = any(isinstance(value, torch.Tensor) for child in module.modules() for value in vars(child).values())
-    complete = all(name in persistent for name, _ in held)
+    complete = tensors.keys() <= module.state_dict().keys()
     return module if distinct and complete and not plain else None
+
+
+def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters and buffers of a network, under all their names, those that are not in its state dict as well."""
+    return dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
 
 
 def _require_fit(network: Network, opened: _Opened) -> None:
@@ -243,11 +248,9 @@ def _contradictions(network: Network, opened: _Opened) -> tuple[str, ...]:
     """
 
     def builds(changes: Mapping[str, Any], where: Callable[[], AbstractContextManager[None]]) -> bool | None:
-        try:
-            with where():
-                return layout_of(opened.make(**{**network.arguments, **changes}).state_dict()).is_same(opened.layout)
-        except Exception:  # noqa: BLE001 - a constructor may raise anything for values it does not take
-            return None
+        with where():
+            layout = attempt(lambda: layout_of(opened.make(**{**network.arguments, **changes}).state_dict()))
+        return None if layout is None else layout.is_same(opened.layout)
 
     @cache
     def where() -> Callable[[], AbstractContextManager[None]]:
@@ -283,7 +286,7 @@ def _says(found: Sequence[stated.Contradiction]) -> str:
     return "; ".join(f"{source} says {', '.join(values)}" for source, values in sources.items())
 
 
-def _require_held(network: Network, opened: _Opened, given: Mapping[str, torch.Tensor]) -> None:
+def _require_equal_ties(network: Network, opened: _Opened, given: Mapping[str, torch.Tensor]) -> None:
     """Raise MisfitError where a network whose tensors share memory cannot hold what the file has for each of them."""
     held = opened.module.state_dict()
     shared = Counter(map(storage_of, held.values()))
@@ -317,10 +320,7 @@ def _untied(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> tup
     """Return the switch among the arguments that gives each name a tensor of its own, if there is one."""
     for name, value in arguments.items():
         if isinstance(value, bool):
-            try:
-                layout = shapes_of(make, {**arguments, name: not value})
-            except Exception:  # noqa: BLE001, S112 - the user's constructor may raise anything for values it does not take
-                continue
-            if not layout.tied:
+            layout = attempt(shapes_of, make, {**arguments, name: not value})
+            if layout is not None and not layout.tied:
                 return name, not value
     return None

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 _LISTED = 12
 
 
+def is_tensor(value: Any) -> bool:
+    """Tell whether a value is a torch tensor."""
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
 def leaves(result: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield what a network returned, value by value, with its path: keys, fields and positions joined by dots.
 
@@ -33,10 +40,9 @@ def leaves(result: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _children(value: Any) -> Sequence[tuple[str, Any]] | None:
     """Return what a container holds, by name; None for what is no container."""
-    import torch
     from torch.utils import _pytree as pytree
 
-    if isinstance(value, torch.Tensor):
+    if is_tensor(value):
         return None
     if isinstance(value, Mapping):
         return [(str(key), item) for key, item in value.items()]
@@ -80,9 +86,7 @@ def output_paths(result: Any, interface: Interface) -> dict[str, str]:
 def _require_count(found: Mapping[str, Any], names: Sequence[str]) -> None:
     if len(found) == len(names):
         return
-    import torch
-
-    tensors = [path for path, value in found.items() if isinstance(value, torch.Tensor)]
+    tensors = [path for path, value in found.items() if is_tensor(value)]
     others = {path: value for path, value in found.items() if path not in tensors}
     told = "".join(f"; {path} is {_shown(value)}" for path, value in others.items())
     places = dict(zip(names, tensors, strict=False))
@@ -99,9 +103,7 @@ def _mapping(places: Mapping[str, str]) -> str:
 
 
 def _require_tensors(stated: Mapping[str, str], found: Mapping[str, Any]) -> None:
-    import torch
-
-    others = [name for name, path in stated.items() if not isinstance(found[path], torch.Tensor)]
+    others = [name for name, path in stated.items() if not is_tensor(found[path])]
     if others:
         told = ", ".join(f"{name} is {_shown(found[stated[name]])}" for name in others)
         wanted = {name: path for name, path in stated.items() if name not in others}

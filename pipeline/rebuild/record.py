@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.rebuild.outputs import leaves
+from pipeline.rebuild.outputs import is_tensor, leaves
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +69,7 @@ def record(
     inputs, constants = _named(model, method, arguments, keywords)
     with _in_eval_mode(model):
         result, calls = watched(model, method, arguments, keywords)
-    outputs = {name: value for name, value in leaves(result) if _is_tensor(value)}
+    outputs = {name: value for name, value in leaves(result) if is_tensor(value)}
     if not outputs:
         raise InputError(
             f"{type(model).__name__}.{method} returned no tensor", hint="record a method that returns some"
@@ -97,7 +97,7 @@ def watched(
 
     def hook(name: str) -> Any:
         def note(module: nn.Module, _: Any, result: Any) -> None:
-            tensor = next((value for _, value in leaves(result) if _is_tensor(value)), None)
+            tensor = next((value for _, value in leaves(result) if is_tensor(value)), None)
             if tensor is not None and len(calls) < _MOST_CALLS:
                 calls.append((name, type(module).__name__, list(tensor.shape), _sample(tensor)))
 
@@ -125,7 +125,7 @@ def _sample(tensor: torch.Tensor) -> Any:
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
     """Return a digest of every tensor of the state dict, their dtypes, and the plain attributes of every module, by name."""
-    state = {name: each for name, each in model.state_dict().items() if _is_tensor(each)}
+    state = {name: each for name, each in model.state_dict().items() if is_tensor(each)}
     return {
         "state": {name: _digest(tensor) for name, tensor in state.items()},
         "dtypes": sorted({str(each.dtype).removeprefix("torch.") for each in state.values()}),
@@ -170,7 +170,7 @@ def _digest(tensor: torch.Tensor) -> str:
 def _meta(model: nn.Module, method: str) -> dict[str, Any]:
     import torch
 
-    held = [each for each in model.state_dict().values() if _is_tensor(each)]
+    held = [each for each in model.state_dict().values() if is_tensor(each)]
     device = held[0].device if held else torch.device("cpu")
     return {
         "format": FORMAT,
@@ -200,7 +200,7 @@ def _named(
             raise InputError(f"{name} takes arguments without names", hint="give them to a method that names them")
         given = value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
         for parameter, each in given.items():
-            found = {path: leaf for path, leaf in leaves(each, parameter) if _is_tensor(leaf)}
+            found = {path: leaf for path, leaf in leaves(each, parameter) if is_tensor(leaf)}
             tensors |= {path: leaf.detach().clone() for path, leaf in found.items()}
             if not found and each is not None and _plain(each) is not _NOT_PLAIN:
                 constants[parameter] = _plain(each)
@@ -216,12 +216,6 @@ def _in_eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for each, training in modes.items():
             each.training = training
-
-
-def _is_tensor(value: Any) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
 
 
 def _array(tensor: torch.Tensor) -> Any:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray  # noqa: TC002 - read when requests are validat
 
 from pipeline.errors import WeighbridgeError
 from pipeline.rebuild import calling, model, trust
+from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.record import watched
 from pipeline.rebuild.reference import Recorded  # noqa: TC001 - as above
 
@@ -216,12 +217,13 @@ class _Search:
 
     def _rebuilt(self, arguments: Mapping[str, Any]) -> nn.Module | None:
         """Return the network built with other arguments and the same weights, None if it does not take them."""
-        try:
+
+        def build() -> nn.Module:
             module = self.make(**arguments)
             module.load_state_dict(self.module.state_dict(), strict=True)
-        except Exception:  # noqa: BLE001 - a constructor may raise anything for values it does not take
-            return None
-        return module.eval()
+            return module.eval()
+
+        return attempt(build)
 
     def _other_arguments(self) -> Iterator[tuple[str, Any]]:
         ratios = self._ratios()

@@ -101,7 +101,7 @@ def _with_key(request: Request, ask: Callable[[str], str] | None) -> Request:
     if ask is None or request.key is not None:
         return request
     header = headers.read(request.weights, max_bytes=request.max_bytes)
-    if header.kind is not Kind.SEVERAL or header.wrapped is None:
+    if header.kind is not Kind.SEVERAL:
         return request
     choices = wrappers.listed(header.wrapped.choices)
     return replace(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.weights.wrappers import Unwrapped
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.weights.kinds import Kind
-    from pipeline.weights.wrappers import Unwrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Header:
     kind: Kind
     size_bytes: int
     tensors: tuple[TensorHeader, ...] = ()
-    wrapped: Unwrapped | None = None
+    wrapped: Unwrapped = field(default_factory=Unwrapped)
     model_class: str | None = None
     needs: tuple[str, ...] = ()
     has_numpy: bool = False

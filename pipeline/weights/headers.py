@@ -42,7 +42,7 @@ def read(path: Path, *, key: str | None = None, max_bytes: int | None = None) ->
     no state dict `key`.
     """
     header = _header(path, max_bytes, key, may_be_index=True)
-    if key is not None and (header.wrapped is None or not header.wrapped.tensors):
+    if key is not None and not header.wrapped.tensors:
         raise _no_such_key(path.name, key, header)
     return header
 
@@ -55,12 +55,12 @@ def require_harmless(path: Path) -> None:
 
 def _no_such_key(name: str, key: str, header: Header) -> WeightsError:
     """Say which keys there are in place of one that picks nothing, or not one thing alone."""
-    known = [state.key for state in header.wrapped.choices] if header.wrapped else []
+    known = [state.key for state in header.wrapped.choices]
     if known.count(key) > 1:
         return WeightsError(
             f"{known.count(key)} state dicts of {name} are called {key!r:.80}", hint="save the one you mean by itself"
         )
-    if header.wrapped is None or not known:
+    if not known:
         hint = "take model.key, or what stands behind the #, away"
         return WeightsError(
             f"{name} is {kinds.with_article(header.kind)}: there is no {key!r:.80} to pick in it", hint=hint

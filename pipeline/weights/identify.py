@@ -264,14 +264,12 @@ def pickle_entry(entries: Sequence[archive.Entry]) -> archive.Entry:
     return next(entry for entry in entries if entry.name.partition("/")[2].casefold() == "data.pkl")
 
 
-def of_pickle(value: Any, found: wrappers.Unwrapped | None, *, legacy: bool) -> Kind:
+def of_pickle(value: Any, found: wrappers.Unwrapped, *, legacy: bool) -> Kind:
     """Say what a file is from the value of its main pickle, as records, and the state dicts found there."""
     if model_class(value) is not None:
         return Kind.PICKLED_MODEL
-    if found is not None and found.choices and not found.tensors:
-        return Kind.SEVERAL
-    if found is None or not found.tensors:
-        return Kind.TORCH_OBJECT
+    if not found.tensors:
+        return Kind.SEVERAL if found.choices else Kind.TORCH_OBJECT
     if found.path:
         return Kind.WRAPPED
     return Kind.STATE_DICT_LEGACY if legacy else Kind.STATE_DICT

@@ -76,7 +76,7 @@ class Description:
     next: tuple[str, ...] = ()
 
 
-def describe(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Description:
+def description_of(path: Path, *, key: str | None = None, max_bytes: int | None = None) -> Description:
     """Say what `path` is, from its headers; none of its code is run and no tensor data is read.
 
     `key` picks one of several state dicts. Raises WeightsError for a file that is missing or damaged or has no state dict
@@ -98,10 +98,10 @@ def describe(path: Path, *, key: str | None = None, max_bytes: int | None = None
         elements=elements,
         tensor_bytes=tensor_bytes,
         tied=tuple(group for group in groups if len(group) > 1),
-        wrapper=".".join(wrapped.path) if wrapped and wrapped.path else None,
-        beside=(*wrapped.beside, *wrapped.ignored) if wrapped else (),
+        wrapper=".".join(wrapped.path) if wrapped.path else None,
+        beside=(*wrapped.beside, *wrapped.ignored),
         candidates=tuple(_candidates(header)),
-        unnamed=wrapped.without_names() if wrapped else (),
+        unnamed=wrapped.without_names(),
         needs=tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *header.needs])),
         likely=guess.likely({tensor.name: tensor.shape for tensor in tensors}) if header.kind in STATE_DICTS else None,
         contents=inside,
@@ -145,7 +145,7 @@ def _sizes(tensors: Sequence[TensorDescription], groups: Sequence[tuple[str, ...
 
 def _candidates(header: Header) -> Iterator[Candidate]:
     """Yield the state dicts of a file that holds several, where none of them was picked."""
-    if header.kind is not Kind.SEVERAL or header.wrapped is None:
+    if header.kind is not Kind.SEVERAL:
         return
     choices = header.wrapped.choices
     for state, relation in zip(choices, wrappers.relations(choices), strict=True):
@@ -171,7 +171,7 @@ def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) 
             f"weighbridge init {name}  (which of the networks that come with weighbridge takes it?)",
             f"weighbridge init {name} --architecture MODULE:CLASS --trust MODULE  (your own network)",
         )
-    if header.kind is Kind.SEVERAL and header.wrapped:
+    if header.kind is Kind.SEVERAL:
         keys = [state.key for state in header.wrapped.choices[:_NAMED]]
         return tuple(
             f"weighbridge init {quote(f'{path}#{each}')} --architecture MODULE:CLASS --trust MODULE" for each in keys

@@ -11,6 +11,7 @@ import pickletools
 import re
 import struct
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -162,26 +163,10 @@ def _index(line: bytes) -> int:
     return int(line.partition(b"\x00")[0])
 
 
-def _utf8(content: bytes) -> str:
-    return content.decode("utf-8", "surrogatepass")
-
-
-def _latin1(content: bytes) -> str:
-    return content.decode("latin-1")
-
-
-def _unsigned(content: bytes) -> int:
-    return int.from_bytes(content, "little")
-
-
-def _signed(content: bytes) -> int:
-    return int.from_bytes(content, "little", signed=True)
-
-
-def _double(content: bytes) -> float:
-    made: float = struct.unpack(">d", content)[0]
-    return made
-
+_unsigned = partial(int.from_bytes, byteorder="little")
+_signed = partial(int.from_bytes, byteorder="little", signed=True)
+_utf8 = partial(str, encoding="utf-8", errors="surrogatepass")
+_latin1 = partial(str, encoding="latin-1")
 
 # pickletools' name of an argument's form → how it is read
 _FORMS: dict[str, Callable[[Any, int], tuple[Any, int]]] = {
@@ -190,7 +175,7 @@ _FORMS: dict[str, Callable[[Any, int], tuple[Any, int]]] = {
     "int4": _fixed(4, _signed),
     "uint4": _fixed(4, _unsigned),
     "uint8": _fixed(8, _unsigned),
-    "float8": _fixed(8, _double),
+    "float8": _fixed(8, lambda content: struct.unpack(">d", content)[0]),
     "long1": _counted(1, _signed),
     "long4": _counted(4, _signed, signed=True),
     "string1": _counted(1, _latin1),

@@ -70,7 +70,7 @@ def load(
         found = _tensors(path, header, key, examine=examine)
     if verified:
         require_unchanged(path, header, verified)  # nor while it was read
-    notes = [*(header.wrapped.notes() if header.wrapped else ()), *(_doubts(found) if examine else ())]
+    notes = [*header.wrapped.notes(), *(_doubts(found) if examine else ())]
     sha256 = verified.sha256 if verified else weights_digest(path, header)
     return Checkpoint(found, header.kind, tuple(notes), sha256, header)
 
@@ -94,7 +94,7 @@ def require_state_dict(path: Path, *, key: str | None = None, max_bytes: int | N
 
 def _require_weights(header: Header, path: Path) -> None:
     """Raise WeightsError unless the header declares a state dict with data."""
-    if header.kind is Kind.SEVERAL and header.wrapped:
+    if header.kind is Kind.SEVERAL:
         choices = header.wrapped.choices
         key = wrappers.printable(choices[0].key)
         raise WeightsError(
@@ -121,7 +121,7 @@ def _what(header: Header) -> str:
         return f"is a whole pickled model ({header.model_class}), not a state dict: loading it would run its code"
     if header.kind is Kind.TORCH_OBJECT:
         holds = header.facts.get("holds", "nothing")
-        if header.wrapped and header.wrapped.unnamed:
+        if header.wrapped.unnamed:
             return f"holds no state dict: {header.wrapped.without_names()[0]}"
         return "holds no tensor" if holds == "dict" else f"holds {holds}, not a state dict"
     return f"is {kinds.with_article(header.kind)}, not a state dict"
@@ -137,7 +137,7 @@ def _tensors(path: Path, header: Header, key: str | None, *, examine: bool) -> d
         return _safetensors(path)
     value = _torch_load(path, header, examine=examine)
     unwrapped = wrappers.unwrap(value, _is_tensor, key)
-    if unwrapped is None:
+    if not unwrapped.tensors:
         raise WeightsError(f"{path.name} changed while it was read", hint="run again")
     # Without gradient history: parameters become the tensors they hold.
     return {key: tensor.detach() for key, tensor in unwrapped.tensors.items()}

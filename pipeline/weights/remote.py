@@ -20,21 +20,21 @@ def fetch(url: str, sha256: str, cache: Path) -> Path:
         WeightsError: it cannot be fetched.
         DigestError: what was fetched is not what the config names.
     """
-    kept = cache / "weights" / sha256 / url.rstrip("/").rpartition("/")[2]
-    if kept.is_file() and digest(kept) == sha256:
-        return kept
-    with private_directory(kept.parent.parent) as folder:
-        part = folder / kept.name
+    local = cache / "weights" / sha256 / url.rstrip("/").rpartition("/")[2]
+    if local.is_file() and digest(local) == sha256:
+        return local
+    with private_directory(local.parent.parent) as folder:
+        part = folder / local.name
         _download(url, part)
         if (found := digest(part)) != sha256:
             raise DigestError(
                 f"{url} has sha256 {found}, and the config says {sha256}",
                 hint="somebody changed that file, or model.sha256 is of another one",
             )
-        with disk_errors(kept):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            part.replace(kept)
-    return kept
+        with disk_errors(local):
+            local.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(local)
+    return local
 
 
 def _download(url: str, target: Path) -> None:

@@ -37,14 +37,15 @@ def read(parsed: Parsed, size_bytes: int, name: str, key: str | None, *, legacy:
     wrapped = wrappers.unwrap(parsed.value, is_tensor, key)
     kind = identify.of_pickle(parsed.value, wrapped, legacy=legacy)
     if kind is Kind.PICKLED_MODEL:
-        wrapped = None
-    records = wrapped.tensors if wrapped else {}
-    if len(records) > MAX_TENSORS:
-        raise UnsafeError(f"{name} declares {len(records):,} tensors, more than {MAX_TENSORS:,}", hint=files.ALTERED)
+        wrapped = wrappers.Unwrapped()
+    if len(wrapped.tensors) > MAX_TENSORS:
+        raise UnsafeError(
+            f"{name} declares {len(wrapped.tensors):,} tensors, more than {MAX_TENSORS:,}", hint=files.ALTERED
+        )
     return Header(
         kind,
         size_bytes,
-        tensors=tensor_headers(records),
+        tensors=tensor_headers(wrapped.tensors),
         wrapped=wrapped,
         model_class=model_class(parsed.value),
         needs=tuple(parsed.foreign),

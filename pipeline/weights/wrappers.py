@@ -89,8 +89,8 @@ class Unwrapped:
         )
 
 
-def unwrap(value: Any, is_tensor: Callable[[Any], bool], key: str | None = None) -> Unwrapped | None:
-    """Return the state dict in `value`, looking through the wrappers that training scripts use; None if there is none.
+def unwrap(value: Any, is_tensor: Callable[[Any], bool], key: str | None = None) -> Unwrapped:
+    """Return the state dict in `value`, looking through the wrappers that training scripts use.
 
     `key` picks one, as `State.key` calls it. Of several, none is taken without it, nor with one that is none of theirs.
     Raises TooLargeError for dicts that refer to one another without measure.
@@ -98,7 +98,7 @@ def unwrap(value: Any, is_tensor: Callable[[Any], bool], key: str | None = None)
     search = _Search(is_tensor)
     states = list(search.states(value, ()))
     if not states:
-        return Unwrapped(unnamed=search.unnamed) if search.unnamed else None
+        return Unwrapped(unnamed=search.unnamed)
     likely = [state for state in states if state.is_likely] or states
     picked = likely if key is None else [state for state in states if state.key == key]
     if len(picked) != 1:

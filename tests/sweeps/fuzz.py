@@ -62,7 +62,7 @@ def allowed(act: Callable[[], Any], *errors: type[Exception]) -> None:
 
 def every_reader(path: Path) -> None:
     readers = (
-        inspect.describe, identify, read.require_state_dict, confined.require_confined_onnx, torchscript.require_inert,
+        inspect.description_of, identify, read.require_state_dict, confined.require_confined_onnx, torchscript.require_inert,
     )  # fmt: skip
     for reader in readers:
         allowed(lambda reader=reader: reader(path))

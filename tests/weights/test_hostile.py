@@ -31,7 +31,7 @@ def test_a_hostile_pickle_is_refused_and_never_run(name: str, container: str, tm
     marker = tmp_path / "marker"
     path = tmp_path / "model.pth"
     CONTAINERS[container](path, payloads(marker)[name])
-    for refuse in (read.load, inspect.describe):
+    for refuse in (read.load, inspect.description_of):
         with pytest.raises(UnsafeError) as caught:
             refuse(path)
         assert caught.value.exit_code == 3
@@ -52,7 +52,7 @@ def test_every_file_of_the_corpus_is_refused_from_its_headers(tmp_path: Path) ->
     files = hostile(tmp_path, tmp_path / "marker")
     assert len(files) >= 350
     for name, path in files.items():
-        for refuse in (read.require_state_dict, inspect.describe):
+        for refuse in (read.require_state_dict, inspect.description_of):
             assert refusal(refuse, path) == 3, name
     assert not (tmp_path / "marker").exists()
 
@@ -320,7 +320,7 @@ def test_an_entry_that_starts_outside_the_file_is_damage_and_no_crash(tmp_path: 
 
 def test_an_unknown_escape_in_a_text_is_no_warning(tmp_path: Path) -> None:
     path = asm.archive(tmp_path / "a.pth", asm.pickle(b"}S'\\e'\n" + GOOD + b"s"), DATA)
-    assert inspect.describe(path).tensors[0].name == "\\e"
+    assert inspect.description_of(path).tensors[0].name == "\\e"
 
 
 def test_bit_flips_and_cuts_of_real_files_give_only_errors_of_ours(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_bit_flips_and_cuts_of_real_files_give_only_errors_of_ours(tmp_path: Pat
             data = bytearray(original)
             data[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
             path.write_bytes(data[: random_.choice([len(data), random_.randrange(1, len(data))])])
-            for action in (read.load, inspect.describe, identify):
+            for action in (read.load, inspect.description_of, identify):
                 try:
                     action(path)
                 except (UnsafeError, WeightsError) as error:

@@ -19,10 +19,10 @@ NAMES = tuple(injected.injections(Path("marker")))
 def test_a_file_is_harmless_before_and_unsafe_after_every_injection(kind: str, tmp_path: Path) -> None:
     marker, path = tmp_path / "marker", tmp_path / "weights.pth"
     path.write_bytes(injected.HARMLESS[kind](lambda made: made))
-    assert inspect.describe(path).kind
+    assert inspect.description_of(path).kind
     for name, inject in injected.injections(marker).items():
         path.write_bytes(injected.HARMLESS[kind](inject))
-        for refuse in (inspect.describe, read.require_state_dict):
+        for refuse in (inspect.description_of, read.require_state_dict):
             with pytest.raises(UnsafeError):
                 refuse(path)
         assert not marker.exists(), name
@@ -38,5 +38,5 @@ def test_the_injections_would_run(name: str, tmp_path: Path) -> None:
 def test_models_that_were_taken_over_are_refused(tmp_path: Path) -> None:
     for name, path in injected.models(tmp_path, tmp_path / "marker"):
         with pytest.raises(UnsafeError):
-            inspect.describe(path)
+            inspect.description_of(path)
         assert not (tmp_path / "marker").exists(), name

@@ -21,12 +21,12 @@ def test_a_description_is_json(tmp_path: Path) -> None:
     for kind, write in FILES.items():
         if kind not in (Kind.TORCHSCRIPT, Kind.EXPORTED_PROGRAM):
             write(tmp_path / "file")
-            assert json.loads(json.dumps(dataclasses.asdict(inspect.describe(tmp_path / "file"))))["kind"] == kind
+            assert json.loads(json.dumps(dataclasses.asdict(inspect.description_of(tmp_path / "file"))))["kind"] == kind
 
 
 def test_an_onnx_model_is_described_without_onnx(tmp_path: Path) -> None:
     FILES[Kind.ONNX](tmp_path / "model")
-    description = inspect.describe(tmp_path / "model")
+    description = inspect.description_of(tmp_path / "model")
     assert description.details["inputs"] == ["x"]
     assert description.details["outputs"] == ["y"]
     assert description.details["opsets"] == {"ai.onnx": 20}
@@ -36,12 +36,12 @@ def test_an_onnx_model_is_described_without_onnx(tmp_path: Path) -> None:
 
 def test_a_pointer_tells_what_it_stands_for(tmp_path: Path) -> None:
     FILES[Kind.LFS_POINTER](tmp_path / "a.pth")
-    assert inspect.describe(tmp_path / "a.pth").details == {"oid": "sha256:4d7a", "size": "12345"}
+    assert inspect.description_of(tmp_path / "a.pth").details == {"oid": "sha256:4d7a", "size": "12345"}
 
 
 def test_a_pickled_model_tells_the_classes_it_needs(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), tmp_path / "a.pth")
-    description = inspect.describe(tmp_path / "a.pth")
+    description = inspect.description_of(tmp_path / "a.pth")
     assert description.needs[0] == "torch.nn.modules.container.Sequential"
     assert "torch.nn.modules.linear.Linear" in description.needs
 
@@ -58,7 +58,7 @@ def test_a_wrapped_checkpoint_tells_what_else_is_inside(tmp_path: Path) -> None:
         "hparams": {"a": 1},
     }
     torch.save(saved, tmp_path / "a.pth")
-    description = inspect.describe(tmp_path / "a.pth")
+    description = inspect.description_of(tmp_path / "a.pth")
     assert description.wrapper == "model_state_dict"
     assert description.beside == ("epoch", "optimizer", "hparams")
     assert [tensor.name for tensor in description.tensors] == ["weight", "bias"]
@@ -73,7 +73,7 @@ def test_20_gigabytes_are_described_from_the_header_within_a_second(tmp_path: Pa
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)  # a sparse file
     start = time.process_time()
-    assert inspect.describe(path).tensor_bytes == size
+    assert inspect.description_of(path).tensor_bytes == size
     assert time.process_time() - start < 1
 
 
@@ -98,7 +98,7 @@ def test_20_gigabytes_are_described_from_the_header_within_a_second(tmp_path: Pa
 )
 def test_the_network_is_guessed_from_names_and_shapes(network: nn.Module, says: str | None, tmp_path: Path) -> None:
     save_file(network.state_dict(), tmp_path / "a")
-    assert inspect.describe(tmp_path / "a").likely == says
+    assert inspect.description_of(tmp_path / "a").likely == says
 
 
 def test_layers_that_do_not_feed_one_another_are_no_stack() -> None:
@@ -108,4 +108,4 @@ def test_layers_that_do_not_feed_one_another_are_no_stack() -> None:
 def test_what_to_do_next_can_be_copied_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "my files.pth"
     torch.save({"fc.weight": torch.ones(2, 3)}, path)
-    assert inspect.describe(path).next[0].startswith(f"weighbridge init '{path}'  ")
+    assert inspect.description_of(path).next[0].startswith(f"weighbridge init '{path}'  ")

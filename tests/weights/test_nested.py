@@ -206,7 +206,7 @@ def test_harmless_arrays_of_objects_are_described_wherever_they_lie(name: str, t
     }.items():
         path = tmp_path / f"a{suffix}"
         path.write_bytes(content)
-        description = inspect.describe(path)
+        description = inspect.description_of(path)
         assert not description.needs
         if description.kind == Kind.NUMPY:
             with pytest.raises(WeightsError) as caught:
@@ -218,7 +218,7 @@ def test_harmless_archives_programs_and_pickles_are_described(tmp_path: Path) ->
     path = tmp_path / "file"
     for name, content in _plain(tmp_path).items():
         path.write_bytes(content)
-        assert inspect.describe(path).kind not in (Kind.UNKNOWN, Kind.TRUNCATED, Kind.TEXT), name
+        assert inspect.description_of(path).kind not in (Kind.UNKNOWN, Kind.TRUNCATED, Kind.TEXT), name
 
 
 def test_no_advice_runs_a_pickle_of_somebody_elses() -> None:
@@ -232,7 +232,7 @@ def test_no_advice_runs_a_pickle_of_somebody_elses() -> None:
 def test_what_unpacks_to_too_much_is_unsafe_and_not_passed_over(tmp_path: Path) -> None:
     evasions.much_content(tmp_path / "a.zip")
     with pytest.raises(UnsafeError, match=r"a\.zip.* unpacks to more than 64 MiB") as caught:
-        inspect.describe(tmp_path / "a.zip")
+        inspect.description_of(tmp_path / "a.zip")
     assert caught.value.hint == "unpack it, and run weighbridge inspect on what is inside"
 
 
@@ -271,14 +271,14 @@ def test_an_archive_that_nobody_looks_into_is_unsafe_with_the_way_out(sealed: by
     path.write_bytes(sealed + bytes(100))
     assert identify(path) is Kind.SEALED
     with pytest.raises(UnsafeError, match="nobody here looks into") as caught:
-        inspect.describe(path)
+        inspect.description_of(path)
     assert caught.value.hint == "unpack it, and run weighbridge inspect on what is inside"
 
 
 def test_a_sharded_checkpoint_with_one_hostile_file_is_unsafe_even_beside_a_damaged_one(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     for name, path in evasions.sharded(tmp_path, marker):
-        for refuse in (inspect.describe, read.require_state_dict, read.load):
+        for refuse in (inspect.description_of, read.require_state_dict, read.load):
             with pytest.raises(UnsafeError):
                 refuse(path)
         assert not marker.exists(), name
@@ -293,7 +293,7 @@ def test_a_model_may_be_made_of_its_own_classes_and_of_nothing_else(module: str,
         return asm.glob(module, "Net") + b")\x81" + asm.dict_of({**state, **more}) + asm.BUILD
 
     asm.archive(path, asm.pickle(model(activation=asm.glob("torch.nn.functional", "relu"))))
-    assert inspect.describe(path).kind == Kind.PICKLED_MODEL
+    assert inspect.description_of(path).kind == Kind.PICKLED_MODEL
     for other in (
         asm.glob(module, "activation"),
         asm.glob("torch.nn.functional", "torch.save"),
@@ -304,7 +304,7 @@ def test_a_model_may_be_made_of_its_own_classes_and_of_nothing_else(module: str,
     ):
         asm.archive(path, asm.pickle(model(extra=other)))
         with pytest.raises(UnsafeError):
-            inspect.describe(path)
+            inspect.description_of(path)
 
 
 def test_classes_of_python_itself_are_no_networks(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_classes_of_python_itself_are_no_networks(tmp_path: Path) -> None:
         body = asm.glob(module, name) + b")\x81" + asm.dict_of({"_parameters": b"}", "_modules": b"}"}) + asm.BUILD
         asm.archive(tmp_path / "model.pth", asm.pickle(body))
         with pytest.raises(UnsafeError):
-            inspect.describe(tmp_path / "model.pth")
+            inspect.description_of(tmp_path / "model.pth")
 
 
 def test_a_list_of_words_is_a_text_though_it_reads_as_a_pickle(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_a_list_of_words_is_a_text_though_it_reads_as_a_pickle(tmp_path: Path) -
         "copyright\nnobody\n",
     ):
         (tmp_path / "a.txt").write_text(text)
-        assert inspect.describe(tmp_path / "a.txt").kind == Kind.TEXT
+        assert inspect.description_of(tmp_path / "a.txt").kind == Kind.TEXT
     assert danger.runs({"innocent.x": "calls"})
     assert danger.runs({"sys.modules": "changes"})
     assert not danger.runs({"at.dog": "changes", "ar.bus": "names"})
@@ -344,13 +344,13 @@ def test_what_is_left_of_a_hostile_archive_is_hostile_and_of_a_harmless_one_cut_
     for share in (0.3, 0.9, 0.999):
         path.write_bytes(hostile[: int(share * len(hostile))])
         with pytest.raises(UnsafeError, match=r"weights\.pth \(at byte .*os\.system"):
-            inspect.describe(path)
+            inspect.description_of(path)
         path.write_bytes(asm.zip_of({"w.pth": path.read_bytes()}))
         with pytest.raises(UnsafeError, match=r"\(w\.pth\) \(at byte .*os\.system"):
-            inspect.describe(path)
+            inspect.description_of(path)
         for harmless in (_saved(STATE), _scripted(Scripted())):
             path.write_bytes(harmless[: int(share * len(harmless))])
-            assert inspect.describe(path).kind == Kind.TRUNCATED
+            assert inspect.description_of(path).kind == Kind.TRUNCATED
 
 
 def test_a_damaged_file_in_an_archive_is_damage(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_a_damaged_file_in_an_archive_is_damage(tmp_path: Path) -> None:
     }.items():
         path.write_bytes(asm.zip_of({name: content}))
         with pytest.raises(WeightsError, match=rf"a\.zip \({name}\)|{name}") as caught:
-            inspect.describe(path)
+            inspect.description_of(path)
         assert caught.value.hint
 
 
@@ -374,12 +374,12 @@ def test_what_comes_behind_damage_is_looked_at_too(tmp_path: Path) -> None:
         for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             path.write_bytes(asm.zip_of({name: content, "z.zip": asm.zip_of({"z.pkl": shell})}, method))
             with pytest.raises(UnsafeError, match=r"z\.pkl"):
-                inspect.describe(path)
+                inspect.description_of(path)
     whole = bytearray(asm.zip_of({"a.txt": _npy(np.arange(999)), "z.pkl": shell}, zipfile.ZIP_DEFLATED))
     whole[100:200] = b"\xff" * 100
     path.write_bytes(whole)
     with pytest.raises(UnsafeError, match=r"z\.pkl"):
-        inspect.describe(path)
+        inspect.description_of(path)
 
 
 def test_a_deflated_entry_that_breaks_off_behind_a_hostile_pickle_is_hostile(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_deflated_entry_that_breaks_off_behind_a_hostile_pickle_is_hostile(tmp
     whole[150_000:150_400] = b"\xff" * 400
     (tmp_path / "a.zip").write_bytes(whole)
     with pytest.raises(UnsafeError, match=r"os\.system"):
-        inspect.describe(tmp_path / "a.zip")
+        inspect.description_of(tmp_path / "a.zip")
 
 
 def test_a_part_of_a_file_reads_like_a_file_of_its_own() -> None:
@@ -415,10 +415,10 @@ def test_numbers_of_tensors_in_a_program_are_no_pickles_whatever_they_spell(tmp_
     entries = {"m/data.pkl": data, "m/constants.pkl": asm.pickle(b")"), "m/code/x.py": b""}
     path = tmp_path / "program.pt"
     path.write_bytes(asm.zip_of({**entries, "m/data/0": b"(" * 4096}))
-    assert inspect.describe(path).kind == Kind.TORCHSCRIPT
+    assert inspect.description_of(path).kind == Kind.TORCHSCRIPT
     path.write_bytes(asm.zip_of({**entries, "m/data/x": shell}))
     with pytest.raises(UnsafeError):
-        inspect.describe(path)
+        inspect.description_of(path)
 
 
 def test_a_numpy_array_is_declared_exactly_or_refused() -> None:

@@ -159,7 +159,7 @@ def test_what_unpicklers_do_is_seen_and_refused_whatever_the_instructions(tmp_pa
             if require_seen(data):
                 path.write_bytes(data)
                 with pytest.raises(UnsafeError):
-                    inspect.describe(path)
+                    inspect.description_of(path)
                 refused += 1
     assert refused > 100
 

@@ -88,7 +88,7 @@ def test_harmless_checkpoints_load_and_are_described_as_they_are(name: str, lega
         assert tensor.dtype == wanted[key].dtype
         assert not tensor.requires_grad
         assert _dense(tensor).equal(_dense(wanted[key]))
-    described = {tensor.name: tensor for tensor in inspect.describe(path).tensors}
+    described = {tensor.name: tensor for tensor in inspect.description_of(path).tensors}
     for key, tensor in wanted.items():
         assert described[key].shape == tuple(tensor.shape)
         assert f"torch.{described[key].dtype}" == str(tensor.dtype)
@@ -123,7 +123,7 @@ def test_every_wrapper_prefix_and_kind_of_tensor_together_is_harmless(
         saved = {wrapper: state, "epoch": 1, "optimizer": {"state": {0: torch.ones(2)}}} if wrapper else state
         torch.save(saved, tmp_path / "a.pth")
         assert list(read.load(tmp_path / "a.pth").tensors) == list(state)
-        assert len(inspect.describe(tmp_path / "a.pth").tensors) == len(state)
+        assert len(inspect.description_of(tmp_path / "a.pth").tensors) == len(state)
 
 
 def test_tied_weights_stay_tied_and_are_counted_once(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_tied_weights_stay_tied_and_are_counted_once(tmp_path: Path) -> None:
     torch.save({"embed.weight": shared, "head.weight": shared, "bias": torch.ones(4)}, tmp_path / "a.pth")
     tensors = read.load(tmp_path / "a.pth").tensors
     assert tensors["embed.weight"].data_ptr() == tensors["head.weight"].data_ptr()
-    description = inspect.describe(tmp_path / "a.pth")
+    description = inspect.description_of(tmp_path / "a.pth")
     assert description.tied == (("embed.weight", "head.weight"),)
     assert description.elements == 12
     assert description.tensor_bytes == 48
@@ -166,7 +166,7 @@ def test_wrappers_are_unwrapped_and_said(saved: dict[str, Any], path: str, besid
     loaded = read.load(tmp_path / "a.pth")
     assert loaded.tensors.keys() == STATE.keys()
     assert loaded.notes[0].startswith(f"unwrapped {path!r}" + (f" (also holds: {beside}" if beside else ""))
-    description = inspect.describe(tmp_path / "a.pth")
+    description = inspect.description_of(tmp_path / "a.pth")
     assert description.wrapper == path
 
 

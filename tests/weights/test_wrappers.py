@@ -109,7 +109,7 @@ ONE: dict[str, tuple[Any, str]] = {
 def test_one_of_several_is_asked_for_and_each_key_picks_its_own(saved: Any, keys: list[str], tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     torch.save(saved, path)
-    described = inspect.describe(path)
+    described = inspect.description_of(path)
     assert described.kind == Kind.SEVERAL
     assert [candidate.key for candidate in described.candidates] == keys
     for take in (read.load, read.require_state_dict):
@@ -130,14 +130,14 @@ def test_one_of_several_is_asked_for_and_each_key_picks_its_own(saved: Any, keys
 
 
 def _steps(saved: Any, key: str) -> tuple[Any, ...]:
-    states = wrappers.unwrap(saved, lambda value: isinstance(value, torch.Tensor)).choices  # type: ignore[union-attr]
+    states = wrappers.unwrap(saved, lambda value: isinstance(value, torch.Tensor)).choices
     return next(state.steps for state in states if state.key == key)
 
 
 @pytest.mark.parametrize(("saved", "key"), ONE.values(), ids=ONE)
 def test_what_is_no_network_is_no_candidate(saved: Any, key: str, tmp_path: Path) -> None:
     torch.save(saved, tmp_path / "net.pth")
-    assert inspect.describe(tmp_path / "net.pth").candidates == ()
+    assert inspect.description_of(tmp_path / "net.pth").candidates == ()
     taken, picked = read.load(tmp_path / "net.pth"), read.load(tmp_path / "net.pth", key=key)
     assert taken.tensors.keys() == picked.tensors.keys()
     assert taken.notes == picked.notes
@@ -160,7 +160,7 @@ def test_what_is_no_network_is_no_candidate(saved: Any, key: str, tmp_path: Path
 )
 def test_an_average_is_told_from_another_network(saved: Any, says: str, tmp_path: Path) -> None:
     torch.save(saved, tmp_path / "net.pth")
-    assert says in inspect.describe(tmp_path / "net.pth").candidates[1].relation
+    assert says in inspect.description_of(tmp_path / "net.pth").candidates[1].relation
     with pytest.raises(WeightsError, match="2 state dicts") as caught:
         read.load(tmp_path / "net.pth")
     assert says in caught.value.message
@@ -170,7 +170,7 @@ def test_tensors_without_names_are_told_and_not_taken(tmp_path: Path) -> None:
     torch.save(_torch_ema(), tmp_path / "net.pth")
     says = "ema.shadow_params holds 2 tensors without names: no state dict, so it is not taken"
     assert says in read.load(tmp_path / "net.pth").notes
-    assert inspect.describe(tmp_path / "net.pth").unnamed == (says,)
+    assert inspect.description_of(tmp_path / "net.pth").unnamed == (says,)
     torch.save(_torch_ema()["ema"], tmp_path / "ema.pth")
     with pytest.raises(WeightsError, match="holds no state dict: shadow_params holds 2 tensors without names"):
         read.load(tmp_path / "ema.pth")
@@ -192,7 +192,7 @@ def test_a_key_that_picks_nothing_is_answered_with_those_there_are(
     saved: Any, key: str, says: str, tmp_path: Path
 ) -> None:
     torch.save(saved, tmp_path / "net.pth")
-    for take in (read.load, read.require_state_dict, inspect.describe):
+    for take in (read.load, read.require_state_dict, inspect.description_of):
         with pytest.raises(WeightsError) as caught:
             take(tmp_path / "net.pth", key=key)  # type: ignore[operator]
         assert says in caught.value.message
@@ -222,7 +222,7 @@ def test_what_a_file_calls_its_parts_cannot_break_a_message(tmp_path: Path) -> N
         read.load(tmp_path / "net.pth")
     assert "\x1b" not in caught.value.message
     assert caught.value.message.count("\n") == 2
-    assert asdict(inspect.describe(tmp_path / "net.pth"))["candidates"][1]["key"] == "b"
+    assert asdict(inspect.description_of(tmp_path / "net.pth"))["candidates"][1]["key"] == "b"
 
 
 def test_a_key_stands_behind_the_file(tmp_path: Path) -> None:

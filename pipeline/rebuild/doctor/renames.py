@@ -32,24 +32,24 @@ def except_names(
     any number. Raises MisfitError for an entry that stands for nothing, and for a rename onto a name that is taken.
     """
     notes = []
-    kept = dict(tensors)
+    remaining = dict(tensors)
     for entry in ignore:
-        left_out = {name for name in kept if covers(entry, name)}
+        left_out = {name for name in remaining if covers(entry, name)}
         _require_some(left_out, f"model.ignore {entry!r}", weights_name)
-        kept = {name: tensor for name, tensor in kept.items() if name not in left_out}
+        remaining = {name: tensor for name, tensor in remaining.items() if name not in left_out}
         notes.append(f"model.ignore: left out {len(left_out)} tensors of {entry!r}")
-    moved = Counter(_entry(name, rename) for name in kept)
+    moved = Counter(_entry(name, rename) for name in remaining)
     for old, new in rename.items():
-        _require_some([name for name in kept if covers(old, name)], f"model.rename {old!r}", weights_name)
+        _require_some([name for name in remaining if covers(old, name)], f"model.rename {old!r}", weights_name)
         notes.append(f"model.rename: {moved[old]} tensors of {old!r} became {new!r}")
-    names = [renamed(name, rename) for name in kept]
+    names = [renamed(name, rename) for name in remaining]
     if "" in names:
-        nameless = list(kept)[names.index("")]
+        nameless = list(remaining)[names.index("")]
         raise MisfitError(f"model.rename leaves {nameless!r} of {weights_name} without a name", hint="correct it")
     if len(set(names)) != len(names):
         taken = Counter(names).most_common(1)[0][0]
         raise MisfitError(f"model.rename gives two tensors of {weights_name} the name {taken!r}", hint="correct it")
-    return dict(zip(names, kept.values(), strict=True)), tuple(notes)
+    return dict(zip(names, remaining.values(), strict=True)), tuple(notes)
 
 
 def renamed(name: str, rename: Mapping[str, str]) -> str:
@@ -98,7 +98,7 @@ def shortest(names: Mapping[str, str]) -> dict[str, str]:
     Modules stand for what is below them, and `*` for the layers of a stack, as far as that is true.
     """
     entries: dict[str, str] = {}
-    _write(_Below("", dict(names)), "", "", entries)
+    _add_entries(_Below("", dict(names)), "", "", entries)
     short = _with_stars(entries, names)
     if _gives(short, names):
         return short
@@ -120,17 +120,17 @@ def combined(first: Exceptions, second: Exceptions, names: Iterable[str]) -> Exc
     return shortest(used), (*ignore, *stems(left_out, list(used)))
 
 
-def stems(names: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
-    """Return the shortest leading parts, with `*` for layers, that cover all of `names` and none of `kept`."""
+def stems(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    """Return the shortest leading parts, with `*` for layers, that cover all of `names` and none of `others`."""
     found: dict[str, None] = {}
     for name in names:
         parts = name.split(".")
         runs = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        stem = next(run for run in runs if run == name or not any(covers(run, other) for other in kept))
+        stem = next(run for run in runs if run == name or not any(covers(run, other) for other in others))
         found[stem] = None
     starred = {stem: _NUMBER.sub("*", stem) for stem in found}
     often = Counter(starred.values())
-    useful = {star for star in often if often[star] > 1 and not any(covers(star, other) for other in kept)}
+    useful = {star for star in often if often[star] > 1 and not any(covers(star, other) for other in others)}
     return tuple(dict.fromkeys(star if star in useful else stem for stem, star in starred.items()))
 
 
@@ -164,7 +164,7 @@ class _Below:
         return found.most_common(1)[0][0] if found else None
 
 
-def _write(below: _Below, old: str, new: str, entries: dict[str, str]) -> None:
+def _add_entries(below: _Below, old: str, new: str, entries: dict[str, str]) -> None:
     """Add the entries that the names below a module need, where `old` → `new` covers them already."""
     right = below.right(old, new)
     if len(right) == len(below.names):
@@ -177,7 +177,7 @@ def _write(below: _Below, old: str, new: str, entries: dict[str, str]) -> None:
             entries[below.prefix] = likeliest
             old, new = below.prefix, likeliest
     for part in below.parts():
-        _write(part, old, new, entries)
+        _add_entries(part, old, new, entries)
 
 
 def _with_stars(entries: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:

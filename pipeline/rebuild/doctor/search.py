@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor.difference import Difference, Shape, difference_of
 
 if TYPE_CHECKING:
@@ -115,10 +116,7 @@ class Search:
     def layout(self, changes: Mapping[str, Any]) -> Mapping[str, Shape] | None:
         """Return the names and shapes of the network with these changes; None if it cannot be built."""
         self.builds += 1
-        try:
-            return self.build({**self.arguments, **changes})
-        except Exception:  # noqa: BLE001 - the user's constructor may raise anything for values it does not take
-            return None
+        return attempt(self.build, {**self.arguments, **changes})
 
     def _leap(self, root: _Candidate) -> _Candidate:
         """Change at once all arguments whose new value the shapes tell by themselves, as long as that helps."""

@@ -120,7 +120,7 @@ def test_each_kind_is_told_from_its_contents_whatever_its_name(kind: Kind, tmp_p
     path = tmp_path / "weights.jpeg"
     FILES[kind](path)
     assert identify(path) is kind
-    description = inspect.describe(path)
+    description = inspect.description_of(path)
     assert description.kind == kind
     assert description.explanation
     assert description.next
@@ -186,7 +186,7 @@ def test_describing_a_file_imports_neither_torch_nor_numpy(tmp_path: Path) -> No
     program = (
         "import sys, pathlib\n"
         "from pipeline.weights import inspect\n"
-        "for name in sys.argv[1:]: assert len(inspect.describe(pathlib.Path(name)).tensors) == 4\n"
+        "for name in sys.argv[1:]: assert len(inspect.description_of(pathlib.Path(name)).tensors) == 4\n"
         "assert not {'torch', 'numpy', 'onnx', 'safetensors'} & set(sys.modules)\n"
     )
     names = [str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")]
