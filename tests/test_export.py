@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from onnx import numpy_helper
 from pipeline.errors import GateError, UnavailableError
 from pipeline.formats.artifact import Artifact
 from pipeline.release.standalone import check_files
+from pipeline.report import html
 from pipeline.run import build as driver
 from pipeline.run.plan import Settings, plan
 from pipeline.run.stages import STAGES, State
@@ -101,6 +103,17 @@ def test_a_healthy_export_passes_on_every_backend(simplenet):
     assert all(proof.worst.factor < 8 for proof in proven.proofs if proof.worst)
 
 
+def test_parity_does_not_wait_for_what_draws_the_report(simplenet, monkeypatch):
+    end, ended = threading.Event(), []
+    monkeypatch.setattr(html, "_prepare", lambda: ended.append(end.wait(60)))
+    try:
+        prove(simplenet)
+        assert ended == []
+    finally:
+        end.set()
+        html.prepared()
+
+
 def test_the_network_itself_is_in_the_cases_at_sizes_no_exporter_saw(simplenet):
     sizes = {case.sizes["batch"] for case in simplenet.cases}
     assert {1, 64} <= sizes
@@ -137,6 +150,7 @@ def test_a_changed_onnx_file_closes_the_gate_and_leaves_a_report_but_no_release(
     assert next(each for each in report["backends"] if each["name"] == "onnxruntime-cpu")["status"] == "fail"
     assert not (folder / "latest").exists()
     assert str(folder / "failed") in caught.value.hint
+    assert "the error begins in Gemm" in (folder / "failed" / "report" / "report.md").read_text()
 
 
 def test_a_changed_torchscript_file_closes_the_gate(simplenet):
