@@ -156,7 +156,7 @@ def golden_of(truth: Truth) -> Golden:
                 floors={
                     name: _rounded_up(np.asarray(floor) * (rules[name].limit / limit))
                     for name, floor in floors.items()
-                    if floor is not None and not rules[name].explicit
+                    if not rules[name].explicit
                 },
             )
         )

@@ -51,7 +51,7 @@ def benchmark():
         schema_version=1,
         arms={arm.name: {"variant": arm.name, "threads": 2} for arm in arms},
         sizes=tuple(timing.size({"batch": int(name[6:])}, measured[name], analysed[name]) for name in names),
-        machine=machine.describe(),
+        machine=machine.here(),
         pressure=machine.pressure_during(before, machine.pressure()),
         figures=Figures(
             backends=tuple(figures.backend(arm.name, measured, 5000) for arm in arms),

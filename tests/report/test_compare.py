@@ -14,7 +14,7 @@ from pipeline.parity.document import Parity
 from pipeline.report.compare import Recorded, compare
 from pipeline.report.document import Documents
 
-HERE = dataclasses.asdict(machine.describe())
+HERE = dataclasses.asdict(machine.here())
 
 
 UNKNOWN = dict.fromkeys(("ratio", "interval", "p_value", "p50", "p90", "p95", "p99"))
