@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.errors import GateError, UnavailableError
 from pipeline.formats.artifact import Written
 from pipeline.parity import prove
 from pipeline.release.standalone import check_files
+from pipeline.report import html
 from pipeline.run.export import export
 from pipeline.run.plan import Settings, plan
 from pipeline.run.stages.proving import PROVE, hold
@@ -111,6 +113,17 @@ def test_a_healthy_export_passes_on_every_backend(simplenet):
     assert all(proof.worst.factor < 8 for proof in found.proofs if proof.worst)
 
 
+def test_parity_does_not_wait_for_what_draws_the_report(simplenet, monkeypatch):
+    end, ended = threading.Event(), []
+    monkeypatch.setattr(html, "_prepare", lambda: ended.append(end.wait(60)))
+    try:
+        prove(simplenet)
+        assert ended == []
+    finally:
+        end.set()
+        html.prepared()
+
+
 def test_the_network_itself_is_in_the_cases_at_sizes_no_exporter_saw(simplenet):
     sizes = {case.sizes["batch"] for case in simplenet.need(Inputs).cases}
     assert {1, 64} <= sizes
@@ -147,6 +160,7 @@ def test_a_changed_onnx_file_closes_the_gate_and_leaves_a_report_but_no_release(
     assert next(each for each in report["backends"] if each["name"] == "onnxruntime-cpu")["status"] == "fail"
     assert not (folder / "latest").exists()
     assert str(folder / "failed") in caught.value.hint
+    assert "the error begins in Gemm" in (folder / "failed" / "report" / "report.md").read_text()
 
 
 def test_a_changed_torchscript_file_closes_the_gate(simplenet):

@@ -37,14 +37,14 @@ class State:
     throttled_by: tuple[str, ...]
 
 
-def describe() -> str | None:
+def names() -> str | None:
     """Return the GPUs of this machine by name and the driver's version, or None if there is no NVML here."""
     nvml, device = _device(0)
     if device is None:
         return None
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    names = ", ".join(str(nvml.nvmlDeviceGetName(handle)) for handle in handles)
-    return f"{names}, driver {nvml.nvmlSystemGetDriverVersion()}"
+    named = ", ".join(str(nvml.nvmlDeviceGetName(handle)) for handle in handles)
+    return f"{named}, driver {nvml.nvmlSystemGetDriverVersion()}"
 
 
 def meter(index: int = 0) -> Meter | None:

@@ -90,7 +90,7 @@ class Contention:
     load_1m_after: float | None
 
 
-def describe(root: Path = Path("/")) -> Machine:
+def here(root: Path = Path("/")) -> Machine:
     """Describe this machine; `root` holds its proc and sys."""
     cpuinfo = _read(root / "proc/cpuinfo")
     cpufreq = root / "sys/devices/system/cpu/cpu0/cpufreq"
@@ -115,7 +115,7 @@ def describe(root: Path = Path("/")) -> Machine:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         packages=_versions(PACKAGES),
         thread_variables={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
-        gpus=gpu.describe(),
+        gpus=gpu.names(),
     )
 
 

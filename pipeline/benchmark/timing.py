@@ -205,7 +205,7 @@ def measure(  # noqa: PLR0913 - what a run is made of
         schema_version=1,
         arms={each.name: Arm(variant=each.variant.name, threads=each.threads) for each in contestants},
         sizes=tuple(size(inputs[name].sizes, each, analysed[name]) for name, each in measured.items()),
-        machine=machine.describe(),
+        machine=machine.here(),
         pressure=machine.pressure_during(before, machine.pressure()),
         figures=Figures(
             backends=tuple(figures.backend(each.name, measured, _file_bytes(each.variant)) for each in contestants),

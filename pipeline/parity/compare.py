@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsInt
 
 import numpy as np
 
@@ -13,7 +13,13 @@ from pipeline.storage.documents import Count, Many, Number  # noqa: TC001 - pyda
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
+    from pipeline.interface import Array, Arrays
+    from pipeline.parity.budget import Floats
     from pipeline.parity.oracle import Reference
+
+    Flags = NDArray[np.bool_]
 
 
 REFUSED = "the backend refuses this case"
@@ -46,8 +52,8 @@ class Finding:
 def compare(
     case: str,
     reference: Reference,
-    floors: Mapping[str, Any],
-    outputs: Mapping[str, Any],
+    floors: Mapping[str, Floats],
+    outputs: Arrays,
     rules: Mapping[str, Rule],
 ) -> tuple[Finding, ...]:
     """Compare a backend's outputs of one case with the reference: one finding an output, in the reference's order."""
@@ -69,7 +75,12 @@ def worst(findings: Sequence[Finding]) -> Finding:
 
 
 def _compare_output(
-    case: str, name: str, reference: Reference, floors: Mapping[str, Any], got: Any, rules: Mapping[str, Rule]
+    case: str,
+    name: str,
+    reference: Reference,
+    floors: Mapping[str, Floats],
+    got: Array | None,
+    rules: Mapping[str, Rule],
 ) -> Finding:
     expected, rule = reference.values[name], rules[name]
     if got is None:
@@ -87,8 +98,8 @@ def _compare_output(
 
 
 def _within_margin(
-    expected: Any, got: Any, reference: Reference, floors: Mapping[str, Any], rules: Mapping[str, Rule]
-) -> Any:
+    expected: Array, got: Array, reference: Reference, floors: Mapping[str, Floats], rules: Mapping[str, Rule]
+) -> Flags:
     """Return where an argmax or argmin of another output may come out otherwise: the two values are as good as equal there.
 
     They are if their margin in float64 is at most what both may be off by.
@@ -110,7 +121,7 @@ def _within_margin(
     return ties
 
 
-def _as_indices(found: Any, values: Any, axis: int) -> Any:
+def _as_indices(found: Array, values: Array, axis: int) -> NDArray[np.int64] | None:
     """Return integers as indices along an axis, that axis kept with size 1; None if they cannot be."""
     kept = (*values.shape[:axis], 1, *values.shape[axis + 1 :])
     reduced = (*values.shape[:axis], *values.shape[axis + 1 :])
@@ -121,7 +132,7 @@ def _as_indices(found: Any, values: Any, axis: int) -> Any:
     return found.reshape(kept).astype(np.int64)
 
 
-def _compare_exact(case: str, name: str, expected: Any, undecided: Any, got: Any, rule: Rule) -> Finding:
+def _compare_exact(case: str, name: str, expected: Array, undecided: Flags, got: Array, rule: Rule) -> Finding:
     """Integers and booleans must be equal, except where float32 cannot decide (a tie in an argmax)."""
     differs = (got != expected) & ~undecided
     ties = int(((got != expected) & undecided).sum())
@@ -143,7 +154,7 @@ def _compare_exact(case: str, name: str, expected: Any, undecided: Any, got: Any
     )
 
 
-def _compare_floating(case: str, name: str, reference: Reference, floor: Any, got: Any, rule: Rule) -> Finding:
+def _compare_floating(case: str, name: str, reference: Reference, floor: Floats, got: Array, rule: Rule) -> Finding:
     expected, noise = reference.values[name], reference.noise[name]
     value = got.astype(np.float64)
     same = (value == expected) | (np.isnan(value) & np.isnan(expected))
@@ -177,7 +188,7 @@ def _compare_floating(case: str, name: str, reference: Reference, floor: Any, go
     )
 
 
-def _not_finite(value: Any, expected: Any, unknowable: Any) -> str | None:
+def _not_finite(value: Array, expected: Array, unknowable: Flags) -> str | None:
     wrong = (np.isfinite(value) != np.isfinite(expected)) & ~unknowable
     if not wrong.any():
         return None
@@ -190,8 +201,8 @@ def _not_finite(value: Any, expected: Any, unknowable: Any) -> str | None:
 def _explain_swaps(
     findings: Sequence[Finding],
     reference: Reference,
-    floors: Mapping[str, Any],
-    outputs: Mapping[str, Any],
+    floors: Mapping[str, Floats],
+    outputs: Arrays,
     rules: Mapping[str, Rule],
 ) -> list[Finding]:
     """Say it when a failed output would have passed as another one."""
@@ -227,5 +238,5 @@ def _limit(rule: Rule) -> float:
     return 1.0 if rule.explicit else rule.limit
 
 
-def _index(flat: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _index(flat: SupportsInt, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(each) for each in np.unravel_index(int(flat), shape))

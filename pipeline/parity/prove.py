@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.backends.variant import Variant
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Arrays, Case, Interface
-    from pipeline.parity.budget import Rule
+    from pipeline.parity.budget import Floats, Rule
     from pipeline.parity.oracle import Reference
     from pipeline.rebuild.network import Network
     from pipeline.worker import event
@@ -59,7 +59,7 @@ class Truth:
 
     cases: tuple[Case, ...]
     references: tuple[Reference, ...]
-    floors: tuple[Mapping[str, Any], ...]
+    floors: tuple[Mapping[str, Floats], ...]
     rules: Mapping[str, Rule]
     fallback: str | None
     gates: Mapping[str, Mapping[str, Rule]] = field(default_factory=dict)
@@ -108,10 +108,7 @@ def truth(
         for name in references[0].values
         if "float" in references[0].dtypes[name]
     }
-    floors = [
-        {name: by_output[name][index] if name in by_output else None for name in references[0].values}
-        for index in range(len(references))
-    ]
+    floors = [{name: each[index] for name, each in by_output.items()} for index in range(len(references))]
     return Truth(tuple(cases), tuple(references), tuple(floors), rules, fallback, gates or {})
 
 

@@ -136,7 +136,7 @@ def _explained(recording: Recording, known: Truth, setup: Setup) -> why.Explanat
         {
             name: np.asarray(known.rules[name].allowed(values, floors[name]))
             for name, values in each.values.items()
-            if floors[name] is not None
+            if name in floors
         }
         for each, floors in zip(known.references, known.floors, strict=True)
     ]

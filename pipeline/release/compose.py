@@ -172,7 +172,7 @@ def golden_of(truth: Truth) -> Golden:
                 floors={
                     name: _rounded_up(np.asarray(floor) * (1.0 if rules[name].explicit else rules[name].limit / limit))
                     for name, floor in floors.items()
-                    if floor is not None and (not rules[name].explicit or name in by_limit)
+                    if not rules[name].explicit or name in by_limit
                 },
             )
         )

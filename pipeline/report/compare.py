@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.report.document import Documents
 
 CONFIDENCE = 0.95
+_LARGEST_LOG = 700.0  # of what a double holds
 Outcome = Literal["regression", "improvement", "same", "undecided"]
 
 
@@ -170,7 +171,7 @@ def _drift(base: Recorded, candidate: Recorded, margin: float) -> str | None:
         was, now = (each[key].median_ms if key in each else None for each in rows)
         if size.reference != "eager" or was is None or now is None:
             continue
-        if abs(math.log(now / was)) > math.log1p(margin):
+        if abs(math.log(now) - math.log(was)) > math.log1p(margin):
             return (
                 f"{_label(key)} is the same program in both and took {now / was:.3f} times as long: "
                 "the machine has changed"
@@ -206,13 +207,17 @@ def _welch(one: _Latency, other: _Latency, limit: float) -> tuple[Interval, floa
         degrees.append(each.launches - 1)
         errors.append((high - low) / 2 / stdtrit(degrees[-1], 0.5 + CONFIDENCE / 2))
     error = math.hypot(*errors)
-    change = math.log(other.median_ms / one.median_ms)
+    change = math.log(other.median_ms) - math.log(one.median_ms)
     if error == 0:
-        return (math.exp(change), math.exp(change)), 0.0
+        return (_exp(change), _exp(change)), 0.0
     freedom = error**4 / sum(each**4 / degree for each, degree in zip(errors, degrees, strict=True))
     reach = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2)) * error
     p_value = float(2 * stdtr(freedom, -abs(abs(change) - limit) / error))
-    return (math.exp(change - reach), math.exp(change + reach)), p_value
+    return (_exp(change - reach), _exp(change + reach)), p_value
+
+
+def _exp(value: float) -> float:
+    return math.exp(max(-_LARGEST_LOG, min(value, _LARGEST_LOG)))
 
 
 def _exact(what: str, where: str, base: float, candidate: float, margin: float) -> Change:

@@ -52,12 +52,12 @@ def content(name: str, documents: Documents) -> Content:
     figures = benchmark.figures
     sections = (
         Section("Summary", headings=HEADINGS, body=tuple(line.cells for line in lines(parity, benchmark))),
+        *explanations(parity),
         *_latency(benchmark),
         *(_started(figures) if figures else ()),
         *_gpu(benchmark),
         findings(parity),
         *_placement(parity),
-        *explanations(parity),
         *(_reached(figures) if figures else ()),
         *_machine(benchmark),
         *([] if failed else [_how_to_run(name, parity)]),

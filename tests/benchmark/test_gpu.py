@@ -40,7 +40,7 @@ used = None
 if meter:
     first = meter()
     used = meter() - first
-print(json.dumps([machine.describe().gpus, used, state and asdict(state)]))
+print(json.dumps([machine.here().gpus, used, state and asdict(state)]))
 """
 
 
@@ -93,4 +93,4 @@ def test_a_gpu_that_counts_no_energy_has_no_meter(ask):
 def test_without_a_driver_there_is_nothing_to_tell():
     if shutil.which("nvidia-smi"):
         pytest.skip("a driver is here")
-    assert (gpu.describe(), gpu.meter(), gpu.state()) == (None, None, None)
+    assert (gpu.names(), gpu.meter(), gpu.state()) == (None, None, None)

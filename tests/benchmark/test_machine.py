@@ -41,7 +41,7 @@ def test_a_machine_is_described_from_proc_and_sys(tmp_path: Path) -> None:
             "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance\n",
         },
     )
-    found = machine.describe(root)
+    found = machine.here(root)
     assert found.cpu_model == "Example CPU 3000"
     assert found.physical_cores == 2
     assert found.memory_bytes == 24684084 * 1024
@@ -50,7 +50,7 @@ def test_a_machine_is_described_from_proc_and_sys(tmp_path: Path) -> None:
 
 def test_a_frequency_is_taken_from_cpuinfo_where_sys_has_none(tmp_path: Path) -> None:
     root = write(tmp_path, {"proc/cpuinfo": CPUINFO.format(index=0, core=0)})
-    assert machine.describe(root).frequency_mhz == 2596.134
+    assert machine.here(root).frequency_mhz == 2596.134
 
 
 def test_limits_of_cgroups_version_2_are_the_tightest_on_the_way_up(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_limits_of_cgroups_version_2_are_the_tightest_on_the_way_up(tmp_path: Pa
             "sys/fs/cgroup/pod/box/memory.max": "1073741824\n",
         },
     )
-    found = machine.describe(root)
+    found = machine.here(root)
     assert (found.quota_cores, found.memory_limit_bytes) == (1.5, 1 << 30)
 
 
@@ -79,7 +79,7 @@ def test_limits_of_cgroups_version_1_are_read_too(tmp_path: Path) -> None:
             "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
         },
     )
-    found = machine.describe(root)
+    found = machine.here(root)
     assert (found.quota_cores, found.memory_limit_bytes) == (0.5, 1 << 31)
 
 
@@ -93,12 +93,12 @@ def test_unlimited_cgroups_have_no_limits(tmp_path: Path) -> None:
             "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
         },
     )
-    found = machine.describe(root)
+    found = machine.here(root)
     assert (found.quota_cores, found.memory_limit_bytes) == (None, None)
 
 
 def test_a_machine_without_proc_and_sys_is_described_as_far_as_python_knows(tmp_path: Path) -> None:
-    found = machine.describe(tmp_path)
+    found = machine.here(tmp_path)
     assert found.python == f"{platform.python_implementation()} {platform.python_version()}"
     assert found.logical_cores is not None
     unknown = (found.physical_cores, found.memory_bytes, found.governor, found.quota_cores, found.frequency_mhz)
@@ -107,7 +107,7 @@ def test_a_machine_without_proc_and_sys_is_described_as_far_as_python_knows(tmp_
 
 def test_a_description_names_versions_but_no_host_user_or_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    document = dataclasses.asdict(machine.describe())
+    document = dataclasses.asdict(machine.here())
     words = json.dumps(document)
     assert document["packages"]["numpy"]
     assert document["thread_variables"]["OMP_NUM_THREADS"] == "2"
@@ -118,7 +118,7 @@ def test_a_description_names_versions_but_no_host_user_or_path(monkeypatch: pyte
 
 
 def test_a_machine_is_comparable_with_itself_whatever_its_software_and_present_frequency() -> None:
-    found = machine.describe()
+    found = machine.here()
     other = dataclasses.replace(found, packages={"torch": "9"}, frequency_mhz=1.0, kernel="9", python="CPython 9")
     assert machine.comparable(found, other) == []
 

@@ -128,6 +128,29 @@ class Ties(nn.Module):
         return self.head(y + self.again) + self.other(y)
 
 
+class Unfaithful(nn.Module):
+    """Computes something else while it is exported, in one of its modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), Scaled()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).tanh())
+
+
+class Scaled(nn.Module):
+    """Two per cent too much in the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        is_exported = torch.jit.is_tracing() or torch.compiler.is_exporting()
+        return self.fc(x) * 1.02 if is_exported else self.fc(x)
+
+
 def made(network: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for parameter in network.parameters():

@@ -5,14 +5,19 @@ import random
 from dataclasses import replace
 
 import pytest
+import torch
 
 from pipeline.benchmark import figures, machine, rounds, timing
 from pipeline.benchmark.document import Benchmark, Energy, Figures, Graph, Rate, Roofline
 from pipeline.benchmark.measurements import Plan
 from pipeline.benchmark.statistics import analyse
+from pipeline.errors import GateError
 from pipeline.parity.document import Parity
 from pipeline.report.document import Documents
+from pipeline.run import build as driver
+from pipeline.run.plan import Settings
 from tests.benchmark.simulated import World, telling
+from tests.formats import networks
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +51,7 @@ def benchmark():
         schema_version=1,
         arms={arm.name: {"variant": arm.name, "threads": 2} for arm in arms},
         sizes=tuple(timing.size({"batch": int(name[6:])}, measured[name], analysed[name]) for name in names),
-        machine=machine.describe(),
+        machine=machine.here(),
         pressure=machine.pressure_during(before, machine.pressure()),
         figures=Figures(
             backends=tuple(figures.backend(arm.name, measured, 5000) for arm in arms),
@@ -83,3 +88,27 @@ def edited(documents):
         return Documents(Parity.from_json(found["parity"]), Benchmark.from_json(found["benchmark"]))
 
     return edit
+
+
+UNFAITHFUL = """
+name: unfaithful
+model: {architecture: "tests.formats.networks:Unfaithful", weights: unfaithful.pth}
+inputs:
+  x: {dtype: float32, shape: [batch, 4]}
+dimensions: {batch: {min: 1, max: 16}}
+outputs: [y]
+exports: [{format: torchscript, method: trace}, onnx]
+backends: [torchscript, onnxruntime-cpu]
+benchmark: {reference: torchscript}
+"""
+
+
+@pytest.fixture(scope="session")
+def failed(tmp_path_factory):
+    """The report of a real export that parity stopped: both of its files compute something else than the network."""
+    folder = tmp_path_factory.mktemp("unfaithful")
+    torch.save(networks.made(networks.Unfaithful()).state_dict(), folder / "unfaithful.pth")
+    (folder / "unfaithful.yaml").write_text(UNFAITHFUL)
+    with pytest.raises(GateError):
+        driver.export(folder / "unfaithful.yaml", Settings(out=folder, trust=("tests.formats",)))
+    return folder / "unfaithful" / "failed" / "report"

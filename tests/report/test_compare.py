@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from pipeline.parity.document import Parity
 from pipeline.report.compare import Recorded, compare
 from pipeline.report.document import Documents
 
-HERE = dataclasses.asdict(machine.describe())
+HERE = dataclasses.asdict(machine.here())
 
 
 UNKNOWN = dict.fromkeys(("ratio", "interval", "p_value", "p50", "p90", "p95", "p99"))
@@ -172,6 +173,16 @@ def test_a_release_that_was_not_timed_is_compared_in_what_it_has(base, changed):
     found = held(base, changed)
     assert {each.what.split()[0] for each in found.changes} == {"size", "parity"}
     assert any("candidate was not timed" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("was", "now"), [(5e-324, 1e308), (1e308, 5e-324), (1.0, 5e-324)])
+def test_latencies_that_no_machine_has_are_compared_without_an_overflow(base, changed, was, now):
+    base["benchmark"]["sizes"][0]["rows"] = [row("onnxruntime-cpu", was, spread=0.0)]
+    changed["benchmark"]["sizes"][0]["rows"] = [row("onnxruntime-cpu", now, spread=0.0)]
+    changed["benchmark"]["sizes"][0]["rows"][0]["median_interval_ms"] = [5e-324, 1e308]
+    found = held(base, changed).to_json()
+    assert "latency [ms]" in {each["what"] for each in found["changes"]}
+    json.dumps(found, allow_nan=False)
 
 
 def test_of_many_latencies_chance_alone_makes_no_regression(base, changed):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 
 import pytest
 
@@ -84,6 +85,49 @@ def test_markdown_and_html_say_the_same(documents, page_file):
         assert f">{each.title}</h2>" in page
     for title in ("Latency, batch=1", "Throughput", "Cold start and memory", "Roofline", "Machine and versions"):
         assert f"## {title}\n" in text
+
+
+SAID = (
+    "torchscript: the first rung that breaks is 'torchscript' (smallest case 'minimum': batch=1); the error begins in module second: ",
+    "onnxruntime-cpu: the first rung that breaks is 'exported program' (smallest case 'minimum': batch=1); ",
+)
+
+
+def test_a_failed_report_says_in_words_where_the_error_begins(failed):
+    whole = (failed / "report.md").read_text()
+    part = whole.partition("## Where it goes wrong\n")[2].partition("\n## ")[0]
+    assert all(f"\n{sentence}" in part for sentence in SAID)
+    assert "| torchscript | float32 eager | pass | 0." in part
+    assert "| onnxruntime-cpu | exported program | FAIL | " in part
+    assert not set("{}") & set(part)
+    page = unescape((failed / "report.html").read_text())
+    assert all(f"<p>{sentence}" in page for sentence in SAID)
+
+
+def test_a_failed_report_shows_in_a_browser_where_the_error_begins(failed):
+    if reason := chromium.missing():
+        pytest.skip(reason)
+    with chromium.opened(failed / "report.html") as page:
+        title = "[...document.querySelectorAll('h2')].find(each => each.textContent === 'Where it goes wrong')"
+        text = page.script(f"return {title}.parentElement.innerText")
+        assert page.errors() == []
+    assert all(sentence in text for sentence in SAID)
+    assert not set("{}") & set(text)
+
+
+def test_what_reproduces_an_error_is_named(edited):
+    culprit = {"module": "fc2", "output": "linear_1", "node": "node_linear_1", "operator": "Gemm", "source": "net.py:7"}
+    explanation = {
+        "backend": "ort", "case": {"name": "odd", "sizes": {"batch": 3}, "elements": 12}, "ladder": [], "broke": None,
+        "culprit": culprit | {"got": "nan", "expected": 1.5, "worst_index": [0, 2], "certain": False}, "problem": None,
+        "reproduction": "culprits/ort/culprit.py",
+    }  # fmt: skip
+    text = section(edited(lambda each: each["parity"].update(explanations=[explanation])), "Where it goes wrong").text
+    assert text[0].startswith(
+        "ort: every rung of the ladder passes on its smallest case (smallest case 'odd': batch=3); "
+    )
+    assert text[0].endswith("probably begins in Gemm node_linear_1, of fc2, net.py:7: nan instead of 1.5 at [0, 2].")
+    assert text[1:] == ("To see it alone: python culprits/ort/culprit.py",)
 
 
 def test_a_release_that_was_not_timed_has_a_report_too(parity):

@@ -85,7 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--real", type=int, default=24)
     count = parser.parse_args().real
-    print(machine.describe())
+    print(machine.here())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         failures = sum(tiny_release(folder / f"tiny-{has_old}", has_old=has_old) for has_old in (False, True))
