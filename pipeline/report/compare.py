@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.backends.table import NETWORK
 from pipeline.benchmark import machine
 from pipeline.benchmark.statistics import MIN_LAUNCHES, holm
 from pipeline.errors import InputError
@@ -169,7 +170,7 @@ def _drift(base: Recorded, candidate: Recorded, margin: float) -> str | None:
     for size in base.report.benchmark.sizes:
         key = (in_words(size.sizes), size.reference)
         was, now = (each[key].median_ms if key in each else None for each in rows)
-        if size.reference != "eager" or was is None or now is None:
+        if size.reference != NETWORK or was is None or now is None:
             continue
         if abs(math.log(now) - math.log(was)) > math.log1p(margin):
             return (

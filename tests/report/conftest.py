@@ -14,7 +14,7 @@ from pipeline.benchmark.statistics import analyse
 from pipeline.errors import GateError
 from pipeline.parity.document import Parity
 from pipeline.report.document import Documents
-from pipeline.run import build as driver
+from pipeline.run.export import export
 from pipeline.run.plan import Settings
 from tests.benchmark.simulated import World, telling
 from tests.formats import networks
@@ -110,5 +110,5 @@ def failed(tmp_path_factory):
     torch.save(networks.made(networks.Unfaithful()).state_dict(), folder / "unfaithful.pth")
     (folder / "unfaithful.yaml").write_text(UNFAITHFUL)
     with pytest.raises(GateError):
-        driver.export(folder / "unfaithful.yaml", Settings(out=folder, trust=("tests.formats",)))
+        export(folder / "unfaithful.yaml", Settings(out=folder, trust=("tests.formats",)))
     return folder / "unfaithful" / "failed" / "report"

@@ -39,7 +39,7 @@ from tests.release.forgery import state
 from tests.weights import assembler as asm
 from tests.weights import test_opcodes
 from tests.weights.corpus import payloads
-from tests.weights.test_kinds import FILES, Kind
+from tests.weights.test_identify import FILES, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _NAMESPACE = uuid.UUID("6a0ee3b6-62f7-5b4e-9d2e-0a4f6d0c7b5d")
 _FIRST_OF_1980 = "1980-01-01 00:00:00.000000"
 _PROVIDERS = ["CPUExecutionProvider"]
+_FLAVOUR = "onnx"  # what MLflow calls it, and the package that it reads it with
 
 
 def write(content: Content, path: Path) -> None:
@@ -37,9 +38,9 @@ def _description(content: Content, model: Mapping[str, Any]) -> dict[str, Any]:
     manifest = content.manifest
     return {
         "flavors": {
-            "onnx": {
+            _FLAVOUR: {
                 "data": model["path"],
-                "onnx_version": manifest["tools"].get("onnx", ""),
+                "onnx_version": manifest["tools"].get(_FLAVOUR, ""),
                 "providers": _PROVIDERS,
                 "code": None,
             },
