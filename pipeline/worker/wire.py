@@ -68,12 +68,17 @@ def receive(read: Callable[[int], bytearray]) -> object:
         header = json.loads(bytes(read(length)))
         described = [(str(dtype), tuple(map(int, shape)), int(count)) for dtype, shape, count in header["arrays"]]
         body = header["body"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WorkerError(f"a worker answered something that is not a message: {error}") from None
+    if any(count < 0 for _, _, count in described):
+        raise WorkerError("a worker announced an array of fewer than 0 bytes")
     if sum(count for _, _, count in described) > ARRAYS_LIMIT_BYTES:
         raise WorkerError(f"a worker announced arrays of more than {ARRAYS_LIMIT_BYTES:,} bytes")
     arrays = [_array(dtype, shape, read(count)) for dtype, shape, count in described]
-    return _insert(body, arrays)
+    try:
+        return _insert(body, arrays)
+    except (IndexError, TypeError, RecursionError) as error:
+        raise WorkerError(f"a worker answered something that is not a message: {error}") from None
 
 
 class Writable(Protocol):

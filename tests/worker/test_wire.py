@@ -88,6 +88,11 @@ def read_bytes(data):
         json.dumps({"body": 1, "arrays": [["object", [1], 8]]}).encode(),
         json.dumps({"body": 1, "arrays": [["nonsense", [1], 4]]}).encode(),
         json.dumps({"body": 1, "arrays": [["float32", [1], 1 << 60]]}).encode(),
+        json.dumps({"body": 1, "arrays": [["float32", [1], -4]]}).encode(),
+        json.dumps({"body": {"$array": 0}, "arrays": []}).encode(),
+        json.dumps({"body": [{"$array": "first"}], "arrays": [["float32", [1], 4]]}).encode(),
+        b'{"body": ' + b"[" * 100_000 + b"]" * 100_000 + b', "arrays": []}',
+        b'{"body": ' + b"[" * 2_000 + b"]" * 2_000 + b', "arrays": []}',
     ],
 )
 def test_garbage_is_a_worker_error_and_nothing_else(header):
