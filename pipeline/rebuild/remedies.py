@@ -17,7 +17,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeighbridgeError
-from pipeline.interface import complete_sizes, formula_names, free_dimensions
+from pipeline.interface import (
+    complete_sizes,
+    formula_bounds,
+    formula_names,
+    formula_value,
+    free_dimensions,
+    ordered_dimensions,
+)
 from pipeline.rebuild import calling
 from pipeline.rebuild import cases as sampling
 
@@ -75,6 +82,9 @@ class _Search:
         self.cases = cases
         self.deadline = time.monotonic() + SECONDS
         self.known: dict[tuple[tuple[str, int], ...], bool] = {}
+        self.base: Sizes = {}
+        self.changed: dict[str, Dimension] = {}
+        self.fixed: dict[str, int] = {}
 
     def runs(self, sizes: Sizes) -> bool:
         """Tell whether the network runs at these sizes of the original dimensions."""
@@ -116,19 +126,23 @@ class _Search:
         base = self._base()
         if base is None:
             return None
-        changed: dict[str, Dimension] = {}
-        fixed: dict[str, int] = {}
+        self.base = base
         for _ in range(_ROUNDS):
-            before = (dict(changed), dict(fixed))
+            before = (dict(self.changed), dict(self.fixed))
             for dimension in free_dimensions(self.interface.dimensions):
-                if dimension.name not in fixed and (changed.get(dimension.name) or dimension).formula is None:
-                    self._settle(changed.get(dimension.name, dimension), base, changed, fixed)
-            if (changed, fixed) == before:
+                if dimension.name not in self.fixed and not self._follows(dimension):
+                    self._settle(self.changed.get(dimension.name, dimension))
+            if (self.changed, self.fixed) == before:
                 break
-            remedy = self._proven(_in_words(self.interface, changed, fixed), _changed(self.interface, changed, fixed))
+            told = _in_words(self.interface, self.changed, self.fixed)
+            remedy = self._proven(told, _changed(self.interface, self.changed, self.fixed))
             if remedy is not None:
                 return remedy
         return None
+
+    def _follows(self, dimension: Dimension) -> bool:
+        """Tell whether a dimension was found to follow from others."""
+        return self.changed.get(dimension.name, dimension).formula is not None
 
     def _base(self) -> Sizes | None:
         """Return sizes at which the network runs, small ones first."""
@@ -148,42 +162,42 @@ class _Search:
     def _has_time(self) -> bool:
         return time.monotonic() < self.deadline
 
-    def _settle(self, dimension: Dimension, base: Sizes, changed: dict[str, Dimension], fixed: dict[str, int]) -> None:
+    def _settle(self, dimension: Dimension) -> None:
         """Find out what one dimension may be, and note it if that is less than the config says."""
-        tried = self._tried(dimension, base)
+        tried = self._tried(dimension)
         if all(tried.values()):
             return
         running = [size for size, runs in tried.items() if runs]
         if len(running) == 1:
-            factors = self._factors(dimension, base, changed, fixed)
+            factors = self._factors(dimension)
             if factors == {}:
-                fixed[dimension.name] = running[0]
+                self.fixed[dimension.name] = running[0]
             elif factors is not None:
-                self._relate(dimension, factors, base, changed)
+                self._relate(dimension, factors)
             return
-        narrowed = self._narrowed(dimension, tried, base)
+        narrowed = self._narrowed(dimension, tried)
         if narrowed is not None and narrowed != dimension:
-            changed[dimension.name] = narrowed
+            self.changed[dimension.name] = narrowed
 
-    def _tried(self, dimension: Dimension, base: Sizes) -> dict[int, bool]:
+    def _tried(self, dimension: Dimension) -> dict[int, bool]:
         """Return whether the network runs, for sizes of one dimension with the others at their base."""
         sizes = sampling.allowed(dimension)
         wanted = {
             *sizes[:_WINDOW],
-            base[dimension.name],
+            self.base[dimension.name],
             sizes[-1],
             *(case.sizes[dimension.name] for case in self.cases),
         }
         wanted |= {
             size for step in _STEPS for size in sizes[-sizes[0] % step :: step][:_FEWEST_RUNNING] if not size % step
         }
-        return {size: self._runs_with(base, {dimension.name: size}) for size in sorted(wanted) if size in sizes}
+        return {size: self._runs_with({dimension.name: size}) for size in sorted(wanted) if size in sizes}
 
-    def _runs_with(self, base: Sizes, changes: Mapping[str, int]) -> bool:
-        chosen = {each.name: {**base, **changes}[each.name] for each in free_dimensions(self.interface.dimensions)}
+    def _runs_with(self, changes: Mapping[str, int]) -> bool:
+        chosen = {each.name: {**self.base, **changes}[each.name] for each in free_dimensions(self.interface.dimensions)}
         return self.runs(complete_sizes(self.interface.dimensions, chosen))
 
-    def _narrowed(self, dimension: Dimension, tried: Mapping[int, bool], base: Sizes) -> Dimension | None:
+    def _narrowed(self, dimension: Dimension, tried: Mapping[int, bool]) -> Dimension | None:
         """Return the dimension with the smallest step whose multiples run, all of them within a range; None if none do.
 
         A size that is no multiple may run as well, by chance.
@@ -199,74 +213,68 @@ class _Search:
             if running == [size for size in multiples if running[0] <= size <= running[-1]]:
                 return replace(
                     dimension,
-                    min=dimension.min if below is None else self._edge(dimension.name, below, running[0], step, base),
-                    max=dimension.max if above is None else self._edge(dimension.name, above, running[-1], step, base),
+                    min=dimension.min if below is None else self._edge(dimension.name, below, running[0], step),
+                    max=dimension.max if above is None else self._edge(dimension.name, above, running[-1], step),
                     multiple_of=step,
                 )
         return None
 
-    def _edge(self, name: str, failing: int, running: int, step: int, base: Sizes) -> int:
+    def _edge(self, name: str, failing: int, running: int, step: int) -> int:
         """Return the size nearest to one that fails, on the way from one that runs, that runs as well."""
         while abs(failing - running) > step:
             middle = (failing + running) // 2 // step * step
             if middle in {failing, running}:
                 middle = running + (step if failing > running else -step)
-            if self._runs_with(base, {name: middle}):
+            if self._runs_with({name: middle}):
                 running = middle
             else:
                 failing = middle
         return running
 
-    def _factors(
-        self, dimension: Dimension, base: Sizes, changed: Mapping[str, Dimension], fixed: Mapping[str, int]
-    ) -> dict[str, int] | None:
+    def _factors(self, dimension: Dimension) -> dict[str, int] | None:
         """Return with which whole factor a dimension follows from each other one, {} if from none; None where that is unclear."""
         factors: dict[str, int] = {}
         for other in free_dimensions(self.interface.dimensions):
-            if other.name == dimension.name or other.name in fixed or _follows(other, changed):
+            if other.name == dimension.name or other.name in self.fixed or self._follows(other):
                 continue
-            slope = self._slope(dimension, other, base)
+            slope = self._slope(dimension, other)
             if slope is None:
                 return None
             if slope:
                 factors[other.name] = slope
         return factors
 
-    def _relate(
-        self, dimension: Dimension, factors: Mapping[str, int], base: Sizes, changed: dict[str, Dimension]
-    ) -> None:
+    def _relate(self, dimension: Dimension, factors: Mapping[str, int]) -> None:
         """Note that a dimension follows from others, if sizes that agree with that do run."""
         known = {each.name: each for each in free_dimensions(self.interface.dimensions)}
-        added = base[dimension.name] - sum(factor * base[name] for name, factor in factors.items())
+        added = self.base[dimension.name] - sum(factor * self.base[name] for name, factor in factors.items())
         if added < 0 and list(factors.values()) == [1]:  # past + 1 says more than total - 1
             (other,) = factors
             dimension, factors, added = known[other], {dimension.name: 1}, -added
         formula = _formula_text(factors, added)
-        if self._holds(dimension, formula, [known[name] for name in factors], base):
-            changed[dimension.name] = replace(dimension, formula=formula)
+        if self._holds(dimension, formula, [known[name] for name in factors]):
+            self.changed[dimension.name] = replace(dimension, formula=formula)
 
-    def _slope(self, dimension: Dimension, other: Dimension, base: Sizes) -> int | None:
+    def _slope(self, dimension: Dimension, other: Dimension) -> int | None:
         """Return by how much a dimension grows with another; None if that cannot be told, or is no whole number."""
-        here, there = base[other.name], base[dimension.name]
+        here, there = self.base[other.name], self.base[dimension.name]
         for size in _near(sampling.allowed(other), here):
-            if self._runs_with(base, {other.name: size}):
+            if self._runs_with({other.name: size}):
                 return 0  # it need not follow
             window = _near(sampling.allowed(dimension), there)
-            found = [mine for mine in window if self._runs_with(base, {other.name: size, dimension.name: mine})]
+            found = [mine for mine in window if self._runs_with({other.name: size, dimension.name: mine})]
             if len(found) == 1:
                 rise, run = found[0] - there, size - here
                 return rise // run if rise % run == 0 else None
         return None
 
-    def _holds(self, dimension: Dimension, formula: str, others: Sequence[Dimension], base: Sizes) -> bool:
+    def _holds(self, dimension: Dimension, formula: str, others: Sequence[Dimension]) -> bool:
         """Tell whether the network runs at other sizes that agree with a formula."""
-        from pipeline.interface import formula_value
-
         source = random.Random(0)
         for _ in range(_CHECKS):
             chosen = {each.name: source.choice(sampling.allowed(each)[:_WINDOW]) for each in others}
             size = formula_value(formula, chosen)
-            if size < 0 or not self._runs_with(base, {**chosen, dimension.name: size}):
+            if size < 0 or not self._runs_with({**chosen, dimension.name: size}):
                 return False
         return True
 
@@ -345,11 +353,6 @@ def _near(sizes: range, wanted: int) -> list[int]:
     )
 
 
-def _follows(dimension: Dimension, changed: Mapping[str, Dimension]) -> bool:
-    found = changed.get(dimension.name)
-    return found is not None and found.formula is not None
-
-
 def _formula_text(factors: Mapping[str, int], added: int) -> str:
     parts = [name if factor == 1 else f"{factor} * {name}" for name, factor in factors.items()]
     text = " + ".join(parts)
@@ -358,8 +361,6 @@ def _formula_text(factors: Mapping[str, int], added: int) -> str:
 
 def _changed(interface: Interface, changed: Mapping[str, Dimension], fixed: Mapping[str, int]) -> Interface:
     """Return the interface with other dimensions, and sizes in place of those that are fixed."""
-    from pipeline.interface import formula_bounds, ordered_dimensions
-
     made = [changed.get(each.name, each) for each in interface.dimensions if each.name not in fixed]
     ranges = {each.name: (sampling.allowed(each)[0], sampling.allowed(each)[-1]) for each in free_dimensions(made)}
     ranges |= {name: (size, size) for name, size in fixed.items()}

@@ -6,21 +6,21 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from pipeline.rebuild.doctor.difference import Difference, Shape
+    from pipeline.rebuild.doctor.difference import Difference
 
 
-def likely_causes(difference: Difference, found: Mapping[str, Shape]) -> Iterator[str]:
+def likely_causes(difference: Difference) -> Iterator[str]:
     """Yield, in plain sentences, what the differences look like."""
     yield from _transposed(difference)
-    yield from _head(difference, len(found))
+    yield from _head(difference)
     yield from rewritten_layers(difference)
 
 
-def unrelated(difference: Difference, expected: Mapping[str, Shape]) -> Iterator[str]:
+def unrelated(difference: Difference) -> Iterator[str]:
     """Say so where a file and a network have no name in common."""
-    if not difference.misshaped and len(difference.missing) == len(expected):
+    if not difference.misshaped and len(difference.missing) == len(difference.expected):
         yield "not one name is in both: these look like weights of another architecture"
 
 
@@ -33,10 +33,15 @@ def _transposed(difference: Difference) -> Iterator[str]:
         )
 
 
-def _head(difference: Difference, total: int) -> Iterator[str]:
+def _head(difference: Difference) -> Iterator[str]:
     """Recognise a network that differs in its last layer only, as after transfer learning."""
     modules = {name.rpartition(".")[0] for name, *_ in difference.misshaped}
-    if difference.missing or difference.unexpected or len(modules) != 1 or total <= len(difference.misshaped):
+    if (
+        difference.missing
+        or difference.unexpected
+        or len(modules) != 1
+        or len(difference.found) <= len(difference.misshaped)
+    ):
         return
     name, found, want = difference.misshaped[0]
     only_first = all(f[1:] == w[1:] for _, f, w in difference.misshaped)

@@ -70,10 +70,10 @@ def diagnose(
             return None
         return Search(names, dict(arguments), build_shapes, min(seconds, left), builds)
 
-    fix = _fix(expected, found, difference, search_for)
-    notes = [*_told(fix.evidence)] if fix.rename or fix.undecided else [*likely_causes(difference, found)]
+    fix = _fix(difference, search_for)
+    notes = [*_told(fix.evidence)] if fix.rename or fix.undecided else [*likely_causes(difference)]
     if fix.changes is None and not fix.undecided:
-        notes += unrelated(difference, expected)
+        notes += unrelated(difference)
     if fix.changes and fix.search:
         notes[:0] = _undetermined(fix.changes, fix.search)
     return Misfit(
@@ -117,57 +117,52 @@ class _Fix:
         return bool(self.undecided) and all(len(each.theirs) == len(each.ours) for each in self.undecided)
 
 
-def _fix(
-    expected: Mapping[str, Shape],
-    found: Mapping[str, Shape],
-    difference: Difference,
-    search_for: Callable[..., Search | None],
-) -> _Fix:
+def _fix(difference: Difference, search_for: Callable[..., Search | None]) -> _Fix:
     """Look for the smallest change, in the order: names, arguments, both, and the same with names left out."""
-    named = _by_names(expected, found)
+    found = difference.found
+    named = _by_names(difference)
     if named.leaves_nothing_out:
         return named
     # What renames do not explain, arguments may: shapes, and the depth of a stack.
     is_open = named.changes is None
     if is_open:
-        starts = iter(()) if named.is_permutation else _guesses(expected, found, difference)
+        starts = iter(()) if named.is_permutation else _guesses(difference)
     else:
         starts = iter([{renamed(name, named.rename): shape for name, shape in found.items()}])
-    both = [*_resized(expected, found, starts, search_for)]
+    both = [*_resized(difference, starts, search_for)]
     likely = _likeliest([each for each in both if each.leaves_nothing_out or (is_open and each.undecided)])
     if likely.changes is not None:
         return likely
     search = search_for(found, MAX_BUILDS if is_open and not named.is_permutation else _GUESS_BUILDS)
-    changes = search.run(expected, difference) if search else None
+    changes = search.run(difference) if search else None
     if changes is not None:
         return _Fix(changes, search=search)
     closest = _Fix()
     if search is not None and search.best is not None and search.best.score < difference.score:
-        closest = _by_names(search.best.expected, found).with_changes(search.best.changes, search)
-    fixes = [named, *(each for each in (closest, *both) if not _may_be_missing(each, found, difference))]
+        closest = _by_names(search.best.difference).with_changes(search.best.changes, search)
+    fixes = [named, *(each for each in (closest, *both) if not _may_be_missing(each, difference))]
     fixes = sorted((each for each in fixes if each.changes is not None), key=lambda each: len(each.ignore))
     undecided = named.undecided or likely.undecided or closest.undecided
     return replace(fixes[0] if fixes and not likely.undecided else _Fix(undecided=undecided), search=search)
 
 
-def _by_names(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> _Fix:
+def _by_names(difference: Difference) -> _Fix:
     """Return the renames, and the names to leave out, with which a file fits a network as it is."""
-    difference = difference_of(expected, found)
     if difference.misshaped:
         return _Fix()
-    told = _match(expected, difference)
+    missing = _asked(difference)
+    told = match(missing, difference.unexpected) if missing else Match({})
     if told is None or told.undecided:
         is_rewritten = any(rewritten_layers(difference))
         return _Fix(undecided=told.undecided if told and not is_rewritten else ())
-    exceptions = _exceptions(expected, found, told.names)
+    exceptions = _exceptions(difference, told.names)
     return _Fix({}, *exceptions, evidence=told.evidence) if exceptions else _Fix()
 
 
-def _exceptions(
-    expected: Mapping[str, Shape], found: Mapping[str, Shape], names: Mapping[str, str]
-) -> Exceptions | None:
+def _exceptions(difference: Difference, names: Mapping[str, str]) -> Exceptions | None:
     """Return `model.rename` and `model.ignore` for `names` (the file's → the network's); None if that leaves out too much."""
-    used = {name: names.get(name, name) for name in found if name in names or name in expected}
+    found = difference.found
+    used = {name: names.get(name, name) for name in found if name in names or name in difference.expected}
     left_out = [name for name in found if name not in used]
     ignore = stems(left_out, list(used))
     if (
@@ -192,31 +187,28 @@ def possible_exceptions(
     difference = difference_of(expected, found)
     if difference.misshaped:
         return
-    missing = _asked(expected, difference)
+    missing = _asked(difference)
     ways = list(itertools.islice(matches(missing, difference.unexpected), limit + 1)) if missing else [{}]
     if len(ways) > limit:
         raise MisfitError(
             f"more than {limit} ways are left to give the file's tensors the network's names",
             hint="write model.rename by hand for some of them, from the code that made the weights",
         )
-    yield from (exceptions for names in ways if (exceptions := _exceptions(expected, found, names)))
+    yield from (exceptions for names in ways if (exceptions := _exceptions(difference, names)))
 
 
-def _match(expected: Mapping[str, Shape], difference: Difference) -> Match | None:
-    missing = _asked(expected, difference)
-    return match(missing, difference.unexpected) if missing else Match({})
-
-
-def _asked(expected: Mapping[str, Shape], difference: Difference) -> Mapping[str, Shape]:
+def _asked(difference: Difference) -> Mapping[str, Shape]:
     """Return what is missing. A tied tensor is asked for under each of its names, if the file has as many, or under one."""
+    every, *once = _wanted_ways(difference)
+    return once[0] if once and match(every, difference.unexpected) is None else every
+
+
+def _wanted_ways(difference: Difference) -> list[Mapping[str, Shape]]:
+    """Return what is missing, and where tensors are tied, the same with one name for each."""
     missing = _wanted(difference)
-    once = _once(expected, missing)
-    return once if once.keys() != missing.keys() and match(missing, difference.unexpected) is None else missing
-
-
-def _once(expected: Mapping[str, Shape], missing: Mapping[str, Shape]) -> dict[str, Shape]:
-    tied = expected.tied if isinstance(expected, Layout) else {}
-    return {name: shape for name, shape in missing.items() if tied.get(name) not in missing}
+    tied = difference.expected.tied if isinstance(difference.expected, Layout) else {}
+    once = {name: shape for name, shape in missing.items() if tied.get(name) not in missing}
+    return [missing] if len(once) == len(missing) else [missing, once]
 
 
 def _wanted(difference: Difference) -> Mapping[str, Shape]:
@@ -235,13 +227,15 @@ def _is_part(name: str, used: Mapping[str, str]) -> bool:
     )
 
 
-def _may_be_missing(fix: _Fix, found: Mapping[str, Shape], difference: Difference) -> bool:
+def _may_be_missing(fix: _Fix, difference: Difference) -> bool:
     """Tell whether what would be left out may be what a smaller network does without: then that is no fix."""
     if not fix.ignore or fix.search is None or all(is_copy(meanings(entry)) for entry in fix.ignore):
         return False
     smaller = fix.search.layout(fix.changes or {}) or {}
     gone = {name: shape for name, shape in difference.missing.items() if name not in smaller}
-    left_out = {name: shape for name, shape in found.items() if any(covers(entry, name) for entry in fix.ignore)}
+    left_out = {
+        name: shape for name, shape in difference.found.items() if any(covers(entry, name) for entry in fix.ignore)
+    }
     # Of a stack that went, one layer counts; of what is left out, whose numbers may mean anything, every tensor.
     return bool(gone) and not _kinds({_stacked(name, None): shape for name, shape in gone.items()}) - _kinds(left_out)
 
@@ -276,25 +270,22 @@ def _is_layer(stem: str, found: Mapping[str, Shape], used: Iterable[str]) -> boo
 
 
 def _resized(
-    expected: Mapping[str, Shape],
-    found: Mapping[str, Shape],
-    starts: Iterator[dict[str, Shape]],
-    search_for: Callable[..., Search | None],
+    difference: Difference, starts: Iterator[dict[str, Shape]], search_for: Callable[..., Search | None]
 ) -> Iterator[_Fix]:
     """Look for arguments with which the file fits under other names, as `starts` have them."""
     seen: set[tuple[str, ...]] = set()
     for moved in itertools.islice(starts, _GUESSES):
-        search, after = search_for(moved, _GUESS_BUILDS), difference_of(expected, moved)
+        search, after = search_for(moved, _GUESS_BUILDS), difference_of(difference.expected, moved)
         if search is None or not search.may_go_on():
             return
         if not after.names or tuple(moved) in seen:
             continue
         seen.add(tuple(moved))
-        changes: Mapping[str, Any] | None = search.run(expected, after)
+        changes: Mapping[str, Any] | None = search.run(after)
         changes = search.but_for_extras(after) if changes is None else changes
         if changes is None:
             continue
-        fix = _by_names(search.layout(changes) or {}, found)
+        fix = _by_names(difference_of(search.layout(changes) or {}, difference.found))
         if fix.undecided or fix.changes is not None:
             yield fix.with_changes(changes, search)
 
@@ -310,35 +301,27 @@ def _likeliest(fits: Sequence[_Fix]) -> _Fix:
     return _Fix(undecided=first.undecided) if first.undecided else first
 
 
-def _guesses(
-    expected: Mapping[str, Shape], found: Mapping[str, Shape], difference: Difference
-) -> Iterator[dict[str, Shape]]:
+def _guesses(difference: Difference) -> Iterator[dict[str, Shape]]:
     """Yield the file's shapes under names that may be meant: whatever the sizes and the depth of stacks, then by layers."""
-    unexpected = difference.unexpected
-    every = _wanted(difference)
-    once = _once(expected, every)
-    for missing in (every, once) if once.keys() != every.keys() else (every,):
-        yield from _guesses_for(missing, found, unexpected)
-
-
-def _guesses_for(
-    missing: Mapping[str, Shape], found: Mapping[str, Shape], unexpected: Mapping[str, Shape]
-) -> Iterator[dict[str, Shape]]:
-    for ours_at, theirs_at in itertools.product(_LEVELS, _LEVELS):
-        ours = {_stacked(name, ours_at): name for name in missing}
-        theirs = {_stacked(name, theirs_at): shape for name, shape in unexpected.items()}
-        if len(ours) == len(missing) and len(theirs) == len(unexpected):
-            continue
-        stacks = matches({stack: missing[name] for stack, name in ours.items()}, theirs, resized=True)
-        for names in itertools.islice(stacks, _WAYS):
-            # Where theirs is no stack, ours is the one layer that is missing.
-            rename = {old: new if new.count("*") <= old.count("*") else ours[new] for old, new in names.items()}
-            yield {
-                renamed(name, {stack: rename[stack]}) if (stack := _stacked(name, theirs_at)) in rename else name: shape
-                for name, shape in found.items()
-            }
-    for names in itertools.islice(matches(missing, unexpected, resized=True), _WAYS):
-        yield {names.get(name, name): shape for name, shape in found.items()}
+    found, unexpected = difference.found, difference.unexpected
+    for missing in _wanted_ways(difference):
+        for ours_at, theirs_at in itertools.product(_LEVELS, _LEVELS):
+            ours = {_stacked(name, ours_at): name for name in missing}
+            theirs = {_stacked(name, theirs_at): shape for name, shape in unexpected.items()}
+            if len(ours) == len(missing) and len(theirs) == len(unexpected):
+                continue
+            stacks = matches({stack: missing[name] for stack, name in ours.items()}, theirs, resized=True)
+            for names in itertools.islice(stacks, _WAYS):
+                # Where theirs is no stack, ours is the one layer that is missing.
+                rename = {old: new if new.count("*") <= old.count("*") else ours[new] for old, new in names.items()}
+                yield {
+                    renamed(name, {stack: rename[stack]})
+                    if (stack := _stacked(name, theirs_at)) in rename
+                    else name: shape
+                    for name, shape in found.items()
+                }
+        for names in itertools.islice(matches(missing, unexpected, resized=True), _WAYS):
+            yield {names.get(name, name): shape for name, shape in found.items()}
 
 
 def _stacked(name: str, level: int | None) -> str:

@@ -62,8 +62,13 @@ def tied_names(expected: Mapping[str, Shape], found: Mapping[str, object]) -> di
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a network expects and a file lacks, the reverse, and (name, found shape, expected shape) where both differ."""
+    """What a network expects and a file lacks, the reverse, and (name, found shape, expected shape) where both differ.
 
+    `expected` and `found` are all names and shapes of the network and of the file.
+    """
+
+    expected: Mapping[str, Shape]
+    found: Mapping[str, Shape]
     missing: Mapping[str, Shape]
     unexpected: Mapping[str, Shape]
     misshaped: tuple[tuple[str, Shape, Shape], ...]
@@ -93,6 +98,8 @@ def difference_of(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> 
     """Compare name → shape of a network with that of a file; a name whose tensor the file has under another is there."""
     tied = tied_names(expected, found)
     return Difference(
+        expected,
+        found,
         {name: tuple(shape) for name, shape in expected.items() if name not in found and name not in tied},
         {name: tuple(shape) for name, shape in found.items() if name not in expected},
         tuple(

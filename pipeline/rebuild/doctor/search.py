@@ -38,7 +38,6 @@ class _Candidate:
     order: int
     changes: dict[str, Any] = field(compare=False)
     difference: Difference = field(compare=False)
-    expected: Mapping[str, Shape] = field(compare=False)
     is_built: bool = field(default=True, compare=False)
 
     @property
@@ -67,9 +66,9 @@ class Search:
         self.order = itertools.count()
         self.deadline = time.monotonic() + seconds
 
-    def run(self, expected: Mapping[str, Shape], difference: Difference) -> dict[str, Any] | None:
+    def run(self, difference: Difference) -> dict[str, Any] | None:
         """Return the smallest change found that fits strictly."""
-        root = _Candidate(difference.score, 0, next(self.order), {}, difference, expected)
+        root = _Candidate(difference.score, 0, next(self.order), {}, difference)
         leapt = self._leap(root)
         if leapt.fits and leapt.changes:
             return self._smallest(leapt.changes)
@@ -128,7 +127,7 @@ class Search:
             told = {
                 name: other
                 for name, value in current.items()
-                if type(value) is int and (other := _told(value, best.difference, best.expected, self.found))
+                if type(value) is int and (other := _told(value, best.difference))
             }
             changes = {**best.changes, **told}
             if not told or changes == best.changes:
@@ -146,16 +145,16 @@ class Search:
     def _next(self, state: _Candidate) -> Iterator[dict[str, Any]]:
         for name, value in self.arguments.items():
             if name not in state.changes:
-                for other in _values(value, state.difference, state.expected, self.found):
+                for other in _values(value, state.difference):
                     yield {**state.changes, name: other}
 
     def _try(self, changes: dict[str, Any], parent: _Candidate, root: _Candidate) -> _Candidate:
         shapes = self.layout(changes)
         if shapes is None:
             place = (parent.score, len(changes), next(self.order))
-            return _Candidate(*place, changes, root.difference, root.expected, is_built=False)
+            return _Candidate(*place, changes, root.difference, is_built=False)
         difference = difference_of(shapes, self.found)
-        made = _Candidate(difference.score, len(changes), next(self.order), changes, difference, shapes)
+        made = _Candidate(difference.score, len(changes), next(self.order), changes, difference)
         if self.best is None or made < self.best:
             self.best = made
             if not difference.missing and not difference.misshaped:
@@ -174,28 +173,26 @@ def _without(changes: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in changes.items() if key != name}
 
 
-def _values(
-    value: Any, difference: Difference, expected: Mapping[str, Shape], found: Mapping[str, Shape]
-) -> Iterator[Any]:
+def _values(value: Any, difference: Difference) -> Iterator[Any]:
     """Yield the values that an argument may have to take, likeliest first."""
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, int):
-        suggested = [*_from_dimensions(value, difference), *_from_counts(value, expected, found), *_from_family(value)]
+        suggested = [*_from_dimensions(value, difference), *_from_counts(value, difference), *_from_family(value)]
         # A small number may be the name of a variant, which shapes do not tell.
         near = range(_SMALL + 1) if value <= _SMALL else ()
         likely = [other for other in suggested if other > 0]
         yield from (other for other in dict.fromkeys([*likely, *near]) if other != value)
     elif isinstance(value, list | tuple) and value and all(type(item) is int for item in value):
-        yield from _list_values(value, difference, expected, found)
+        yield from _list_values(value, difference)
 
 
-def _told(value: int, difference: Difference, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> int | None:
+def _told(value: int, difference: Difference) -> int | None:
     """Return what an argument of this value must be if every dimension of that size, or every count, says the same."""
     haves = Counter(have for have, want in difference.sizes(same_rank=True) if want == value)
     if haves:
         return haves.most_common(1)[0][0]
-    want_counts, have_counts = _counts(expected), _counts(found)
+    want_counts, have_counts = _counts(difference.expected), _counts(difference.found)
     counts = {have_counts.get(pattern, 0) for pattern, count in want_counts.items() if count == value}
     counts.discard(value)
     return counts.pop() if len(counts) == 1 else None
@@ -210,9 +207,9 @@ def _from_dimensions(value: int, difference: Difference) -> Iterator[int]:
     yield from (have for have, _ in common)
 
 
-def _from_counts(value: int, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> Iterator[int]:
+def _from_counts(value: int, difference: Difference) -> Iterator[int]:
     """Yield what takes the number of repeated modules from what it is to what the file has."""
-    want, have = _counts(expected), _counts(found)
+    want, have = _counts(difference.expected), _counts(difference.found)
     for pattern in dict.fromkeys([*want, *have]):
         w, h = want.get(pattern, 0), have.get(pattern, 0)
         if w == h:
@@ -238,14 +235,12 @@ def _from_family(value: int) -> Iterator[int]:
             yield from family
 
 
-def _list_values(
-    value: Sequence[int], difference: Difference, expected: Mapping[str, Shape], found: Mapping[str, Shape]
-) -> Iterator[Any]:
+def _list_values(value: Sequence[int], difference: Difference) -> Iterator[Any]:
     kind: Callable[[list[int]], Any] = type(value)
     mapping = {want: have for have, want in difference.sizes()}
     yield kind([mapping.get(item, item) for item in value])
     for index, item in enumerate(value):
-        suggested = [*_from_dimensions(item, difference), *_from_counts(item, expected, found)]
+        suggested = [*_from_dimensions(item, difference), *_from_counts(item, difference)]
         for other in dict.fromkeys(suggested):
             if other > 0 and other != item:
                 yield kind([*value[:index], other, *value[index + 1 :]])
