@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,9 @@ from onnx import numpy_helper
 from pipeline.errors import GateError, UnavailableError
 from pipeline.formats.artifact import Written
 from pipeline.parity import prove
+from pipeline.release import standalone
 from pipeline.release.standalone import check_files
+from pipeline.release.verify import verify
 from pipeline.report import html
 from pipeline.run.export import export
 from pipeline.run.plan import Settings, plan
@@ -23,6 +27,7 @@ from pipeline.run.stages.proving import PROVE, hold
 from pipeline.run.stages.results import Exported, Inputs, Released
 from pipeline.run.stages.state import State, run
 from pipeline.run.stages.table import STAGES
+from pipeline.worker.inprocess import InProcessRunner
 from tests.formats import networks
 
 WEIGHTS = Path("artifacts/weights")
@@ -41,8 +46,8 @@ benchmark: {reference: torchscript}
 
 
 def until(stage, config, out, **settings):
-    """Run the stages up to and including one; return the state."""
-    chosen = Settings(out=out, **settings)
+    """Run the stages up to and including one, in this process unless told otherwise; return the state."""
+    chosen = Settings(**{"out": out, "runner": InProcessRunner()} | settings)
     work = out / "work"
     work.mkdir(parents=True)
     names = [each.name for each in STAGES]
@@ -100,7 +105,7 @@ def minilm(tmp_path_factory):
         "exports: [onnx]\nbackends: [onnxruntime-cpu]\nrequire: [onnxruntime-cpu]\n"
         "benchmark: {reference: onnxruntime-cpu}\nparity: {cap_elements: 64}\n"
     )
-    return until("export", config, folder)
+    return until("export", config, folder, runner=None)  # its sums are the same twice only as a worker is set up
 
 
 def test_a_healthy_export_passes_on_every_backend(simplenet):
@@ -117,7 +122,7 @@ def test_parity_does_not_wait_for_what_draws_the_report(simplenet, monkeypatch):
     end, ended = threading.Event(), []
     monkeypatch.setattr(html, "_prepare", lambda: ended.append(end.wait(60)))
     try:
-        prove(simplenet)
+        run(simplenet, [PROVE])
         assert ended == []
     finally:
         end.set()
@@ -249,7 +254,7 @@ def test_a_trace_that_baked_in_a_branch_closes_the_gate(tmp_path):
     text = config.read_text().replace("exports: [torchscript, onnx]", "exports: [{format: torchscript, method: trace}]")
     config.write_text(text.replace("backends: [torchscript, onnxruntime-cpu]", "backends: [torchscript]"))
     with pytest.raises(GateError, match=r"torchscript: output 'y' in case"):
-        until("parity", config, tmp_path / "out", trust=("tests.formats",))
+        until("parity", config, tmp_path / "out", trust=("tests.formats",), runner=None)
 
 
 def test_a_backend_that_is_not_required_may_fail_but_its_file_does_not_ship(tmp_path):
@@ -282,6 +287,47 @@ def test_a_file_that_failed_its_audit_does_not_ship_even_where_its_outputs_are_r
     release = released(state)
     assert not (release / "model.onnx").exists()
     assert json.loads((release / "manifest.json").read_bytes())["backends"].keys() == {"torchscript"}
+
+
+TWO = (
+    "exports=[onnx, {name: onnx-18, format: onnx, opset: 18}]",
+    "backends=[eager, onnxruntime-cpu, {name: ort-18, backend: onnxruntime-cpu, artifact: onnx-18}]",
+    "require=[onnxruntime-cpu, ort-18]",
+    "gates={onnx-18: {atol: 0.001, rtol: 0}}",
+)
+
+
+def test_two_artifacts_of_one_format_have_files_verdicts_gates_and_golden_limits_of_their_own(tmp_path):
+    state = until("export", SIMPLENET, tmp_path, benchmark=False, overrides=TWO)
+    assert {each.name: each.files[0].name for each in state.need(Exported).artifacts} == {
+        "onnx": "model.onnx",
+        "onnx-18": "onnx-18.onnx",
+    }
+    with pytest.raises(GateError, match="ort-18: output 'logits'") as caught:
+        proven(sabotaged(state, "onnx-18", edit_onnx(one_weight)))
+    assert "onnxruntime-cpu" not in str(caught.value)
+    release = released(state)
+    manifest = standalone.read_manifest(release)
+    opsets = {each["name"]: onnx.load(release / each["path"]).opset_import[0].version for each in manifest["models"]}
+    assert opsets == {"onnx": 20, "onnx-18": 18}
+    assert manifest["backends"]["ort-18"]["artifact"] == "onnx-18"
+    assert verify(release).passed
+    assert subprocess.run([sys.executable, release / "verify.py"], check=False, capture_output=True).returncode == 0
+    golden = standalone.read_golden(release / standalone.GOLDEN)
+    off = {
+        each["name"]: [
+            problem
+            for case in golden.cases
+            for problem in standalone.judge(
+                standalone.gated(golden, manifest, each["path"]),
+                case,
+                {name: value + np.float32(5e-4) for name, value in case.outputs.items()},
+            )
+        ]
+        for each in manifest["models"]
+    }
+    assert off["onnx"]
+    assert off["onnx-18"] == []
 
 
 def test_a_required_backend_that_cannot_run_here_stops_before_any_work(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.worker.job import Request
 
 A = TypeVar("A")
+_ONE_AT_A_TIME = threading.RLock()  # exporters change what all threads see
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class InProcessWorker:
             raise WorkerError(f"{self.label} was ended")
         sent = job.request_from(_carried(job.message_of(request)), self._packages)
         try:
-            answer = job.answer_of(sent, sent.run(self._context))
+            with _ONE_AT_A_TIME:
+                answer = job.answer_of(sent, sent.run(self._context))
         except WeighbridgeError:
             raise
         except Exception as error:

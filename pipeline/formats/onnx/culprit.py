@@ -370,8 +370,10 @@ def _comparable(name: str, value: Any, single: Mapping[str, Any]) -> bool:
 
 def as_json(culprit: Culprit) -> dict[str, Any]:
     """Return a culprit as JSON values; what is not finite as text."""
-    found = asdict(culprit)
-    return {
-        key: str(value) if isinstance(value, float) and not np.isfinite(value) else value
-        for key, value in found.items()
-    }
+    return {name: _plain(value) for name, value in asdict(culprit).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
