@@ -54,7 +54,7 @@ export: .venv/installed  ## export CONFIG (default: simplenet and silero-vad)
 	@$(BIN)/weighbridge export $(CONFIG)
 
 test: .venv/installed-dev weights  ## run the tests
-	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS)
+	@PYTHONHASHSEED=0 $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS)
 
 lint: .venv/installed-dev  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

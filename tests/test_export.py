@@ -105,7 +105,7 @@ def minilm(tmp_path_factory):
         "exports: [onnx]\nbackends: [onnxruntime-cpu]\nrequire: [onnxruntime-cpu]\n"
         "benchmark: {reference: onnxruntime-cpu}\nparity: {cap_elements: 64}\n"
     )
-    return until("export", config, folder, runner=None)  # its sums are the same twice only as a worker is set up
+    return until("export", config, folder)
 
 
 def test_a_healthy_export_passes_on_every_backend(simplenet):

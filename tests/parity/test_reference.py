@@ -16,6 +16,7 @@ from pipeline.release import bundle, standalone
 from pipeline.run.check import check
 from pipeline.run.export import export
 from pipeline.run.plan import Settings
+from pipeline.worker.inprocess import InProcessRunner
 
 SIMPLENET = Path("configs/simplenet.yaml")
 
@@ -32,7 +33,7 @@ def recorded(tmp_path_factory) -> Path:
 
 
 def exported(out: Path, *overrides: str, report=lambda _: None):
-    settings = Settings(out=out, benchmark=False, overrides=("exports=[onnx]", "backends=[eager,onnxruntime-cpu]", "require=[onnxruntime-cpu]", *overrides), report=report)  # fmt: skip
+    settings = Settings(out=out, benchmark=False, overrides=("exports=[onnx]", "backends=[eager,onnxruntime-cpu]", "require=[onnxruntime-cpu]", *overrides), report=report, runner=InProcessRunner())  # fmt: skip
     return export(SIMPLENET, settings).release
 
 

@@ -18,6 +18,7 @@ from pipeline.release import bundle
 from pipeline.release.verify import check
 from pipeline.run.export import Outcome, export, export_several
 from pipeline.run.plan import Settings, results
+from pipeline.worker.inprocess import InProcessRunner
 
 SIMPLENET = Path("configs/simplenet.yaml")
 KEPT = {
@@ -30,6 +31,9 @@ KEPT = {
     ("parity", "torchscript audit"),
     ("parity", "onnx audit"),
 }
+
+# What needs no process of its own is done in this one; `make test` fixes the hash seed, on which bytes depend.
+HERE = InProcessRunner()
 
 
 def run_log(out):
@@ -69,7 +73,7 @@ def test_a_run_after_a_change_makes_only_what_that_touches_and_gives_the_bytes_o
 
 def test_rebuild_uses_nothing_that_was_kept(out, built):
     before = results(Settings(out=out)).entries()
-    outcome = export(SIMPLENET, Settings(out=out, benchmark=False, rebuild=True))
+    outcome = export(SIMPLENET, Settings(out=out, benchmark=False, rebuild=True, runner=HERE))
     assert outcome == Outcome(out / "simplenet" / built.name, up_to_date=False, why="asked for")
     assert steps(out, "reused") == set()
     assert {each.key for each in results(Settings(out=out)).entries()} == {each.key for each in before}
@@ -112,7 +116,7 @@ def test_every_damaged_file_of_the_cache_is_noticed_and_made_again(out, built, d
     damage(kept)
     (out / "simplenet" / "latest").unlink()
 
-    again = export(SIMPLENET, Settings(out=out, benchmark=False))
+    again = export(SIMPLENET, Settings(out=out, benchmark=False, runner=HERE))
     assert bundle.file_digests(again.release) == bundle.file_digests(built)
     assert steps(out, "ended") == KEPT
     assert len([note for note in run_log(out)["notes"] if "damaged" in note]) >= len(KEPT)
@@ -141,7 +145,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path, built):
 
 def test_a_closed_gate_is_logged_with_its_reason_and_what_failed_is_not_kept(out):
     before = results(Settings(out=out)).entries()
-    settings = Settings(out=out, benchmark=False, overrides=("parity={atol: 0, rtol: 0}",))
+    settings = Settings(out=out, benchmark=False, overrides=("parity={atol: 0, rtol: 0}",), runner=HERE)
     with pytest.raises(GateError):
         export(SIMPLENET, settings)
     log = run_log(out)
@@ -159,7 +163,7 @@ def test_two_that_export_the_same_at_once_build_it_once(tmp_path):
     outcomes, notes = [], []
 
     def one():
-        settings = Settings(out=tmp_path, benchmark=False, report=notes.append)
+        settings = Settings(out=tmp_path, benchmark=False, report=notes.append, runner=HERE)
         outcomes.append(export(SIMPLENET, settings))
 
     threads = [threading.Thread(target=one) for _ in range(2)]
