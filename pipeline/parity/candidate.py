@@ -10,7 +10,6 @@ from pipeline.rebuild.calling import identifier
 from pipeline.rebuild.cases import allowed
 from pipeline.weights import headers
 from pipeline.weights.confined import require_confined_onnx
-from pipeline.weights.identify import identify
 from pipeline.weights.kinds import Kind
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def external(path: Path) -> tuple[Path, ...]:
     Raises:
         UnsafeError: one of them is not a plain file beside the model.
     """
-    return require_confined_onnx(path) if identify(path) is Kind.ONNX else ()
+    return require_confined_onnx(path) if headers.read(path).kind is Kind.ONNX else ()
 
 
 def match(signature: Signature, interface: Interface, *, ordered: bool = False) -> Names:

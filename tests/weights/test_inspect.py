@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.weights import guess, inspect
-from tests.weights.test_kinds import FILES, Kind
+from tests.weights.test_identify import FILES, Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
