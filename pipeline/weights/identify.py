@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import tarfile
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UnsafeError
-from pipeline.weights import archive, danger, files, npy, opcodes, pickles, protobuf, wrappers
+from pipeline.weights import archive, danger, npy, opcodes, pickles, protobuf
 from pipeline.weights.kinds import Kind
 from pipeline.weights.pickle_calls import MAX_TENSORS
-from pipeline.weights.pickle_records import CraftedError, MalformedError, TooLargeError, is_tensor, model_class
+from pipeline.weights.pickle_records import CraftedError, MalformedError, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pipeline.weights.files import Bytes
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-MAX_PICKLE_BYTES = 256 * 2**20
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_MAX_HEADER_BYTES = 256 * 2**20
 
 _MAX_INDEX_BYTES = 16 * 2**20
 _MAX_INDEX_CONTAINERS = 1_000
@@ -41,27 +40,6 @@ _MAGICS = (
     *((magic, Kind.GZIP) for magic in _COMPRESSED),
     (b"version https://git-lfs.github.com/spec/", Kind.LFS_POINTER),
 )
-
-
-def identify(path: Path) -> Kind:
-    """Say what `path` is by its contents; nothing in it is run, and tensor data is not read.
-
-    Raises WeightsError if there is no such file; its hint lists what lies beside it.
-    """
-    files.require_file(path)
-    if path.stat().st_size == 0:
-        return Kind.EMPTY
-    with files.mapped(path) as data:
-        kind = container(data)
-        if kind not in (Kind.STATE_DICT, Kind.STATE_DICT_LEGACY):
-            return kind
-        try:
-            value = read_pickle(data, kind).value
-            return of_pickle(value, wrappers.unwrap(value, is_tensor), legacy=kind is Kind.STATE_DICT_LEGACY)
-        except (CraftedError, TooLargeError, UnsafeError):
-            return Kind.UNKNOWN
-        except (MalformedError, archive.BrokenArchiveError):
-            return Kind.TRUNCATED
 
 
 def container(data: Bytes) -> Kind:
@@ -154,7 +132,7 @@ def _safetensors_kind(data: Bytes) -> Kind | None:
     # A header of text would read as an enormous size; that is then a JSON file with 8 characters before its brace.
     if data[:8].isascii() and data[:8].decode("ascii").isprintable():
         return None
-    return Kind.TRUNCATED if len(data) < 8 + size <= MAX_PICKLE_BYTES else Kind.SAFETENSORS
+    return Kind.TRUNCATED if len(data) < 8 + size <= _MAX_HEADER_BYTES else Kind.SAFETENSORS
 
 
 def _pickle_kind(data: Bytes, budget: pickles.Budget | None) -> Kind | None:
@@ -170,7 +148,7 @@ def _pickle_kind(data: Bytes, budget: pickles.Budget | None) -> Kind | None:
             return Kind.PICKLE
         except MalformedError as error:
             return Kind.PICKLE if _acts(error, is_binary=is_binary) else None
-        if position == 0 and first.value == LEGACY_MAGIC and type(first.value) is int:
+        if position == 0 and first.value == _LEGACY_MAGIC and type(first.value) is int:
             return Kind.STATE_DICT_LEGACY
         is_all = first.end == len(data) and isinstance(first.value, dict | list | tuple)
         if is_binary or danger.importable(first.foreign) or is_all:
@@ -243,33 +221,3 @@ def shards(data: Bytes) -> dict[str, str] | None:
     if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
         return None
     return shard_of
-
-
-def read_pickle(data: Bytes, kind: Kind, budget: pickles.Budget | None = None) -> pickles.Parsed:
-    """Return the records of the main pickle of what torch.save wrote.
-
-    Raises MalformedError or BrokenArchiveError for what is cut off, TooLargeError and UnsafeError for what is hostile.
-    """
-    if kind is Kind.STATE_DICT_LEGACY:
-        end = 0
-        for _ in range(3):  # magic number, protocol version, system info
-            end = pickles.parse(data, end, budget).end
-        return pickles.parse(data, end, budget)
-    entry = pickle_entry(archive.directory(data))
-    return pickles.parse(archive.content(data, entry, MAX_PICKLE_BYTES), 0, budget)
-
-
-def pickle_entry(entries: Sequence[archive.Entry]) -> archive.Entry:
-    """Return the entry with the main pickle of what torch.save wrote."""
-    return next(entry for entry in entries if entry.name.partition("/")[2].casefold() == "data.pkl")
-
-
-def of_pickle(value: Any, found: wrappers.Unwrapped, *, legacy: bool) -> Kind:
-    """Say what a file is from the value of its main pickle, as records, and the state dicts found there."""
-    if model_class(value) is not None:
-        return Kind.PICKLED_MODEL
-    if not found.tensors:
-        return Kind.SEVERAL if found.choices else Kind.TORCH_OBJECT
-    if found.path:
-        return Kind.WRAPPED
-    return Kind.STATE_DICT_LEGACY if legacy else Kind.STATE_DICT

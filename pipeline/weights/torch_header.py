@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError, WeightsError
-from pipeline.weights import archive, danger, files, identify, nested, wrappers
+from pipeline.weights import archive, danger, files, nested, pickles, wrappers
 from pipeline.weights.header import Header, TensorHeader
 from pipeline.weights.kinds import Kind
 from pipeline.weights.pickle_calls import MAX_TENSORS
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from pipeline.weights.files import Bytes
     from pipeline.weights.pickle_records import Storage, Tensor
-    from pipeline.weights.pickles import Parsed
 
+_MAX_PICKLE_BYTES = 256 * 2**20
 _MAX_EXCESS_BYTES = 64 * 2**20
 """How much larger than the file its tensors may become: expanded (stride 0) and sparse ones."""
 # What torch.save writes into its archive, and names that are never read as anything else.
@@ -28,14 +28,14 @@ _RECORD = re.compile(
 )
 
 
-def read(parsed: Parsed, size_bytes: int, name: str, key: str | None, *, legacy: bool) -> Header:
+def read(parsed: pickles.Parsed, size_bytes: int, name: str, key: str | None, *, legacy: bool) -> Header:
     """Return what a file of torch.save declares, from its main pickle; `key` picks one of several state dicts.
 
     Raises UnsafeError for tensors that are not in the file's storages as they are declared, and for too many of them.
     """
     require_sound(parsed, name)
     wrapped = wrappers.unwrap(parsed.value, is_tensor, key)
-    kind = identify.of_pickle(parsed.value, wrapped, legacy=legacy)
+    kind = _kind_of(parsed.value, wrapped, legacy=legacy)
     if kind is Kind.PICKLED_MODEL:
         wrapped = wrappers.Unwrapped()
     if len(wrapped.tensors) > MAX_TENSORS:
@@ -59,6 +59,17 @@ def read(parsed: Parsed, size_bytes: int, name: str, key: str | None, *, legacy:
     )
 
 
+def _kind_of(value: Any, found: wrappers.Unwrapped, *, legacy: bool) -> Kind:
+    """Say what a file is from the value of its main pickle, and the state dicts found there."""
+    if model_class(value) is not None:
+        return Kind.PICKLED_MODEL
+    if not found.tensors:
+        return Kind.SEVERAL if found.choices else Kind.TORCH_OBJECT
+    if found.path:
+        return Kind.WRAPPED
+    return Kind.STATE_DICT_LEGACY if legacy else Kind.STATE_DICT
+
+
 def entries_of(data: Bytes, name: str) -> tuple[archive.Entry, ...]:
     """Return the entries of an archive of torch.save; raises UnsafeError where readers could take it differently."""
     entries = archive.directory(data, name)
@@ -74,11 +85,12 @@ def has_other_entries(entries: Sequence[archive.Entry]) -> bool:
     return any(not _RECORD.fullmatch(entry.name.partition("/")[2]) for entry in entries)
 
 
-def parse_zip(data: Bytes, entries: Sequence[archive.Entry], name: str, walk: nested.Walk) -> Parsed:
+def parse_zip(data: Bytes, entries: Sequence[archive.Entry], name: str, walk: nested.Walk) -> pickles.Parsed:
     """Return the records of the main pickle in an archive, of which every storage is there."""
-    parsed = identify.read_pickle(data, Kind.STATE_DICT, walk.instructions)
+    entry = next(each for each in entries if each.name.partition("/")[2].casefold() == "data.pkl")
+    parsed = pickles.parse(archive.content(data, entry, _MAX_PICKLE_BYTES), 0, walk.instructions)
     danger.require_data(parsed, name)
-    hidden = identify.pickle_entry(entries).size - parsed.end
+    hidden = entry.size - parsed.end
     if hidden:
         raise UnsafeError(f"{name} hides {hidden:,} bytes behind its pickle", hint=files.ALTERED)
     sizes = {entry.name.partition("/")[2]: entry.size for entry in entries}
@@ -91,7 +103,7 @@ def parse_zip(data: Bytes, entries: Sequence[archive.Entry], name: str, walk: ne
     return parsed
 
 
-def parse_legacy(data: Bytes, name: str, walk: nested.Walk) -> Parsed:
+def parse_legacy(data: Bytes, name: str, walk: nested.Walk) -> pickles.Parsed:
     """Return the records of the main pickle of several, of which every storage follows."""
     end = 0
     for _ in range(3):  # magic number, protocol version, system info
@@ -122,7 +134,7 @@ def _stored(storage: Storage, held: int) -> str:
     return f"storage {storage.key!r:.40} declares {storage.nbytes:,} bytes and holds {held:,}"
 
 
-def require_sound(parsed: Parsed, name: str) -> None:
+def require_sound(parsed: pickles.Parsed, name: str) -> None:
     """Raise UnsafeError for tensors that reach outside their storage, or that would be far larger than the file."""
     excess = 0
     for tensor in parsed.declared.tensors:

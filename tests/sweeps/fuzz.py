@@ -33,7 +33,6 @@ from pipeline.release.verify import check
 from pipeline.run import init
 from pipeline.run.plan import vocabulary
 from pipeline.weights import confined, inspect, read
-from pipeline.weights.identify import identify
 from tests.formats.torchscript import programs
 from tests.release.forgery import state
 from tests.weights import assembler as asm
@@ -62,7 +61,7 @@ def allowed(act: Callable[[], Any], *errors: type[Exception]) -> None:
 
 def every_reader(path: Path) -> None:
     readers = (
-        inspect.description_of, identify, read.require_state_dict, confined.require_confined_onnx, torchscript.require_inert,
+        inspect.description_of, read.require_state_dict, confined.require_confined_onnx, torchscript.require_inert,
     )  # fmt: skip
     for reader in readers:
         allowed(lambda reader=reader: reader(path))

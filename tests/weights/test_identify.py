@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.errors import WeightsError
-from pipeline.weights import inspect, read
-from pipeline.weights.identify import identify
+from pipeline.weights import headers, inspect, read
 from pipeline.weights.kinds import Kind
 from tests.weights import assembler as asm
 
@@ -119,7 +118,6 @@ LOADABLE = {Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENS
 def test_each_kind_is_told_from_its_contents_whatever_its_name(kind: Kind, tmp_path: Path) -> None:
     path = tmp_path / "weights.jpeg"
     FILES[kind](path)
-    assert identify(path) is kind
     description = inspect.description_of(path)
     assert description.kind == kind
     assert description.explanation
@@ -152,14 +150,14 @@ def test_a_truncated_torch_file_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "cut.pth"
     torch.save(Net().state_dict(), path)
     path.write_bytes(path.read_bytes()[:-200])
-    assert identify(path) is Kind.TRUNCATED
+    assert headers.read(path).kind is Kind.TRUNCATED
 
 
 def test_a_missing_file_is_answered_with_what_lies_beside_it(tmp_path: Path) -> None:
     for name in ("model_best.pth", "other.safetensors", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(WeightsError, match="there is no file") as caught:
-        identify(tmp_path / "model_bset.pth")
+        headers.read(tmp_path / "model_bset.pth")
     assert caught.value.hint is not None
     assert "did you mean model_best.pth?" in caught.value.hint
     assert "other.safetensors" in caught.value.hint
@@ -169,7 +167,7 @@ def test_a_missing_file_is_answered_with_what_lies_beside_it(tmp_path: Path) -> 
 def test_a_folder_is_answered_with_its_weights_files(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(b"x")
     with pytest.raises(WeightsError, match="is a folder") as caught:
-        identify(tmp_path)
+        headers.read(tmp_path)
     assert caught.value.hint == "name one of its files: a.pth"
 
 
@@ -177,7 +175,7 @@ def test_a_device_is_not_read(tmp_path: Path) -> None:
     link = tmp_path / "endless.pth"
     link.symlink_to("/dev/zero")
     with pytest.raises(WeightsError, match="not a regular file"):
-        identify(link)
+        headers.read(link)
 
 
 def test_describing_a_file_imports_neither_torch_nor_numpy(tmp_path: Path) -> None:
