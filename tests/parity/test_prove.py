@@ -5,7 +5,7 @@ import torch
 
 from pipeline.backends.variant import Variant
 from pipeline.errors import GateError, UnavailableError
-from pipeline.formats.artifact import Artifact
+from pipeline.formats.artifact import Artifact, Written
 from pipeline.formats.format import FromNetwork
 from pipeline.formats.onnx.export import OnnxOptions, export
 from pipeline.interface import Dimension, InputSpec, Interface
@@ -142,7 +142,7 @@ def test_where_the_audit_crashes_no_file_passed_it(tmp_path):
     setup = prove.Setup(
         Interface((), (), ()), Network("none:None", {}, "none", (), {}), 1, 60, runner=LocalRunner(memory_bytes=1 << 20)
     )
-    artifacts = [Artifact(name, (tmp_path / "model",)) for name in ("onnx", "torchscript")]
+    artifacts = [Artifact(name, name, Written((tmp_path / "model",))) for name in ("onnx", "torchscript")]
     found = prove.audit(artifacts, setup, {})
     assert list(found) == ["onnx", "torchscript"]
     for each in found.values():

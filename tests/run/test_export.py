@@ -181,7 +181,7 @@ def test_results_come_in_order_and_an_error_stops_only_its_own_config(tmp_path):
     configs = []
     for name in ("first", "second", "third"):
         path = tmp_path / f"{name}.yaml"
-        path.write_text(f"extends: {SIMPLENET.resolve()}\nname: {name}\nbenchmark: {{seconds: 1}}\n")
+        path.write_text(f"extends: {SIMPLENET.resolve()}\nname: {name}\n\n")
         configs.append(path)
     configs[1].write_text("name: [")
     running, most = set(), []
@@ -193,7 +193,7 @@ def test_results_come_in_order_and_an_error_stops_only_its_own_config(tmp_path):
 
         return note
 
-    settings = Settings(out=tmp_path / "out")
+    settings = Settings(out=tmp_path / "out", benchmark=False, runner=HERE)
     first, second, third = export_several(configs, settings, 3, lambda name: nullcontext(show(name)))
     assert isinstance(second.outcome, InputError)
     assert second.config == configs[1]
