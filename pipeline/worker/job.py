@@ -22,7 +22,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from pipeline import errors
 
@@ -41,6 +41,12 @@ class Model(BaseModel):
     """A frozen value that goes over the wire; its fields may be arrays."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_json_has_them(cls, values: object) -> object:
+        """Take tuples for lists, as the wire does: a JSON value may hold no other kind of sequence."""
+        return _lists(values)
 
 
 class Context:
@@ -183,6 +189,12 @@ def raised(failure: Failure, label: str, allowance: str = "") -> errors.Weighbri
     error = errors.WorkerError(f"{label} failed: {failure.kind}: {failure.message}{allowance}", hint=failure.hint)
     error.add_note(failure.trace or "")
     return error
+
+
+def _lists(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _lists(each) for key, each in value.items()}
+    return [_lists(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 @cache

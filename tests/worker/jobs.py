@@ -8,6 +8,9 @@ import signal
 import sys
 import time
 
+import numpy as np
+from pydantic import JsonValue
+
 from pipeline.errors import InputError
 from pipeline.interface import Array, Case
 from pipeline.worker.job import Context, Model, Request
@@ -36,6 +39,13 @@ class Grow(Request[Grown]):
 
     def run(self, _: Context) -> Grown:
         return Grown(case=self.given.case, number=self.given.number + 1, words=(*self.given.words, "more"))
+
+
+class Describe(Request[dict[str, JsonValue]]):
+    given: dict[str, JsonValue]
+
+    def run(self, _: Context) -> dict[str, JsonValue]:
+        return {**self.given, "pair": (1, {"inner": ()}), "number": np.float64(0.5)}
 
 
 class Remember(Request[None]):

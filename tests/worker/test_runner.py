@@ -50,6 +50,11 @@ def test_an_answer_has_the_promised_type_whatever_goes_over_the_wire(worker):
     assert np.array_equal(found.case.inputs["x"], given.case.inputs["x"])
 
 
+def test_json_values_may_be_made_of_tuples_and_numpys_floats(worker):
+    found = worker.call(jobs.Describe(given={"a": ({"b": (1, 2)},)}), timeout_s=60)
+    assert found == {"a": [{"b": [1, 2]}], "pair": [1, {"inner": []}], "number": 0.5}
+
+
 def test_arrays_survive_with_their_type_shape_and_bytes_and_are_none_of_the_senders(worker):
     given = {
         "empty": np.zeros((0, 3), np.int64),
