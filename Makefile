@@ -146,7 +146,7 @@ sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 20,000 examples, 
 sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds those that take a release, PART=… takes a part
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.hostile_commands $(RELEASE) $(addprefix --part ,$(PART))
 
-# Last run on 2026-11-24: see SECURITY.md. Another seed draws other misfits.
+# Last run on 2026-11-25: see SECURITY.md. Another seed draws other misfits.
 sweep-doctor: .venv/installed-dev  ## how often the doctor explains misfits that nobody chose: SEED=… COUNT=…
 	@$(ONE_THREAD) $(BIN)/python -W ignore -m tests.sweeps.doctor $(SEED) $(COUNT)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pipeline.interface import Arrays, Interface
     from pipeline.weights.kinds import Kind
 
-    Declared = tuple[str, str | None, tuple[int | str, ...] | None]
+
+Declared: TypeAlias = tuple[str, str | None, tuple[int | str, ...] | None]
 
 
 class Options(BaseModel):

@@ -123,7 +123,9 @@ def _of_release(release: Path, settings: Settings) -> Documents:
     if not names:
         raise UnavailableError(f"none of the backends of {release.name} can run here", hint="see weighbridge backends")
     if chosen.reference not in names:
-        chosen = chosen.model_copy(update={"reference": names[0]})
+        order = list(backends())
+        usual = min(variants, key=lambda variant: order.index(variant.backend))
+        chosen = chosen.model_copy(update={"reference": usual.name})
     stated = bundle.interface_from(manifest)
     kinds = configured.inputs
     inputs = tuple(

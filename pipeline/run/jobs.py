@@ -19,14 +19,15 @@ from pipeline.worker.job import Context, Model, Request, without_collection
 
 
 class Export(Request[Written]):
-    """Write the network, or the artifact `source`, in one format to `target`, with `identity` in the file."""
+    """Write the network, or the artifact `source`, in one format to `folder`, with `identity` in the file."""
 
     network: Network
     interface: Interface
     examples: dict[str, Array]
     format: str
     options: Mapping[str, JsonValue]
-    target: Path
+    folder: Path
+    file_name: str
     identity: dict[str, str]
     source: Artifact | None = None
 
@@ -45,13 +46,13 @@ class Export(Request[Written]):
         if chosen.export is None:
             raise ExportError(f"{chosen.name} is made from another artifact", hint="say which with `from`")
         module = model.load(self.network).module
-        origin = FromNetwork(module, self.interface, self.examples, self.target, self.identity)
+        origin = FromNetwork(module, self.interface, self.examples, self.folder / self.file_name, self.identity)
         return chosen.export(origin, options)
 
     def _derived(self, chosen: Format, options: Options, source: Artifact) -> Written:
         if chosen.derive is None:
             raise ExportError(f"{chosen.name} is made from the network, not from an artifact", hint="leave out `from`")
-        return chosen.derive(FromArtifact(source, self.interface, self.target, self.identity), options)
+        return chosen.derive(FromArtifact(source, self.interface, self.folder / self.file_name, self.identity), options)
 
 
 class FindUndecided(Request[tuple[Doubt, ...]]):

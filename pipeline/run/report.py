@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 def rewrite(release: Path) -> Path:
     """Write the pages of a release's report again, from its documents; return the HTML page, or the Markdown one."""
-    found = document.read(release)
     folder = release / standalone.REPORT
     _require_no_links(folder)
+    found = document.read(release)
     pages = reporting.pages(release.parent.name, found)
     with disk_errors(folder):
         for name, text in pages.items():

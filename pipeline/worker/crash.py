@@ -77,7 +77,7 @@ class Crash(Model):
 def write(folder: Path, said: str, start: Start, calls: Sequence[Call]) -> Path:
     """Write `folder/<worker>/rerun.py`, which makes `calls` again in a worker that is started alike; return it.
 
-    A file in a field called `file` is copied, with what lies beside it under its name, because the cache may drop it. A
+    A file in a field called `file`, or in a list called `files`, is copied, with what lies beside it under its name, because the cache may drop it. A
     folder in one called `folder` becomes a new one. The network's files stay where they are.
     """
     final = folder / re.sub(r"[^A-Za-z0-9._-]+", "-", start.label)
@@ -107,6 +107,8 @@ def _copied(value: object, folder: Path) -> object:
 
 
 def _copied_field(name: str, value: object, folder: Path) -> object:
+    if name == "files" and isinstance(value, list | tuple):
+        return [_copied_field("file", each, folder) for each in value]
     if name == "folder" and value:
         return _OUTPUT
     if name != "file" or not isinstance(value, str | Path) or not Path(value).is_file():
@@ -121,12 +123,11 @@ def _copied_field(name: str, value: object, folder: Path) -> object:
 def _found(value: object, folder: Path) -> object:
     """Return a message that was written with the paths that its files have now."""
     if isinstance(value, dict):
-        return {
-            name: folder / each
-            if name in {"file", "folder"} and isinstance(each, str)
-            else each
-            if name == _STAYING
-            else _found(each, folder)
-            for name, each in value.items()
-        }
+        return {name: each if name == _STAYING else _found_field(name, each, folder) for name, each in value.items()}
     return [_found(each, folder) for each in value] if isinstance(value, list) else value
+
+
+def _found_field(name: str, value: object, folder: Path) -> object:
+    if name == "files" and isinstance(value, list):
+        return [_found_field("file", each, folder) for each in value]
+    return folder / value if name in {"file", "folder"} and isinstance(value, str) else _found(value, folder)

@@ -74,7 +74,7 @@ def test_a_folder_to_write_to_is_a_new_one_and_the_networks_own_is_not(tmp_path)
     from pipeline.run.jobs import Export
 
     export = Export(
-        network=network(tmp_path), interface=NOTHING, examples={}, format="onnx", options={}, folder=Path("/gone"), identity={}
+        network=network(tmp_path), interface=NOTHING, examples={}, format="onnx", options={}, folder=Path("/gone"), file_name="model.onnx", identity={}
     )  # fmt: skip
     folder = written(tmp_path, export).parent
     (call,) = crash.read(folder).calls

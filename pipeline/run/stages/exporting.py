@@ -85,7 +85,8 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
             examples=dict(examples(planned).inputs),
             format=wanted.format,
             options=dict(wanted.options),
-            target=folder / formats()[wanted.format].file_of(wanted.name),
+            folder=folder,
+            file_name=formats()[wanted.format].file_of(wanted.name),
             identity=_identity(planned),
             source=source,
         )
