@@ -42,6 +42,8 @@ def test_the_readme_does_what_it_says(tmp_path):
     (checkout / ".venv").symlink_to(venv)
     (checkout / "artifacts").mkdir()
     (checkout / "artifacts" / "weights").symlink_to(ROOT / "artifacts" / "weights")
+    for config in (checkout / "configs").glob("*.yaml"):  # what is shown here does not depend on how long was timed
+        config.write_text(re.sub(r"seconds: \d+", "seconds: 4", config.read_text()))
     environment = os.environ | {"PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200"}
     wrong = []
     for command, shown in commands():
