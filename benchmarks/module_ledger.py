@@ -232,7 +232,7 @@ def _compare(sample: Sample, session: Any) -> Judged:
     deciding = worst(findings)
     if deciding.passed:
         return Judged("pass", factor=deciding.factor)
-    return Judged("mismatch", prove.describe(deciding, known))
+    return Judged("mismatch", prove.finding_in_words(deciding, known))
 
 
 def _truth(sample: Sample) -> prove.Truth:

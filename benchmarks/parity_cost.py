@@ -26,7 +26,7 @@ from pipeline.parity import oracle, prove
 from pipeline.run.plan import Settings, plan
 from pipeline.run.stages.exporting import EXPORT
 from pipeline.run.stages.network import evaluate_oracle, truth_of
-from pipeline.run.stages.proving import hold
+from pipeline.run.stages.proving import prove_all
 from pipeline.run.stages.results import Exported
 from pipeline.run.stages.sampling import SAMPLE, sample
 from pipeline.run.stages.state import State, run
@@ -83,7 +83,7 @@ def parity(exported: State, folder: Path) -> float:
     folder.mkdir()
     state = replace(exported, work=folder)
     start = time.perf_counter()
-    held = hold(state.adding(truth_of(state, evaluate_oracle(state))))
+    held = prove_all(state.adding(truth_of(state, evaluate_oracle(state))))
     seconds = time.perf_counter() - start
     prove.gate(held.proofs)
     return seconds

@@ -33,7 +33,7 @@ from pipeline.errors import ArchitectureError
 from pipeline.parity import oracle, trained
 from pipeline.parity.budget import Rule
 from pipeline.parity.jobs import Evaluation, Rehearsed
-from pipeline.parity.prove import Setup
+from pipeline.parity.prove import Conditions
 from pipeline.rebuild import calling, cases, model, reference
 from pipeline.rebuild import record as recording
 from pipeline.rebuild.network import Network
@@ -212,9 +212,9 @@ def judge(wrong: nn.Module, interface: Interface, recorded: Recording) -> bool:
         references=tuple(references),
         fallback=fallback,
     )
-    setup = Setup(interface, Network("none:None", {}, "", (), {}), threads=1, timeout_s=60)
+    conditions = Conditions(interface, Network("none:None", {}, "", (), {}), threads=1, timeout_s=60)
     rules = dict.fromkeys(interface.outputs, Rule())
-    return trained.judge(recorded, known, setup, rules, explicit=False).passed
+    return trained.judge(recorded, known, conditions, rules, explicit=False).passed
 
 
 def recorded(right: nn.Module, interface: Interface, folder: Path) -> tuple[Recording, Recording]:

@@ -23,7 +23,7 @@ from pipeline.release.verify import verify
 from pipeline.report import html
 from pipeline.run.export import export
 from pipeline.run.plan import Settings, plan
-from pipeline.run.stages.proving import PROVE, hold
+from pipeline.run.stages.proving import PROVE, prove_all
 from pipeline.run.stages.results import Exported, Inputs, Released
 from pipeline.run.stages.state import State, run
 from pipeline.run.stages.table import STAGES
@@ -70,7 +70,7 @@ def sabotaged(state, format_, change):
 
 def proven(state):
     """Hold every backend against the network and ask the gate, without explaining what closes it; return what was proven."""
-    found = hold(state)
+    found = prove_all(state)
     prove.gate(found.proofs)
     return found
 
@@ -281,7 +281,7 @@ def test_a_file_that_failed_its_audit_does_not_ship_even_where_its_outputs_are_r
                 tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
     state = sabotaged(state, "onnx", edit_onnx(one_ulp))
-    judged = next(each for each in hold(state).proofs if each.variant.name == "onnxruntime-cpu")
+    judged = next(each for each in prove_all(state).proofs if each.variant.name == "onnxruntime-cpu")
     assert all(each.passed for each in judged.findings)
     assert judged.status == "fail"
     release = released(state)

@@ -129,7 +129,7 @@ def summary(ran: Sequence[Ran], kept: Iterable[str]) -> Placement:
     }
 
 
-def describe(placement: Placement) -> str:
+def in_words(placement: Placement) -> str:
     """Say in one line which provider got how much."""
     shares = ", ".join(
         f"{name.removesuffix('ExecutionProvider')} {each['nodes']} nodes ({each['node_share']:.0%}), {each['time_share']:.0%} of the time"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import artifacts
 from pipeline.config.models import DIMENSION_NAME, DTYPES
-from pipeline.config.tree import Problem, describe
+from pipeline.config.tree import Problem, value_in_words
 from pipeline.errors import suggestion
 from pipeline.interface import formula_bounds, formula_names
 
@@ -169,7 +169,7 @@ def _range(each: InputConfig) -> Iterator[tuple[str, str]]:
         yield "high", f"{high} is not above low, which is {low}"
     for key, bound, offset in (("low", low, 0), ("high", high, 1)):
         if limits and not isinstance(bound, int):
-            yield key, f"expected an integer, given {describe(bound)}"
+            yield key, f"expected an integer, given {value_in_words(bound)}"
         elif limits and not limits[0] <= bound - offset <= limits[1]:
             yield key, f"{bound} is outside {each.dtype}, which holds {limits[0]} to {limits[1]}"
 

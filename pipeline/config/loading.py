@@ -13,7 +13,7 @@ from pipeline.config import artifacts, checks
 from pipeline.config.models import Config, find_place
 from pipeline.config.source import read
 from pipeline.config.text import parse_value
-from pipeline.config.tree import Problem, assign, describe, key_text, lookup
+from pipeline.config.tree import Problem, assign, key_text, lookup, value_in_words
 from pipeline.errors import ConfigError, suggestion
 
 if TYPE_CHECKING:
@@ -190,10 +190,10 @@ def _message(model: type[BaseModel], path: KeyPath, given: Any, details: ErrorDe
     if kind == "literal_error":
         valid = re.findall(r"'([^']*)'", context["expected"])
         near = suggestion(given, valid) if isinstance(given, str) else f" (valid: {', '.join(map(repr, valid))})"
-        return f"{describe(given)} is not valid{near}", False
+        return f"{value_in_words(given)} is not valid{near}", False
     if kind == "value_error":
         return str(context["error"]), False
-    return f"{_expected(path, kind, context, details['msg'])}, given {describe(given)}", False
+    return f"{_expected(path, kind, context, details['msg'])}, given {value_in_words(given)}", False
 
 
 def _expected(path: KeyPath, kind: str, context: Mapping[str, Any], said: str) -> str:

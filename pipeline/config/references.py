@@ -6,7 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.tree import KeyPath, Problem, assign, describe, key_text, leaves, lookup
+from pipeline.config.tree import KeyPath, Problem, assign, key_text, leaves, lookup, value_in_words
 from pipeline.errors import suggestion
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _target(tree: Any, key: str) -> tuple[KeyPath, Any]:
             raise _BadReferenceError(f"${{{key}}}: there is no key {part!r}{near}") from error
     value = lookup(tree, parts)
     if isinstance(value, dict | list):
-        raise _BadReferenceError(f"${{{key}}} is {describe(value)}, and only single values can be referred to")
+        raise _BadReferenceError(f"${{{key}}} is {value_in_words(value)}, and only single values can be referred to")
     # Indices as numbers, as in the paths of leaves.
     path: KeyPath = ()
     for part in parts:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import references
 from pipeline.config.text import FaultError, parse, parse_value
-from pipeline.config.tree import KeyPath, Place, Problem, assign, describe, key_text
+from pipeline.config.tree import KeyPath, Place, Problem, assign, key_text, value_in_words
 from pipeline.errors import ConfigError, suggestion
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _read_chain(path: Path, readers: tuple[Path, ...]) -> Source:
     label = places["extends"].label
     if not isinstance(base_name, str) or not base_name or not base_name.isprintable():
         raise ConfigError(
-            f"{label}: extends: expected a file's path, given {describe(base_name)}", hint="extends: base.yaml"
+            f"{label}: extends: expected a file's path, given {value_in_words(base_name)}", hint="extends: base.yaml"
         )
     base_path = path.parent / base_name
     if not base_path.is_file():
@@ -113,7 +113,7 @@ def _read_file(path: Path, depth: int) -> tuple[dict[str, Any], dict[str, Place]
                 f"{shown} is empty", hint="weighbridge init FILE --architecture MODULE:CLASS writes a config"
             )
         if not isinstance(value, dict):
-            raise FaultError(f"expected a mapping of keys, given {describe(value)}")
+            raise FaultError(f"expected a mapping of keys, given {value_in_words(value)}")
     except FaultError as fault:
         raise ConfigError(
             f"{shown}:{fault.line + 1}:{fault.column + 1}: {fault.message}", hint="weighbridge schema prints every key"

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.tree import KeyPath, describe
+from pipeline.config.tree import KeyPath, value_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +127,7 @@ class _Builder:
             raise FaultError("merge keys (<<) are not supported: use extends", mark.line, mark.column)
         key = _scalar(node) if isinstance(node.value, str) else node.value
         if not isinstance(key, str):
-            raise FaultError(f"a key must be a text, given {describe(key)}", mark.line, mark.column)
+            raise FaultError(f"a key must be a text, given {value_in_words(key)}", mark.line, mark.column)
         return key
 
 

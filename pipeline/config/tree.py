@@ -38,7 +38,7 @@ def key_text(path: Sequence[str | int]) -> str:
     return ".".join(map(str, path))
 
 
-def describe(value: object) -> str:
+def value_in_words(value: object) -> str:
     """Say what a value is, in YAML's terms."""
     match value:
         case None:
@@ -96,7 +96,7 @@ def assign(tree: Any, path: Sequence[Any], value: Any) -> KeyPath:
         else:
             below = tree.get(part) if isinstance(tree, dict) else tree[part]
             if not isinstance(below, dict | list | None):
-                raise ValueError(f"{key_text(exact)} is {describe(below)}, not a mapping")
+                raise ValueError(f"{key_text(exact)} is {value_in_words(below)}, not a mapping")
             tree[part] = {} if below is None else below
             tree = tree[part]
     return exact

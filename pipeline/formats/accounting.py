@@ -95,7 +95,7 @@ class Audit:
 
 
 def known_of(state: Mapping[str, Any], program: Mapping[str, Any] | None) -> tuple[dict[str, Step], Known]:
-    """Return the steps of a program (see `pipeline.formats.program.describe`; none of None) and what constants are held against."""
+    """Return the steps of a program (see `pipeline.formats.program.as_values`; none of None) and what constants are held against."""
     steps = {each["name"]: Step(**each) for each in program["steps"]} if program else {}
     return steps, Known(state, steps, program["folded"] if program else {})
 

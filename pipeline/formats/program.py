@@ -34,7 +34,7 @@ class Step:
     parameters: dict[str, str]
 
 
-def describe(program: torch.export.ExportedProgram) -> dict[str, Any]:
+def as_values(program: torch.export.ExportedProgram) -> dict[str, Any]:
     """Return a program's steps as JSON values and what it computes from constants alone, in float64, by step."""
     return {"steps": [asdict(step) for step in steps(program)], "folded": folded(program)}
 

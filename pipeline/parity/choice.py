@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipeline.parity.jobs import Evaluation
-    from pipeline.parity.prove import Setup
+    from pipeline.parity.prove import Conditions
     from pipeline.rebuild.network import Network
     from pipeline.rebuild.reference import Recording
     from pipeline.worker.runner import Worker
@@ -22,34 +22,38 @@ _SHOWN = 3
 
 
 def explained(
-    error: MisfitError, worker: Worker, setup: Setup, recording: Recording, agrees: Callable[[Evaluation], bool]
+    error: MisfitError,
+    worker: Worker,
+    conditions: Conditions,
+    recording: Recording,
+    agrees: Callable[[Evaluation], bool],
 ) -> MisfitError:
     """Return `error` with what the recording says of each way that is left to name the file's tensors.
 
     Nothing is chosen: a way that agrees is proposed, for the user to write down. `agrees` tells it of what the oracle gives.
     """
     try:
-        ways = worker.call(jobs.FindAlternatives(network=setup.network), timeout_s=setup.timeout_s)
+        ways = worker.call(jobs.FindAlternatives(network=conditions.network), timeout_s=conditions.timeout_s)
     except MisfitError as too_many:
         return MisfitError(f"{error.message}\n{too_many.message}", hint=too_many.hint)
     if len(ways) < 2:
         return error
-    setup.report(Event("reference", recording.name, "started", f"{len(ways)} ways to name the file's tensors"))
+    conditions.report(Event("reference", recording.name, "started", f"{len(ways)} ways to name the file's tensors"))
     agreeing = []
     for number, way in enumerate(ways, 1):
-        if agrees(_evaluation(worker, setup, recording, way)):
+        if agrees(_evaluation(worker, conditions, recording, way)):
             agreeing.append(way)
-        setup.report(Event("reference", recording.name, "working", done=number / len(ways)))
-    setup.report(Event("reference", recording.name, "ended", f"{len(agreeing)} of {len(ways)} agree"))
+        conditions.report(Event("reference", recording.name, "working", done=number / len(ways)))
+    conditions.report(Event("reference", recording.name, "ended", f"{len(agreeing)} of {len(ways)} agree"))
     return _told(error, recording.name, len(ways), agreeing)
 
 
-def _evaluation(worker: Worker, setup: Setup, recording: Recording, network: Network) -> Evaluation:
+def _evaluation(worker: Worker, conditions: Conditions, recording: Recording, network: Network) -> Evaluation:
     request = jobs.Rehearse(
-        network=network, interface=setup.interface, cases=recording.cases, recorded=len(recording.calls)
+        network=network, interface=conditions.interface, cases=recording.cases, recorded=len(recording.calls)
     )
-    worker.call(request, timeout_s=setup.timeout_s)
-    return worker.call(jobs.Evaluate(seed=0), timeout_s=setup.timeout_s)
+    worker.call(request, timeout_s=conditions.timeout_s)
+    return worker.call(jobs.Evaluate(seed=0), timeout_s=conditions.timeout_s)
 
 
 def _told(error: MisfitError, name: str, count: int, agreeing: Sequence[Network]) -> MisfitError:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.interface import Arrays, Case
-    from pipeline.parity.prove import Proof, Setup, Truth
+    from pipeline.parity.prove import Conditions, Proof, Truth
 
 _SHRINK_STEPS = 6
 
@@ -46,16 +46,23 @@ class _Found:
 
 
 def explain(
-    proof: Proof, setup: Setup, known: Truth, *, names: Names | None, examples: Arrays, seed: int, folder: Path
+    proof: Proof,
+    conditions: Conditions,
+    known: Truth,
+    *,
+    names: Names | None,
+    examples: Arrays,
+    seed: int,
+    folder: Path,
 ) -> Explanation:
     """Return what is known of a failed proof; write the reproduction into `folder`."""
-    own = names or Names.same(setup.interface)
-    setup.report(Event("explain", proof.variant.name, "started", "shrinking the case"))
-    smallest = shrink(proof, setup, known, own, seed=seed).of(proof.variant.artifact)
+    own = names or Names.same(conditions.interface)
+    conditions.report(Event("explain", proof.variant.name, "started", "shrinking the case"))
+    smallest = shrink(proof, conditions, known, own, seed=seed).of(proof.variant.artifact)
     case = smallest.cases[0]
-    setup.report(Event("explain", proof.variant.name, "working", "walking the ladder"))
-    found = _climb(proof, setup, smallest, own, examples, folder)
-    setup.report(Event("explain", proof.variant.name, "ended"))
+    conditions.report(Event("explain", proof.variant.name, "working", "walking the ladder"))
+    found = _climb(proof, conditions, smallest, own, examples, folder)
+    conditions.report(Event("explain", proof.variant.name, "ended"))
     broke = next((each.rung for each in found.ladder if not each.passed), None)
     return Explanation(
         backend=proof.variant.name,
@@ -67,7 +74,7 @@ def explain(
     )
 
 
-def shrink(proof: Proof, setup: Setup, known: Truth, names: Names, *, seed: int) -> Truth:
+def shrink(proof: Proof, conditions: Conditions, known: Truth, names: Names, *, seed: int) -> Truth:
     """Return a truth of one case: the smallest that still fails, sizes halved as far as they go.
 
     Every size between is tried at once, because one answer of the oracle costs about as much as several.
@@ -75,12 +82,12 @@ def shrink(proof: Proof, setup: Setup, known: Truth, names: Names, *, seed: int)
     failed = {finding.case for finding in proof.findings if not finding.passed}
     there = [index for index, case in enumerate(known.cases) if case.name in failed] or [0]
     start = min(there, key=lambda index: _elements(known.cases[index]))
-    smaller = _smaller(known.cases[start], setup, seed)
+    smaller = _smaller(known.cases[start], conditions, seed)
     if not smaller:
         return _only(known, start)
     try:
-        tried = _truth(smaller, setup, known, seed)
-        (again,) = prove.prove([proof.variant], setup, tried, {proof.variant.name: names})
+        tried = _truth(smaller, conditions, known, seed)
+        (again,) = prove.prove([proof.variant], conditions, tried, {proof.variant.name: names})
     except WeighbridgeError:
         return _only(known, start)
     failing = {finding.case for finding in again.findings if not finding.passed}
@@ -90,19 +97,19 @@ def shrink(proof: Proof, setup: Setup, known: Truth, names: Names, *, seed: int)
     return _only(tried, min(indices, key=lambda index: _elements(tried.cases[index])))
 
 
-def _smaller(case: Case, setup: Setup, seed: int) -> list[Case]:
+def _smaller(case: Case, conditions: Conditions, seed: int) -> list[Case]:
     """Return the same kind of case at smaller sizes: each dimension halved several times, alone and all together."""
     values = case.name if case.name in cases.VALUES else "normal"
-    allowed = {each.name: cases.allowed(each) for each in free_dimensions(setup.interface.dimensions)}
+    allowed = {each.name: cases.allowed(each) for each in free_dimensions(conditions.interface.dimensions)}
     steps: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
     for divisor in (2**step for step in range(1, _SHRINK_STEPS)):
         smaller = {name: _at_most(sizes, case.sizes[name] // divisor) for name, sizes in allowed.items()}
         for chosen in (smaller, *({**case.sizes, name: size} for name, size in smaller.items())):
-            sizes = complete_sizes(setup.interface.dimensions, {name: chosen[name] for name in smaller})
+            sizes = complete_sizes(conditions.interface.dimensions, {name: chosen[name] for name in smaller})
             steps[tuple(sorted(sizes.items()))] = sizes
     steps.pop(tuple(sorted(case.sizes.items())), None)
     return [
-        cases.make(setup.interface, sizes, seed=seed, name=f"{case.name}, smaller ({index})", values=values)
+        cases.make(conditions.interface, sizes, seed=seed, name=f"{case.name}, smaller ({index})", values=values)
         for index, sizes in enumerate(steps.values(), 1)
     ]
 
@@ -111,11 +118,11 @@ def _at_most(sizes: range, wanted: int) -> int:
     return max((size for size in sizes if size <= wanted), default=sizes[0])
 
 
-def _truth(sampled: Sequence[Case], setup: Setup, known: Truth, seed: int) -> Truth:
-    request = jobs.Rehearse(network=setup.network, interface=setup.interface, cases=tuple(sampled))
-    with setup.runner.start("the oracle", threads=1) as worker:
-        worker.call(request, timeout_s=setup.timeout_s)
-        found = worker.call(jobs.Evaluate(seed=seed), timeout_s=setup.timeout_s)
+def _truth(sampled: Sequence[Case], conditions: Conditions, known: Truth, seed: int) -> Truth:
+    request = jobs.Rehearse(network=conditions.network, interface=conditions.interface, cases=tuple(sampled))
+    with conditions.runner.start("the oracle", threads=1) as worker:
+        worker.call(request, timeout_s=conditions.timeout_s)
+        found = worker.call(jobs.Evaluate(seed=seed), timeout_s=conditions.timeout_s)
     return prove.truth(sampled, found.references, found.fallback, known.rules, known.gates)
 
 
@@ -125,20 +132,22 @@ def _only(known: Truth, index: int) -> Truth:
     )
 
 
-def _climb(proof: Proof, setup: Setup, smallest: Truth, names: Names, examples: Arrays, folder: Path) -> _Found:
+def _climb(
+    proof: Proof, conditions: Conditions, smallest: Truth, names: Names, examples: Arrays, folder: Path
+) -> _Found:
     """Climb from the network through the ways in which the backend runs the file, then look for the culprit where it breaks."""
     variant, backend = proof.variant, backends()[proof.variant.backend]
     ladder = [
         replace(variant, name=name, options={**variant.options, **options}) for name, options in backend.ladder
     ] or [variant]
     if formats()[backend.format or ""].find_culprit is None:
-        rungs = _rungs(ladder, setup, smallest, names)
+        rungs = _rungs(ladder, conditions, smallest, names)
         return _Found.of(rungs, None, f"where an error begins cannot be looked for in {backend.format} files")
-    search = partial(_search, setup, smallest, names, examples, proof.file, folder)
+    search = partial(_search, conditions, smallest, names, examples, proof.file, folder)
     with ThreadPoolExecutor(1) as pool:
         # What is wrong with a file mostly shows on the lowest rung: do not wait for the ladder to say so.
         guessed = pool.submit(search, ladder[0])
-        rungs = _rungs(ladder, setup, smallest, names)
+        rungs = _rungs(ladder, conditions, smallest, names)
     broken = next((each for each, rung in zip(ladder, rungs[1:], strict=True) if not rung.passed), None)
     try:
         if broken is None or broken is ladder[0]:
@@ -166,11 +175,11 @@ def _program_rung(program: Arrays, smallest: Truth) -> Rung:
 
 
 def _search(
-    setup: Setup, smallest: Truth, names: Names, examples: Arrays, file: Path, folder: Path, variant: Variant
+    conditions: Conditions, smallest: Truth, names: Names, examples: Arrays, file: Path, folder: Path, variant: Variant
 ) -> jobs.Found:
     request = jobs.FindCulprit(
-        network=setup.network,
-        interface=setup.interface,
+        network=conditions.network,
+        interface=conditions.interface,
         examples=dict(examples),
         inputs=dict(smallest.cases[0].inputs),
         candidate=jobs.Candidate(
@@ -183,13 +192,13 @@ def _search(
         ),
         folder=folder,
     )
-    with setup.runner.start("the search for the culprit", threads=1) as worker:
-        return worker.call(request, timeout_s=setup.timeout_s)
+    with conditions.runner.start("the search for the culprit", threads=1) as worker:
+        return worker.call(request, timeout_s=conditions.timeout_s)
 
 
-def _rungs(variants: Sequence[Variant], setup: Setup, smallest: Truth, names: Names) -> list[Rung]:
+def _rungs(variants: Sequence[Variant], conditions: Conditions, smallest: Truth, names: Names) -> list[Rung]:
     """Return float32 eager as a rung, then one for each variant of the file, which calls things by `names`."""
-    quiet = replace(setup, report=lambda _: None)
+    quiet = replace(conditions, report=lambda _: None)
     eager = Variant("float32 eager", NETWORK, None, required=False)
     proofs = prove.prove([eager, *variants], quiet, smallest, {each.name: names for each in variants})
     return [_rung(proof) for proof in proofs]

@@ -213,7 +213,7 @@ def _captured(
 
     origin = FromNetwork(module, interface, examples, Path(), {})
     try:
-        return program.describe(captured(origin)), None
+        return program.as_values(captured(origin)), None
     except ExportError as error:
         return None, error.message
 

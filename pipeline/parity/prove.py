@@ -38,7 +38,7 @@ Status = Literal["pass", "fail", "unavailable", "crashed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class Conditions:
     """What every run of a proof needs: the network with its interface, a backend's threads, how long to wait, where it runs."""
 
     interface: Interface
@@ -113,7 +113,7 @@ def truth(
 
 
 def prove(
-    variants: Sequence[Variant], setup: Setup, known: Truth, names: Mapping[str, Names] | None = None
+    variants: Sequence[Variant], conditions: Conditions, known: Truth, names: Mapping[str, Names] | None = None
 ) -> tuple[Proof, ...]:
     """Return a proof for each variant, in their order; a variant that crashes does not stop the others.
 
@@ -126,36 +126,38 @@ def prove(
     def one(variant: Variant) -> Proof:
         if variant.unavailable:
             return Proof(variant, "unavailable", variant.unavailable, (), {})
-        setup.report(Event("parity", variant.name, "started"))
-        proof = _prove_one(variant, setup, known, (names or {}).get(variant.name) or Names.same(setup.interface))
+        conditions.report(Event("parity", variant.name, "started"))
+        proof = _prove_one(
+            variant, conditions, known, (names or {}).get(variant.name) or Names.same(conditions.interface)
+        )
         peak_bytes = proof.facts.get("peak_bytes")
         ended: event.Status = "ended" if proof.status == "pass" else "failed"
-        setup.report(Event("parity", variant.name, ended, proof.reason or "", peak_bytes=peak_bytes))
+        conditions.report(Event("parity", variant.name, ended, proof.reason or "", peak_bytes=peak_bytes))
         return proof
 
-    with ThreadPoolExecutor(setup.at_once) as pool:
+    with ThreadPoolExecutor(conditions.at_once) as pool:
         return tuple(pool.map(one, variants))
 
 
-def _prove_one(variant: Variant, setup: Setup, known: Truth, names: Names) -> Proof:
+def _prove_one(variant: Variant, conditions: Conditions, known: Truth, names: Names) -> Proof:
     # The folder is ours, so that it goes even if the worker crashes.
     with TemporaryDirectory(prefix="weighbridge-profile-") as profile:
         session = opened(
-            setup.runner,
+            conditions.runner,
             variant,
-            names.renamed(setup.interface),
-            setup.network,
-            threads=setup.threads,
-            timeout_s=setup.timeout_s,
+            names.renamed(conditions.interface),
+            conditions.network,
+            threads=conditions.threads,
+            timeout_s=conditions.timeout_s,
             profile=Path(profile),
         )
-        return _judged(variant, session, setup, known.of(variant.artifact), names)
+        return _judged(variant, session, conditions, known.of(variant.artifact), names)
 
 
 def _judged(
     variant: Variant,
     session: AbstractContextManager[tuple[Worker, dict[str, Any]]],
-    setup: Setup,
+    conditions: Conditions,
     known: Truth,
     names: Names,
 ) -> Proof:
@@ -164,11 +166,11 @@ def _judged(
     try:
         with session as (worker, facts):
             for index in range(len(known.cases)):
-                findings.extend(_run(worker, index, known, names, setup.timeout_s))
-            if placed := worker.call(ReadPlacement(), timeout_s=setup.timeout_s):
+                findings.extend(_run(worker, index, known, names, conditions.timeout_s))
+            if placed := worker.call(ReadPlacement(), timeout_s=conditions.timeout_s):
                 facts["placement"] = placed
             if not all(finding.passed for finding in findings):
-                findings = _explain_chance(worker, findings, known, names, setup.timeout_s)
+                findings = _explain_chance(worker, findings, known, names, conditions.timeout_s)
             facts["peak_bytes"] = worker.peak_bytes
     except UnavailableError as error:
         return Proof(variant, "unavailable", error.message, (), {})
@@ -178,7 +180,7 @@ def _judged(
     misplaced = placement.problems(facts.get("placement"))
     if not failed and not names.problems and not misplaced:
         return Proof(variant, "pass", None, tuple(findings), facts)
-    described = describe(worst(failed), known) if failed else ""
+    described = finding_in_words(worst(failed), known) if failed else ""
     recognised = [each for each in behaviour.recognise(findings, known.cases) if each not in described]
     said = [*names.problems, *misplaced, *([described] if failed else []), *recognised]
     return Proof(variant, "fail", "; ".join(said), tuple(findings), facts)
@@ -209,7 +211,7 @@ def _explain_chance(
     return [behaviour.as_random(each) if each.output in changed and not each.passed else each for each in findings]
 
 
-def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict[str, Audit]:
+def audit(artifacts: Sequence[Artifact], conditions: Conditions, examples: Arrays) -> dict[str, Audit]:
     """Return each artifact's audit by name: where its constants and numbers come from (see `pipeline.formats.accounting`).
 
     Where the audit crashed, no file passed it.
@@ -221,17 +223,19 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
     if not known:
         return {}
     for each in known:
-        setup.report(Event("parity", f"{each.name} audit", "started"))
+        conditions.report(Event("parity", f"{each.name} audit", "started"))
     # One process for all: starting torch and loading the network takes longer than most audits.
     peak_bytes = None
     files = [
         jobs.Exported(format=each.format, file=each.files[0], program=dict(each.written.program) or None)
         for each in known
     ]
-    request = jobs.Audit(network=setup.network, interface=setup.interface, examples=dict(examples), files=tuple(files))
+    request = jobs.Audit(
+        network=conditions.network, interface=conditions.interface, examples=dict(examples), files=tuple(files)
+    )
     try:
-        with setup.runner.start("the audit", threads=1) as worker:
-            answers = worker.call(request, timeout_s=setup.timeout_s)
+        with conditions.runner.start("the audit", threads=1) as worker:
+            answers = worker.call(request, timeout_s=conditions.timeout_s)
             peak_bytes = worker.peak_bytes
         audits = [Audit.from_json(each) for each in answers]
     except WorkerError as error:
@@ -240,11 +244,11 @@ def audit(artifacts: Sequence[Artifact], setup: Setup, examples: Arrays) -> dict
     found = {each.name: audit for each, audit in zip(known, audits, strict=True)}
     for name, audited in found.items():
         ended: event.Status = "ended" if audited.passed else "failed"
-        setup.report(Event("parity", f"{name} audit", ended, peak_bytes=peak_bytes))
+        conditions.report(Event("parity", f"{name} audit", ended, peak_bytes=peak_bytes))
     return found
 
 
-def describe(finding: Finding, known: Truth) -> str:
+def finding_in_words(finding: Finding, known: Truth) -> str:
     """Say in one line what is wrong with an output: where, by how much, and what was allowed."""
     sizes = next((case.sizes for case in known.cases if case.name == finding.case), {})
     shown = ", ".join(f"{name}={size}" for name, size in sizes.items())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.parity.budget import Rule
     from pipeline.parity.compare import Finding
     from pipeline.parity.jobs import Evaluation
-    from pipeline.parity.prove import Setup, Truth
+    from pipeline.parity.prove import Conditions, Truth
     from pipeline.rebuild.reference import Recorded, Recording
 
 _SHOWN = 6
@@ -53,7 +53,7 @@ class Agreement:
 
 
 def judge(
-    recording: Recording, evaluation: Evaluation, setup: Setup, rules: Mapping[str, Rule], *, explicit: bool
+    recording: Recording, evaluation: Evaluation, conditions: Conditions, rules: Mapping[str, Rule], *, explicit: bool
 ) -> Agreement:
     """Compare a recording with the oracle's evaluation of the recorded cases alone."""
     known = prove.truth(recording.cases, evaluation.references, evaluation.fallback, rules)
@@ -66,7 +66,7 @@ def judge(
     return Agreement(
         tuple(findings),
         tuple(reference.differences(recording.meta, found)),
-        tuple(reference.hints(recording, setup.interface, found)),
+        tuple(reference.hints(recording, conditions.interface, found)),
         explicit,
     )
 
@@ -98,16 +98,20 @@ def _dtype(name: str) -> Any:
 
 
 def require(
-    agreement: Agreement, recording: Recording, evaluation: Evaluation, setup: Setup, rules: Mapping[str, Rule]
+    agreement: Agreement,
+    recording: Recording,
+    evaluation: Evaluation,
+    conditions: Conditions,
+    rules: Mapping[str, Rule],
 ) -> None:
     """Raise GateError unless the rebuilt network is the recorded one, with what explains the difference as far as it was found."""
     if agreement.passed:
         return
     known = prove.truth(recording.cases, evaluation.references, evaluation.fallback, rules)
     failed = [each for each in agreement.findings if not each.passed]
-    lines = [prove.describe(worst(failed), known)] if failed else []
+    lines = [prove.finding_in_words(worst(failed), known)] if failed else []
     lines += agreement.differences[:_SHOWN]
-    found = _explained(recording, known, setup) if failed else why.Explanation((), None)
+    found = _explained(recording, known, conditions) if failed else why.Explanation((), None)
     lines += [*found.told, *agreement.hints[:_SHOWN]]
     told = "\n  ".join(
         [f"the rebuilt network is not the one that was recorded in {recording.name} ({recording.place}):", *lines]
@@ -130,7 +134,7 @@ def _way_out(recording: Recording, failed: Sequence[Finding]) -> str:
     return "correct the architecture, its arguments or the weights until it agrees; nothing was exported"
 
 
-def _explained(recording: Recording, known: Truth, setup: Setup) -> why.Explanation:
+def _explained(recording: Recording, known: Truth, conditions: Conditions) -> why.Explanation:
     """Let a worker try what may be wrong; a search that fails explains nothing."""
     allowed = [
         {
@@ -141,13 +145,13 @@ def _explained(recording: Recording, known: Truth, setup: Setup) -> why.Explanat
         for each, floors in zip(known.references, known.floors, strict=True)
     ]
     request = jobs.ExplainDifference(
-        network=setup.network,
-        interface=setup.interface,
+        network=conditions.network,
+        interface=conditions.interface,
         calls=tuple(why.Call(*each) for each in zip(recording.calls, allowed, strict=True)),
         attributes=recording.attributes,
     )
     try:
-        with setup.runner.start("the search for what differs", threads=setup.threads) as worker:
-            return worker.call(request, timeout_s=setup.timeout_s)
+        with conditions.runner.start("the search for what differs", threads=conditions.threads) as worker:
+            return worker.call(request, timeout_s=conditions.timeout_s)
     except WeighbridgeError as error:
         return why.Explanation((f"what differs was not found: {error.message.splitlines()[0]}",), None)

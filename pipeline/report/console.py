@@ -106,7 +106,7 @@ def remarks(parity: Parity) -> list[str]:
             said += [f"  {problem.where} {problem.problem}" for problem in audit.problems[1:]]
     said += [f"{each.name}: {each.status}: {each.reason}" for each in parity.backends if each.reason]
     placed = [(each.name, each.facts.placement) for each in parity.backends]
-    return said + [f"{name} ran on {placement.describe(where)}" for name, where in placed if where]
+    return said + [f"{name} ran on {placement.in_words(where)}" for name, where in placed if where]
 
 
 def print_comparison(comparison: Comparison) -> None:

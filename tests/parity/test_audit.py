@@ -146,7 +146,7 @@ def archive(tmp_path_factory):
     module = audited()
     work = job(module, tmp_path_factory.mktemp("script"))
     artifact = export(work, TorchScriptOptions())
-    return artifact.files[0], jobs.arrays_of(module), program.describe(captured(work))
+    return artifact.files[0], jobs.arrays_of(module), program.as_values(captured(work))
 
 
 def test_a_healthy_archive_passes_whole(archive):

@@ -37,8 +37,8 @@ def proof_of(module, folder, monkeypatch, *, required, left):
     monkeypatch.setattr(ReadPlacement, "run", lambda self, context: {**placed(self, context), "left_on_cpu": left})
     variant = Variant("ort", "onnxruntime-cpu", "onnx", required=required, file=file)
     network = Network("none:None", {}, "", (), {})
-    setup = prove.Setup(INTERFACE, network, threads=1, timeout_s=60, runner=InProcessRunner())
-    (found,) = prove.prove([variant], setup, known)
+    conditions = prove.Conditions(INTERFACE, network, threads=1, timeout_s=60, runner=InProcessRunner())
+    (found,) = prove.prove([variant], conditions, known)
     return found
 
 
@@ -66,7 +66,7 @@ def test_an_optional_one_fails_too_but_closes_no_gate(tmp_path, monkeypatch):
 def test_an_explicit_tolerance_is_named_as_what_was_exceeded_and_not_the_noise_floor():
     finding = Finding("odd", "y", passed=False, factor=3.0, limit=1.0, worst_index=(0, 1), expected=1.0, got=1.3)
     known = prove.Truth((), (), (), {"y": Rule(atol=0.1, rtol=0.0)}, None)
-    said = prove.describe(finding, known)
+    said = prove.finding_in_words(finding, known)
     assert said == "output 'y' in case 'odd': 1.3 instead of 1 at [0, 1], 3 × what atol 0.1 and rtol 0 allow"
 
 
@@ -139,11 +139,11 @@ def test_no_backend_passes_on_a_file_that_failed_its_audit_and_the_network_itsel
 
 
 def test_where_the_audit_crashes_no_file_passed_it(tmp_path):
-    setup = prove.Setup(
+    conditions = prove.Conditions(
         Interface((), (), ()), Network("none:None", {}, "none", (), {}), 1, 60, runner=LocalRunner(memory_bytes=1 << 20)
     )
     artifacts = [Artifact(name, name, Written((tmp_path / "model",))) for name in ("onnx", "torchscript")]
-    found = prove.audit(artifacts, setup, {})
+    found = prove.audit(artifacts, conditions, {})
     assert list(found) == ["onnx", "torchscript"]
     for each in found.values():
         assert each.crashed

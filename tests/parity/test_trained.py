@@ -12,7 +12,7 @@ from pipeline import record
 from pipeline.errors import GateError
 from pipeline.parity import jobs, oracle, trained
 from pipeline.parity.budget import Rule
-from pipeline.parity.prove import Setup
+from pipeline.parity.prove import Conditions
 from pipeline.rebuild import record as recording
 from pipeline.rebuild import reference, why
 from pipeline.rebuild.network import Network
@@ -66,9 +66,9 @@ def recorded(tmp_path_factory):
 
 
 def judged(network: nn.Module, recorded, *, rule: Rule = Rule(), interface=ONE):  # noqa: B008 - frozen
-    setup = Setup(interface, NETWORK, threads=1, timeout_s=60)
+    conditions = Conditions(interface, NETWORK, threads=1, timeout_s=60)
     return trained.judge(
-        recorded, evaluation(network, interface, recorded), setup, {"result": rule}, explicit=rule.explicit
+        recorded, evaluation(network, interface, recorded), conditions, {"result": rule}, explicit=rule.explicit
     )
 
 
@@ -121,13 +121,15 @@ def test_tolerances_of_the_user_decide_alone(recorded) -> None:
 
 
 def test_the_gate_says_what_differs_where_it_was_recorded_and_what_to_do(recorded, monkeypatch) -> None:
-    setup = Setup(ONE, NETWORK, threads=1, timeout_s=60)
+    conditions = Conditions(ONE, NETWORK, threads=1, timeout_s=60)
     wrong, rules = exchanged(made()), {"result": Rule()}
     found = evaluation(wrong, ONE, recorded)
     told_apart = why.Explanation(("the first module that differs is first",), None)
     monkeypatch.setattr(trained, "_explained", lambda *_: told_apart)
     with pytest.raises(GateError) as caught:
-        trained.require(trained.judge(recorded, found, setup, rules, explicit=False), recorded, found, setup, rules)
+        trained.require(
+            trained.judge(recorded, found, conditions, rules, explicit=False), recorded, found, conditions, rules
+        )
     assert caught.value.exit_code == 1
     told = caught.value.message.splitlines()
     assert told[0].startswith("the rebuilt network is not the one that was recorded in reference.npz (torch ")

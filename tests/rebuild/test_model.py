@@ -232,7 +232,7 @@ def test_a_tied_network_is_exported_and_audited_from_a_file_that_has_each_tensor
     torch.testing.assert_close(torch.jit.load(str(scripted_file))(x), right)
     for audited in (
         audit.audit_graph(graph.read(exported.files[0]), state, exported.program),
-        scripted.audit_module(scripted.read(scripted_file), state, program.describe(onnx.captured(work))),
+        scripted.audit_module(scripted.read(scripted_file), state, program.as_values(onnx.captured(work))),
     ):
         assert audited["passed"], audited
         assert audited["unaccounted_count"] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,16 @@ def keys(config, tmp_path):
         "oracle": dependencies.of_oracle(planned),
         "proof": dependencies.of_proof(planned, variant, None, 1),
     }
+
+
+def test_a_proof_holds_for_the_device_that_it_was_made_on(tmp_path, monkeypatch):
+    """The same config and bytes on another GPU, or under another driver, are proven again; nothing else is made again."""
+    before = keys(SIMPLENET, tmp_path)
+    table = dependencies.backends()
+    other = replace(table["eager"], device_facts=lambda: "another GPU; driver 2")
+    monkeypatch.setattr(dependencies, "backends", lambda: {**table, "eager": other})
+    after = keys(SIMPLENET, tmp_path)
+    assert {name for name in before if before[name] != after[name]} == {"proof"}
 
 
 @pytest.mark.parametrize(

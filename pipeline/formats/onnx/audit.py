@@ -45,7 +45,7 @@ def audit(file: Path, subject: AuditSubject) -> dict[str, Any]:
 def audit_graph(graph: Graph, state: Mapping[str, Any], program: Mapping[str, Any] | None) -> dict[str, Any]:
     """Account for every constant and numeric attribute of a graph.
 
-    `state` holds the network's state dict as arrays, `program` what `pipeline.formats.program.describe` returned, None
+    `state` holds the network's state dict as arrays, `program` what `pipeline.formats.program.as_values` returned, None
     where the network could not be exported: attributes are then not checked.
     """
     steps, known = known_of(state, program)

@@ -51,7 +51,7 @@ def export(origin: FromNetwork, options: Options) -> Written:
         stripped.files,
         {"opset": options.opset, "external_data": len(stripped.files) > 1},
         explanations=stripped.nodes,
-        program=program.describe(exported.exported_program)
+        program=program.as_values(exported.exported_program)
         | {"captured": exported.exported_program.graph is program_.graph},
     )
 

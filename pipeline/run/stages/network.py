@@ -90,7 +90,7 @@ def rehearse(worker: Worker, state: State) -> Rehearsed:
         def agrees(evaluation: Evaluation) -> bool:
             return _judged(state, recording, given, evaluation)[0].passed
 
-        raise choice.explained(error, worker, setup_of(state), recording, agrees) from None
+        raise choice.explained(error, worker, conditions_of(state), recording, agrees) from None
 
 
 def evaluate_oracle(state: State) -> Evaluation:
@@ -111,15 +111,15 @@ def agreed(state: State, evaluation: Evaluation) -> Agreement | None:
     state.settings.report(Event("reference", recording.name, "started"))
     own = evaluation.model_copy(update={"references": evaluation.references[-len(recording.calls) :]})
     found, rules = _judged(state, recording, given, own)
-    trained.require(found, recording, own, setup_of(state), rules)
+    trained.require(found, recording, own, conditions_of(state), rules)
     state.settings.report(Event("reference", recording.name, "ended"))
     return found
 
 
-def setup_of(state: State) -> prove.Setup:
+def conditions_of(state: State) -> prove.Conditions:
     """Return what every run of a proof needs."""
     planned, settings = state.plan, state.settings
-    return prove.Setup(
+    return prove.Conditions(
         planned.interface,
         planned.network,
         settings.threads,
@@ -160,7 +160,7 @@ def _judged(
     """Compare a network with the recording, given its oracle's evaluation of the recorded cases; return that and the rules."""
     rule = Rule(state.plan.config.parity.limit, given.atol, given.rtol)
     rules = dict.fromkeys(state.plan.interface.outputs, rule)
-    return trained.judge(recording, evaluation, setup_of(state), rules, explicit=given.atol is not None), rules
+    return trained.judge(recording, evaluation, conditions_of(state), rules, explicit=given.atol is not None), rules
 
 
 def _note_contradictions(state: State, facts: Rehearsed) -> None:

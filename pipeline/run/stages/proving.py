@@ -17,7 +17,7 @@ from pipeline.report import html
 from pipeline.run import cached, keys
 from pipeline.run.plan import at_once
 from pipeline.run.stages import reporting
-from pipeline.run.stages.network import setup_of
+from pipeline.run.stages.network import conditions_of
 from pipeline.run.stages.reporting import CULPRITS, note
 from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
 from pipeline.run.stages.sampling import examples
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def _run(state: State) -> tuple[object, ...]:
     if state.settings.pages:
         html.prepare()  # the workers leave a processor idle, and the report is wanted next; nobody waits for it here
-    proven = hold(state)
+    proven = prove_all(state)
     state = state.adding(proven)
     failed = {each.variant.name: each.reason for each in proven.proofs if each.status == "crashed"}
     refusals = state.need(Exported).refusals
@@ -56,7 +56,7 @@ def _run(state: State) -> tuple[object, ...]:
     return (proven,)
 
 
-def hold(state: State, names: Mapping[str, Names] | None = None) -> Proven:
+def prove_all(state: State, names: Mapping[str, Names] | None = None) -> Proven:
     """Return every backend's proof and every file's audit; `names` where a candidate's file has its own."""
     exported = state.need(Exported)
     variants = []
@@ -77,7 +77,7 @@ def _proofs(state: State, variants: Sequence[Variant], names: Mapping[str, Names
     """Return a proof for each variant, in their order: those that passed before on the same bytes, and new ones."""
     truth, exported = state.need(Truth), state.need(Exported)
     if names:  # a candidate: somebody is looking for what is wrong with it
-        return prove.prove(variants, setup_of(state), truth, names)
+        return prove.prove(variants, conditions_of(state), truth, names)
     found = {each.name: exported.named(each.artifact) for each in variants}
     by_variant = {
         each.name: keys.of_proof(state.plan, each, found[each.name], state.settings.threads)
@@ -85,7 +85,7 @@ def _proofs(state: State, variants: Sequence[Variant], names: Mapping[str, Names
         if not each.unavailable
     }
     known = _known(state, by_variant)
-    made = prove.prove([each for each in variants if each.name not in known], setup_of(state), truth)
+    made = prove.prove([each for each in variants if each.name not in known], conditions_of(state), truth)
     for proof in made:
         if proof.status == "pass":
             answer = {"facts": dict(proof.facts), "findings": [asdict(each) for each in proof.findings]}
@@ -121,7 +121,7 @@ def _audits(state: State) -> dict[str, Audit]:
     by_name = {name: keys.of_audit(state.plan, artifact) for name, artifact in audited.items()}
     known = _known(state, by_name)
     waiting = [artifact for name, artifact in audited.items() if name not in known]
-    made = prove.audit(waiting, setup_of(state), examples(state.plan).inputs)
+    made = prove.audit(waiting, conditions_of(state), examples(state.plan).inputs)
     for artifact, found in made.items():
         if found.passed:
             _keep(state, by_name[f"{artifact} audit"], f"{artifact} audit", found.to_json())
@@ -139,7 +139,7 @@ def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[
             shutil.rmtree(folder / proof.variant.name, ignore_errors=True)  # what an earlier run reproduced
             explanation = explain.explain(
                 proof,
-                setup_of(state),
+                conditions_of(state),
                 state.need(Truth),
                 names=proven.names.get(proof.variant.name),
                 examples=examples(state.plan).inputs,
