@@ -62,7 +62,8 @@ def _exports(parity: Parity) -> Iterator[Line]:
 
 def _how(exported: Exported) -> str:
     """Return the first plain fact of a file, and what it was made from: "script", "opset 20"."""
-    plain = ((name, fact) for name, fact in exported.facts.items() if isinstance(fact, str | int | float))
+    facts = exported.facts.items()
+    plain = ((name, fact) for name, fact in facts if isinstance(fact, str | int) and not isinstance(fact, bool))
     name, fact = next(plain, ("", "exported"))
     how = fact if isinstance(fact, str) else f"{name} {fact}"
     return f"{how}, from {exported.made_from}" if exported.made_from else how
