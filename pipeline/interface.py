@@ -5,12 +5,28 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic_core import core_schema
 
-Array: TypeAlias = NDArray[np.generic]  # type: ignore[explicit-any]  # numpy says Any of what a scalar holds
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.generic]  # type: ignore[explicit-any]  # numpy says Any of what a scalar holds
+else:
+
+    class _IsArray:
+        """Lets pydantic ask for an array, and imports numpy only for a model that holds one: a config holds none."""
+
+        @classmethod
+        def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> core_schema.CoreSchema:
+            import numpy as np
+
+            return core_schema.is_instance_schema(np.ndarray)
+
+    Array = Annotated[object, _IsArray]
+
 Arrays: TypeAlias = Mapping[str, Array]
 Sizes = Mapping[str, int]
 """Dimension name → size."""

@@ -635,7 +635,7 @@ def test_the_order_of_inputs_survives_sorted_keys() -> None:
 
 
 def test_importing_leaves_the_parsers_out() -> None:
-    script = "import sys; import pipeline.config;print(sorted({'ruamel.yaml', 'torch'} & set(sys.modules)))"
+    script = "import sys; import pipeline.config;print(sorted({'ruamel.yaml', 'torch', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout.strip() == "[]"
 

@@ -1,7 +1,6 @@
 """What was baked into a file is recognised from where it is right, and said in words."""
 
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -23,11 +22,6 @@ from pipeline.rebuild import cases
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 9),), ("y",))
 CASES = cases.sample(INTERFACE, seed=0, cap_elements=1000)
-
-
-@dataclass
-class Known:
-    cases: tuple
 
 
 class MeanOfBatch(nn.Module):
