@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def cuda_device() -> str | None:
     return None if count.value else "the NVIDIA driver reports no device"
 
 
+@cache
 def cuda_facts() -> str:
     """Return each GPU's name and the versions of CUDA and of the driver, as the driver says them; "" where there is none.
 

@@ -129,16 +129,14 @@ def of_timings(planned: Plan, variants: Sequence[Variant], artifacts: Sequence[A
 
 def distributions(planned: Plan) -> tuple[str, ...]:
     """Return the distributions that the bytes and numbers of a release depend on, beside those of every release."""
-    found = [each for wanted in planned.config.exports for each in formats()[wanted.format].distributions]
-    found += [each for variant in planned.variants for each in backends()[variant.backend].distributions]
+    found = _distributions(planned.config.exports, planned.variants)
     plugins = [entry.dist.name for entry in _entries(planned.config.exports, planned.variants) if entry.dist]
     return tuple(dict.fromkeys([*found, *plugins]))
 
 
 def _makers(made: Sequence[ExportConfig | Artifact], variants: Sequence[Variant]) -> dict[str, str]:
     """Return what decides results beside our own code: versions of distributions, and the code of plugins."""
-    names = [each for wanted in made for each in formats()[wanted.format].distributions]
-    names += [each for variant in variants for each in backends()[variant.backend].distributions]
+    names = _distributions(made, variants)
     versions = {f"package {name}": each for name, each in tools(names).items() if name in names}
     plugins = {
         f"{kind} of {entry.value}": each
@@ -146,6 +144,11 @@ def _makers(made: Sequence[ExportConfig | Artifact], variants: Sequence[Variant]
         for kind, each in (("version", entry.dist.version if entry.dist else ""), ("code", _code_of(entry.module)))
     }
     return versions | plugins
+
+
+def _distributions(made: Sequence[ExportConfig | Artifact], variants: Sequence[Variant]) -> list[str]:
+    found = [each for wanted in made for each in formats()[wanted.format].distributions]
+    return found + [each for variant in variants for each in backends()[variant.backend].distributions]
 
 
 def _entries(made: Sequence[ExportConfig | Artifact], variants: Sequence[Variant]) -> list[EntryPoint]:
