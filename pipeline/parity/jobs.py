@@ -139,11 +139,11 @@ class ExplainDifference(Request[why.Explanation]):
 
 
 class Exported(Model):
-    """A file to audit; `program` is None if its exporter states none (see `pipeline.formats.artifact.Artifact`)."""
+    """A file to audit; `program` is None if its exporter states none (see `pipeline.formats.program.as_values`)."""
 
     format: str
     file: Path
-    program: dict[str, JsonValue] | None
+    program: dict[str, JsonValue | dict[str, Array]] | None
 
 
 class Audit(Request[tuple[dict[str, JsonValue], ...]]):

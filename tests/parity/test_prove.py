@@ -1,5 +1,8 @@
 """A backend is judged by its outputs and by where its nodes ran; the gate closes on a required one."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +12,7 @@ from pipeline.formats.artifact import Artifact, Written
 from pipeline.formats.format import FromNetwork
 from pipeline.formats.onnx.export import OnnxOptions, export
 from pipeline.interface import Dimension, InputSpec, Interface
-from pipeline.parity import oracle, prove
+from pipeline.parity import jobs, oracle, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import Finding
 from pipeline.parity.document import Audit, AuditProblem, Explanation, Oracle, Parity
@@ -136,6 +139,14 @@ def test_no_backend_passes_on_a_file_that_failed_its_audit_and_the_network_itsel
     far = proof("torchscript", "torchscript", "fail", reason="far off")
     (both,) = prove.with_audits([far], {"torchscript": FORGED})
     assert both.reason == "far off; the file it runs holds what the network does not: fc1.bias in fc1 is another"
+
+
+def test_what_a_program_computes_from_weights_alone_reaches_the_process_that_audits():
+    folded = {"scalar_tensor_default": np.array(1.0, np.float32), "expand": np.zeros((2, 3), np.int64)}
+    program = {"steps": [{"name": "add", "arguments": {"alpha": 1}}], "folded": folded, "captured": True}
+    sent = jobs.Exported(format="onnx", file=Path("model.onnx"), program=program)
+    assert sent.program is not None
+    assert sent.program["folded"] == folded
 
 
 def test_where_the_audit_crashes_no_file_passed_it(tmp_path):
