@@ -86,6 +86,13 @@ sweep-node-cases: .venv/installed  ## that explicit tolerances agree with onnx's
 sweep-ledger: .venv/installed-dev  ## every entry of torch's module_db through both exporters, against the committed ledger
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.module_ledger --check
 
+# When it last ran and what it showed: docs/zoo.md. SHARD=1/4 takes a part, ARGS=… is passed on (--only, --again, …), UPDATE=1 writes the ledger.
+sweep-zoo: .venv/installed  ## some 600 networks of transformers, pytorchcv and torch.nn, against the committed ledger (hours; goes on where it stopped)
+	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,zoo]'
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps pytorchcv
+	@$(ONE_THREAD) .venv-zoo/bin/python -m benchmarks.zoo $(if $(UPDATE),,--check) $(addprefix --shard ,$(SHARD)) $(ARGS)
+
 # When these last ran and what they showed: benchmarks/README.md
 bench-false-alarms: .venv/installed  ## two identical sessions under load: how often are they called different (25 minutes)
 	@$(ONE_THREAD) $(BIN)/python benchmarks/false_alarms.py --comparisons 100 --peers 20 --seconds 2
@@ -168,4 +175,4 @@ sweep-many: .venv/installed-dev  ## 8 processes export 50 versions each to one f
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.many
 
 clean:  ## remove .venv and what was built; releases stay
-	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare .venv-zoo build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

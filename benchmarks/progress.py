@@ -23,7 +23,7 @@ class Rows:
 
     def __init__(self, name: str, asked: dict[str, Any], total: int) -> None:
         self.path = FOLDER / f"{name}-{zlib.crc32(json.dumps(asked).encode()):08x}.jsonl"
-        self._header = {"asked": asked, "tools": tools(), "code": _code_digest(name)}
+        self._header = {"asked": asked, "tools": tools(), "code": code_digest(name)}
         self._total, self._began_s = total, time.monotonic()
         self.rows = self._read()
         self._kept = len(self.rows)
@@ -61,9 +61,10 @@ class Rows:
         print(f"{done} of about {self._total}, {seconds / 60:.0f} min left: {key}", file=sys.stderr, flush=True)
 
 
-def _code_digest(name: str) -> str:
+def code_digest(name: str) -> str:
     """Return a digest of what a sweep's rows depend on: the package, and the sweep itself."""
     digest = hashlib.sha256()
-    for path in [*sorted(Path("pipeline").rglob("*.py")), Path("benchmarks") / f"{name}.py"]:
+    own = Path("benchmarks", name)
+    for path in sorted([*Path("pipeline").rglob("*.py"), *(own.rglob("*.py") if own.is_dir() else [own.with_suffix(".py")])]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
