@@ -89,7 +89,7 @@ sweep-ledger: .venv/installed-dev  ## every entry of torch's module_db through b
 # When it last ran and what it showed: docs/zoo.md. SHARD=1/4 takes a part, ARGS=… is passed on (--only, --again, …), UPDATE=1 writes the ledger.
 sweep-zoo: .venv/installed  ## some 600 networks of transformers, pytorchcv and torch.nn, against the committed ledger (hours; goes on where it stopped)
 	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
-	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,zoo]'
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo]'
 	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps pytorchcv
 	@$(ONE_THREAD) .venv-zoo/bin/python -m benchmarks.zoo $(if $(UPDATE),,--check) $(addprefix --shard ,$(SHARD)) $(ARGS)
 

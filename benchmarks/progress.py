@@ -65,6 +65,8 @@ def code_digest(name: str) -> str:
     """Return a digest of what a sweep's rows depend on: the package, and the sweep itself."""
     digest = hashlib.sha256()
     own = Path("benchmarks", name)
-    for path in sorted([*Path("pipeline").rglob("*.py"), *(own.rglob("*.py") if own.is_dir() else [own.with_suffix(".py")])]):
+    for path in sorted(
+        [*Path("pipeline").rglob("*.py"), *(own.rglob("*.py") if own.is_dir() else [own.with_suffix(".py")])]
+    ):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from benchmarks.zoo import small
 from benchmarks.zoo.inputs import BATCH, declarations
@@ -15,8 +16,6 @@ from benchmarks.zoo.layers import LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from torch import nn
 
     from benchmarks.zoo.inputs import Declared
 
