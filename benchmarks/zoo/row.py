@@ -92,24 +92,23 @@ def row(name: str) -> dict[str, Any]:
 
 def _found(name: str) -> Network | tuple[str, str]:
     """Return a network by the first recipe with which it runs; or what that came to, and why."""
-    problems: list[str] = []
-    built = False
+    unbuilt: list[str] = []
+    failing: list[str] = []
     with _limited(_PLAIN_S):
         for recipe in range(networks.recipes(name)):
             try:
                 module = networks.build(name, recipe)
                 found = _network(name, recipe, module)
             except LookupError as error:
-                problems.append(str(error))
+                unbuilt.append(str(error))
                 continue
-            except SlowError:
-                problems.append("too slow")
+            except SlowError as error:
+                failing.append(str(error))
                 break
             if isinstance(found, Network):
                 return found
-            problems.insert(0, found)
-            built = True
-    return "no small config runs" if built else "cannot be made small", problems[0]
+            failing.append(found)
+    return ("no small config runs", failing[0]) if failing else ("cannot be made small", unbuilt[0])
 
 
 def _outcome(ours: Mapping[str, Any], plain: Mapping[str, Any], known: Truth | str) -> tuple[str, str]:
