@@ -32,10 +32,10 @@ class Recurrent(nn.Module):
         width = (arguments.get("proj_size") or 8) * (2 if arguments.get("bidirectional") else 1)
         self.head, self.stateful = nn.Linear(width, 3), stateful
 
-    def forward(self, x: torch.Tensor, *state: torch.Tensor) -> Any:
+    def forward(self, x: torch.Tensor, state0: torch.Tensor | None = None, state1: torch.Tensor | None = None) -> Any:
         if not self.stateful:
             return self.head(self.layer(x)[0])
-        y, after = self.layer(x, state[0] if len(state) == 1 else tuple(state))
+        y, after = self.layer(x, state0 if state1 is None else (state0, state1))
         return (self.head(y), *(after if isinstance(after, tuple) else (after,)))
 
 

@@ -66,7 +66,7 @@ _SMALL: Mapping[str, int] = {
 _WANTED: Mapping[str, Mapping[str, Any]] = {
     "autoformer": {"prediction_length": 8, "context_length": 16}, "informer": {"prediction_length": 8, "context_length": 16},
     "time_series_transformer": {"prediction_length": 8, "context_length": 16},
-    **dict.fromkeys(("swin", "donut-swin", "maskformer-swin"), {"depths": [1, 1], "num_heads": [2, 4], "embed_dim": 16, "window_size": 4}),
+**{each: {"depths": [1, 1], "num_heads": [2, 4], "embed_dim": 16, "window_size": 4} for each in ("swin", "donut-swin", "maskformer-swin")},
     "esm": {"vocab_size": 40, "pad_token_id": 1}, "hunyuan_v1_dense": {"head_dim": 8}, "hunyuan_v1_moe": {"head_dim": 8}, "ministral": {"head_dim": 8},
     "nemotron": {"num_key_value_heads": 2}, "dots1": {"n_routed_experts": 4}, "deepseek_v2": {"num_experts_per_tok": 2}, "lfm2_moe": {"num_dense_layers": 1},
 }  # fmt: skip
