@@ -194,6 +194,9 @@ class Explanation(Part):
 
     backend: str
     case: ShrunkCase
+    causes: Many[str] = Field(
+        default=(), description="What is wrong and what to do, as far as an experiment confirmed it"
+    )
     ladder: Many[Rung]
     broke: str | None
     culprit: Culprit | None
@@ -209,7 +212,10 @@ class Explanation(Part):
         )
         case = f"smallest case '{self.case.name}': {in_words(self.case.sizes)}"
         found = self.culprit.in_words() if self.culprit else self.problem
-        return f"{self.backend}: {place} ({case}); {found}"
+        causes = "; ".join(self.causes)
+        if not self.ladder:
+            return f"{self.backend}: {causes} ({case})"
+        return f"{self.backend}: {f'{causes}; ' if causes else ''}{place} ({case}); {found}"
 
 
 class Candidate(Part):

@@ -13,16 +13,21 @@ from pipeline.errors import ExportError, InputError
 from pipeline.formats.format import AuditSubject, CulpritSearch, FromNetwork, Signature
 from pipeline.formats.table import formats
 from pipeline.interface import Array, Case, Interface
+from pipeline.parity import rows
 from pipeline.parity.oracle import Reference
+from pipeline.parity.rows import Rows
 from pipeline.rebuild import why
 from pipeline.rebuild.network import Network
 from pipeline.worker.job import Context, Model, Request, without_collection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    import torch
     from torch import nn
 
+    from pipeline.interface import Arrays
+    from pipeline.parity.twins import Run
     from pipeline.rebuild.model import Loaded
     from pipeline.rebuild.rehearsal import Rehearsal
 
@@ -44,11 +49,15 @@ class Rehearsed(Model):
 
 
 class Evaluation(Model):
-    """The oracle's reference for each case, and why float64 was not possible (None if it was)."""
+    """The oracle's reference for each case, and why float64 was not possible (None if it was).
+
+    `rows`: whether rows of a batch depend on one another, where that was asked.
+    """
 
     network: Rehearsed
     references: tuple[Reference, ...]
     fallback: str | None
+    rows: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +102,21 @@ class Rehearse(Request[Rehearsed]):
         return facts
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What `Evaluate` leaves for `Vary`: the network as the oracle left it, in float64 if `double`."""
+
+    module: nn.Module
+    interface: Interface
+    double: bool
+
+
 class Evaluate(Request[Evaluation]):
-    """Evaluate the oracle on the cases that were rehearsed, or the last few of them."""
+    """Evaluate the oracle on the cases that were rehearsed, or the last few of them; `rows`: and look at rows of a batch."""
 
     seed: int
     last: int = 0
+    rows: bool = False
 
     def run(self, context: Context) -> Evaluation:
         """Take the network, which the oracle changes."""
@@ -107,7 +126,39 @@ class Evaluate(Request[Evaluation]):
         inputs, plain = [case.inputs for case in taken.cases[-self.last :]], taken.found.outputs[-self.last :]
         module, interface = taken.loaded.module, taken.interface
         references, fallback = oracle.evaluate(module, interface, inputs, seed=self.seed, plain=plain)
-        return Evaluation(network=taken.facts, references=tuple(references), fallback=fallback)
+        left = Evaluated(module, interface, double=fallback is None)
+        context.leave(left)
+        found = None
+        if self.rows:
+            run = _arrays(runner_of(left))
+            found = rows.examine(run, interface, taken.cases[-self.last :], references, seed=self.seed)
+        return Evaluation(network=taken.facts, references=tuple(references), fallback=fallback, rows=found)
+
+
+def runner_of(network: Evaluated) -> Run:
+    """Return what calls a network in the precision it was left in."""
+    import torch
+
+    from pipeline.rebuild import calling
+
+    binding = calling.bind(network.module, network.interface)
+
+    def run(inputs: Arrays) -> Mapping[str, torch.Tensor]:
+        # Copies: a network may write to its inputs.
+        given = calling.tensors_from(inputs, double=network.double)
+        with torch.no_grad():
+            named = calling.call(
+                network.module, binding, network.interface, {name: each.clone() for name, each in given.items()}
+            )
+        return {name: tensor.clone() for name, tensor in named.items()}
+
+    return run
+
+
+def _arrays(run: Run) -> Callable[[Arrays], Mapping[str, Array]]:
+    from pipeline.rebuild import calling
+
+    return lambda inputs: {name: calling.array_from(each) for name, each in run(inputs).items()}
 
 
 class FindAlternatives(Request[tuple[Network, ...]]):
