@@ -39,6 +39,7 @@ MANIFEST = {
         for name, format_ in (("eager", None), ("onnxruntime-cpu", "onnx"), ("torchscript", "torchscript"))
     },
     "config": {"release": {"license": "MIT", "datasets": ["seeded noise"], "description": "Tells three classes apart"}},
+    "rows": {"verdict": "independent", "dimension": "batch", "cases": ["normal-5"]},
     "parity": {"logits": {"limit": 16}, "best": {"limit": 16}},
     "tools": {"weighbridge": "0.1.0", "torch": "2.13.0+cpu"},
     "weights": {"file": "tiny.pth", "parameters": 15, "sha256": IDENTITY["weights_sha256"]},

@@ -19,6 +19,9 @@ def package(
 
     packaged = lay_out(release, kind, out)
     if as_json:
-        print_json({"kind": kind, "path": str(packaged.path), "next": packaged.next_step})
+        noted = {"notes": list(packaged.notes)} if packaged.notes else {}
+        print_json({"kind": kind, "path": str(packaged.path), "next": packaged.next_step, **noted})
     else:
+        for note in packaged.notes:
+            typer.echo(f"note: {note}", err=True)
         typer.echo(f"{packaged.path}\nnext: {packaged.next_step}")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _OTHER_SIZES = 3
 _FEWEST_OTHERS = 2
 _SEEDS = 2
+_FEWEST_RIGHT = 4
 _OPENED = 2
 
 
@@ -129,6 +130,8 @@ def specialised(trials: Sequence[tuple[SizeTrial, bool]]) -> str | None:
     name = suspicion.dimension
     others = sorted({trial.case.sizes[name] for trial, _ in trials if not trial.must_pass})
     right = sum(trial.must_pass for trial, _ in trials)
+    if right < _FEWEST_RIGHT or len(others) < _FEWEST_OTHERS:
+        return None  # the network itself does not take the others
     return (
         f"specialised to the size {name}={suspicion.size}: right there on {right} inputs, and wrong at "
         f"{', '.join(f'{name}={each}' for each in others)} on the same and on fresh values, every other size equal; "
@@ -158,12 +161,15 @@ def resized(case: Case, sizes: Sizes, interface: Interface, *, at_end: bool = Fa
 # Twins
 
 
-def holds_twin(twin: TwinOutputs, judged: Sequence[Judged]) -> bool:
-    """Whether a file agrees with a twin of the network on every case, of which it gets some wrong as the network's."""
-    if all(each.passed for each in judged):
+def holds_twin(twin: TwinOutputs, judged: Sequence[Judged | None]) -> bool:
+    """Whether a file agrees with a twin of the network on every case, of which it gets some wrong as the network's.
+
+    A case that the network itself does not take is None.
+    """
+    if all(each is None or each.passed for each in judged):
         return False
     return all(
-        each.agrees(replace(each.reference, values=_as(each.reference.values, outputs)))
+        each is None or each.agrees(replace(each.reference, values=_as(each.reference.values, outputs)))
         for each, outputs in zip(judged, twin.outputs, strict=True)
     )
 

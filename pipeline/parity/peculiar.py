@@ -157,7 +157,7 @@ def _hidden_rows(operator: str, args: Sequence[Any], kwargs: Mapping[str, Any], 
         mask = kwargs.get("attn_mask", args[5] if len(args) > 5 else None)
         if mask is not None:
             rows = (mask == -torch.inf).all(-1, keepdim=True)
-            yield 0, rows.broadcast_to(result[0].shape[:-1] + (1,)).broadcast_to(result[0].shape)
+            yield 0, rows.broadcast_to((*result[0].shape[:-1], 1)).broadcast_to(result[0].shape)
     if operator == "_safe_softmax":
         yield 0, (args[0] == -torch.inf).all(-1, keepdim=True).broadcast_to(result.shape)
 
@@ -165,10 +165,10 @@ def _hidden_rows(operator: str, args: Sequence[Any], kwargs: Mapping[str, Any], 
 def _casts(operator: str, args: Sequence[Any], _: Mapping[str, Any], result: Any) -> Places:
     import torch
 
-    if operator == "_to_copy" and args[0].is_floating_point() and not result.is_floating_point():
-        if result.dtype != torch.bool and not result.is_complex():
-            limits = torch.iinfo(result.dtype)
-            yield 0, ~((args[0] > limits.min - 1) & (args[0] < limits.max + 1))
+    from_float = operator == "_to_copy" and args[0].is_floating_point()
+    if from_float and not (result.is_floating_point() or result.is_complex() or result.dtype == torch.bool):
+        limits = torch.iinfo(result.dtype)
+        yield 0, ~((args[0] > limits.min - 1) & (args[0] < limits.max + 1))
 
 
 def _lost_nan(operator: str, args: Sequence[Any], _: Mapping[str, Any], result: Any) -> Places:

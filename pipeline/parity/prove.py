@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.interface import Arrays, Case, Interface
     from pipeline.parity.budget import Floats, Rule
     from pipeline.parity.oracle import Reference
+    from pipeline.parity.rows import Rows
     from pipeline.rebuild.network import Network
     from pipeline.worker import event
     from pipeline.worker.runner import Runner, Worker
@@ -54,7 +55,7 @@ class Conditions:
 class Truth:
     """What the outputs should be: for each case its reference and floors, and each output's rule.
 
-    `gates` are the rules of artifacts that have their own.
+    `gates` are the rules of artifacts that have their own, `rows` whether rows of a batch depend on one another.
     """
 
     cases: tuple[Case, ...]
@@ -63,6 +64,7 @@ class Truth:
     rules: Mapping[str, Rule]
     fallback: str | None
     gates: Mapping[str, Mapping[str, Rule]] = field(default_factory=dict)
+    rows: Rows | None = None
 
     def of(self, artifact: str | None) -> Truth:
         """Return it with the rules that an artifact is held to."""

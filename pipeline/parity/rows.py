@@ -30,7 +30,7 @@ _DIGITS = 2
 class Rows:
     """What was found: whether rows along `dimension` are independent, on which cases, or why it was not shown.
 
-    `difference`, where they depend: by how much `output` of a row changed, as a share of its largest value.
+    `difference`, where they depend: by how much `output` of a row changed ÷ its largest value.
     """
 
     verdict: Literal["independent", "dependent", "not shown"]
@@ -63,6 +63,7 @@ def examine(
     if without := [name for name, axis in axes.items() if axis is None]:
         return Rows("not shown", dimension.name, reason=f"output {without[0]} has no axis of {dimension.name}")
     allowed = _allowed(references)
+    scales = {name: max(_largest(each.values[name]) for each in references) for name in axes}
     able = sorted(able, key=lambda index: sum(array.size for array in cases[index].inputs.values()))[:_MOST_CASES]
     shown = tuple(cases[index].name for index in able)
     worst: tuple[float, str] = (0.0, "")
@@ -77,7 +78,7 @@ def examine(
             for name, axis in axes.items():
                 assert axis is not None  # noqa: S101 - none is, see above
                 apart = _apart(reference, name, budgets, outputs[name], axis, (own, theirs))
-                worst = max(worst, (apart, name))
+                worst = max(worst, (apart / (scales[name] or 1.0), name)) if apart else worst
     if worst[1]:
         return Rows("dependent", dimension.name, shown, worst[1], _rounded(worst[0]))
     return Rows("independent", dimension.name, shown)
@@ -146,7 +147,7 @@ def _allowed(references: Sequence[Reference]) -> list[dict[str, Array]]:
 def _apart(
     reference: Reference, name: str, budgets: Mapping[str, Array], got: Array, axis: int, rows: tuple[int, int]
 ) -> float:
-    """Return how far a row is from what it was, as a share of the output's largest value; 0 within its budget."""
+    """Return how far a row is from what it was, infinite where it has another shape; 0 within its budget."""
     if axis >= got.ndim:
         return np.inf
     own, theirs = rows
@@ -157,15 +158,20 @@ def _apart(
         return 0.0
     unknowable = _row(reference.noise[name], axis, own)
     if expected.dtype.kind != "f":
-        return float(np.mean((expected != value) & (unknowable == 0)))
+        changed = (expected != value) & (unknowable == 0)
+        return float(np.abs(value.astype(np.float64) - expected)[changed].max(initial=0.0))
     with np.errstate(invalid="ignore"):
         error = np.abs(value.astype(np.float64) - expected)
     same = (value == expected) | (np.isnan(value) & np.isnan(expected)) | ~np.isfinite(unknowable)
     error = np.where(same, 0.0, np.nan_to_num(error, nan=np.inf))
     if not (error > _row(budgets[name], axis, own)).any():
         return 0.0
-    scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
-    return float(error.max()) / scale if scale else np.inf
+    return float(error.max())
+
+
+def _largest(values: Array) -> float:
+    numbers = values.astype(np.float64)
+    return float(np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0))
 
 
 def _rounded(share: float) -> float | None:

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.interface import Array
+from pipeline.interface import Array, Case, Interface
 from pipeline.parity import peculiar, twins
-from pipeline.parity.jobs import Evaluated, runner_of
+from pipeline.parity.jobs import Evaluated, Rehearse, runner_of
 from pipeline.rebuild.attempt import attempt
+from pipeline.rebuild.network import Network
 from pipeline.worker.job import Context, Model, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import torch
+
+
+class Try(Request[tuple[int, ...]]):
+    """Build the network and run it on those of the cases that it takes; return which these are."""
+
+    network: Network
+    interface: Interface
+    cases: tuple[Case, ...]
+    is_lasting = True
+
+    def run(self, context: Context) -> tuple[int, ...]:
+        """Leave the network for `Evaluate`, with the cases that it takes."""
+        from pipeline.rebuild import model
+
+        module = model.load(self.network).module
+        own = Evaluated(module, self.interface, double=False)
+        taken = tuple(
+            index for index, case in enumerate(self.cases) if attempt(runner_of(own), case.inputs) is not None
+        )
+        kept = tuple(self.cases[index] for index in taken)
+        if kept:
+            Rehearse(network=self.network, interface=self.interface, cases=kept).run(context)
+        else:
+            context.leave(replace(own, double=attempt(module.double) is not None))
+        return taken
 
 
 class TwinOutputs(Model):

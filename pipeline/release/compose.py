@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.backends.table import backends
 from pipeline.config import resolved
+from pipeline.parity.rows import Rows
 from pipeline.release import bundle, golden
 from pipeline.release.bundle import ModelFile, ReleaseContent
 from pipeline.release.standalone import Golden, GoldenCase
@@ -115,9 +116,16 @@ def _manifest(evidence: Evidence) -> dict[str, Any]:
         "config": resolved(evidence.config),
         "reference": _reference(evidence),
         "parity": {name: _budget(rule) for name, rule in evidence.truth.rules.items()},
+        "rows": _rows(evidence.truth),
         "tools": tools(evidence.distributions),
         "weights": dict(evidence.weights),
     }
+
+
+def _rows(truth: Truth) -> dict[str, Any]:
+    """Return what was found of rows of a batch; what was never asked is not shown."""
+    found = asdict(truth.rows or Rows("not shown", reason="it was not asked"))
+    return {**found, "cases": list(found["cases"])}
 
 
 def _reference(evidence: Evidence) -> dict[str, Any] | None:

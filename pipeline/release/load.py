@@ -32,13 +32,17 @@ DEVICES = ("cpu", "cuda")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An opened release. Calls are independent of each other and may come from several threads."""
+    """An opened release. Calls are independent of each other and may come from several threads.
+
+    `rows`: what its manifest says of rows of a batch, None for older ones.
+    """
 
     name: str
     version: str
     backend: str
     interface: Interface
     run: Callable[[Arrays], dict[str, Any]]
+    rows: Mapping[str, Any] | None = None
 
     def __call__(self, **inputs: Any) -> dict[str, Array]:
         """Return the outputs by name; raises InputError for inputs the manifest does not declare so.
@@ -93,7 +97,7 @@ def load_release(
     source = Source(interface, file)
     with _failing(f"{release} on {chosen.name}"):
         session = chosen.open(source, _validated(chosen, options))
-    return Model(manifest["name"], manifest["version"], chosen.name, interface, session.run)
+    return Model(manifest["name"], manifest["version"], chosen.name, interface, session.run, manifest.get("rows"))
 
 
 @contextmanager

@@ -124,6 +124,22 @@ class Golden(_Section):
     path: FileName
 
 
+class Rows(_Section):
+    """Whether a row of a batch depends on the other rows, as the network itself was asked: only then may calls be joined or split."""
+
+    verdict: Literal["independent", "dependent", "not shown"]
+    dimension: str | None = Field(default=None, description="Which rows are counted by")
+    cases: list[str] = Field(
+        default=[],
+        description="Those whose first and last row were held alone, and beside other rows, against what they were",
+    )
+    output: str | None = Field(default=None, description="The output that changed most")
+    difference: float | None = Field(
+        default=None, description="By how much, ÷ its largest value; null: within its budget, or not finite"
+    )
+    reason: str | None = Field(default=None, description="Why it was not shown")
+
+
 class Weights(_Section):
     """The weights file the release was built from."""
 
@@ -159,6 +175,7 @@ class Manifest(_Section):
     dimensions: dict[str, Dimension]
     backends: dict[str, Backend] = Field(description="By the name its results carry")
     parity: dict[str, Budget] = Field(description="By output")
+    rows: Rows | None = Field(default=None, description="null in older releases: not shown")
     reference: Reference | None = Field(
         default=None, description="null: the network was not compared with the one that was trained"
     )

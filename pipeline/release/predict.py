@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from pipeline.errors import InputError
 from pipeline.interface import formula_names, free_dimensions
 from pipeline.release.golden import safetensors_bytes
+from pipeline.release.rows import dependence
 from pipeline.release.standalone import DamagedError, read_safetensors
 from pipeline.storage.store import atomic_write, canonical_json
 from pipeline.weights import headers
@@ -206,18 +207,28 @@ def read_arrays(path: Path, *, max_bytes: int = MAX_INPUT_BYTES) -> dict[str, Ar
 def run(model: Model, inputs: Arrays) -> dict[str, Array]:
     """Return the outputs by name, a batch beyond its declared maximum run in parts and joined.
 
-    Only the first dimension of the inputs is split, only if every input has it, and only after the first part has
-    shown that the network treats its halves alone as it treats them together. Raises InputError otherwise.
+    Only the first dimension of the inputs is split, only if every input has it and its rows were not shown to depend on
+    one another, and only after the first part has shown that the network treats its halves alone as it treats them
+    together. Raises InputError otherwise.
     """
     dimension = _too_large(model.interface, inputs)
     if dimension is None:
         return model(**inputs)
+    _require_independent(model.rows, dimension)
     axes = {spec.name: spec.shape.index(dimension.name) for spec in model.interface.inputs}
     size = next(inputs[name].shape[axis] for name, axis in axes.items())
     parts = [_part(inputs, axes, start, stop) for start, stop in _ranges(size, dimension)]
     joining = _joining_axes(model, parts[0], axes, dimension)
     results = [model(**part) for part in parts]
     return {name: np.concatenate([result[name] for result in results], axis) for name, axis in joining.items()}
+
+
+def _require_independent(rows: Mapping[str, Any] | None, dimension: Dimension) -> None:
+    if (found := dependence(rows, dimension.name)) is not None:
+        raise InputError(
+            f"{dimension.name} is beyond its maximum of {dimension.max} and cannot be split: {found}",
+            hint=f"run at most {dimension.max} at a time, or export with a larger dimensions.{dimension.name}.max",
+        )
 
 
 def _too_large(interface: Interface, inputs: Arrays) -> Dimension | None:

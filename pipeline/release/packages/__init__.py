@@ -20,23 +20,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Packaged:
-    """What was written, and the command that uses it."""
+    """What was written, the command that uses it, and what to know before."""
 
     path: Path
     next_step: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A way to lay a release out: `write(content, path)` makes `path`, a folder, or a file with that `suffix`."""
+    """A way to lay a release out: `write(content, path)` makes `path`, a folder, or a file with that `suffix`.
+
+    `notes` are what whoever uses it must know.
+    """
 
     write: Callable[[Content, Path], None]
     next_step: str
     suffix: str = ""
+    notes: Callable[[Content], tuple[str, ...]] = lambda _: ()
 
 
 KINDS: Mapping[str, Kind] = {
-    "triton": Kind(triton.write, "tritonserver --model-repository={path}"),
+    "triton": Kind(triton.write, "tritonserver --model-repository={path}", notes=triton.notes),
     "mlflow": Kind(mlflow.write, "mlflow models serve --model-uri {path} --env-manager local"),
     "huggingface": Kind(huggingface.write, "hf upload OWNER/NAME {path}"),
     "oci": Kind(oci.write, "oras copy --from-oci-layout {path}:{version} REGISTRY/NAME:{version}"),
@@ -67,7 +72,8 @@ def package(release: Path, kind: str, out: Path | None = None) -> Packaged:
             built.mkdir()
         chosen.write(released, built)
         _place(built, path)
-    return Packaged(path, chosen.next_step.format(path=path, name=released.name, version=released.version))
+    next_step = chosen.next_step.format(path=path, name=released.name, version=released.version)
+    return Packaged(path, next_step, chosen.notes(released))
 
 
 def _place(built: Path, path: Path) -> None:

@@ -1,7 +1,8 @@
 """A model repository for the Triton Inference Server: a model for each format, config.pbtxt in protobuf's text format.
 
 Fields are those of model_config.proto (https://github.com/triton-inference-server/common/blob/main/protobuf). Triton
-batches requests where the first axis of every input and output is one dimension whose every size from 1 is allowed.
+batches requests where the first axis of every input and output is one dimension whose every size from 1 is allowed, and whose
+rows were shown to be independent when the release was made. Where they are not, config.pbtxt says why in a comment.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pipeline.errors import InputError
 from pipeline.formats.onnx.record import ONNX
 from pipeline.formats.table import formats
 from pipeline.interface import formula_names
+from pipeline.release.rows import doubt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,10 +52,13 @@ def _platform(model: Mapping[str, Any]) -> Triton | None:
 
 def _config(name: str, model: Mapping[str, Any], platform: Triton, manifest: Mapping[str, Any]) -> str:
     batch = _batch(manifest)
+    against = doubt(manifest.get("rows"), batch) if batch else None
+    batch = None if against else batch
     inputs, outputs = manifest["inputs"], manifest["outputs"]
     if platform.is_positional:
         inputs, outputs = _by_position(inputs, model["facts"].get("inputs")), _by_position(outputs)
     lines = [
+        *([f"# no dynamic batching: {against}"] if against else []),
         f"name: {json.dumps(name)}",
         f"platform: {json.dumps(platform.platform)}",
         f"max_batch_size: {manifest['dimensions'][batch]['max'] if batch else 0}",
@@ -65,7 +70,7 @@ def _config(name: str, model: Mapping[str, Any], platform: Triton, manifest: Map
 
 
 def _batch(manifest: Mapping[str, Any]) -> str | None:
-    """Return the dimension Triton may batch over, None if there is none."""
+    """Return the dimension that Triton could batch over by its sizes, None if there is none."""
     tensors = [*manifest["inputs"], *manifest["outputs"]]
     first = {each["shape"][0] if each["shape"] else None for each in tensors}
     name = next(iter(first)) if len(first) == 1 else None
@@ -76,6 +81,13 @@ def _batch(manifest: Mapping[str, Any]) -> str | None:
     is_related = bool(dimension.get("formula")) or any(name in formula_names(each) for each in formulas)
     has_any_size = dimension["min"] == 1 and dimension["multiple_of"] == 1 and dimension["max"] > 1
     return name if has_any_size and not is_related else None
+
+
+def notes(content: Content) -> tuple[str, ...]:
+    """Return why requests are not joined, where sizes alone would allow it."""
+    batch = _batch(content.manifest)
+    against = doubt(content.manifest.get("rows"), batch) if batch else None
+    return (f"no dynamic batching: {against}",) if against else ()
 
 
 def _by_position(tensors: Sequence[Mapping[str, Any]], order: Sequence[str] | None = None) -> list[dict[str, Any]]:

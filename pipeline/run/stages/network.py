@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def truth_of(state: State, known: Evaluation) -> Truth:
     """Return what every output should be, and what each artifact's are held to."""
     cases, rules, gates = state.need(Inputs).cases, rules_of(state.plan), gates_of(state.plan)
-    return prove.truth(cases, known.references, known.fallback, rules, gates)
+    return replace(prove.truth(cases, known.references, known.fallback, rules, gates), rows=known.rows)
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Evaluation]]:
         @cache
         def evaluate() -> Evaluation:
             report(Event("export", "oracle", "started"))
-            known = worker.call(Evaluate(seed=planned.config.parity.seed), timeout_s=timeout_s)
+            known = worker.call(Evaluate(seed=planned.config.parity.seed, rows=True), timeout_s=timeout_s)
             found = cached.get_or_make(store, key, f"{planned.config.name}: oracle", lambda _: known.model_dump())
             report(cached.ended("export", "oracle", found, peaks=[worker.peak_bytes]))
             return Evaluation.model_validate(found.answer)
