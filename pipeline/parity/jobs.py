@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import JsonValue
 
-from pipeline.errors import ExportError, InputError
+from pipeline.errors import ExportError, InputError, WeighbridgeError
 from pipeline.formats.format import AuditSubject, CulpritSearch, FromNetwork, Signature
+from pipeline.formats.format import Found as NotFound
 from pipeline.formats.table import formats
 from pipeline.interface import Array, Case, Interface
 from pipeline.parity import rows
@@ -321,7 +322,13 @@ class FindCulprit(Request[Found]):
                 floors=budget.floors,
                 folder=self.folder,
             )
-            found = find(wanted)
+            try:
+                found = find(wanted)
+            except WeighbridgeError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a search must not hide what it searched for
+                said = next(iter(str(error).splitlines()), "") or type(error).__name__
+                found = NotFound(None, f"where the error begins could not be found out: {said}")
         culprit, program = found.culprit, found.program
         return Found(
             culprit=None if culprit is None else dict(culprit),

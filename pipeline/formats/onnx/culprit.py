@@ -60,12 +60,16 @@ class Culprit:
 
 @dataclass(frozen=True, slots=True)
 class Truths:
-    """What values should be and may be off by, by name; where each comes from; and how far the float32 program is off."""
+    """What values should be and may be off by, by name; where each comes from; and how far the float32 program is off.
+
+    `users`: the steps that use a tensor of the state dict, by its name.
+    """
 
     values: Mapping[str, tuple[Any, Any]]
     places: Mapping[str, tuple[str, str, str]]
     program_outputs: Mapping[str, Any]
     floors: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
+    users: Mapping[str, Sequence[str]]
 
     def renamed(self, outputs: Mapping[str, str]) -> Truths:
         """Return the truths with the outputs under a file's own names (file's name → config's)."""
@@ -109,12 +113,8 @@ def truths(wanted: CulpritSearch) -> Truths:
     exported, names = onnx.translate(origin, _OPSET)
     captured = exported.exported_program
     ordered = {name: inputs[name] for name in names}
-    single, double = (_step_values(captured, ordered, double=double) for double in (False, True))
-    known = {
-        name: (value, np.abs(single[name] - value))
-        for name, value in double.items()
-        if _comparable(name, value, single)
-    }
+    single = _step_values(captured, ordered, double=False)
+    known = _known(single, lambda: _step_values(captured, ordered, double=True))
     renamed = dict(
         zip(
             captured.graph_signature.user_outputs,
@@ -126,20 +126,52 @@ def truths(wanted: CulpritSearch) -> Truths:
     fresh = exposed(exported.model_proto, inputs, level="disable")
     for name, value in fresh.items():
         if name not in known and value.dtype.kind == "f":
-            scale = float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
-            exact = value.astype(np.float64)
-            known[name] = (exact, np.full(exact.shape, scale * _HEALTHY_ROUNDINGS * UNIT_ROUNDOFF / LIMIT))
+            known[name] = _from_single(value.astype(np.float64))
     places = {step.name: (step.module, step.source, step.operator) for step in program.steps(captured)}
     places |= {renamed[name]: place for name, place in places.items() if name in renamed}
     outputs = {renamed[name]: single[name] for name in captured.graph_signature.user_outputs if name in single}
-    return Truths(known, places, outputs, wanted.floors)
+    users: dict[str, list[str]] = {}
+    for step in program.steps(captured):
+        for name in step.parameters.values():
+            users.setdefault(name, []).append(step.name)
+    return Truths(known, places, outputs, wanted.floors, users)
+
+
+def _known(single: Mapping[str, Any], run_double: Callable[[], Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
+    """Return what each step should be and may be off by.
+
+    A network with a float32 of its own inside does not run in float64: then float32 stands for it, with what two evaluations
+    of one step may differ by.
+    """
+    try:
+        double = run_double()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return {
+            name: _from_single(value) if value.dtype.kind == "f" else (value, np.zeros(value.shape))
+            for name, value in single.items()
+        }
+    known = {}
+    for name, value in double.items():
+        if name in single and value.shape == single[name].shape and value.dtype == single[name].dtype:
+            off = np.abs(single[name] - value) if value.dtype.kind == "f" else np.float64(single[name] != value)
+            known[name] = (value, np.asarray(off))
+    return known
+
+
+def _from_single(value: Any) -> tuple[Any, Any]:
+    scale = float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
+    return value, np.full(value.shape, scale * _HEALTHY_ROUNDINGS * UNIT_ROUNDOFF / LIMIT)
 
 
 def find(graph: Graph, inputs: Arrays, known: Truths, *, level: str, custom_ops: Path | None = None) -> Culprit | None:
     """Return the first node of `graph` whose error its inputs do not explain, None if no value is off."""
     values = exposed(graph.model, inputs, level=level, custom_ops=custom_ops)
     # A single case says little about the noise of a single channel: judge by whole tensors first.
-    return _first(graph, values, inputs, known, whole=True) or _first(graph, values, inputs, known, whole=False)
+    return (
+        _first(graph, values, inputs, known, whole=True)
+        or _first(graph, values, inputs, known, whole=False)
+        or _last_good(graph, values, inputs, known)
+    )
 
 
 def _first(graph: Graph, values: Mapping[str, Any], inputs: Arrays, known: Truths, *, whole: bool) -> Culprit | None:
@@ -272,9 +304,13 @@ class _Judged(NamedTuple):
 
 def _judge(name: str, value: Any, known: Truths, *, whole: bool) -> _Judged | None:
     """Return how far a value is from what is known of it; None if nothing is."""
-    if value is None or value.dtype.kind != "f":
+    if value is None:
         return None
+    if value.dtype.kind != "f":
+        return _judge_exactly(value, known.values.get(name))
     named = truth = known.values.get(name)
+    if truth is not None and truth[0].dtype.kind != "f":
+        truth = named = None
     if truth is None or truth[0].shape != value.shape:
         truth = _by_content(value, known)
     if truth is None and named is not None:
@@ -296,10 +332,86 @@ def _judge(name: str, value: Any, known: Truths, *, whole: bool) -> _Judged | No
     return _Judged(float(share[index]), index, float(expected[index]), float(value[index]))
 
 
+def _judge_exactly(value: Any, truth: tuple[Any, Any] | None) -> _Judged | None:
+    """Return whether an integer or boolean value is the step's of its name; None where there is none of its kind."""
+    if truth is None or truth[0].dtype.kind == "f" or value.dtype.kind not in "biu":
+        return None
+    expected, noise = truth
+    if expected.shape != value.shape:
+        return _Judged(np.inf, problem=f"shape {list(value.shape)} instead of {list(expected.shape)}")
+    differs = (value != expected) & (noise == 0)
+    if not differs.any():
+        return _Judged(0.0)
+    index = tuple(int(each) for each in np.unravel_index(int(np.argmax(differs)), differs.shape))
+    return _Judged(np.inf, index, float(expected[index]), float(value[index]))
+
+
+def _last_good(graph: Graph, values: Mapping[str, Any], inputs: Arrays, known: Truths) -> Culprit | None:
+    """Return the first node all of whose inputs the network computes too, and nothing that follows from it.
+
+    A file of another exporter has values that no step of the program has a name for. A healthy one among them has something
+    behind it that a step computes.
+    """
+    judged = {name: _judge(name, value, known, whole=True) for name, value in values.items()}
+    good = {name for name, each in judged.items() if each and each.factor <= LIMIT and values[name].dtype.kind == "f"}
+    from_input = set(inputs)
+    leads = set(good)
+    for node in graph.nodes:
+        if any(name in from_input for name in node.inputs):
+            from_input.update(node.outputs)
+    for node in reversed(graph.nodes):
+        if leads.intersection(node.outputs):
+            leads.update(node.inputs)
+    for node in graph.nodes:
+        fed = [name for name in node.inputs if name in from_input]
+        output = next((name for name in node.outputs if name in values), None)
+        is_float = output is not None and values[output].dtype.kind == "f" and values[output].size > 1
+        if (
+            fed
+            and is_float
+            and output
+            and output not in leads
+            and all(
+                name in inputs or name in good or values.get(name) is None or values[name].dtype.kind != "f"
+                for name in fed
+            )
+        ):
+            place, expected = _nearest(node, values[output], known)
+            wrong = _off(values[output], expected)
+            return replace(_culprit(graph, node, output, wrong, 0.0, known, place), explored=len(judged), certain=False)
+    return None
+
+
+def _nearest(node: Node, value: Any, known: Truths) -> tuple[tuple[str, str, str] | None, Any]:
+    """Return the step that a node stands for, by the weights it uses or its path, with its value; of several the nearest."""
+    names = [name for name in node.inputs if name in known.users]
+    steps = [step for name in names for step in known.users[name]]
+    if not steps:
+        path = ".".join(part for part in node.name.split("/")[1:-1] if part)
+        steps = [step for step, place in known.places.items() if path and place[0] == path]
+    fitting = {step: known.values[step][0] for step in steps if step in known.values}
+    fitting = {step: each for step, each in fitting.items() if each.shape == value.shape and each.dtype.kind == "f"}
+    if not fitting:
+        return (known.places[steps[0]] if steps else None), None
+    nearest = min(fitting, key=lambda step: float(np.nan_to_num(np.abs(fitting[step] - value), nan=np.inf).sum()))
+    return known.places[nearest], fitting[nearest]
+
+
+def _off(value: Any, expected: Any) -> _Judged:
+    if expected is None:
+        return _Judged(
+            np.inf,
+            problem="nothing that the network computes comes out of it or of what follows, and its inputs are right",
+        )
+    error = np.nan_to_num(np.abs(value.astype(np.float64) - expected), nan=np.inf)
+    index = tuple(int(each) for each in np.unravel_index(int(np.argmax(error)), error.shape))
+    return _Judged(np.inf, index, float(expected[index]), float(value[index]))
+
+
 def _by_content(value: Any, known: Truths) -> tuple[Any, Any] | None:
     """Return the step whose value this nearly is: files of other exporters have other names."""
     for expected, noise in known.values.values():
-        if expected.shape == value.shape and value.size > 1:
+        if expected.shape == value.shape and value.size > 1 and expected.dtype.kind == "f":
             scale = np.abs(expected).max(initial=0.0)
             with np.errstate(invalid="ignore"):
                 if scale and np.abs(value - expected).max() <= _NEAR * scale:
@@ -307,10 +419,22 @@ def _by_content(value: Any, known: Truths) -> tuple[Any, Any] | None:
     return None
 
 
-def _culprit(graph: Graph, node: Node, output: str, judged: _Judged, arriving: float, known: Truths) -> Culprit:
-    module, source, _ = known.places.get(output) or next(
-        (known.places[name] for name in (*node.scopes[-1:], *node.outputs) if name in known.places),
-        (node.scopes[-2] if len(node.scopes) > 1 else "", "", ""),
+def _culprit(
+    graph: Graph,
+    node: Node,
+    output: str,
+    judged: _Judged,
+    arriving: float,
+    known: Truths,
+    place: tuple[str, str, str] | None = None,
+) -> Culprit:
+    module, source, _ = (
+        place
+        or known.places.get(output)
+        or next(
+            (known.places[name] for name in (*node.scopes[-1:], *node.outputs) if name in known.places),
+            (node.scopes[-2] if len(node.scopes) > 1 else "", "", ""),
+        )
     )
     attributes = dict(list(graph.numeric_attributes(node).items())[:_SHOWN_ATTRIBUTES])
     consumers = tuple(user.name for each in node.outputs for user in graph.users.get(each, ()))
@@ -362,10 +486,6 @@ def _arguments(program: Any, inputs: Arrays, *, double: bool) -> Iterator[Any]:
     for spec in program.graph_signature.input_specs:
         value = next(given) if spec.kind.name == "USER_INPUT" else state[spec.target]
         yield value.double() if double and isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-
-def _comparable(name: str, value: Any, single: Mapping[str, Any]) -> bool:
-    return name in single and value.dtype.kind == "f" and value.shape == single[name].shape
 
 
 def as_json(culprit: Culprit) -> dict[str, Any]:
