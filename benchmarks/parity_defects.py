@@ -35,7 +35,7 @@ from onnx import helper, numpy_helper
 
 from benchmarks import shipped
 from benchmarks.progress import Rows
-from pipeline.formats.onnx import culprit
+from pipeline.formats.onnx import culprit, truths
 from pipeline.formats.onnx.audit import audit_graph
 from pipeline.formats.onnx.graph import Graph
 from pipeline.interface import Case
@@ -67,7 +67,7 @@ class Subject:
     def __init__(self, exported: shipped.Shipped) -> None:
         self.exported = exported
         self.truth = exported.truth(seed=0)
-        self._steps: dict[str, culprit.Truths] = {}
+        self._steps: dict[str, truths.Truths] = {}
         self.state = {key: value.copy() for key, value in jobs.arrays_of(exported.module()).items()}
 
     @cached_property
@@ -81,11 +81,11 @@ class Subject:
         cap = max(array.size for case in self.truth.cases for array in case.inputs.values())
         return [*self.truth.cases, *cases.sample(self.exported.interface, seed=1, cap_elements=cap)]
 
-    def steps(self, case: Case) -> culprit.Truths:
+    def steps(self, case: Case) -> truths.Truths:
         """Return the values of every step on a case, the same for every mutation."""
         if case.name not in self._steps:
             exported = self.exported
-            self._steps[case.name] = culprit.truths(exported.searched(case.inputs))
+            self._steps[case.name] = truths.truths(exported.searched(case.inputs))
         return self._steps[case.name]
 
 

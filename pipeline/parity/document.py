@@ -185,7 +185,8 @@ class Culprit(Part):
             where = f"module {self.module}" if self.module else "the network itself, in no module of it"
             return f"the error begins in {where}: {self.problem or numbers}"
         begins = "the error begins in" if self.certain else "the error probably begins in"
-        where = f"{self.operator} {self.node}, of {self.module or 'the network itself'}, {self.source}"
+        source = f", {self.source}" if self.source else ""
+        where = f"{self.operator} {self.node}, of {self.module or 'the network itself'}{source}"
         return f"{begins} {where}: {self.problem or f'{numbers} at {list(self.worst_index)}'}"
 
 

@@ -70,11 +70,11 @@ class Judged:
         noise = self.reference.noise[name]
         if expected.dtype.kind != "f":
             return np.asarray((got != expected) & (noise == 0))
-        value = got.astype(np.float64)
+        value, exact = got.astype(np.float64), expected.astype(np.float64)
         with np.errstate(invalid="ignore"):
-            error = np.nan_to_num(np.abs(value - expected), nan=np.inf)
+            error = np.nan_to_num(np.abs(value - exact), nan=np.inf)
         same = (value == expected) | (np.isnan(value) & np.isnan(expected)) | ~np.isfinite(noise)
-        return np.asarray(~same & (error > self.rules[name].allowed(expected, self.floors[name])))
+        return np.asarray(~same & (error > self.rules[name].allowed(exact, self.floors[name])))
 
 
 # Sizes
@@ -217,7 +217,7 @@ def _explained(peculiarity: Peculiarity, judged: Sequence[Judged], met: Sequence
             return None
         lines |= dict.fromkeys(found.lines)
         for name, elements in wrong.items():
-            dependent = found.dependents[name]
+            dependent = found.dependents[name].astype(bool)
             if dependent.shape != elements.shape or (elements & ~dependent).any():
                 return None
             wrong_count += int(elements.sum())

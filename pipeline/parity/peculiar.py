@@ -16,6 +16,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import FrameType
 
     import torch
     from numpy.typing import NDArray
@@ -92,7 +93,7 @@ def _watching(name: str | None = None, by: float = 0.0) -> Any:
 
     seen: dict[str, list[str]] = {}
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             del types
             given = kwargs or {}
@@ -107,10 +108,10 @@ def _watching(name: str | None = None, by: float = 0.0) -> Any:
             return result
 
         def __enter__(self) -> Any:
-            super().__enter__()
+            super().__enter__()  # type: ignore[no-untyped-call]
             return seen
 
-    return Watch()
+    return Watch()  # type: ignore[no-untyped-call]
 
 
 def _part(result: Any, index: int) -> Any:
@@ -140,13 +141,13 @@ def _line() -> str:
     import torch
 
     own, theirs = str(Path(__file__).parents[1] / "rebuild"), str(Path(torch.__file__).parent)
-    frame = sys._getframe(1)  # noqa: SLF001 - the stack as it is
-    here = frame.f_code.co_filename
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the stack as it is
+    here = __file__
     while frame is not None:
         file = frame.f_code.co_filename
         if file != here and not file.startswith((theirs, own, "<")) and "/contextlib.py" not in file:
             return f"{file}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return ""
 
 

@@ -159,9 +159,9 @@ def _apart(
     unknowable = _row(reference.noise[name], axis, own)
     if expected.dtype.kind != "f":
         changed = (expected != value) & (unknowable == 0)
-        return float(np.abs(value.astype(np.float64) - expected)[changed].max(initial=0.0))
+        return float(np.abs(value.astype(np.float64) - expected.astype(np.float64))[changed].max(initial=0.0))
     with np.errstate(invalid="ignore"):
-        error = np.abs(value.astype(np.float64) - expected)
+        error = np.abs(value.astype(np.float64) - expected.astype(np.float64))
     same = (value == expected) | (np.isnan(value) & np.isnan(expected)) | ~np.isfinite(unknowable)
     error = np.where(same, 0.0, np.nan_to_num(error, nan=np.inf))
     if not (error > _row(budgets[name], axis, own)).any():

@@ -254,7 +254,9 @@ def _traced(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            made = torch.jit.trace(Called(), tensors(example), check_trace=False)
+            made = torch.jit.trace(  # type: ignore[no-untyped-call]
+                Called(), tensors(example), check_trace=False
+            )
             for case in cases:
                 yield dict(zip(interface.outputs, made(*tensors(case)), strict=True))
         except Exception:  # noqa: BLE001 - a tracer raises whatever the network's code raises; then there is no twin

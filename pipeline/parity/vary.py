@@ -58,7 +58,7 @@ class Met(Model):
 
     name: str
     lines: tuple[str, ...]
-    dependents: dict[str, Array]
+    dependents: dict[str, Array]  # of booleans
 
 
 class Variations(Model):
@@ -81,10 +81,10 @@ class Vary(Request[Variations]):
         left = context.find(Evaluated)
         run, cases = runner_of(left), self.cases
         right, wrong = ([cases[index] for index in each] for each in (self.right, self.wrong))
-        branch = attempt(lambda: twins.along_branch(left.module, left.interface, run, right, wrong, double=left.double))
+        found = attempt(lambda: twins.along_branch(left.module, left.interface, run, right, wrong, double=left.double))
         return Variations(
             twins=tuple(_outputs(each) for each in attempt(lambda: list(twins.twins(left.module, run, cases))) or ()),
-            branch=branch and _outputs(branch),
+            branch=_outputs(found) if found else None,
             met=tuple(_met(partial(run, case)) for case in cases),
         )
 

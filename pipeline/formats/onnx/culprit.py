@@ -13,23 +13,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipeline.errors import ExportError
-from pipeline.formats.derived import UNIT_ROUNDOFF
-from pipeline.formats.format import CulpritSearch, Found, FromNetwork
+from pipeline.formats.format import CulpritSearch, Found
 from pipeline.formats.onnx.graph import read
-from pipeline.formats.onnx.session import DEFAULT_LEVEL, session_options
+from pipeline.formats.onnx.reproduction import write_reproduction
+from pipeline.formats.onnx.session import DEFAULT_LEVEL
+from pipeline.formats.onnx.truths import LIMIT, exposed, truths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pipeline.formats.onnx.graph import Graph, Node
+    from pipeline.formats.onnx.truths import Truths
     from pipeline.interface import Arrays
 
-LIMIT = 16.0
-_OPSET = 20
-_HEALTHY_ROUNDINGS = (
-    64  # what a value of the fresh export, which has no float64 twin, may be off by, in roundoffs of its scale
-)
 _NEAR = 1e-3
 _SHOWN_ATTRIBUTES = 12
 
@@ -58,26 +55,6 @@ class Culprit:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Truths:
-    """What values should be and may be off by, by name; where each comes from; and how far the float32 program is off.
-
-    `users`: the steps that use a tensor of the state dict, by its name.
-    """
-
-    values: Mapping[str, tuple[Any, Any]]
-    places: Mapping[str, tuple[str, str, str]]
-    program_outputs: Mapping[str, Any]
-    floors: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
-    users: Mapping[str, Sequence[str]]
-
-    def renamed(self, outputs: Mapping[str, str]) -> Truths:
-        """Return the truths with the outputs under a file's own names (file's name → config's)."""
-        values = {theirs: self.values[ours] for theirs, ours in outputs.items() if ours in self.values}
-        places = {theirs: self.places[ours] for theirs, ours in outputs.items() if ours in self.places}
-        return replace(self, values={**self.values, **values}, places={**self.places, **places})
-
-
 def search(wanted: CulpritSearch) -> Found:
     """Look for the node where a file's error begins, and write its reproduction.
 
@@ -99,78 +76,22 @@ def search(wanted: CulpritSearch) -> Found:
     return Found(as_json(found), None, known.program_outputs)
 
 
-def truths(wanted: CulpritSearch) -> Truths:
-    """Return the value of every step of the network on the inputs, and of what the exporter makes of them in between.
-
-    Raises:
-        ExportError: the network cannot be exported, so that there are no steps to compare with.
-    """
-    from pipeline.formats import program
-    from pipeline.formats.onnx import export as onnx
-
-    inputs = wanted.inputs
-    origin = FromNetwork(wanted.module, wanted.interface, wanted.examples, wanted.folder / "model.onnx", {})
-    exported, names = onnx.translate(origin, _OPSET)
-    captured = exported.exported_program
-    ordered = {name: inputs[name] for name in names}
-    single = _step_values(captured, ordered, double=False)
-    known = _known(single, lambda: _step_values(captured, ordered, double=True))
-    renamed = dict(
-        zip(
-            captured.graph_signature.user_outputs,
-            [each.name for each in exported.model_proto.graph.output],
-            strict=True,
-        )
-    )
-    known |= {renamed[name]: value for name, value in known.items() if name in renamed}
-    fresh = exposed(exported.model_proto, inputs, level="disable")
-    for name, value in fresh.items():
-        if name not in known and value.dtype.kind == "f":
-            known[name] = _from_single(value.astype(np.float64))
-    places = {step.name: (step.module, step.source, step.operator) for step in program.steps(captured)}
-    places |= {renamed[name]: place for name, place in places.items() if name in renamed}
-    outputs = {renamed[name]: single[name] for name in captured.graph_signature.user_outputs if name in single}
-    users: dict[str, list[str]] = {}
-    for step in program.steps(captured):
-        for name in step.parameters.values():
-            users.setdefault(name, []).append(step.name)
-    return Truths(known, places, outputs, wanted.floors, users)
-
-
-def _known(single: Mapping[str, Any], run_double: Callable[[], Mapping[str, Any]]) -> dict[str, tuple[Any, Any]]:
-    """Return what each step should be and may be off by.
-
-    A network with a float32 of its own inside does not run in float64: then float32 stands for it, with what two evaluations
-    of one step may differ by.
-    """
-    try:
-        double = run_double()
-    except (RuntimeError, TypeError, NotImplementedError):
-        return {
-            name: _from_single(value) if value.dtype.kind == "f" else (value, np.zeros(value.shape))
-            for name, value in single.items()
-        }
-    known = {}
-    for name, value in double.items():
-        if name in single and value.shape == single[name].shape and value.dtype == single[name].dtype:
-            off = np.abs(single[name] - value) if value.dtype.kind == "f" else np.float64(single[name] != value)
-            known[name] = (value, np.asarray(off))
-    return known
-
-
-def _from_single(value: Any) -> tuple[Any, Any]:
-    scale = float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
-    return value, np.full(value.shape, scale * _HEALTHY_ROUNDINGS * UNIT_ROUNDOFF / LIMIT)
-
-
 def find(graph: Graph, inputs: Arrays, known: Truths, *, level: str, custom_ops: Path | None = None) -> Culprit | None:
     """Return the first node of `graph` whose error its inputs do not explain, None if no value is off."""
     values = exposed(graph.model, inputs, level=level, custom_ops=custom_ops)
     # A single case says little about the noise of a single channel: judge by whole tensors first.
-    return (
-        _first(graph, values, inputs, known, whole=True)
-        or _first(graph, values, inputs, known, whole=False)
-        or _last_good(graph, values, inputs, known)
+    found = _first(graph, values, inputs, known, whole=True) or _first(graph, values, inputs, known, whole=False)
+    if found is not None and _has_known_inputs(graph, found, values, inputs, known):
+        return found
+    return _last_good(graph, values, inputs, known) or found
+
+
+def _has_known_inputs(graph: Graph, found: Culprit, values: Mapping[str, Any], inputs: Arrays, known: Truths) -> bool:
+    """Whether what the culprit was given is known to be right, rather than nothing being known of it."""
+    node = next(each for each in graph.nodes if each.name == found.node and found.output in each.outputs)
+    given = [name for name in node.inputs if name in values and name not in inputs]
+    return all(
+        values[name].dtype.kind != "f" or _judge(name, values[name], known, whole=True) is not None for name in given
     )
 
 
@@ -188,108 +109,6 @@ def _first(graph: Graph, values: Mapping[str, Any], inputs: Arrays, known: Truth
             if found is None and judged and judged.factor > LIMIT and arriving <= LIMIT:
                 found = _culprit(graph, node, output, judged, arriving, known)
     return found and replace(found, explored=explored, certain=whole and found.certain)
-
-
-def exposed(model: Any, inputs: Arrays, *, level: str, custom_ops: Path | None = None) -> dict[str, Any]:
-    """Run a model with every value of its main graph as an output; return them by name, as far as they can be exposed."""
-    import onnxruntime as ort
-
-    options = session_options(level, 1, custom_ops)
-    options.log_severity_level = 4  # that a node cannot run is for the search to say
-    session = ort.InferenceSession(_with_outputs(model), options, providers=["CPUExecutionProvider"])
-    taken = {each.name for each in session.get_inputs()}
-    outputs = [each.name for each in session.get_outputs()]
-    found = session.run(outputs, {name: array for name, array in inputs.items() if name in taken})
-    return {name: value for name, value in zip(outputs, found, strict=True) if isinstance(value, np.ndarray)}
-
-
-def write_reproduction(
-    graph: Graph,
-    culprit: Culprit,
-    inputs: Arrays,
-    known: Truths,
-    folder: Path,
-    *,
-    level: str,
-    custom_ops: Path | None = None,
-) -> None:
-    """Write the culprit alone as an ONNX model, its inputs with both values, and a script that shows the difference."""
-    import onnx
-
-    values = {**exposed(graph.model, inputs, level=level, custom_ops=custom_ops), **inputs}
-    node = next(each for each in graph.nodes if each.name == culprit.node and culprit.output in each.outputs)
-    constants = {each.name: each.value for each in graph.constants}
-    feed = {name: values[name] for name in dict.fromkeys(node.inputs) if name in values and name not in constants}
-    helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    model = helper.make_model(
-        helper.make_graph(
-            [node.proto],
-            "culprit",
-            [_info(name, value) for name, value in feed.items()],
-            [_info(culprit.output, values[culprit.output])],
-            [
-                numpy_helper.from_array(constants[name], name)
-                for name in dict.fromkeys(node.inputs)
-                if name in constants
-            ],
-        ),
-        opset_imports=list(graph.model.opset_import),
-        ir_version=graph.model.ir_version,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, folder / "culprit.onnx")
-    expected = known.values[culprit.output][0]
-    np.savez(folder / "culprit.npz", **{f"in:{name}": value for name, value in feed.items()}, expected=expected)
-    (folder / "culprit.py").write_text(
-        _SCRIPT.format(
-            node=culprit.node, operator=culprit.operator, module=culprit.module or "the network", output=culprit.output
-        ),
-        encoding="utf-8",
-    )
-
-
-_SCRIPT = '''"""Shows where {node} ({operator}, of {module}) differs from the network. Needs numpy and onnxruntime."""
-
-from pathlib import Path
-
-import numpy as np
-import onnxruntime as ort
-
-here = Path(__file__).parent
-data = np.load(here / "culprit.npz")
-session = ort.InferenceSession(str(here / "culprit.onnx"), providers=["CPUExecutionProvider"])
-(got,) = session.run(None, {{name[3:]: data[name] for name in data.files if name.startswith("in:")}})
-expected = data["expected"]
-if got.shape != expected.shape:
-    print(f"output {output}: shape {{list(got.shape)}} instead of {{list(expected.shape)}}")
-    raise SystemExit
-error = np.abs(got.astype(np.float64) - expected)
-worst = np.unravel_index(int(np.argmax(error)), error.shape)
-print("output {output}: largest difference", error[worst], "at", tuple(map(int, worst)))
-print("  this node:  ", got[worst])
-print("  the network:", expected[worst])
-'''
-
-
-def _info(name: str, value: Any) -> Any:
-    import onnx
-
-    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-    return onnx.helper.make_tensor_value_info(name, kind, list(value.shape))
-
-
-def _with_outputs(model: Any) -> bytes:
-    import onnx
-
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    present = {each.name for each in copied.graph.output}
-    for node in copied.graph.node:
-        for name in node.output:
-            if name and name not in present and node.op_type != "Constant":
-                copied.graph.output.append(onnx.ValueInfoProto(name=name))
-                present.add(name)
-    return bytes(copied.SerializeToString())
 
 
 class _Judged(NamedTuple):
@@ -363,23 +182,18 @@ def _last_good(graph: Graph, values: Mapping[str, Any], inputs: Arrays, known: T
         if leads.intersection(node.outputs):
             leads.update(node.inputs)
     for node in graph.nodes:
+        output = next((name for name in node.outputs if name in values), "")
         fed = [name for name in node.inputs if name in from_input]
-        output = next((name for name in node.outputs if name in values), None)
-        is_float = output is not None and values[output].dtype.kind == "f" and values[output].size > 1
-        if (
-            fed
-            and is_float
-            and output
-            and output not in leads
-            and all(
-                name in inputs or name in good or values.get(name) is None or values[name].dtype.kind != "f"
-                for name in fed
-            )
-        ):
+        is_right = all(name in inputs or name in good or not _is_floating(values.get(name)) for name in fed)
+        if fed and is_right and output not in leads and _is_floating(values.get(output)):
             place, expected = _nearest(node, values[output], known)
-            wrong = _off(values[output], expected)
-            return replace(_culprit(graph, node, output, wrong, 0.0, known, place), explored=len(judged), certain=False)
+            found = _culprit(graph, node, output, _off(values[output], expected), 0.0, known, place)
+            return replace(found, explored=len(judged), certain=False)
     return None
+
+
+def _is_floating(value: Any) -> bool:
+    return value is not None and value.dtype.kind == "f" and value.size > 1
 
 
 def _nearest(node: Node, value: Any, known: Truths) -> tuple[tuple[str, str, str] | None, Any]:
@@ -455,37 +269,6 @@ def _culprit(
         certain=output in known.values,
         problem=judged.problem,
     )
-
-
-def _step_values(program: Any, inputs: Arrays, *, double: bool) -> dict[str, Any]:
-    """Run a program step by step; return every tensor as float64 (other dtypes as they are) by the step's name."""
-    import torch
-
-    kept: dict[str, Any] = {}
-
-    class Recorder(torch.fx.Interpreter):
-        def run_node(self, node: Any) -> Any:
-            result = super().run_node(node)
-            if node.op == "call_function" and isinstance(result, torch.Tensor):
-                kept[node.name] = result.double().numpy() if result.is_floating_point() else result.numpy()
-            return result
-
-    with torch.no_grad():
-        Recorder(program.graph_module).run(*_arguments(program, inputs, double=double))
-    return {name: np.array(value) for name, value in kept.items()}
-
-
-def _arguments(program: Any, inputs: Arrays, *, double: bool) -> Iterator[Any]:
-    """Yield the values of a program's placeholders, in order: its tensors, then the inputs, which come in its order."""
-    import torch
-
-    from pipeline.rebuild import calling
-
-    given = iter(calling.tensors_from(inputs, double=double).values())
-    state = {**program.state_dict, **program.constants}
-    for spec in program.graph_signature.input_specs:
-        value = next(given) if spec.kind.name == "USER_INPUT" else state[spec.target]
-        yield value.double() if double and isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 def as_json(culprit: Culprit) -> dict[str, Any]:

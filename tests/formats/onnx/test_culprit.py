@@ -10,9 +10,10 @@ import torch
 from onnx import helper, numpy_helper
 
 from pipeline.formats.format import CulpritSearch, FromNetwork
-from pipeline.formats.onnx import culprit
+from pipeline.formats.onnx import culprit, truths
 from pipeline.formats.onnx import export as exporter
 from pipeline.formats.onnx.graph import Graph
+from pipeline.formats.onnx.reproduction import write_reproduction
 from pipeline.formats.torchscript import audit as scripted
 from pipeline.formats.torchscript import culprit as scripted_culprit
 from pipeline.formats.torchscript.export import TorchScriptOptions, export
@@ -48,7 +49,7 @@ def searched(work, file=None, inputs=CASE):
 def healthy(tmp_path_factory):
     work = job(audited(), tmp_path_factory.mktemp("culprit"))
     artifact = exporter.export(work, exporter.OnnxOptions())
-    return onnx.load(str(artifact.files[0])), culprit.truths(searched(work))
+    return onnx.load(str(artifact.files[0])), truths.truths(searched(work))
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_the_reproduction_runs_alone_and_shows_both_values(healthy, proto, tmp_p
     scaled(proto, "fc1.weight", 1.5)
     graph = Graph(proto)
     found = culprit.find(graph, CASE, healthy[1], level="disable")
-    culprit.write_reproduction(graph, found, CASE, healthy[1], tmp_path, level="disable")
+    write_reproduction(graph, found, CASE, healthy[1], tmp_path, level="disable")
     ran = subprocess.run([sys.executable, tmp_path / "culprit.py"], capture_output=True, text=True, check=True)
     assert f"output {found.output}: largest difference" in ran.stdout
 
@@ -111,14 +112,14 @@ def test_a_node_whose_output_has_another_shape_is_named_and_not_the_first_of_the
     examples = cases.make(interface, {"batch": 2}, seed=0, name="exporter").inputs
     work = FromNetwork(Pooled().eval(), interface, examples, tmp_path / "model.onnx", {})
     proto = onnx.load(str(exporter.export(work, exporter.OnnxOptions()).files[0]))
-    known = culprit.truths(searched(work))
+    known = truths.truths(searched(work))
     convolution = next(each for each in proto.graph.node if each.op_type == "Conv")
     next(each for each in convolution.attribute if each.name == "dilations").ints[:] = [2]
     del proto.graph.value_info[:]
     found = culprit.find(Graph(proto), CASE, known, level="disable")
     assert (found.node, found.module, found.factor) == (convolution.name, "conv", np.inf)
     assert found.problem == "shape [3, 6, 6] instead of [3, 6, 8]"
-    culprit.write_reproduction(Graph(proto), found, CASE, known, tmp_path, level="disable")
+    write_reproduction(Graph(proto), found, CASE, known, tmp_path, level="disable")
     ran = subprocess.run([sys.executable, tmp_path / "culprit.py"], capture_output=True, text=True, check=True)
     assert ran.stdout == f"output {found.output}: {found.problem}\n"
 
