@@ -214,7 +214,7 @@ class Explanation(Part):
         case = f"smallest case '{self.case.name}': {in_words(self.case.sizes)}"
         found = self.culprit.in_words() if self.culprit else self.problem
         causes = "; ".join(self.causes)
-        if not self.ladder:
+        if causes and not self.ladder:
             return f"{self.backend}: {causes} ({case})"
         return f"{self.backend}: {f'{causes}; ' if causes else ''}{place} ({case}); {found}"
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.rebuild.attempt import attempt
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -31,12 +33,12 @@ FAST_PATH, STATISTICS, BRANCH = "fast path", "batch statistics", "branch"
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """A network run otherwise: what to say of a file that agrees with it, what to do, and its outputs by case."""
+    """A network run otherwise: what to say of a file that agrees with it, what to do, and its outputs by case (None: it takes none)."""
 
     name: str
     words: str
     remedy: str
-    outputs: tuple[Mapping[str, torch.Tensor], ...]
+    outputs: tuple[Mapping[str, torch.Tensor] | None, ...]
 
 
 def twins(module: nn.Module, run: Run, cases: Sequence[Arrays]) -> Iterator[Twin]:
@@ -58,9 +60,9 @@ def _without_fast_path(module: nn.Module, run: Run, cases: Sequence[Arrays]) -> 
     if not fused:
         return None
     with _without_nesting(encoders), _slow_path():
-        slow = tuple(run(case) for case in cases)
+        slow = [run(case) for case in cases]
     with _without_nesting(encoders):
-        unnested = tuple(run(case) for case in cases)
+        unnested = [run(case) for case in cases]
     place = encoders[0][0] if encoders else fused[0]
     kind = type(module.get_submodule(place)).__name__
     where = f"nn.{kind} '{place}'{_constructed(module, kind)}"
@@ -73,7 +75,7 @@ def _without_fast_path(module: nn.Module, run: Run, cases: Sequence[Arrays]) -> 
         f"the file computes what the network does without torch's fused fast path of {where}, which eager alone takes in "
         f"eval mode{zeros}"
     )
-    return Twin(FAST_PATH, words, remedy, slow)
+    return Twin(FAST_PATH, words, remedy, tuple(slow))
 
 
 def _differ_at_zeros(
@@ -145,9 +147,7 @@ def _with_batch_statistics(module: nn.Module, run: Run, cases: Sequence[Arrays])
     for _, each in tracking:
         each.training = True
     try:
-        outputs = tuple(run(case) for case in cases)
-    except (RuntimeError, ValueError):
-        return None  # a batch of one value has no statistics
+        outputs = tuple(attempt(run, case) for case in cases)  # a batch of one value has no statistics
     finally:
         for (_, each), buffers in zip(tracking, kept, strict=True):
             each.training = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from pipeline.rebuild.network import Network
 from pipeline.worker.job import Context, Model, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
@@ -45,12 +46,13 @@ class Try(Request[tuple[int, ...]]):
 
 
 class TwinOutputs(Model):
-    """The network run otherwise (see `pipeline.parity.twins.Twin`), and its outputs by case."""
+    """The network run otherwise (see `pipeline.parity.twins.Twin`), its outputs by case, and what float32 loses of them."""
 
     name: str
     words: str
     remedy: str
-    outputs: tuple[dict[str, Array], ...]
+    outputs: tuple[dict[str, Array] | None, ...]
+    noise: tuple[dict[str, Array] | None, ...]
 
 
 class Met(Model):
@@ -83,17 +85,37 @@ class Vary(Request[Variations]):
         right, wrong = ([cases[index] for index in each] for each in (self.right, self.wrong))
         found = attempt(lambda: twins.along_branch(left.module, left.interface, run, right, wrong, double=left.double))
         return Variations(
-            twins=tuple(_outputs(each) for each in attempt(lambda: list(twins.twins(left.module, run, cases))) or ()),
-            branch=_outputs(found) if found else None,
+            twins=tuple(attempt(_with_noise, left, cases) or ()),
+            branch=_outputs(found, found) if found else None,
             met=tuple(_met(partial(run, case)) for case in cases),
         )
 
 
-def _outputs(twin: twins.Twin) -> TwinOutputs:
+def _with_noise(left: Evaluated, cases: Sequence[dict[str, Array]]) -> list[TwinOutputs]:
+    """Return the twins of a network, each with itself in float32: it may round worse than the network does."""
+    found = list(twins.twins(left.module, runner_of(left), cases))
+    if not found or not left.double:
+        return [_outputs(each, each) for each in found]
+    single = replace(left, module=copy.deepcopy(left.module).float(), double=False)
+    again = twins.twins(single.module, runner_of(single), cases)
+    return [_outputs(each, other) for each, other in zip(found, again, strict=True)]
+
+
+def _outputs(twin: twins.Twin, single: twins.Twin) -> TwinOutputs:
+    outputs, others = (tuple(_arrays(case) for case in each.outputs) for each in (twin, single))
+    noise = tuple(
+        {name: abs(value - other[name].astype(value.dtype)) for name, value in own.items() if value.dtype.kind == "f"}
+        if own is not None and other is not None
+        else None
+        for own, other in zip(outputs, others, strict=True)
+    )
+    return TwinOutputs(name=twin.name, words=twin.words, remedy=twin.remedy, outputs=outputs, noise=noise)
+
+
+def _arrays(outputs: Mapping[str, torch.Tensor] | None) -> dict[str, Array] | None:
     from pipeline.rebuild import calling
 
-    outputs = tuple({name: calling.array_from(each) for name, each in case.items()} for case in twin.outputs)
-    return TwinOutputs(name=twin.name, words=twin.words, remedy=twin.remedy, outputs=outputs)
+    return None if outputs is None else {name: calling.array_from(each) for name, each in outputs.items()}
 
 
 def _met(run: Callable[[], Mapping[str, torch.Tensor]]) -> tuple[Met, ...]:

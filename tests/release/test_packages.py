@@ -130,6 +130,27 @@ def test_triton_batches_only_within_the_declared_range(content, changed, model_c
     assert list(config.input[0].dims) == ([4] if batch else [-1, 4])
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (None, "this release does not say whether rows of batch depend on one another"),
+        ({"verdict": "dependent", "dimension": "batch", "cases": ["odd"], "output": "logits", "difference": 0.37}, "output logits of a row changes by 0.37 × its largest value"),
+        ({"verdict": "not shown", "dimension": "batch", "cases": [], "reason": "no case has two rows of batch"}, "no case has two rows of batch"),
+        ({"verdict": "independent", "dimension": "length", "cases": ["odd"]}, "it was asked of length"),
+    ],
+)  # fmt: skip
+def test_triton_joins_no_requests_whose_rows_were_not_shown_to_be_independent(
+    content, changed, model_config, tmp_path, weighbridge, rows, words
+):
+    release = bundle.write(changed(manifest={**content.manifest, "rows": rows}), tmp_path)
+    done = weighbridge("package", release, "--as", "triton", "--out", tmp_path / "repository")
+    config = parsed(model_config, tmp_path / "repository" / "tiny")
+    assert (config.max_batch_size, config.HasField("dynamic_batching")) == (0, False)
+    assert list(config.input[0].dims) == [-1, 4]
+    assert words in (tmp_path / "repository" / "tiny" / "config.pbtxt").read_text().splitlines()[0]
+    assert words in done.err
+
+
 # MLflow: its loader and server are in test_mlflow.py
 
 

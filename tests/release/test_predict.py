@@ -6,6 +6,7 @@ import io
 import json
 import math
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,6 +202,15 @@ def test_what_a_split_would_change_is_refused(function):
     model = _model(function, ONE, Dimension("batch", 1, 8))
     with pytest.raises(InputError, match="batch is beyond its maximum of 8 and cannot be split"):
         run(model, {"x": LARGE})
+
+
+def test_a_batch_whose_rows_were_shown_to_depend_on_one_another_is_not_split_even_if_these_would_not_show_it():
+    rows = {"verdict": "dependent", "dimension": "batch", "cases": ["odd"], "output": "y", "difference": 0.4}
+    model = replace(_model(lambda x: x, ONE, Dimension("batch", 1, 8)), rows=rows)
+    with pytest.raises(InputError, match=r"cannot be split: rows of batch depend on one another .*output y"):
+        run(model, {"x": LARGE})
+    other = replace(model, rows={**rows, "dimension": "length"})
+    np.testing.assert_array_equal(run(other, {"x": LARGE})["y"], LARGE)
 
 
 def test_only_the_first_dimension_is_split_and_a_narrow_range_is_not():

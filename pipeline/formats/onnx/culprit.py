@@ -7,7 +7,7 @@ culprit is the first node whose output leaves its error budget although none of 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.errors import ExportError
 from pipeline.formats.format import CulpritSearch, Found
 from pipeline.formats.onnx.graph import read
-from pipeline.formats.onnx.reproduction import write_reproduction
+from pipeline.formats.onnx.reproduction import Culprit, write_reproduction
 from pipeline.formats.onnx.session import DEFAULT_LEVEL
 from pipeline.formats.onnx.truths import LIMIT, exposed, truths
 
@@ -29,30 +29,6 @@ if TYPE_CHECKING:
 
 _NEAR = 1e-3
 _SHOWN_ATTRIBUTES = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Culprit:
-    """The node where the error begins, in the network's and in the file's words; factors are error ÷ noise floor.
-
-    `problem`: what is wrong where no element can say it, else None.
-    """
-
-    node: str
-    operator: str
-    module: str
-    source: str
-    attributes: dict[str, Any]
-    output: str
-    factor: float
-    input_factor: float
-    worst_index: tuple[int, ...]
-    expected: float
-    got: float
-    consumers: tuple[str, ...]
-    explored: int
-    certain: bool
-    problem: str | None = None
 
 
 def search(wanted: CulpritSearch) -> Found:

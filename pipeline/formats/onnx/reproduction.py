@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,33 @@ from pipeline.formats.onnx.truths import exposed
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.formats.onnx.culprit import Culprit
     from pipeline.formats.onnx.graph import Graph
     from pipeline.formats.onnx.truths import Truths
     from pipeline.interface import Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """The node where the error begins, in the network's and in the file's words; factors are error ÷ noise floor.
+
+    `problem`: what is wrong where no element can say it, else None.
+    """
+
+    node: str
+    operator: str
+    module: str
+    source: str
+    attributes: dict[str, Any]
+    output: str
+    factor: float
+    input_factor: float
+    worst_index: tuple[int, ...]
+    expected: float
+    got: float
+    consumers: tuple[str, ...]
+    explored: int
+    certain: bool
+    problem: str | None = None
 
 
 def write_reproduction(
