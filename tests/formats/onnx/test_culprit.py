@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -9,6 +11,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from pipeline.formats import forward
 from pipeline.formats.format import CulpritSearch, FromNetwork
 from pipeline.formats.onnx import culprit, truths
 from pipeline.formats.onnx import export as exporter
@@ -133,3 +136,73 @@ def test_the_module_of_an_archive_is_named(tmp_path):
         loaded.fc2.weight.mul_(1.01)
     found = scripted_culprit.culprit(module, loaded, INTERFACE, CASE)
     assert (found["module"], found["operator"]) == ("fc2", "Linear")
+
+
+class Named(torch.nn.Module):
+    """Its parameters have other names than the inputs; one output is of integers, and one step wants float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(4, 6)
+        self.second = torch.nn.Linear(6, 3)
+
+    def forward(self, hidden, *, gain):
+        hidden = torch.matmul(self.first(hidden).relu().to(torch.float32), torch.eye(6, dtype=torch.float32)) * gain
+        return {"scores": self.second(hidden), "label": hidden.argmax(-1) + 1}
+
+
+NAMED = Interface(
+    (InputSpec("hidden", "float32", ("batch", 4)), InputSpec("gain", "float32", ("batch", 1))),
+    (Dimension("batch", 1, 16),),
+    ("scores", "label"),
+)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """Return a search in such a network, with our own export of it and one by torch's older exporter."""
+    torch.manual_seed(2)
+    folder = tmp_path_factory.mktemp("named")
+    examples = cases.make(NAMED, {"batch": 2}, seed=0, name="exporter").inputs
+    work = FromNetwork(Named().eval().requires_grad_(False), NAMED, examples, folder / "model.onnx", {})
+    ours = onnx.load(str(exporter.export(work, exporter.OnnxOptions()).files[0]))
+    prepared = forward.prepare(work.module, NAMED, examples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            prepared.module, prepared.tensors, str(folder / "older.onnx"), dynamo=False,
+            input_names=list(prepared.names), output_names=list(NAMED.outputs), opset_version=17,
+            dynamic_axes={name: {0: "batch"} for name in (*prepared.names, *NAMED.outputs)},
+        )  # fmt: skip
+    inputs = cases.make(NAMED, {"batch": 3}, seed=1, name="case").inputs
+    return searched(work, inputs=inputs), ours, onnx.load(str(folder / "older.onnx"))
+
+
+def with_change(named, which, change):
+    """Return what a search says of a changed copy of one of the files."""
+    work, changed = named[0], onnx.ModelProto()
+    changed.CopyFrom(named[which])
+    change(changed)
+    onnx.save(changed, work.folder / "changed.onnx")
+    return culprit.search(replace(work, file=work.folder / "changed.onnx")).culprit
+
+
+@pytest.mark.parametrize("which", [1, 2], ids=["our export", "another exporter's"])
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_the_module_is_named_whatever_inputs_are_called_and_whoever_exported(named, which, name):
+    found = with_change(named, which, lambda proto: scaled(proto, f"{name}.weight", 1.02))
+    assert found["module"] == name
+    assert "test_culprit.py:" in found["source"]
+
+
+def test_a_wrong_integer_is_named_where_it_is_made(named):
+    def subtract(proto):
+        node = next(each for each in proto.graph.node if "label" in each.output)
+        node.op_type = "Sub"
+
+    found = with_change(named, 1, subtract)
+    assert (found["operator"], found["output"]) == ("Sub", "label")
+
+
+def test_a_healthy_file_of_another_exporter_has_no_culprit(named):
+    assert with_change(named, 2, lambda _: None) is None
