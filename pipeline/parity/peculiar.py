@@ -130,7 +130,7 @@ def _moved(value: Any, where: Any, by: float, func: Any, args: Any, given: Any) 
 
     if value.is_floating_point():
         return torch.where(where, value.nan_to_num() + by * (1 + value.nan_to_num().abs()), value)
-    other = _other_ties(func, args, given)
+    other = _other_ties(func, args, given) if by > 0 else _beside(value, func, args, given)
     if other is not None and other.shape == value.shape:
         return torch.where(where, other, value)
     return torch.where(where, value ^ 1 if value.dtype != torch.bool else ~value, value)
@@ -216,7 +216,7 @@ def _ties(operator: str, args: Sequence[Any], kwargs: Mapping[str, Any], result:
     dim = _choosing_dim(operator, args, kwargs)
     other = None if dim is None else _flipped(getattr(torch, operator), args, kwargs, dim, index)
     if other is not None and other.shape == found.shape:
-        yield index, other != found
+        yield index, (other != found) | (_beside(found, None, args, kwargs, operator) != found)
 
 
 _CHOOSING = frozenset({"argmax", "argmin", "argsort", "topk", "sort", "max", "min"})
@@ -233,6 +233,24 @@ def _flipped(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], dim: int
     """Return the indices with ties decided the other way round: those of the values in reverse."""
     values = args[0]
     return values.shape[dim] - 1 - _part(func(values.flip(dim), *args[1:], **kwargs), index)
+
+
+def _beside(found: Any, func: Any, args: Any, given: Any, operator: str = "") -> Any:
+    """Return indices with each exchanged for the next that names an equal value, or the one before; as they are where none does."""
+    import torch
+
+    operator = operator or func._schema.name.removeprefix("aten::")  # noqa: SLF001 - the only place that says so
+    dim = _choosing_dim(operator, args, given) if operator in _CHOOSING else None
+    if dim is None or found.dim() != args[0].dim() or found.shape[dim] < 2 or found.dtype != torch.int64:
+        return found
+    values = args[0].gather(dim, found)
+    length = found.shape[dim]
+    following, before = found.narrow(dim, 1, length - 1), found.narrow(dim, 0, length - 1)
+    equal = values.narrow(dim, 1, length - 1) == values.narrow(dim, 0, length - 1)
+    exchanged = found.clone()
+    exchanged.narrow(dim, 1, length - 1).copy_(torch.where(equal, before, following))
+    exchanged.narrow(dim, 0, length - 1).copy_(torch.where(equal, following, exchanged.narrow(dim, 0, length - 1)))
+    return exchanged
 
 
 def _other_ties(func: Any, args: Any, given: Any) -> Any:

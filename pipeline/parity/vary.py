@@ -103,7 +103,7 @@ def _with_noise(left: Evaluated, cases: Sequence[dict[str, Array]]) -> list[Twin
 
 def _outputs(twin: twins.Twin, single: twins.Twin) -> TwinOutputs:
     outputs, others = (tuple(_arrays(case) for case in each.outputs) for each in (twin, single))
-    noise = tuple(
+    noise: tuple[dict[str, Array] | None, ...] = tuple(
         {name: abs(value - other[name].astype(value.dtype)) for name, value in own.items() if value.dtype.kind == "f"}
         if own is not None and other is not None
         else None
