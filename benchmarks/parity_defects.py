@@ -3,7 +3,7 @@
     python -m benchmarks.parity_defects [--models a,b] [--per-kind 5] [--culprits 2] [--seed 0]
 
 Each mutation is one defect that an exporter, an optimiser or a careless edit makes. It counts as caught if an output leaves
-its budget, or the audit objects; the unchanged files must pass both. Beside it: what fixed tolerances catch on the same
+its budget, or the audit objects to what outputs need not show; the unchanged files must pass both. Beside it: what fixed tolerances catch on the same
 outputs. A mutated file that onnxruntime refuses, or a case it refuses to run, is a catch for everybody.
 
 Equivalent, and counted apart, is a mutated file that no check could tell from the healthy one by what it computes:
@@ -42,6 +42,7 @@ from pipeline.interface import Case
 from pipeline.parity import jobs
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare
+from pipeline.parity.effect import Effect
 from pipeline.rebuild import cases
 from pipeline.release.tools import tools
 
@@ -69,6 +70,11 @@ class Subject:
         self.truth = exported.truth(seed=0)
         self._steps: dict[str, truths.Truths] = {}
         self.state = {key: value.copy() for key, value in jobs.arrays_of(exported.module()).items()}
+
+    @cached_property
+    def effect(self) -> Effect:
+        """What tries the network with other values, as a release's audit does."""
+        return Effect(self.exported.module, self.exported.interface, self.exported.examples)
 
     @cached_property
     def plain_outputs(self) -> list[list[Any]]:
@@ -395,7 +401,9 @@ def judge(subject: Subject, kind: str, mutated: Mutated) -> tuple[Result, Case |
         kind=kind,
         target=mutated.target,
         equivalent=outputs is not None and _is_equivalent(subject, kind, mutated),
-        by_audit=not audit_graph(Graph(mutated.proto), subject.state, subject.exported.program)["passed"],
+        by_audit=not audit_graph(Graph(mutated.proto), subject.state, subject.exported.program, subject.effect)[
+            "passed"
+        ],
         by_rules=found.failed,
         factor=found.factor,
     )

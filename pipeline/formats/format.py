@@ -69,12 +69,14 @@ class AuditSubject:
     """What a file is audited against: the network's tensors by name, and the exported program.
 
     `program` is what the file's own exporter stated of it, None if it stated nothing; `captured` returns the program as
-    torch.export captures it, or None and why not, and takes time.
+    torch.export captures it, or None and why not, and takes time. `effect` returns whether outputs show it, far beyond rounding, when
+    tensors of the network hold the given values instead; None if it cannot be tried. It takes time as well.
     """
 
     state: Mapping[str, Any]
     program: Mapping[str, Any] | None
     captured: Callable[[], tuple[Mapping[str, Any] | None, str | None]]
+    effect: Callable[[Mapping[str, Any]], bool | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pipeline.formats.program import Step
 
@@ -20,10 +20,21 @@ def numbers(step: Step) -> tuple[set[int], set[float]]:
     whole |= {each - rank for each in whole} | {each + rank for each in whole if each < 0}
     for shape in step.shapes.values():
         whole |= set(shape)
-    for rule in (_RULE_LITERALS.get(family(step.operator)), _RULE_LITERALS.get("")):
+    for rule in (_RULE_LITERALS.get(family(step.operator, step.arguments)), _RULE_LITERALS.get("")):
         if rule is not None:
             real |= set(rule(step))
     return whole, real | {float(each) for each in whole}
+
+
+def of_arithmetic(step: Step) -> set[float]:
+    """Return the forms that the one number of a sum, product or power may take in a graph; empty where it has none."""
+    name = step.operator.removeprefix("aten.").removesuffix("_")
+    other = step.arguments.get("exponent" if name == "pow" else "other")
+    if name not in {"add", "sub", "rsub", "mul", "div", "pow"} or not isinstance(other, int | float) or other is True:
+        return set()
+    scaled = float(other) * float(step.arguments.get("alpha") or 1)
+    forms = {float(other), scaled, -scaled, float(step.arguments.get("alpha") or 1)}
+    return forms | ({1 / float(other)} if other else set())
 
 
 def _collect(value: Any, whole: set[int], real: set[float]) -> None:
@@ -38,13 +49,20 @@ def _collect(value: Any, whole: set[int], real: set[float]) -> None:
         real.add(float(value))
 
 
-def family(operator: str) -> str:
-    """Return one name for the operators that share a rule: "conv" for aten.conv2d and aten._convolution."""
-    name = operator.removeprefix("aten.")
+def family(operator: str, arguments: Mapping[str, Any] | None = None) -> str:
+    """Return one name for the operators that share a rule: "conv" for aten.conv2d and aten._convolution.
+
+    A trace has both kinds of convolution as aten._convolution: its argument `transposed` tells them apart.
+    """
+    name = operator.removeprefix("aten.").removesuffix("_")
+    if (arguments or {}).get("transposed") is True and "convolution" in name:
+        return "conv_transpose"
     if name in {"conv1d", "conv2d", "conv3d", "_convolution", "convolution"}:
         return "conv"
     if name.startswith(("conv_transpose", "conv_tbc")):
         return "conv_transpose"
+    if name.startswith("adaptive_"):
+        return name
     for stem in ("max_pool", "avg_pool", "softmax", "log_softmax", "batch_norm"):
         if stem in name:
             return stem if stem != "softmax" or "log" not in name else "log_softmax"

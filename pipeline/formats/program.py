@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.formats import folding
+from pipeline.formats.folding import operator_of
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     import torch
 
-_VIEWS = frozenset(
-    {"aten.view", "aten.reshape", "aten.unsqueeze", "aten.squeeze", "aten.t", "aten.detach", "aten.alias"}
-)
+_SHAPE_ONLY = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "size"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,19 @@ class Step:
 
 
 def as_values(program: torch.export.ExportedProgram) -> dict[str, Any]:
-    """Return a program's steps as JSON values and what it computes from constants alone, in float64, by step."""
-    return {"steps": [asdict(step) for step in steps(program)], "folded": folded(program)}
+    """Return a program's steps as JSON values, which of them can reach an output, and what it computes from constants alone.
+
+    That is `folded`, arrays in float64 by step, with the `folded_keys` of the state dict that each follows from, and its
+    `roundings` (see `pipeline.formats.folding.Folded`).
+    """
+    found = folding.folded(program, state_names(program))
+    return {
+        "steps": [asdict(step) for step in steps(program)],
+        "live": live(program),
+        "folded": found.values,
+        "folded_keys": found.keys,
+        "roundings": found.roundings,
+    }
 
 
 def steps(program: torch.export.ExportedProgram) -> list[Step]:
@@ -57,72 +69,23 @@ def state_names(program: torch.export.ExportedProgram) -> dict[str, str]:
     return {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
 
 
-def folded(program: torch.export.ExportedProgram) -> dict[str, Any]:
-    """Return, by step, the values that need no input: lifted constants and what is computed from weights alone.
-
-    Floating values are computed in float64. What only reads a weight in another shape is left out, and no weight is
-    converted for it.
-    """
-    import torch
-
-    constants = _constants(program)
-    found: dict[str, Any] = {
-        name: _double(constants[name])
-        for name in program.graph_signature.inputs_to_lifted_tensor_constants
-        if name in constants
-    }
-    known: dict[str, Any] = {}
-    for node in _worth_folding(program, constants):
-        value = _evaluate(node, lambda name: known[name] if name in known else _double(constants[name]))
-        if isinstance(value, torch.Tensor):
-            known[node.name] = value
-            if _operator(node) not in _VIEWS:
-                found[node.name] = value
-    return {name: value.contiguous().numpy() for name, value in found.items()}
+def live(program: torch.export.ExportedProgram) -> list[str]:
+    """Return the steps whose values can reach an output; what only lends its shape to others is none of them."""
+    waiting = [each for node in program.graph.nodes if node.op == "output" for each in node.all_input_nodes]
+    # What is written in place is read under the name of what it was written to.
+    waiting += [node for node in program.graph.nodes if node.op == "call_function" and folding.is_mutable(node)]
+    found: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        if node.name not in found:
+            found.add(node.name)
+            waiting += [] if _takes_shape_only(node) else node.all_input_nodes
+    return [node.name for node in program.graph.nodes if node.name in found and node.op == "call_function"]
 
 
-def _worth_folding(program: torch.export.ExportedProgram, constants: Mapping[str, Any]) -> list[Any]:
-    """Return, in order, the nodes that follow from constants and do more than view one, and the views these are of."""
-    import torch
-
-    following: dict[str, Any] = {}
-    for node in program.graph.nodes:
-        if node.op != "call_function" or any(
-            each.name not in constants and each.name not in following for each in node.all_input_nodes
-        ):
-            continue
-        if node.all_input_nodes or isinstance(node.meta.get("val"), torch.Tensor):
-            following[node.name] = node
-    wanted: dict[str, Any] = {}
-    for node in reversed(following.values()):
-        if _operator(node) not in _VIEWS or node.name in wanted:
-            wanted |= {each.name: each for each in (node, *node.all_input_nodes)}
-    return [node for name, node in following.items() if name in wanted]
-
-
-def _constants(program: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:
-    signature = program.graph_signature
-    state = {**program.state_dict, **program.constants}
-    targets = {**state_names(program), **signature.inputs_to_lifted_tensor_constants}
-    return {name: state[target].detach() for name, target in targets.items() if target in state}
-
-
-def _double(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def _evaluate(node: Any, value_of: Callable[[str], Any]) -> Any:
-    import torch
-    from torch.fx.node import map_arg
-
-    def given(arguments: Any) -> Any:
-        return map_arg(arguments, lambda each: value_of(each.name))
-
-    try:
-        with torch.no_grad():
-            return node.target(*given(node.args), **given(node.kwargs))
-    except (RuntimeError, TypeError, NotImplementedError, KeyError):
-        return None  # it stays unexplained, and the audit says so
+def _takes_shape_only(node: Any) -> bool:
+    name = operator_of(node).rpartition(".")[2] if node.op == "call_function" else ""
+    return name in _SHAPE_ONLY or name.startswith(("new_", "sym_"))
 
 
 def _step(node: Any, parameters: Mapping[str, str]) -> Step:
@@ -133,7 +96,7 @@ def _step(node: Any, parameters: Mapping[str, str]) -> Step:
     shapes = {name: _shape(value) for name, value in [*tensors.items(), ("", node)]}
     return Step(
         name=node.name,
-        operator=_operator(node),
+        operator=operator_of(node),
         arguments={name: _plain(value) for name, value in (defaults | given).items()},
         module=_module(node),
         source=_source(node.meta.get("stack_trace")),
@@ -149,10 +112,6 @@ def _tensor_names(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, value.name
         elif isinstance(value, list | tuple):
             yield from _tensor_names({f"{name}[{index}]": each for index, each in enumerate(value)})
-
-
-def _operator(node: Any) -> str:
-    return str(getattr(node.target, "_overloadpacket", node.target))
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,8 @@ from pipeline.parity.budget import Rule  # noqa: TC001 - as above
 from pipeline.parity.compare import Finding  # noqa: TC001 - as above
 from pipeline.storage.documents import Count, Many, Number, Part, schema_of
 
+_NAMED = 3  # of those that nothing accounts for
+
 
 class Oracle(Part):
     """What outputs were held against; `fallback` says why it is not the network in float64."""
@@ -37,43 +39,78 @@ class AuditProblem(Part):
     differing: Count = 0
     elements: Count = 0
 
+    def in_words(self) -> str:
+        """Say where, and what is wrong there."""
+        return f"{self.where}{f' in {self.module}' if self.module else ''} {self.problem}".lstrip()
+
 
 class Unaccounted(Part):
-    """A constant or attribute that nothing accounts for."""
+    """A constant or attribute that nothing accounts for, and the operators that use it."""
 
     name: str
     shape: Many[Count]
     elements: Count
     dtype: str
+    used_by: str = ""
+
+    def in_words(self) -> str:
+        """Say what it is: "val_3 [4, 7] (MatMul node_linear)"."""
+        shape = "" if self.dtype == "attribute" else f" {list(self.shape)}"
+        return f"{self.name}{shape}" + (f" ({self.used_by})" if self.used_by and shape else "")
 
 
 class Audit(Part):
-    """Where the constants and numbers of a file come from; `crashed`: nothing is known of it."""
+    """Where the constants and numbers of a file come from; `crashed`: nothing is known of it.
+
+    `suspects` are differences that outputs would show, so that parity judges them; they explain a failure of it.
+    """
 
     passed: bool
-    problems: Many[AuditProblem] = Field(description="The first of them")
+    problems: Many[AuditProblem] = Field(description="The first hundred of them")
     problem_count: Count
     crashed: bool = False
     constants: Count = 0
     elements: Count = 0
     attributes: Count = 0
     accounted: dict[str, Count] = Field(default={}, description="Elements by how they are accounted for")
+    absent: dict[str, Count] = Field(
+        default={},
+        description="Tensors of the state dict that the file does not hold as they are, by why that is right",
+    )
     share: float = Field(default=0.0, description="Part of the elements that is not accounted for")
-    unaccounted: Many[Unaccounted] = Field(default=(), description="The first of them")
+    unaccounted: Many[Unaccounted] = Field(default=(), description="All of them")
     unaccounted_count: Count = 0
+    suspects: Many[AuditProblem] = Field(
+        default=(), description="The first hundred differences that outputs would show, so that parity judges them"
+    )
+    suspect_count: Count = 0
     unchecked: str | None = Field(default=None, description="Why operators were not checked")
 
     def in_words(self) -> str:
         """Say in one line what was found."""
         if self.problems:
-            first, more = self.problems[0], self.problem_count - 1
-            place = f" in {first.module}" if first.module else ""
-            return f"{first.where}{place} {first.problem}".lstrip() + (f" (and {more} more)" if more else "")
+            more = self.problem_count - 1
+            return self.problems[0].in_words() + (f" (and {more} more)" if more else "")
+        said = f"{self.elements:,} elements of {self.constants} constants and {self.attributes} attributes"
         if self.unaccounted_count:
-            return (
+            said = (
                 f"{self.unaccounted_count} constants or attributes ({self.share:.2%} of the elements) not accounted for"
             )
-        return f"{self.elements:,} elements of {self.constants} constants and {self.attributes} attributes"
+            said += f": {self.left_in_words()}"
+        return said + "".join(f"; {count} tensors not in the file: {why}" for why, count in self.absent.items())
+
+    def left_in_words(self) -> str:
+        """Name the first few that nothing accounts for, constants first, and say how many more there are."""
+        order = sorted(self.unaccounted, key=lambda each: -each.elements)[:_NAMED]
+        more = self.unaccounted_count - len(order)
+        return ", ".join(each.in_words() for each in order) + (f", and {more} more in parity.json" if more else "")
+
+    def suspicion(self) -> str:
+        """Say in one line which differences explain outputs that are wrong; empty if there are none."""
+        if not self.suspects:
+            return ""
+        more = self.suspect_count - 1
+        return f"in its file, {self.suspects[0].in_words()}" + (f" (and {more} more)" if more else "")
 
 
 class Exported(Part):

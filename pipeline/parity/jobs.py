@@ -195,13 +195,14 @@ class Exported(Model):
 
     format: str
     file: Path
-    program: dict[str, JsonValue | dict[str, Array]] | None
+    program: dict[str, object] | None  # arrays among its values
 
 
 class Audit(Request[tuple[dict[str, JsonValue], ...]]):
     """Account for the constants and numbers of exported files; return the audit of each as JSON values.
 
-    The network is loaded once for all, and captured only if none of the programs is the captured one.
+    The network is loaded once for all, and captured only if none of the programs is the captured one. A file that cannot be audited
+    is no reason against the others.
     """
 
     network: Network
@@ -210,28 +211,33 @@ class Audit(Request[tuple[dict[str, JsonValue], ...]]):
     files: tuple[Exported, ...]
 
     def run(self, _: Context) -> tuple[dict[str, JsonValue], ...]:
-        """Audit one file after the other.
-
-        Raises:
-            InputError: a file cannot be read as its format.
-        """
+        """Audit one file after the other."""
+        from pipeline.parity.effect import Effect
         from pipeline.rebuild import model
 
         module = model.load(self.network).module
         state = arrays_of(module)
+        effect = Effect(lambda: model.load(self.network).module, self.interface, self.examples)
 
         @cache
         def captured() -> tuple[Mapping[str, Any] | None, str | None]:
             known = [each.program for each in self.files if each.program and each.program.get("captured")]
             return (known[0], None) if known else _captured(module, self.interface, self.examples)
 
-        found = []
-        for each in self.files:
-            audit = formats()[each.format].audit
-            if audit is None:
-                raise InputError(f"{each.format} files cannot be audited")
-            found.append(dict(audit(each.file, AuditSubject(state, each.program, captured))))
-        return tuple(found)
+        return tuple(_audited(each, AuditSubject(state, each.program, captured, effect)) for each in self.files)
+
+
+def _audited(exported: Exported, subject: AuditSubject) -> dict[str, JsonValue]:
+    """Return the audit of one file; what stopped it is all that there is to say of one that cannot be audited."""
+    audit = formats()[exported.format].audit
+    try:
+        if audit is None:
+            raise InputError(f"{exported.format} files cannot be audited")
+        return dict(audit(exported.file, subject))
+    except Exception as error:  # noqa: BLE001 - a file may hold anything, and the others are to be audited all the same
+        reason = error.message if isinstance(error, WeighbridgeError) else f"{type(error).__name__}: {error}"
+        problem: dict[str, JsonValue] = {"where": "", "problem": f"could not be audited: {reason.splitlines()[0]}"}
+        return {"passed": False, "crashed": True, "problems": [problem], "problem_count": 1}
 
 
 class ReadSignature(Request[Signature]):
@@ -252,8 +258,7 @@ def arrays_of(module: nn.Module) -> dict[str, Any]:
     """Return a network's state dict, and its buffers that are not in it, as arrays."""
     from pipeline.rebuild import calling
 
-    tensors = {**dict(module.named_buffers()), **module.state_dict()}
-    return {name: calling.array_from(tensor) for name, tensor in tensors.items()}
+    return calling.arrays_of({**dict(module.named_buffers()), **module.state_dict()})
 
 
 def _captured(

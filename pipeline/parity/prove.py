@@ -216,10 +216,10 @@ def _explain_chance(
 def audit(artifacts: Sequence[Artifact], conditions: Conditions, examples: Arrays) -> dict[str, Audit]:
     """Return each artifact's audit by name: where its constants and numbers come from (see `pipeline.formats.accounting`).
 
-    Where the audit crashed, no file passed it.
+    Where the audit crashed, no file passed it; a file that cannot be audited is so alone.
 
     Raises:
-        WeighbridgeError: a file cannot be read.
+        WeighbridgeError: the network cannot be built.
     """
     known = [each for each in artifacts if formats()[each.format].audit]
     if not known:
@@ -273,7 +273,11 @@ def with_audits(proofs: Sequence[Proof], audits: Mapping[str, Audit]) -> tuple[P
 
 
 def _with_audit(proof: Proof, found: Audit | None) -> Proof:
-    if found is None or found.passed or proof.status not in {"pass", "fail"}:
+    if found is None or proof.status not in {"pass", "fail"}:
+        return proof
+    if proof.status == "fail" and (suspicion := found.suspicion()):
+        proof = replace(proof, reason=f"{proof.reason}; {suspicion}")
+    if found.passed:
         return proof
     if found.crashed:
         return replace(proof, status="crashed", reason=found.in_words()) if proof.status == "pass" else proof

@@ -291,6 +291,12 @@ def array_from(tensor: torch.Tensor) -> Any:
     return tensor.numpy()
 
 
+def arrays_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Turn tensors into arrays; those that numpy has no form for (sparse, quantised, on no device) are left out."""
+    found = {name: attempt(array_from, tensor) for name, tensor in tensors.items()}
+    return {name: array for name, array in found.items() if array is not None}
+
+
 def _tensor(array: Any) -> torch.Tensor:
     import numpy as np
     import torch

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _TONES = {"good": "green", "bad": "bold red", "neutral": ""}
 _VERDICTS = {"pass": "green", "FAIL": "bold red"}
 _ON_THE_RIGHT = {"× noise floor", "size"}
+_PROBLEMS = 10  # of an audit, before the rest is counted
 _HEARTBEAT_S = 10.0
 
 
@@ -103,7 +104,12 @@ def remarks(parity: Parity) -> list[str]:
     for each in parity.exports:
         if isinstance(each, Exported) and (audit := each.audit):
             said.append(f"audit of {each.artifact}: {'ok' if audit.passed else 'FAILED'}: {audit.in_words()}")
-            said += [f"  {problem.where} {problem.problem}" for problem in audit.problems[1:]]
+            said += [f"  {problem.in_words()}" for problem in audit.problems[1:_PROBLEMS]]
+            if (more := audit.problem_count - _PROBLEMS) > 0:
+                said.append(f"  and {more} more in parity.json")
+            said += [f"  outputs would show: {problem.in_words()}" for problem in audit.suspects[:_PROBLEMS]]
+            if audit.unchecked:
+                said.append(f"  operators were not checked: {audit.unchecked}")
     said += [f"{each.name}: {each.status}: {each.reason}" for each in parity.backends if each.reason]
     placed = [(each.name, each.facts.placement) for each in parity.backends]
     return said + [f"{name} ran on {placement.in_words(where)}" for name, where in placed if where]

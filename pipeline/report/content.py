@@ -9,6 +9,8 @@ from pipeline.backends.placement import problems
 from pipeline.formats.onnx.record import ONNX
 from pipeline.interface import in_words
 from pipeline.parity.document import Exported
+from pipeline.report.audits import audits
+from pipeline.report.section import Section
 from pipeline.report.summary import HEADINGS, lines
 from pipeline.report.words import factor, in_units, milliseconds
 
@@ -20,18 +22,6 @@ if TYPE_CHECKING:
     from pipeline.parity.compare import Finding
     from pipeline.parity.document import BackendResult, Parity
     from pipeline.report.document import Documents
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the report; `charts` name the plots that HTML shows above the table, `code` what can be run."""
-
-    title: str
-    text: tuple[str, ...] = ()
-    headings: tuple[str, ...] = ()
-    body: tuple[tuple[str, ...], ...] = ()
-    charts: tuple[str, ...] = ()
-    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +47,7 @@ def content(name: str, documents: Documents) -> Content:
         *(_started(figures) if figures else ()),
         *_gpu(benchmark),
         findings(parity),
+        *audits(parity),
         *_placement(parity),
         *(_reached(figures) if figures else ()),
         *_machine(benchmark),

@@ -59,9 +59,13 @@ def _audit(root: ET.Element, name: str, audit: Audit) -> None:
     test = ET.SubElement(
         suite, "testcase", classname=_clean(suite.get("name", "")), name="every constant accounted for"
     )
+    kind = "error" if audit.crashed else "failure"
     for problem in audit.problems:
-        ET.SubElement(test, "failure", message=_clean(f"{problem.where} {problem.problem}"))
-    suite.set("failures", str(int(bool(audit.problems))))
+        ET.SubElement(test, kind, message=_clean(problem.in_words()))
+    suite.set("errors" if audit.crashed else "failures", str(int(bool(audit.problems))))
+    if audit.unaccounted:
+        left = "\n".join(each.in_words() for each in audit.unaccounted)
+        ET.SubElement(test, "system-out").text = _clean(f"not accounted for:\n{left}")
 
 
 def _suite(root: ET.Element, name: str, tests: int) -> ET.Element:

@@ -11,8 +11,9 @@ from pipeline.report.content import content
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pipeline.report.content import Content, Section
+    from pipeline.report.content import Content
     from pipeline.report.document import Documents
+    from pipeline.report.section import Section
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 

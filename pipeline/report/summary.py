@@ -73,9 +73,11 @@ def _audit(name: str, audit: Audit | None) -> Line:
     if audit is None:
         return Line("audit", name, "not done: its format cannot be audited", tone="neutral")
     if not audit.passed:
-        return Line("audit", name, f"{audit.problem_count} problems", tone="bad")
+        said = "could not be done" if audit.crashed else f"{audit.problem_count} problems"
+        return Line("audit", name, said, tone="bad")
     if left := audit.unaccounted_count:
-        return Line("audit", name, f"{left} not accounted for ({audit.share:.2%})", tone="neutral")
+        said = f"{left} not accounted for ({audit.share:.2%}): {audit.left_in_words()}"
+        return Line("audit", name, said, tone="neutral")
     return Line("audit", name, f"all of {audit.elements:,} elements", tone="good")
 
 

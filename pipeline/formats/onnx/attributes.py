@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.formats.literals import family
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pipeline.formats.program import Step
 
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     Rule = Callable[[Step, Mapping[str, Step]], Expected]
 
 _FLOAT32_RELATIVE = 2.0**-23
+
+# Attributes whose change outputs may hide: they are held strictly against what the network says.
+STRICT = frozenset({"epsilon", "alpha", "beta", "approximate"})
+# Operators of which a strict attribute has no other source than an argument of a step, or its default.
+STRICT_OPERATORS = frozenset(
+    {
+        "Gemm",
+        "LayerNormalization",
+        "RMSNormalization",
+        "BatchNormalization",
+        "InstanceNormalization",
+        "GroupNormalization",
+    }
+)
 
 # Attributes that say how and not what, or that are checked with the constant they apply to (transB).
 NEUTRAL = frozenset(
@@ -43,6 +57,17 @@ def _axis_check(axis: int) -> _Check:
     return _Check(str(axis), lambda found, rank: bool(found == axis or (rank and found % rank == axis % rank)))
 
 
+def _same_equation(text: str) -> _Check:
+    """Return the check of an equation, whose letters may be others."""
+    return _Check(text, lambda found, _: _lettered(found) == _lettered(text))
+
+
+def _lettered(equation: str) -> str:
+    letters = dict.fromkeys(each for each in equation if each.isalpha())
+    names = {letter: chr(ord("a") + index) for index, letter in enumerate(letters)}
+    return "".join(names.get(each, each) for each in equation if not each.isspace())
+
+
 _SWAPS_LAST_TWO = _Check(
     "the last two axes swapped", lambda found, _: found == [*range(len(found) - 2), len(found) - 1, len(found) - 2]
 )
@@ -50,18 +75,58 @@ _SWAPS_LAST_TWO = _Check(
 
 def expected(step: Step, onnx_operator: str, steps: Mapping[str, Step]) -> Expected | None:
     """Return what the attributes of an ONNX node made from `step` must be, by name; None if there is no rule."""
-    rule = _RULES.get((family(step.operator), onnx_operator))
-    return None if rule is None else rule(step, steps)
+    rule = _RULES.get((_family(step), onnx_operator))
+    try:
+        return None if rule is None else rule(step, steps)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None  # an argument that the program leaves open
 
 
-def step_before(value: str, onnx_operator: str, steps: Mapping[str, Step]) -> Step | None:
-    """Return the one step that reads `value` and that an ONNX operator may have come from, None if there is no such one."""
-    found = [
-        step
-        for step in steps.values()
-        if f"%{value}" in step.arguments.values() and (family(step.operator), onnx_operator) in _RULES
-    ]
-    return found[0] if len(found) == 1 else None
+def steps_with_rule(onnx_operator: str, steps: Iterable[Step]) -> list[Step]:
+    """Return the steps that an ONNX operator may have come from."""
+    return [step for step in steps if (_family(step), onnx_operator) in _RULES]
+
+
+def steps_before(value: str, onnx_operator: str, steps: Mapping[str, Step]) -> list[Step]:
+    """Return the steps that read `value` and that an ONNX operator may have come from."""
+    return steps_with_rule(onnx_operator, (step for step in steps.values() if f"%{value}" in step.arguments.values()))
+
+
+def merged(step: Step, steps: Mapping[str, Step]) -> list[list[int]]:
+    """Return the orders of axes that a permutation comes to with those right before and after it; empty if there are none.
+
+    An optimiser makes one of several that follow each other.
+    """
+    if not _is_permutation(step):
+        return []
+    chain, first = [step], step
+    while (before := steps.get(str(first.arguments.get("self", "")).removeprefix("%"))) and _is_permutation(before):
+        chain.insert(0, before)
+        first = before
+    found = []
+    for start in range(len(chain)):
+        found += _orders_after(chain[start:], steps)
+    return found if len(chain) > 1 or len(found) > 1 else []
+
+
+def _orders_after(chain: Sequence[Step], steps: Mapping[str, Step]) -> list[list[int]]:
+    """Return the order that a chain of permutations comes to, and those it comes to with each that reads its end."""
+    order = list(range(len(chain[0].shapes["self"])))
+    for step in chain:
+        order = [order[axis] for axis in _permutation(step, steps)["perm"]]
+    found = [order]
+    for step in steps.values():
+        if step.arguments.get("self") == f"%{chain[-1].name}" and _is_permutation(step):
+            found += _orders_after([*chain, step], steps)
+    return found
+
+
+def _is_permutation(step: Step) -> bool:
+    return _RULES.get((_family(step), "Transpose")) is _permutation and "self" in step.shapes
+
+
+def _family(step: Step) -> str:
+    return family(step.operator, step.arguments)
 
 
 def agrees(found: Any, wanted: Any, rank: int | None) -> bool:
@@ -104,8 +169,14 @@ def _conv(step: Step, steps: Mapping[str, Step]) -> Expected:
         "dilations": dilation,
         "group": step.arguments["groups"],
         "kernel_shape": kernel,
-        "pads": [own + before for own, before in zip(pads, _padding_before(step, steps, count), strict=True)],
+        "pads": _padded(pads, _padding_before(step, steps, count)),
     }
+
+
+def _padded(own: list[int], before: list[int]) -> Any:
+    """Return the check of a convolution's pads: its own, where the padding before it is an operator of its own, or both together."""
+    both = [each + more for each, more in zip(own, before, strict=True)]
+    return both if both == own else _Check(str(both), lambda found, _: list(found) in (both, own))
 
 
 def _padding_before(step: Step, steps: Mapping[str, Step], count: int) -> list[int]:
@@ -181,6 +252,18 @@ def _split(step: Step, _: Mapping[str, Step]) -> Expected:
     return {"axis": _axis_check(step.arguments["dim"])}
 
 
+def _recurrent(step: Step, _: Mapping[str, Step]) -> Expected:
+    """The direction of a layer may be either where a graph has the two of a bidirectional one apart."""
+    names = {"forward", "reverse", "bidirectional"} if step.arguments.get("bidirectional") else {"forward"}
+    widths = {shape[-1] for name, shape in step.shapes.items() if name.startswith("hx") and shape}
+    found: dict[str, Any] = {"direction": _Check(" or ".join(sorted(names)), lambda value, _: value in names)}
+    if widths:
+        found["hidden_size"] = _Check(str(max(widths)), lambda value, _: value in widths)
+    if step.operator == "aten.gru":
+        found["linear_before_reset"] = 1
+    return found
+
+
 def _attention(_step: Step, _: Mapping[str, Step]) -> Expected:
     """Keys are transposed in their last two axes, and scores normalised over the last."""
     return {"perm": _SWAPS_LAST_TWO, "axis": _axis_check(-1)}
@@ -244,6 +327,14 @@ _RULES: dict[tuple[str, str], Rule] = {
     ("constant_pad_nd", "Pad"): lambda _step, _: {"mode": "constant"},
     ("reflection_pad1d", "Pad"): lambda _step, _: {"mode": "reflect"},
     ("reflection_pad2d", "Pad"): lambda _step, _: {"mode": "reflect"},
+    ("lstm", "LSTM"): _recurrent,
+    ("gru", "GRU"): _recurrent,
+    ("rnn_tanh", "RNN"): _recurrent,
+    ("rnn_relu", "RNN"): _recurrent,
+    ("einsum", "Einsum"): lambda step, _: {"equation": _same_equation(step.arguments["equation"])},
+    ("topk", "TopK"): _axis("dim"),
+    ("sort", "TopK"): _axis("dim"),
+    ("argsort", "TopK"): _axis("dim"),
     ("argmax", "ArgMax"): _axis("dim"),
     ("argmin", "ArgMin"): _axis("dim"),
     ("gather", "GatherElements"): _axis("dim"),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.formats.accounting import Constant
 from pipeline.formats.format import Signature
+from pipeline.formats.ledger import Constant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SIZES = frozenset(
     {"Shape", "Size", "Gather", "Concat", "Slice", "Unsqueeze", "Squeeze", "Cast", "Add", "Sub", "Mul", "Div"}
+    | {"Abs", "Neg", "Max", "Min", "Mod", "Where", "Equal", "Greater", "Less", "Not", "Identity", "ReduceProd"}
 )
 _SCOPES = "pkg.torch.onnx.name_scopes"
 # Inputs that say which elements or which shape, by operator: (position, …).
@@ -58,12 +59,16 @@ class Graph:
         for node in self.nodes:
             for name in node.inputs:
                 self.users.setdefault(name, []).append(node)
+        self._outputs = {each.name for each in model.graph.output}
         self._constant_names = {each.name for each in self.constants}
         self._sizes = self._size_values()
 
     def step_of_node(self, node: Node, steps: Mapping[str, Step]) -> Step | None:
-        """Return the step of the program that a node was made from: by its scopes, by its output's name, or None."""
-        for name in (*node.scopes[-1:], *node.outputs):
+        """Return the step of the program that a node was made from: by its scopes, by its output's name, or None.
+
+        What the config calls an output is a step's name only by chance.
+        """
+        for name in (*node.scopes[-1:], *(each for each in node.outputs if each not in self._outputs)):
             if name in steps:
                 return steps[name]
         return None
@@ -118,6 +123,25 @@ class Graph:
                 for index, name in enumerate(user.inputs)
                 if name == constant.name
             )
+            for user in users
+        )
+
+    def used_by(self, constant: Constant) -> str:
+        """Return the operators that use a constant, in words."""
+        users = dict.fromkeys(f"{user.operator} {user.name}" for user in self.users.get(constant.name, ()))
+        return ", ".join(list(users)[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
+
+    def stands_alone_in_arithmetic(self, constant: Constant) -> bool:
+        """Whether a constant is one side of one sum, product or power, and nothing else."""
+        users = self.users.get(constant.name, ())
+        return len(users) == 1 and users[0].operator in {"Add", "Sub", "Mul", "Div", "Pow"}
+
+    def keeps_a_root_from_zero(self, constant: Constant) -> bool:
+        """Whether a constant is only added to what a square root is taken of."""
+        users = self.users.get(constant.name, ())
+        return bool(users) and all(
+            user.operator == "Add"
+            and any(each.operator in {"Sqrt", "Rsqrt"} for each in self.users.get(user.outputs[0], ()))
             for user in users
         )
 

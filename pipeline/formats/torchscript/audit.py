@@ -7,16 +7,25 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.formats.accounting import BATCH_STATISTICS, DROPS_OUT, Problem, audit_tensors, uses_batch_statistics
+from pipeline.formats.accounting import (
+    BATCH_STATISTICS,
+    DROPS_OUT,
+    audit_tensors,
+    known_of,
+    uses_batch_statistics,
+)
 from pipeline.formats.format import Signature
+from pipeline.formats.ledger import Problem
 from pipeline.formats.literals import family
-from pipeline.formats.program import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from pipeline.formats.format import AuditSubject
+    from pipeline.formats.known import Known
+    from pipeline.formats.ledger import Audit
+    from pipeline.formats.program import Step
 
 # The arguments that matter, of operators whose every use the program must match.
 _NUMBERS = ("eps", "stride", "padding", "dilation", "groups", "kernel_size", "approximate", "negative_slope", "alpha")
@@ -25,6 +34,12 @@ _FAMILIES = frozenset(
     | {"max_pool", "avg_pool", "rms_norm"}
 )
 
+
+# Those whose numbers outputs may hide.
+_HIDDEN = frozenset(
+    {"layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "gelu", "leaky_relu", "elu"}
+)
+_OPEN = "?"  # as `pipeline.formats.program` writes what is not fixed
 
 Use = tuple[str, tuple[tuple[str, Any], ...]]
 
@@ -62,50 +77,76 @@ def audit(file: Path, subject: AuditSubject) -> dict[str, Any]:
         InputError: it is no TorchScript archive.
     """
     program, reason = subject.captured()
-    found = audit_module(read(file), subject.state, program)
+    found = audit_module(read(file), subject.state, program, subject.effect)
     return found if reason is None else {**found, "unchecked": reason}
 
 
-def audit_module(module: Any, state: Mapping[str, Any], program: Mapping[str, Any] | None) -> dict[str, Any]:
+def audit_module(
+    module: Any,
+    state: Mapping[str, Any],
+    program: Mapping[str, Any] | None,
+    effect: Callable[[Mapping[str, Any]], bool | None] | None = None,
+) -> dict[str, Any]:
     """Account for every tensor of a module and the numbers of its operators."""
     from pipeline.rebuild import calling
 
     graph = module.inlined_graph
     tensors = {**dict(module.named_buffers()), **module.state_dict(), **_tensor_constants(graph)}
-    found = audit_tensors({name: calling.array_from(each) for name, each in tensors.items()}, state, program)
-    found.problems[:0] = _training(graph, program)  # what explains the others comes first
-    if program is not None:
-        wanted = [_of_step(Step(**each)) for each in program["steps"]]
-        found.problems += _check([each for each in wanted if each], graph, found)
+    _, known = known_of(state, program, effect)
+    found = audit_tensors(calling.arrays_of(tensors), known)
+    found.problems[:0] = _training(graph, known.steps)  # what explains the others comes first
+    _check(known, graph, found)
     return found.to_json()
 
 
-def _check(wanted: list[tuple[Use, str]], graph: Any, found: Any) -> Iterator[Problem]:
-    outer = [signature for node in graph.nodes() if (signature := _of_node(node))]
-    everything = [signature for node in _all_nodes(graph) if (signature := _of_node(node))]
-    found.attributes += sum(len(numbers) for _, numbers in everything)
-    expected = Counter(signature for signature, _ in wanted)
+def _check(known: Known, graph: Any, found: Audit) -> None:
+    """Hold the numbers of operators against the program's, as a multiset a family.
+
+    A script may have an operator once in a loop, or in each of two branches, and a trace one fused operator instead of several. Where
+    the two have not the same number of a family, only numbers that the other has nowhere are held against it.
+    """
+    every = [use for node in _all_nodes(graph) if (use := _of_node(node))]
+    outer = {use for node in graph.nodes() if (use := _of_node(node))}
+    inner = {use[0] for block in _blocks(graph) for node in _all_nodes(block) if (use := _of_node(node))}
+    found.attributes += sum(len(numbers) for _, numbers in every)
+    wanted = [each for step in known.live if (each := _of_step(step))]
     modules = dict(reversed(wanted))
-    available = Counter(everything)
-    for signature, count in expected.items():
-        if available[signature] < count:
-            yield Problem(
-                _shown(signature), f"is used {count} times by the network and {available[signature]} times in the file",
-                module=modules[signature],
-            )  # fmt: skip
-    for signature, count in Counter(outer).items():
-        if count > expected[signature]:
-            yield Problem(
-                _shown(signature), f"is used {count} times in the file and {expected[signature]} times by the network"
-            )
+    for name in dict.fromkeys(each for each, _ in every):
+        theirs = Counter(use for use in every if use[0] == name)
+        ours = Counter(use for use, _ in wanted if use[0] == name)
+        extra, lacking = theirs - ours, ours - theirs
+        if any(_is_open(use) for use in (*theirs, *ours)):
+            continue
+        if name in inner or theirs.total() != ours.total():
+            lacking = Counter({use: count for use, count in lacking.items() if use not in theirs})
+            extra = Counter({use: count for use, count in extra.items() if use not in ours})
+            if name not in _HIDDEN:
+                lacking.clear()
+        for use in extra:
+            instead = max(lacking, key=lambda each: len({*each[1]} & {*use[1]}), default=None)
+            if instead is None or use not in outer:
+                found.leave(_shown(use), (), 0, "attribute", name)
+            else:
+                words = f"is what the network has where the file has {_shown(use)}"
+                found.problems.append(Problem(_shown(instead), words, module=modules[instead]))
 
 
-def _training(graph: Any, program: Mapping[str, Any] | None) -> Iterator[Problem]:
+def _is_open(use: Use) -> bool:
+    """Whether a number of a use is computed when it runs."""
+    return any(_OPEN in (value if isinstance(value, tuple) else (value,)) for _, value in use[1])
+
+
+def _blocks(graph: Any) -> Iterator[Any]:
+    for node in graph.nodes():
+        yield from node.blocks()
+
+
+def _training(graph: Any, steps: Mapping[str, Step]) -> Iterator[Problem]:
     """Say which operators were recorded in training mode, where the network's own are not."""
-    steps = {each["name"]: Step(**each) for each in program["steps"]} if program else {}
     for node in _all_nodes(graph):
         name = node.kind().removeprefix("aten::")
-        if name.endswith("dropout") and _argument(node, "train") is True:
+        # Attention calls it so in eval mode as well, with a probability of 0 that a script computes.
+        if name.endswith("dropout") and _argument(node, "train") is True and _argument(node, "p") not in {0, _OPEN}:
             yield Problem(name, DROPS_OUT)
         elif name == "batch_norm" and _argument(node, "training") is True and not uses_batch_statistics(steps):
             yield Problem(name, BATCH_STATISTICS)
@@ -120,18 +161,19 @@ def _argument(node: Any, name: str) -> Any:
 
 
 def _of_step(step: Step) -> tuple[Use, str] | None:
-    name = family(step.operator)
+    name = family(step.operator, step.arguments)
     return (_signature(name, step.arguments), step.module) if name in _FAMILIES else None
 
 
 def _of_node(node: Any) -> Use | None:
     import torch
 
-    name = family(node.kind().replace("aten::", "aten."))
-    if name not in _FAMILIES or node.schema() == "(no schema)":
+    if node.schema() == "(no schema)" or not node.kind().startswith("aten::"):
         return None
     names = [argument.name for argument in torch._C.parse_schema(node.schema()).arguments]  # noqa: SLF001 - torch has no other
-    return _signature(name, dict(zip(names, map(_constant, node.inputs()), strict=False)))
+    arguments = dict(zip(names, map(_constant, node.inputs()), strict=False))
+    name = family(node.kind().replace("aten::", "aten."), arguments)
+    return _signature(name, arguments) if name in _FAMILIES else None
 
 
 def _signature(name: str, arguments: Mapping[str, Any]) -> Use:
@@ -157,7 +199,7 @@ def _constant(value: Any) -> Any:
         return value.toIValue()
     if node.kind() == "prim::ListConstruct":
         return [_constant(each) for each in node.inputs()]
-    return None
+    return _OPEN
 
 
 def _all_nodes(block: Any) -> Iterator[Any]:
