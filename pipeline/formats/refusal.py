@@ -132,13 +132,25 @@ def _first_words(error: BaseException) -> str:
 
 def _kind(said: str, line: str, module: nn.Module) -> tuple[str | None, str | None]:
     """Return what cannot be exported, and what to do about it; None where it is not known."""
-    if quantised := next((name for name, each in module.named_modules() if _is_quantised(each)), None):
-        what = f"quantised modules ({quantised or 'the network itself'}: {type(module.get_submodule(quantised)).__name__})"
-        return what, "export the network as it was before torch quantised it"
+    what, fix = quantised(module)
+    if what:
+        return what, fix
     if operator := next((found[1] for each in _OPERATORS if (found := each.search(said))), None):
         return f"the operator {operator}", "compute it with operators that ONNX has, or leave this format out"
     found = next((each for each in _KINDS if each.matches(said, line)), None)
     return (found.what, found.fix) if found else (None, None)
+
+
+def quantised(module: nn.Module) -> tuple[str | None, str | None]:
+    """Return which module torch has quantised, in words, and what to do about it; None where none is."""
+    found = next(((name, each) for name, each in module.named_modules() if _is_quantised(each)), None)
+    if found is None:
+        return None, None
+    kind = f"{type(found[1]).__module__}.{type(found[1]).__name__}"
+    return (
+        f"modules that torch has quantised ({found[0] or 'the network itself'} is a {kind})",
+        "export the network as it was before torch quantised it",
+    )
 
 
 def _is_quantised(module: nn.Module) -> bool:

@@ -50,15 +50,6 @@ def wide(prepared: Forward, interface: Interface) -> torch.export.ExportedProgra
     return program
 
 
-def fixed(prepared: Forward) -> torch.export.ExportedProgram:
-    """Return the program at the examples' sizes alone: enough to say with which numbers the network computes.
-
-    Raises:
-        ExportError: torch.export refuses the network.
-    """
-    return _exported(prepared, None)
-
-
 @contextmanager
 def _loops() -> Iterator[None]:
     """Let LSTM and GRU be captured as loops over their steps, not as the example's steps one after the other."""
@@ -89,7 +80,7 @@ def _oblivious() -> Iterator[None]:
         yield
 
 
-def _exported(prepared: Forward, shapes: tuple[dict[int, Any], ...] | None) -> Any:
+def _exported(prepared: Forward, shapes: tuple[dict[int, Any], ...]) -> Any:
     import torch
 
     try:

@@ -123,7 +123,7 @@ def _program(prepared: Forward, interface: Interface) -> Mapping[str, Any]:
 
 
 def captured(origin: FromNetwork) -> torch.export.ExportedProgram:
-    """Return the network as torch.export captures it, at the examples' sizes alone if it refuses the others.
+    """Return the network as torch.export captures it.
 
     Raises:
         ExportError: torch.export refuses it.
@@ -136,7 +136,7 @@ def _captured(prepared: Forward, interface: Interface) -> torch.export.ExportedP
     try:
         return capture.named(prepared, interface)
     except ExportError:
-        return capture.fixed(prepared)
+        return capture.wide(prepared, interface)
 
 
 def translate(origin: FromNetwork, opset: int) -> tuple[Any, tuple[str, ...]]:
@@ -163,7 +163,7 @@ def _translated(prepared: Forward, interface: Interface, opset: int) -> tuple[to
         if not interface.dimensions or refusal.is_final(error):
             raise
     found = capture.wide(prepared, interface)
-    return found, translated(found, prepared, interface, opset)
+    return found, translated(found, prepared, interface, opset, in_full=True)
 
 
 def _move_weights_out(file: Path) -> None:

@@ -26,14 +26,24 @@ class _Names:
     axes: tuple[dict[int, str], ...]
 
 
-def translate(program: torch.export.ExportedProgram, prepared: Forward, interface: Interface, opset: int) -> Any:
-    """Return a captured program as torch's ONNXProgram, under the config's names.
+def translate(
+    program: torch.export.ExportedProgram, prepared: Forward, interface: Interface, opset: int, *, in_full: bool = False
+) -> Any:
+    """Return a captured program as torch's ONNXProgram, under the config's names; `in_full` leaves out no pass of torch's.
 
     Raises:
         ExportError: torch.onnx.export refuses it.
     """
+    from torch.onnx import OnnxExporterError
+
     axes = _first_uses(axis_names(interface, prepared.names))
-    return _translated(program, prepared, _Names(list(prepared.names), list(interface.outputs), axes), opset)
+    names = _Names(list(prepared.names), list(interface.outputs), axes)
+    if not in_full:
+        return _translated(program, prepared, names, opset)
+    try:
+        return _onnx_export(program, names, opset)
+    except (OnnxExporterError, RuntimeError) as error:
+        raise refusal.refused("torch.onnx.export", error, prepared.module, program) from error
 
 
 def _translated(program: torch.export.ExportedProgram, prepared: Forward, names: _Names, opset: int) -> Any:
