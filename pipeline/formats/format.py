@@ -144,7 +144,7 @@ class Format:
     options: type[Options]
     file: str
     export: Callable[[FromNetwork, Options], Written] | None = None
-    alternative: Callable[[Options, Written | None], Mapping[str, Any] | None] = lambda *_: None
+    alternative: Callable[[Options, Written | None], Mapping[str, object] | None] = lambda *_: None
     derive: Callable[[FromArtifact, Options], Written] | None = None
     derived_from: str | None = None
     distributions: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ExportError
 from pipeline.interface import complete_sizes, free_dimensions, in_words
@@ -15,6 +15,7 @@ from pipeline.rebuild.rehearsal import last_own_line, own_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
     from torch import nn
 
     from pipeline.formats.forward import Forward
@@ -92,7 +93,9 @@ _KINDS = (
 )
 
 
-def refused(exporter: str, error: BaseException, module: nn.Module, program: Any = None) -> ExportError:
+def refused(
+    exporter: str, error: BaseException, module: nn.Module, program: torch.export.ExportedProgram | None = None
+) -> ExportError:
     """Return an exporter's error as one of ours: what it cannot export, the network's line, its own words, what to do.
 
     `program` is what was translated, if it was captured before: its steps know their lines.
@@ -137,8 +140,8 @@ def _kind(said: str, line: str, module: nn.Module) -> tuple[str | None, str | No
         return what, fix
     if operator := next((found[1] for each in _OPERATORS if (found := each.search(said))), None):
         return f"the operator {operator}", "compute it with operators that ONNX has, or leave this format out"
-    found = next((each for each in _KINDS if each.matches(said, line)), None)
-    return (found.what, found.fix) if found else (None, None)
+    kind = next((each for each in _KINDS if each.matches(said, line)), None)
+    return (kind.what, kind.fix) if kind else (None, None)
 
 
 def quantised(module: nn.Module) -> tuple[str | None, str | None]:
@@ -164,7 +167,7 @@ def line_in(text: str) -> str:
     return next((each for each in reversed([*places, *frames]) if each), "")
 
 
-def _line_of_step(said: str, program: Any) -> str:
+def _line_of_step(said: str, program: torch.export.ExportedProgram | None) -> str:
     """Return the network's line of the step that could not be translated; "" where it is not known."""
     named = _NODE.search(said)
     if program is None or named is None:

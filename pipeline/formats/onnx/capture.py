@@ -38,15 +38,12 @@ def wide(prepared: Forward, interface: Interface) -> torch.export.ExportedProgra
     Raises:
         ExportError: torch.export refuses the network, or captures less than the declared sizes; both ranges are named.
     """
-    import torch
-
     with _loops(), _oblivious():  # as torch.onnx.export does for a network that it captures itself
         program = _exported(prepared, _hinted_shapes(interface, prepared.names))
     if problems := narrowed(program, interface, prepared.names):
         told = "; ".join(problems)
         hint = refusal.eager_hint(prepared, interface)
         raise ExportError(f"torch.export: it captured less than the config declares: {told}", hint=hint)
-    assert isinstance(program, torch.export.ExportedProgram)  # noqa: S101 - mypy takes it for Any
     return program
 
 
@@ -80,7 +77,7 @@ def _oblivious() -> Iterator[None]:
         yield
 
 
-def _exported(prepared: Forward, shapes: tuple[dict[int, Any], ...]) -> Any:
+def _exported(prepared: Forward, shapes: tuple[dict[int, Any], ...]) -> torch.export.ExportedProgram:
     import torch
 
     try:
@@ -92,9 +89,7 @@ def _exported(prepared: Forward, shapes: tuple[dict[int, Any], ...]) -> Any:
 
 def narrowed(program: torch.export.ExportedProgram, interface: Interface, names: Sequence[str]) -> list[str]:
     """Return, for each dimension that a program takes fewer sizes of than declared, both ranges in words; related ones too."""
-    inputs = [
-        each.arg.name for each in program.graph_signature.input_specs if each.kind.name == "USER_INPUT"
-    ]
+    inputs = [each.arg.name for each in program.graph_signature.input_specs if each.kind.name == "USER_INPUT"]
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     free = {each.name: each for each in free_dimensions(interface.dimensions)}
     problems: dict[str, str] = {}
@@ -146,13 +141,12 @@ def _where(program: torch.export.ExportedProgram, size: int) -> str:
     """Return the network's line that fixed a size, as far as torch has kept it."""
     values = (node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder")
     mode = next((each.fake_mode for each in values if hasattr(each, "fake_mode")), None)
-    shapes = getattr(mode, "shape_env", None)
-    for symbol, value in getattr(shapes, "replacements", {}).items():
-        if value == size and symbol in shapes.replacements_slocs:
-            line = refusal.line_in(str(shapes.replacements_slocs[symbol]))
-            if line:
-                return f" (by {line})"
-    return ""
+    shapes = mode.shape_env if mode else None
+    if shapes is None:
+        return ""
+    fixed = (shapes.replacements_slocs.get(symbol) for symbol, value in shapes.replacements.items() if value == size)
+    line = next((found for each in fixed if (found := refusal.line_in(str(each)))), "")
+    return f" (by {line})" if line else ""
 
 
 def _dynamic_shapes(interface: Interface, names: Sequence[str]) -> tuple[dict[int, Any], ...]:

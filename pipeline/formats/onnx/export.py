@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.formats.forward import Forward
     from pipeline.interface import Interface
 
+
 class OnnxOptions(Options):
     """Options of an ONNX export."""
 
@@ -40,7 +41,7 @@ class OnnxOptions(Options):
     )
 
 
-def alternative(options: Options, written: Written | None) -> Mapping[str, Any] | None:
+def alternative(options: Options, written: Written | None) -> Mapping[str, object] | None:
     """Return the options that a second try is to be made with where a file is wrong, or could not be written (None)."""
     assert isinstance(options, OnnxOptions)  # noqa: S101 - the table pairs them
     is_first = options.method == "auto" and (written is None or written.facts.get("method") == "export")
@@ -171,9 +172,7 @@ def _move_weights_out(file: Path) -> None:
     import onnx
 
     model = onnx.load(str(file))
-    onnx.save_model(
-        model, str(file), save_as_external_data=True, location=f"{file.name}.data", size_threshold=1024
-    )
+    onnx.save_model(model, str(file), save_as_external_data=True, location=f"{file.name}.data", size_threshold=1024)
 
 
 def _write(exported: Any, origin: FromNetwork, *, external: bool) -> canonical.Stripped:

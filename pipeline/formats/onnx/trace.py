@@ -66,7 +66,9 @@ def _kept_lines(warned: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
     """Say which lines of the network's own code took a value for what it is in the example."""
     import torch
 
-    lines = [own_line(each.filename, each.lineno) for each in warned if each.category is torch.jit.TracerWarning]
+    lines = [
+        own_line(each.filename, each.lineno) for each in warned if issubclass(each.category, torch.jit.TracerWarning)
+    ]
     if not (found := list(dict.fromkeys(line for line in lines if line))):
         return ()
     more = f" … and {len(found) - _SHOWN_LINES} more" if len(found) > _SHOWN_LINES else ""

@@ -30,7 +30,7 @@ class TorchScriptOptions(Options):
     )
 
 
-def alternative(options: Options, written: Written | None) -> Mapping[str, Any] | None:
+def alternative(options: Options, written: Written | None) -> Mapping[str, object] | None:
     """Return the options that a second try is to be made with where a file is wrong, or could not be written (None)."""
     assert isinstance(options, TorchScriptOptions)  # noqa: S101 - the table pairs them
     is_first = options.method == "auto" and (written is None or written.facts.get("method") == "script")
