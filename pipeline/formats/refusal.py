@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ExportError
 from pipeline.interface import complete_sizes, free_dimensions, in_words
-from pipeline.rebuild import calling
+from pipeline.rebuild import calling, quantised
 from pipeline.rebuild.cases import allowed, example_sizes, make
 from pipeline.rebuild.rehearsal import last_own_line, own_line
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pipeline.interface import Interface
 
 _SHOWN_CHARACTERS = 240
-_QUANTISED = ("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 # A frame of a traceback, also as torch writes the stack of a node.
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)(?:, in (\w+))?')
 _PLACE = re.compile(r"([\w./@+~-]+\.py):(\d+)")
@@ -135,29 +134,12 @@ def _first_words(error: BaseException) -> str:
 
 def _kind(said: str, line: str, module: nn.Module) -> tuple[str | None, str | None]:
     """Return what cannot be exported, and what to do about it; None where it is not known."""
-    what, fix = quantised(module)
-    if what:
-        return what, fix
+    if found := quantised.in_words(module):
+        return found, quantised.FIX
     if operator := next((found[1] for each in _OPERATORS if (found := each.search(said))), None):
         return f"the operator {operator}", "compute it with operators that ONNX has, or leave this format out"
     kind = next((each for each in _KINDS if each.matches(said, line)), None)
     return (kind.what, kind.fix) if kind else (None, None)
-
-
-def quantised(module: nn.Module) -> tuple[str | None, str | None]:
-    """Return which module torch has quantised, in words, and what to do about it; None where none is."""
-    found = next(((name, each) for name, each in module.named_modules() if _is_quantised(each)), None)
-    if found is None:
-        return None, None
-    kind = f"{type(found[1]).__module__}.{type(found[1]).__name__}"
-    return (
-        f"modules that torch has quantised ({found[0] or 'the network itself'} is a {kind})",
-        "export the network as it was before torch quantised it",
-    )
-
-
-def _is_quantised(module: nn.Module) -> bool:
-    return type(module).__module__.startswith(_QUANTISED)
 
 
 def line_in(text: str) -> str:

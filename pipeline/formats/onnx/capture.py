@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,10 @@ def _exported(prepared: Forward, shapes: tuple[dict[int, Any], ...]) -> torch.ex
     import torch
 
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # A recurrent layer sets up its list of weights anew; they are the same.
+            warnings.filterwarnings("ignore", message="The tensor attributes? .*_flat_weights", category=UserWarning)
+            warnings.filterwarnings("ignore", message="_check_is_size will be removed", category=FutureWarning)
             return torch.export.export(prepared.module, prepared.tensors, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         raise refusal.refused("torch.export", error, prepared.module) from error
@@ -121,7 +125,7 @@ def _narrower(size: Any, dimension: Dimension, program: torch.export.ExportedPro
     found = bound_sympy(expression, program.range_constraints)
     low, high = found.lower, found.upper
     if low > max(sizes[0], _ASSUMED) or high < sizes[-1]:
-        return f"{declared}, captured {low} to {high}"
+        return f"{declared}, captured {f'{low} only' if low == high else f'{low} to {high}'}"
     step, first = _step_of(expression)
     if step > 1 and any((each - first) % step for each in sizes[:2]):
         return f"{declared}, captured only every {step}th size (multiple_of)"

@@ -64,11 +64,9 @@ def trace(prepared: Forward, interface: Interface, opset: int, target: Path) -> 
 
 def _kept_lines(warned: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
     """Say which lines of the network's own code took a value for what it is in the example."""
-    import torch
+    from torch.jit._trace import TracerWarning
 
-    lines = [
-        own_line(each.filename, each.lineno) for each in warned if issubclass(each.category, torch.jit.TracerWarning)
-    ]
+    lines = [own_line(each.filename, each.lineno) for each in warned if issubclass(each.category, TracerWarning)]
     if not (found := list(dict.fromkeys(line for line in lines if line))):
         return ()
     more = f" … and {len(found) - _SHOWN_LINES} more" if len(found) > _SHOWN_LINES else ""

@@ -88,10 +88,8 @@ def _keep(module: Any, prepared: Forward, origin: FromNetwork) -> None:
     try:
         safety.require_inert(origin.target)
     except WeighbridgeError as error:
-        what, fix = refusal.quantised(prepared.module)
         raise ExportError(
-            f"torchscript: {f'it cannot hold {what}: ' if what else ''}{error.message}",
-            hint=fix or "leave `torchscript` out of `exports`: no release of it would open",
+            f"torchscript: {error.message}", hint="leave `torchscript` out of `exports`: no release of it would open"
         ) from error
 
 

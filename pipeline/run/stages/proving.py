@@ -52,8 +52,23 @@ def _run(state: State) -> tuple[object, ...]:
         culprits = [_beside_report(each) for each in explained(state, folder)]
         where = "".join(f"\n  {each.in_words()}" for each in culprits)
         report = reporting.files(state, culprits) | _files_below(folder, state.work)
-        raise type(error)(error.message + where, hint=reporting.without_release(state, report)) from None
+        written = reporting.without_release(state, report)
+        working = _working(state.need(Exported), proven.proofs)
+        raise type(error)(error.message + where, hint="; ".join([*working, written])) from None
     return state.need(Exported), proven
+
+
+def _working(exported: Exported, proofs: Sequence[Proof]) -> list[str]:
+    """Say which artifacts passed everywhere, if others were refused: a release of them alone is a way out."""
+    passed = [
+        each.name
+        for each in exported.artifacts
+        if {proof.status for proof in proofs if proof.variant.artifact == each.name} == {"pass"}
+    ]
+    if not exported.refusals or not passed:
+        return []
+    names = ", ".join(passed)
+    return [f"{names} passed in this run: with `exports: [{names}]`, and its backends alone, there is a release"]
 
 
 def proven_or_second(state: State) -> State:
