@@ -134,8 +134,8 @@ def _first_words(error: BaseException) -> str:
 
 def _kind(said: str, line: str, module: nn.Module) -> tuple[str | None, str | None]:
     """Return what cannot be exported, and what to do about it; None where it is not known."""
-    if found := quantised.in_words(module):
-        return found, quantised.FIX
+    if packed := quantised.in_words(module):
+        return packed, quantised.FIX
     if operator := next((found[1] for each in _OPERATORS if (found := each.search(said))), None):
         return f"the operator {operator}", "compute it with operators that ONNX has, or leave this format out"
     kind = next((each for each in _KINDS if each.matches(said, line)), None)

@@ -18,6 +18,7 @@ dimensions: {{batch: {{min: 1, max: 8}}}}
 outputs: [y]
 exports: [torchscript, onnx]
 backends: [torchscript, onnxruntime-cpu]
+benchmark: {{reference: torchscript}}
 """
 
 

@@ -60,7 +60,7 @@ def _written(origin: FromNetwork, method: str) -> Written:
 def _save(prepared: Forward, method: str, origin: FromNetwork) -> tuple[str, tuple[str, ...], str]:
     """Write the module to the target, by `method`; return the method that it came to, and why."""
     if method == "trace":
-        _keep(_trace(prepared), prepared, origin)
+        _keep(_trace(prepared), origin)
         return "trace", (), ""
     try:
         _keep_scripted(prepared, origin)
@@ -69,14 +69,14 @@ def _save(prepared: Forward, method: str, origin: FromNetwork) -> tuple[str, tup
             raise
         reason = error.message.splitlines()[0]
         try:
-            _keep(_trace(prepared), prepared, origin)
+            _keep(_trace(prepared), origin)
         except ExportError as second:
             raise ExportError(f"{reason}; {second.message}", hint=second.hint) from error
         return "trace", (f"traced, because it cannot be scripted: {reason}",), reason
     return "script", (), ""
 
 
-def _keep(module: Any, prepared: Forward, origin: FromNetwork) -> None:
+def _keep(module: Any, origin: FromNetwork) -> None:
     """Save a module in its canonical form; raise ExportError for an archive that nobody would open from a release.
 
     There digests do not say who made it.
@@ -100,7 +100,7 @@ def _keep_scripted(prepared: Forward, origin: FromNetwork) -> None:
         scripted: torch.jit.ScriptModule = torch.jit.script(prepared.module)
         with torch.inference_mode():
             scripted(*prepared.tensors)
-        _keep(scripted, prepared, origin)  # what compiles cannot always be saved
+        _keep(scripted, origin)  # what compiles cannot always be saved
     except ExportError:
         raise
     except Exception as error:

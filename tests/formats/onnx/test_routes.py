@@ -112,7 +112,7 @@ def require_right(written, network, interface):
 
 def test_recurrent_layers_of_any_length_are_exported_as_they_are(tmp_path):
     """Named dimensions refuse them; what was captured with these before must not be captured again."""
-    network = Recurrent(nn.LSTM, num_layers=2, bidirectional=True)
+    network = Recurrent(nn.LSTM)
     written = write(network, ANY_LENGTH, tmp_path)
     assert (written.facts["method"], written.notes) == ("export", ())
     require_right(written, network, ANY_LENGTH)
