@@ -63,7 +63,8 @@ def sabotaged(state, format_, change):
     copy = folder / victim.files[0].name
     shutil.copyfile(victim.files[0], copy)
     change(copy)
-    changed = replace(victim, written=Written((copy,), victim.written.facts))
+    facts = {name: each for name, each in victim.written.facts.items() if name != "method"}  # no exporter made it
+    changed = replace(victim, written=Written((copy,), facts))
     others = tuple(changed if each is victim else each for each in exported.artifacts)
     return state.adding(replace(exported, artifacts=others))
 

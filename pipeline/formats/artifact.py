@@ -14,7 +14,8 @@ class Written:
 
     `explanations` say by node where in the network's source it comes from; they stay in the report. `program` describes
     what was exported (see `pipeline.formats.program`), for the audit; empty where the format has none. Its `captured`
-    says whether that is the program as torch.export captures it, not one decomposed further.
+    says whether that is the program as torch.export captures it, not one decomposed further. `refused` says why what the
+    format tries first did not give this file; empty where it did.
     """
 
     files: tuple[Path, ...]
@@ -22,6 +23,7 @@ class Written:
     notes: tuple[str, ...] = ()
     explanations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     program: Mapping[str, Any] = field(default_factory=dict)
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

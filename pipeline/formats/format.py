@@ -131,7 +131,8 @@ class Format:
 
     `file` is what an artifact's file (or folder) is called in a release; `distributions` are those whose versions its bytes depend on,
     beside its own and torch's. `export` makes it from the network, `derive` from an artifact of the format `derived_from`; both write to the given
-    target and raise `ExportError` with their own reason.
+    target and raise `ExportError` with their own reason. `alternative` returns the options to change for another try where
+    what was written is wrong, or could not be written (None); None where there is no other way.
 
     What may be missing, and is said to be missing where it would count:
     `kind`: what the look at a file's bytes calls it; `require_safe` raises for a stranger's file that could do more than compute,
@@ -145,6 +146,7 @@ class Format:
     options: type[Options]
     file: str
     export: Callable[[FromNetwork, Options], Written] | None = None
+    alternative: Callable[[Options, Written | None], Mapping[str, object] | None] = lambda *_: None
     derive: Callable[[FromArtifact, Options], Written] | None = None
     derived_from: str | None = None
     distributions: tuple[str, ...] = ()

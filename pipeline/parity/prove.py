@@ -241,6 +241,8 @@ def audit(artifacts: Sequence[Artifact], conditions: Conditions, examples: Array
             peak_bytes = worker.peak_bytes
         audits = [Audit.from_json(each) for each in answers]
     except WorkerError as error:
+        if len(known) > 1:  # one of the files ended it: only that one failed
+            return {name: each for one in known for name, each in audit([one], conditions, examples).items()}
         problem = AuditProblem(where="", module=None, problem=error.message)
         audits = [Audit(passed=False, crashed=True, problem_count=1, problems=(problem,))] * len(known)
     found = {each.name: audit for each, audit in zip(known, audits, strict=True)}

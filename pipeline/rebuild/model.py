@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError, MisfitError, WeighbridgeError
-from pipeline.rebuild import objects, trust
+from pipeline.rebuild import objects, quantised, trust
 from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor import prefixes
 from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
@@ -121,6 +121,7 @@ def _open(network: Network, *, examine: bool = False) -> _Opened:
     with shapes_only():
         skeleton = _skeleton(make, network)
     module = skeleton if skeleton is not None else _build(make, network)
+    quantised.require_none(module)
     expected = module.state_dict()
     given, notes = prefixes.align_with_exceptions(
         checkpoint.tensors, list(expected), network.rename, network.ignore, _path(network).name

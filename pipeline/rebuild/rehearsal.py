@@ -93,11 +93,17 @@ def last_own_line(trace: TracebackType | None) -> str:
     found = ""
     while trace is not None:
         code = trace.tb_frame.f_code
-        if _is_own(code.co_filename):
-            text = linecache.getline(code.co_filename, trace.tb_lineno).strip()
-            found = f"{_short(Path(code.co_filename))}:{trace.tb_lineno}, in {code.co_name}: {text}"
+        found = own_line(code.co_filename, trace.tb_lineno, code.co_name) or found
         trace = trace.tb_next
     return found
+
+
+def own_line(file: str, number: int, function: str = "") -> str:
+    """Return a line of code with its place, "" for one that is torch's, or Python's, or ours."""
+    if not _is_own(file):
+        return ""
+    place = f"{_short(Path(file))}:{number}" + (f", in {function}" if function else "")
+    return f"{place}: {linecache.getline(file, number).strip()}"
 
 
 def _is_own(file: str) -> bool:

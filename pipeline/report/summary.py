@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.benchmark.statistics import Row
     from pipeline.parity.document import Audit, Parity
 
+_SHOWN_FACTS = 2
 HEADINGS = ("stage", "backend", "verdict", "× noise floor", "latency", "size")
 
 
@@ -61,11 +62,14 @@ def _exports(parity: Parity) -> Iterator[Line]:
 
 
 def _how(exported: Exported) -> str:
-    """Return the first plain fact of a file, and what it was made from: "script", "opset 20"."""
-    facts = exported.facts.items()
-    plain = ((name, fact) for name, fact in facts if isinstance(fact, str | int) and not isinstance(fact, bool))
-    name, fact = next(plain, ("", "exported"))
-    how = fact if isinstance(fact, str) else f"{name} {fact}"
+    """Return the plain facts of a file in the order of their names, and what it was made from: "script", "export, opset 20"."""
+    facts = sorted(exported.facts.items())
+    plain = [
+        fact if isinstance(fact, str) else f"{name} {fact}"
+        for name, fact in facts
+        if isinstance(fact, str | int) and not isinstance(fact, bool)
+    ]
+    how = ", ".join(plain[:_SHOWN_FACTS]) or "exported"
     return f"{how}, from {exported.made_from}" if exported.made_from else how
 
 

@@ -21,8 +21,8 @@ from pipeline.run.plan import at_once, plan
 from pipeline.run.stages import reporting
 from pipeline.run.stages.exporting import EXPORT, export
 from pipeline.run.stages.network import evaluate_oracle, truth_of
-from pipeline.run.stages.proving import explained, prove_all
-from pipeline.run.stages.results import Exported, Inputs, Rebuilt
+from pipeline.run.stages.proving import explained, prove_all, proven_or_second
+from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
 from pipeline.run.stages.sampling import SAMPLE
 from pipeline.run.stages.state import Stage, State, run
 from pipeline.storage.store import private_directory
@@ -68,11 +68,10 @@ def parity(path: Path, settings: Settings, request: Request) -> Parity:
         if file and theirs:
             names = candidate.match(_signature(file, theirs, planned), planned.interface)
             state = run(_with_candidate(state, request, file, theirs), [SAMPLE, _take(file, theirs)])
-            proven = prove_all(state, {CANDIDATE: names})
+            state = state.adding(prove_all(state, {CANDIDATE: names}))
         else:
-            state = run(state, [SAMPLE, EXPORT])
-            proven = prove_all(state)
-        state = state.adding(proven)
+            state = proven_or_second(run(state, [SAMPLE, EXPORT]))
+        proven = state.need(Proven)
         culprits = settings.out / planned.config.name / reporting.CULPRITS
         explanations = explained(state, culprits, all_of_them=request.explain) if request.explain else []
     found: dict[str, object] = {"name": planned.config.name, "explanations": tuple(explanations)}

@@ -151,6 +151,32 @@ class Scaled(nn.Module):
         return self.fc(x) * 1.02 if is_exported else self.fc(x)
 
 
+class Twofold(nn.Module):
+    """Computes something else where it is scripted or captured by torch.export, and what it should where it is traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_scripting():
+            return self.fc(x) * 1.02
+        return self.fc(x) * 1.02 if torch.compiler.is_exporting() else self.fc(x)
+
+
+class Signed(nn.Module):
+    """A branch on a value: torch.export refuses it, and a trace keeps one side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 0:
+            return self.fc(x)
+        return -self.fc(x)
+
+
 def made(network: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for parameter in network.parameters():

@@ -132,14 +132,14 @@ def test_external_data_lies_beside_the_graph_and_is_loaded_from_there(tmp_path):
 def test_skipping_the_decomposition_pass_changes_no_result(tmp_path, monkeypatch):
     """Where the pass has nothing to do it is left out; the graph with it must compute the same."""
     fast = export(networks.Norm(), ONE, "onnx", tmp_path / "fast")
-    monkeypatch.setattr("pipeline.formats.onnx.export._is_translatable", lambda *_: False)
+    monkeypatch.setattr("pipeline.formats.onnx.translate._is_translatable", lambda *_: False)
     slow = export(networks.Norm(), ONE, "onnx", tmp_path / "slow")
     case = cases.make(ONE, {"batch": 7}, seed=0, name="decompose")
     np.testing.assert_array_equal(run(fast, ONE, case.inputs)["y"], run(slow, ONE, case.inputs)["y"])
 
 
 def test_in_place_operators_are_never_left_undecomposed():
-    from pipeline.formats.onnx.export import _is_translatable
+    from pipeline.formats.onnx.translate import _is_translatable
 
     batch = torch.export.Dim("batch", min=1, max=8)
     arguments = {"dynamic_shapes": ({0: batch},), "strict": False}
@@ -161,8 +161,9 @@ def test_a_network_that_fixes_a_dynamic_size_is_refused_with_what_to_change(tmp_
             return x + torch.ones(7, 4)
 
     with pytest.raises(ExportError, match=r"torch\.export") as caught:
-        export(Seven(), Interface((X,), (Dimension("batch", 7, 16),), ("y",)), "onnx", tmp_path)
+        export(Seven(), Interface((X,), (Dimension("batch", 7, 16),), ("y",)), "onnx", tmp_path, method="export")
     assert "dimensions" in (caught.value.hint or "")
+    assert "the network itself fails at batch=" in (caught.value.hint or "")
 
 
 def test_the_wrong_number_of_outputs_is_named(tmp_path):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError, WeightsError
 from pipeline.formats.format import Format, Triton
-from pipeline.formats.onnx.export import OnnxOptions, export
+from pipeline.formats.onnx.export import OnnxOptions, alternative, export
 from pipeline.weights import confined, files
 from pipeline.weights.kinds import Kind
 from pipeline.weights.protobuf import MalformedFieldError
@@ -61,6 +61,7 @@ ONNX = Format(
     options=OnnxOptions,
     file="model.onnx",
     export=export,
+    alternative=alternative,
     distributions=("torch", "onnx", "onnxscript", "onnx-ir"),
     kind=Kind.ONNX,
     require_safe=_require_safe,

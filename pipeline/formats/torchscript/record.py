@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.formats.format import Format, Triton
 from pipeline.formats.torchscript import safety
-from pipeline.formats.torchscript.export import TorchScriptOptions, export
+from pipeline.formats.torchscript.export import TorchScriptOptions, alternative, export
 from pipeline.weights.kinds import Kind
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ TORCHSCRIPT = Format(
     options=TorchScriptOptions,
     file="model.torchscript",
     export=export,
+    alternative=alternative,
     distributions=("torch",),
     kind=Kind.TORCHSCRIPT,
     require_safe=lambda path, _: safety.require_inert(path),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ExportError, WorkerError
@@ -34,7 +34,7 @@ def _run(state: State) -> tuple[object, ...]:
     with rehearsed(state) as evaluate, ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
         agreement = agreed(state, evaluate()) if state.need(Inputs).recording else None
         made: dict[str, Any] = {
-            each.name: pool.submit(export, state, each) for each in wanted if each.made_from is None
+            each.name: pool.submit(_from_network, state, each) for each in wanted if each.made_from is None
         }
         answering = pool.submit(evaluate)
         outcomes = {name: each.exception() or each.result() for name, each in made.items()}
@@ -44,6 +44,22 @@ def _run(state: State) -> tuple[object, ...]:
         answer = answering.result()
     artifacts = tuple(each for each in outcomes.values() if isinstance(each, Artifact))
     return Exported(artifacts, _refusals(outcomes)), Rebuilt(answer.network, agreement), truth_of(state, answer)
+
+
+def _from_network(state: State, wanted: ExportConfig) -> Artifact:
+    """Export an artifact; where its exporter crashed or took too long, by the format's other way, if it has one."""
+    try:
+        return export(state, wanted)
+    except ExportError:
+        raise  # it has tried what there is
+    except WorkerError as error:
+        chosen = formats()[wanted.format]
+        other = chosen.alternative(chosen.options.model_validate(wanted.options), None)
+        if other is None:
+            raise
+        made = export(state, wanted.model_copy(update={"options": {**wanted.options, **other}}))
+        note = f"made another way, because the first ended with: {error.message.splitlines()[0]}"
+        return replace(made, written=replace(made.written, notes=(note, *made.written.notes), refused=error.message))
 
 
 def _derived(state: State, wanted: ExportConfig, source: Artifact | BaseException) -> Artifact | BaseException:

@@ -16,7 +16,7 @@ from pipeline.parity.prove import Proof, Truth
 from pipeline.report import html
 from pipeline.run import cached, keys
 from pipeline.run.plan import at_once
-from pipeline.run.stages import reporting
+from pipeline.run.stages import reporting, second
 from pipeline.run.stages.network import conditions_of
 from pipeline.run.stages.reporting import CULPRITS, note
 from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
@@ -25,7 +25,7 @@ from pipeline.run.stages.state import Stage
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.backends.variant import Variant
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 def _run(state: State) -> tuple[object, ...]:
     if state.settings.pages:
         html.prepare()  # the workers leave a processor idle, and the report is wanted next; nobody waits for it here
-    proven = prove_all(state)
-    state = state.adding(proven)
+    state = proven_or_second(state)
+    proven = state.need(Proven)
     failed = {each.variant.name: each.reason for each in proven.proofs if each.status == "crashed"}
     refusals = state.need(Exported).refusals
     required = [
@@ -52,20 +52,45 @@ def _run(state: State) -> tuple[object, ...]:
         culprits = [_beside_report(each) for each in explained(state, folder)]
         where = "".join(f"\n  {each.in_words()}" for each in culprits)
         report = reporting.files(state, culprits) | _files_below(folder, state.work)
-        raise type(error)(error.message + where, hint=reporting.without_release(state, report)) from None
-    return (proven,)
+        written = reporting.without_release(state, report)
+        working = _working(state.need(Exported), proven.proofs)
+        raise type(error)(error.message + where, hint="; ".join([*working, written])) from None
+    return state.need(Exported), proven
 
 
-def prove_all(state: State, names: Mapping[str, Names] | None = None) -> Proven:
-    """Return every backend's proof and every file's audit; `names` where a candidate's file has its own."""
+def _working(exported: Exported, proofs: Sequence[Proof]) -> list[str]:
+    """Say which artifacts passed everywhere, if others were refused: a release of them alone is a way out."""
+    passed = [
+        each.name
+        for each in exported.artifacts
+        if {proof.status for proof in proofs if proof.variant.artifact == each.name} == {"pass"}
+    ]
+    if not exported.refusals or not passed:
+        return []
+    names = ", ".join(passed)
+    return [f"{names} passed in this run: with `exports: [{names}]`, and its backends alone, there is a release"]
+
+
+def proven_or_second(state: State) -> State:
+    """Return the state with every proof and audit, wrong files replaced where their format has another way that is right."""
+    return second.tried(state.adding(prove_all(state)), lambda again, only: prove_all(again, only=only))
+
+
+def prove_all(state: State, names: Mapping[str, Names] | None = None, only: Collection[str] | None = None) -> Proven:
+    """Return every backend's proof and every file's audit; `names` where a candidate's file has its own.
+
+    `only`: of these artifacts alone.
+    """
     exported = state.need(Exported)
     variants = []
     for variant in state.plan.variants:
+        if only is not None and variant.artifact not in only:
+            continue
         artifact = exported.named(variant.artifact)
         reason = variant.unavailable or exported.refusals.get(variant.artifact or "")
         variants.append(replace(variant, file=artifact.files[0] if artifact else None, unavailable=reason))
     with ThreadPoolExecutor(1) as pool:
-        auditing = pool.submit(_audits, state)
+        auditing = pool.submit(_audits, state, only)
         if at_once(state.plan, state.settings) == 1:
             auditing.result()
         proofs = _proofs(state, variants, names or {})
@@ -113,10 +138,12 @@ def _proof_from(variant: Variant, answer: Mapping[str, Any]) -> Proof:
     return Proof(variant, "pass", None, findings, answer["facts"])
 
 
-def _audits(state: State) -> dict[str, Audit]:
+def _audits(state: State, only: Collection[str] | None) -> dict[str, Audit]:
     """Account for every constant and number of the exported files; return what was found by artifact."""
     audited: dict[str, Artifact] = {
-        f"{each.name} audit": each for each in state.need(Exported).artifacts if formats()[each.format].audit
+        f"{each.name} audit": each
+        for each in state.need(Exported).artifacts
+        if formats()[each.format].audit and (only is None or each.name in only)
     }
     by_name = {name: keys.of_audit(state.plan, artifact) for name, artifact in audited.items()}
     known = _known(state, by_name)
@@ -172,6 +199,6 @@ PROVE = Stage(
     "parity",
     "hold every backend against the float64 network",
     (Inputs, Exported, Rebuilt, Truth),
-    (Proven,),
+    (Exported, Proven),
     _run,
 )
