@@ -94,10 +94,14 @@ class Rehearse(Request[Rehearsed]):
 
 
 class Evaluate(Request[Evaluation]):
-    """Evaluate the oracle on the cases that were rehearsed, or the last few of them."""
+    """Evaluate the oracle on the cases that were rehearsed, or the last few of them.
+
+    `unbounded` names outputs before whose last sigmoids and softmaxes it is evaluated (see `oracle.evaluate`).
+    """
 
     seed: int
     last: int = 0
+    unbounded: tuple[str, ...] = ()
 
     def run(self, context: Context) -> Evaluation:
         """Take the network, which the oracle changes."""
@@ -106,7 +110,9 @@ class Evaluate(Request[Evaluation]):
         taken = context.take(_Network)
         inputs, plain = [case.inputs for case in taken.cases[-self.last :]], taken.found.outputs[-self.last :]
         module, interface = taken.loaded.module, taken.interface
-        references, fallback = oracle.evaluate(module, interface, inputs, seed=self.seed, plain=plain)
+        references, fallback = oracle.evaluate(
+            module, interface, inputs, seed=self.seed, plain=plain, unbounded=self.unbounded
+        )
         return Evaluation(network=taken.facts, references=tuple(references), fallback=fallback)
 
 
@@ -180,6 +186,22 @@ class Audit(Request[tuple[dict[str, JsonValue], ...]]):
                 raise InputError(f"{each.format} files cannot be audited")
             found.append(dict(audit(each.file, AuditSubject(state, each.program, captured))))
         return tuple(found)
+
+
+class WithoutBounded(Request[Path]):
+    """Write a file again with the last sigmoids and softmaxes before some outputs left out; return where it lies."""
+
+    format: str
+    file: Path
+    outputs: tuple[str, ...]
+    folder: Path
+
+    def run(self, _: Context) -> Path:
+        """Raise InputError for a format, or a file, that cannot be run without them."""
+        write = formats()[self.format].without_bounded
+        if write is None:
+            raise InputError(f"{self.format} files cannot be run without their last sigmoid or softmax")
+        return write(self.file, self.outputs, self.folder)
 
 
 class ReadSignature(Request[Signature]):
