@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.interface import Arrays
     from pipeline.parity.candidate import Names
     from pipeline.parity.compare import Finding
-    from pipeline.parity.prove import Conditions, Truth
+    from pipeline.parity.truth import Conditions, Truth
 
 _EXCUSED = "as much as the accuracy of a last sigmoid or softmax excuses"
 
@@ -58,7 +58,9 @@ def confirmed(
     operate = formats()[name] if name else None
     try:
         if operate is None or operate.without_bounded is None:
-            raise WeighbridgeError(f"{'a network' if operate is None else f'a file in {name}'} cannot be run without it")
+            raise WeighbridgeError(
+                f"{'a network' if operate is None else f'a file in {name}'} cannot be run without it"
+            )
         before = _before(variant, conditions, known, operate, wanted, {case for case, _ in forgiving}, names)
     except WeighbridgeError as error:
         why = error.message.splitlines()[0]
@@ -114,7 +116,7 @@ def _before(
                 single = replace(reference, values={name: reference.values[name] for name in outputs})
                 rules = known.rules
                 for each in compare(case.name, single, own, {name: got[name] for name in outputs}, rules):
-                    tells = reference.responses.get(each.output, 0.0) > rules[each.output].limit
+                    tells = reference.tells(each.output)
                     results[case.name, each.output] = each, tells
     return results
 
@@ -126,7 +128,9 @@ def _decided(failed: Finding, forgiving: Finding, before: tuple[Finding, bool]) 
     if found.passed:
         return _unconfirmed(failed, "what enters it is the same whatever the weights")
     where = f" at [{', '.join(map(str, found.worst_index))}]"
-    said = found.problem or f"{found.got:.9g} instead of {found.expected:.9g}{where}, {found.factor:.3g} × the noise floor"
+    said = (
+        found.problem or f"{found.got:.9g} instead of {found.expected:.9g}{where}, {found.factor:.3g} × the noise floor"
+    )
     return replace(failed, problem=f"what enters its last sigmoid or softmax is wrong: {said}")
 
 

@@ -37,11 +37,15 @@ _FLOAT64 = 2.0**-53
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What an output is held to: a limit × the noise floor, or explicit tolerances with `assert_allclose`'s meaning."""
+    """What an output is held to: a limit × the noise floor, or explicit tolerances with `assert_allclose`'s meaning.
+
+    Whole numbers are compared exactly, or by `atol` alone. `constant`: it may say nothing (see `pipeline.parity.telling`).
+    """
 
     limit: float = 16.0
     atol: float | None = None
     rtol: float | None = None
+    constant: bool = False
 
     @property
     def explicit(self) -> bool:
@@ -55,9 +59,7 @@ class Rule:
         return np.broadcast_to(self.limit * floor, reference.shape)
 
 
-def floors(
-    references: Sequence[Floats], noises: Sequence[Floats], roundoff: float = UNIT_ROUNDOFF
-) -> list[Floats]:
+def floors(references: Sequence[Floats], noises: Sequence[Floats], roundoff: float = UNIT_ROUNDOFF) -> list[Floats]:
     """Return one output's floor for each case, broadcastable to that case's shape.
 
     `references` and `noises` hold the output's oracle values and noise (float64), a case each; `roundoff` is the unit roundoff

@@ -10,7 +10,7 @@ from pipeline.parity.lineage import Followed
 from pipeline.rebuild import calling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     import torch
     from torch import nn
@@ -26,11 +26,17 @@ _DECISION = 2.0
 class Caller:
     """Calls a network; `skipped` are, by the identity of a case, the numbers of its bounded functions to leave out."""
 
-    def __init__(self, module: nn.Module, interface: Interface, skipped: Mapping[int, frozenset[int]] | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, interface: Interface, skipped: Mapping[int, frozenset[int]] | None = None
+    ) -> None:
         self.module = module
         self.interface = interface
         self._binding = calling.bind(module, interface)
         self._skipped = skipped or {}
+        precisions = [lineage.own_roundoff(each) for each in floating(module)]
+        precisions += [lineage.roundoff(each.dtype) for each in interface.inputs if "float" in each.dtype]
+        self._is_float64 = lineage.ROUNDOFFS["float64"] in precisions
+        self.move = telling.move(max(precisions, default=0.0))
 
     def __call__(
         self, case: Arrays, *, double: bool = False, follow: bool = False, inputs: Arrays | None = None
@@ -53,6 +59,7 @@ class Caller:
                         own.values(),
                         all_of(self.module),
                         skipped,
+                        narrow_epsilon=self._is_float64 and not double,
                     )
                     return Followed(_copies(found.outputs), found.trails, found.sources)
                 except Exception:  # an operator that cannot be followed, or the network's own error, which comes again
@@ -102,6 +109,7 @@ def shaken(
     cases: Sequence[Arrays],
     plain: Sequence[Mapping[str, torch.Tensor]],
     origins: Sequence[Mapping[str, Origin]],
+    decided: Sequence[Collection[str]],
     seed: int,
 ) -> list[dict[str, list[torch.Tensor]]]:
     """Return, for each case, its outputs after what reaches them was changed (see `pipeline.parity.telling`)."""
@@ -120,10 +128,10 @@ def shaken(
             results[index].setdefault(name, []).append(found[name])
 
     with _changing(run.module) as change:
-        change(lambda original: telling.scaled(original, generator, 1 + telling.MOVE))
+        change(lambda original: telling.scaled(original, generator, 1 + run.move))
         for index in range(len(cases)):
             keep(index, "weights")
-        undecided = [index for index in range(len(cases)) if _stands(results[index], plain[index])]
+        undecided = [index for index in range(len(cases)) if _stands(results[index], plain[index], decided[index])]
         if undecided:
             change(lambda original: telling.scaled(original, generator, _DECISION))
         for index in undecided:
@@ -132,28 +140,27 @@ def shaken(
     for index, case in enumerate(cases):
         if "inputs" in origins[index].values():
             other = {
-                name: _elsewhere(tensor, *bounds[name], generator) for name, tensor in calling.tensors_from(case).items()
+                name: _elsewhere(tensor, *bounds[name], generator)
+                for name, tensor in calling.tensors_from(case).items()
             }
             keep(index, "inputs", {name: calling.array_from(each) for name, each in other.items()})
     return results
 
 
-def _stands(found: Mapping[str, Sequence[torch.Tensor]], plain: Mapping[str, torch.Tensor]) -> bool:
-    """Whether an output of whole numbers is the same after the first change."""
+def _stands(
+    found: Mapping[str, Sequence[torch.Tensor]], plain: Mapping[str, torch.Tensor], decided: Collection[str]
+) -> bool:
+    """Whether an output that was decided on is the same after the first change."""
     import torch
 
-    return any(
-        not plain[name].is_floating_point() and not plain[name].is_complex() and torch.equal(each[0], plain[name])
-        for name, each in found.items()
-    )
+    return any(name in decided and torch.equal(each[0], plain[name]) for name, each in found.items())
 
 
-def _elsewhere(
-    tensor: torch.Tensor, low: float | None, high: float | None, generator: torch.Generator
-) -> torch.Tensor:
-    """Return other inputs of the same kind: floating ones moved, others in another order."""
+def _elsewhere(tensor: torch.Tensor, low: float | None, high: float | None, generator: torch.Generator) -> torch.Tensor:
+    """Return other inputs of the same kind: the same elements in another order, floating ones moved."""
+    tensor = telling.shuffled(tensor, generator)
     if not tensor.is_floating_point():
-        return telling.shuffled(tensor, generator)
+        return tensor
     return telling.scaled(tensor, generator, 1 + telling.MOVE).clamp(
         -float("inf") if low is None else low, float("inf") if high is None else high
     )

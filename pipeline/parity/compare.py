@@ -169,7 +169,9 @@ def _compare_exact(case: str, name: str, expected: Array, undecided: Flags, got:
     largest = float(error.max())
     if rule.explicit and rule.atol and largest <= rule.atol:
         factor = largest / rule.atol
-        return Finding(case, name, passed=True, factor=factor, limit=1.0, max_error=largest, ties=tied, would_pass=largest)
+        return Finding(
+            case, name, passed=True, factor=factor, limit=1.0, max_error=largest, ties=tied, would_pass=largest
+        )
     differs = (got != expected) & ~undecided
     if not differs.any():
         return Finding(case, name, passed=True, factor=0.0, limit=_limit(rule), ties=tied)

@@ -44,11 +44,16 @@ class Rehearsed(Model):
 
 
 class Evaluation(Model):
-    """The oracle's reference for each case, and why float64 was not possible (None if it was)."""
+    """The oracle's reference for each case, and why float64 was not possible (None if it was).
+
+    `signals` are cases that were added because the others say too little, with their own references.
+    """
 
     network: Rehearsed
     references: tuple[Reference, ...]
     fallback: str | None
+    signals: tuple[Case, ...] = ()
+    signal_references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +101,14 @@ class Rehearse(Request[Rehearsed]):
 class Evaluate(Request[Evaluation]):
     """Evaluate the oracle on the cases that were rehearsed, or the last few of them.
 
-    `unbounded` names outputs before whose last sigmoids and softmaxes it is evaluated (see `oracle.evaluate`).
+    `unbounded` names outputs before whose last sigmoids and softmaxes it is evaluated (see `oracle.evaluate`). With `signals`
+    other inputs are tried where the cases say too little.
     """
 
     seed: int
     last: int = 0
     unbounded: tuple[str, ...] = ()
+    signals: bool = False
 
     def run(self, context: Context) -> Evaluation:
         """Take the network, which the oracle changes."""
@@ -113,7 +120,14 @@ class Evaluate(Request[Evaluation]):
         references, fallback = oracle.evaluate(
             module, interface, inputs, seed=self.seed, plain=plain, unbounded=self.unbounded
         )
-        return Evaluation(network=taken.facts, references=tuple(references), fallback=fallback)
+        added = oracle.signals(module, interface, taken.cases, references, seed=self.seed) if self.signals else []
+        return Evaluation(
+            network=taken.facts,
+            references=tuple(references),
+            fallback=fallback,
+            signals=tuple(case for case, _ in added),
+            signal_references=tuple(reference for _, reference in added),
+        )
 
 
 class FindAlternatives(Request[tuple[Network, ...]]):

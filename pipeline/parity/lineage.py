@@ -35,7 +35,8 @@ def roundoff(dtype: object) -> float:
 class Trail:
     """What reached a tensor.
 
-    `coarsest`: the largest unit roundoff of the inputs, weights and results on the way; 0.0 for none. `moved`: how far each
+    `coarsest`: the largest unit roundoff of the inputs, weights and results on the way; 0.0 for none. `decided`: all of
+    it came by way of whole numbers. `moved`: how far each
     element moves (float64) when each of the functions `bounded` is off by 1, these by the number of their call. `chosen`: what
     its indices stand for.
     """
@@ -43,6 +44,7 @@ class Trail:
     weights: bool = False
     inputs: bool = False
     coarsest: float = 0.0
+    decided: bool = False
     moved: torch.Tensor | None = None
     bounded: frozenset[int] = frozenset()
     chosen: selection.Chosen | None = None
@@ -66,19 +68,25 @@ def follow(
     inputs: Iterable[torch.Tensor],
     weights: Iterable[torch.Tensor],
     skipped: frozenset[int] = frozenset(),
+    *,
+    narrow_epsilon: bool = False,
 ) -> Followed:
     """Make a call and follow what becomes of inputs and weights.
 
-    The bounded functions whose numbers are `skipped` return what enters them. Raises whatever the call raises.
+    The bounded functions whose numbers are `skipped` return what enters them. With `narrow_epsilon` the epsilons of
+    normalisations are rounded to float32, as an attribute of an ONNX node is. Raises whatever the call raises.
     """
-    mode = _mode(skipped)
+    follower = _Follower(skipped, narrow_epsilon=narrow_epsilon)
     for tensor in weights:
-        mode.set(tensor, Trail(weights=True, coarsest=own_roundoff(tensor)))
+        follower.set(tensor, Trail(weights=True, coarsest=own_roundoff(tensor)))
     for tensor in inputs:
-        mode.set(tensor, Trail(inputs=True, coarsest=own_roundoff(tensor)))
-    with mode:
+        whole = not tensor.is_floating_point() and not tensor.is_complex()
+        follower.set(tensor, Trail(inputs=True, coarsest=own_roundoff(tensor), decided=whole))
+    with _mode(follower):
         outputs = call()
-    return Followed(outputs, {name: mode.of_output(each) for name, each in outputs.items()}, tuple(mode.sources))
+    return Followed(
+        outputs, {name: follower.of_output(each) for name, each in outputs.items()}, tuple(follower.sources)
+    )
 
 
 def own_roundoff(tensor: torch.Tensor) -> float:
@@ -86,120 +94,159 @@ def own_roundoff(tensor: torch.Tensor) -> float:
     return roundoff(tensor.dtype) if tensor.is_floating_point() or tensor.is_complex() else 0.0
 
 
-def _mode(skipped: frozenset[int]) -> Any:
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.weak import WeakIdKeyDictionary
+_NOTHING = Trail()
+_EPSILONS = frozenset({"eps", "epsilon"})
+_TO_PYTHON = frozenset({"_local_scalar_dense", "item", "is_nonzero", "equal"})
 
-    class Mode(TorchDispatchMode):
-        """Sees every operator of a call."""
+
+class _Follower:
+    """Sees every operator of a call."""
+
+    def __init__(self, skipped: frozenset[int], *, narrow_epsilon: bool) -> None:
+        from torch.utils.weak import WeakIdKeyDictionary
+
+        self.sources: list[selection.Source] = []
+        self._skipped = skipped
+        self._narrow_epsilon = narrow_epsilon
+        self._trails: Any = WeakIdKeyDictionary()
+        self._written: dict[int, tuple[Any, Trail]] = {}
+        self._cells = 0
+        self._calls = 0
+        self._escaped = _NOTHING
+
+    def get(self, tensor: torch.Tensor) -> Trail:
+        own = self._trails.get(tensor, _NOTHING)
+        into = self._written.get(_memory(tensor.untyped_storage())) if self._written else None
+        return own if into is None else joined([own, into[1]])
+
+    def of_output(self, tensor: torch.Tensor) -> Trail:
+        """Return a trail with what left the tensors for Python on the way, and may have come back anywhere."""
+        found = self.get(tensor)
+        if not self._escaped.weights and not self._escaped.inputs:
+            return found
+        return replace(
+            found, weights=found.weights or self._escaped.weights, inputs=found.inputs or self._escaped.inputs
+        )
+
+    def set(self, tensor: torch.Tensor, trail: Trail) -> None:
+        self._trails[tensor] = trail
+
+    def see(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operator, and note where its results come from."""
+        schema = func._schema  # noqa: SLF001 - torch states it nowhere else
+        name, is_mutable = func._overloadpacket.__name__, schema.is_mutable  # noqa: SLF001 - as above
+        name = name.removesuffix("_") if is_mutable else name
+        before = _NOTHING if name in steps.SHAPES else joined([self.get(each) for each in _tensors([args, kwargs])])
+        if self._narrow_epsilon:
+            args = _with_narrow_epsilon(schema, args)
+        self._calls += name in steps.BOUNDED
+        is_skipped = name in steps.BOUNDED and self._calls in self._skipped and not is_mutable
+        out = _unbounded(args, kwargs) if is_skipped else func(*args, **kwargs)
+        for written in _written(schema, args, kwargs) if is_mutable else ():
+            self._note(written, before)
+        if name in _TO_PYTHON:
+            self._escaped = joined([self._escaped, before])
+        results = list(_tensors([out]))
+        trails = [_of_result(before, each) for each in results]
+        if name in steps.BOUNDED:
+            trails = [replace(trails[0], moved=_ones(out), bounded=frozenset({self._calls}))]
+        elif not is_mutable and before != _NOTHING:
+            trails = self._further(func, name, args, kwargs, out, trails, before)
+        for each, trail in zip(results, trails, strict=True):
+            self.set(each, trail)
+        return out
+
+    def _note(self, tensor: torch.Tensor, before: Trail) -> None:
+        """Remember what was written to a tensor's memory: whatever shares that has it too."""
+        storage = tensor.untyped_storage()
+        if storage.nbytes() != tensor.numel() * tensor.element_size():
+            # The storage is held, so that its number is not given to another one.
+            self._written[_memory(storage)] = (storage, joined([self.get(tensor), before]))
+
+    def _further(
+        self, func: Any, name: str, args: Any, kwargs: Any, out: Any, trails: list[Trail], before: Trail
+    ) -> list[Trail]:
+        """Return the trails with what is carried on from the arguments."""
+        bounded = frozenset().union(*(self.get(each).bounded for each in _tensors([args])))
+        if bounded:
+            moved = steps.moved(func, name, args, kwargs, self._moved, 0.0)
+            moved = steps.of_values(name, args, kwargs, out, self._moved) if moved is None else moved
+            moved = steps.arithmetic(func, name, args, kwargs, out, self._moved) if moved is None else moved
+            shares = [*moved] if isinstance(moved, list | tuple) else [moved]
+            trails = [
+                replace(trail, moved=share, bounded=bounded if share is not None else frozenset())
+                for trail, share in zip(trails, [*shares, *[None] * len(trails)], strict=False)
+            ]
+        known = selection.carried(func, name, args, kwargs, self._chosen)
+        if not known and (found := selection.source(name, args, kwargs, out, self._moved)):
+            values, moved, own = found
+            known = [*[None] * (len(trails) - 1), own.further(len(self.sources), self._cells)]
+            self.sources.append(selection.Source(self._cells, values, moved, before.coarsest))
+            self._cells += values.numel()
+        chosen = [*known, *[None] * len(trails)]
+        return [replace(trail, chosen=each) for trail, each in zip(trails, chosen, strict=False)]
+
+    def _moved(self, tensor: Any) -> Any:
+        return self.get(tensor).moved if hasattr(tensor, "untyped_storage") else None
+
+    def _chosen(self, tensor: Any) -> Any:
+        return self.get(tensor).chosen if hasattr(tensor, "untyped_storage") else None
+
+
+def _mode(follower: _Follower) -> Any:
+    """Return a context in which the follower sees every operator."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+        """Passes on what it sees."""
 
         @classmethod
         def _should_skip_dynamo(cls) -> bool:
             return False  # skipping it takes importing it, which takes longer than most calls
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.trails: Any = WeakIdKeyDictionary()
-            self.written: dict[int, tuple[Any, Trail]] = {}
-            self.sources: list[selection.Source] = []
-            self.cells = 0
-            self.calls = 0
-            self.escaped = _NOTHING
-
-        def get(self, tensor: torch.Tensor) -> Trail:
-            own = self.trails.get(tensor, _NOTHING)
-            into = self.written.get(tensor.untyped_storage()._cdata) if self.written else None
-            return own if into is None else _joined([own, into[1]])
-
-        def of_output(self, tensor: torch.Tensor) -> Trail:
-            """Return a trail with what left the tensors for Python on the way, and may have come back anywhere."""
-            found = self.get(tensor)
-            if not self.escaped.weights and not self.escaped.inputs:
-                return found
-            return replace(
-                found, weights=found.weights or self.escaped.weights, inputs=found.inputs or self.escaped.inputs
-            )
-
-        def set(self, tensor: torch.Tensor, trail: Trail) -> None:
-            self.trails[tensor] = trail
-
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = kwargs or {}
-            name, is_mutable = func._overloadpacket.__name__, func._schema.is_mutable
-            name = name.removesuffix("_") if is_mutable else name
-            before = _joined([self.get(each) for each in _tensors([args, kwargs])])
-            self.calls += name in steps.BOUNDED
-            if name in steps.BOUNDED and self.calls in skipped and not is_mutable:
-                out = _unbounded(args, kwargs)
-            else:
-                out = func(*args, **kwargs)
-            for written in _written(func, args, kwargs) if is_mutable else ():
-                self.note(written, before)
-            if name in _TO_PYTHON:
-                self.escaped = _joined([self.escaped, before])
-            results = list(_tensors([out]))
-            trails = [replace(before, coarsest=max(before.coarsest, own_roundoff(each)) if own_roundoff(each) else 0.0) for each in results]
-            if name in steps.BOUNDED:
-                trails = [replace(trails[0], moved=_ones(out), bounded=frozenset({self.calls}))]
-            elif not is_mutable and before != _NOTHING:
-                trails = self.further(func, name, args, kwargs, out, trails, before)
-            for each, trail in zip(results, trails, strict=True):
-                self.set(each, trail)
-            return out
+            del types
+            return follower.see(func, args, kwargs or {})
 
-        def note(self, tensor: torch.Tensor, before: Trail) -> None:
-            """Remember what was written to a tensor's memory: whatever shares that has it too."""
-            storage = tensor.untyped_storage()
-            if storage.nbytes() != tensor.numel() * tensor.element_size():
-                # The storage is held, so that its number is not given to another one.
-                self.written[storage._cdata] = (storage, _joined([self.get(tensor), before]))
-
-        def further(
-            self, func: Any, name: str, args: Any, kwargs: Any, out: Any, trails: list[Trail], before: Trail
-        ) -> list[Trail]:
-            """Return the trails with what is carried on from the arguments."""
-            bounded = frozenset().union(*(self.get(each).bounded for each in _tensors([args])))
-            if bounded:
-                moved = steps.moved(func, name, args, kwargs, self.moved, 0.0)
-                moved = steps.of_values(name, args, kwargs, out, self.moved) if moved is None else moved
-                moved = steps.arithmetic(func, name, args, kwargs, out, self.moved) if moved is None else moved
-                shares = [*moved] if isinstance(moved, list | tuple) else [moved]
-                trails = [
-                    replace(trail, moved=share, bounded=bounded if share is not None else frozenset())
-                    for trail, share in zip(trails, [*shares, *[None] * len(trails)], strict=False)
-                ]
-            chosen = selection.carried(func, name, args, kwargs, self.chosen)
-            if chosen is None and (found := selection.source(name, args, kwargs, out, self.moved)):
-                values, moved, own = found
-                chosen = [None] * (len(trails) - 1) + [own.further(len(self.sources), self.cells)]
-                self.sources.append(selection.Source(self.cells, values, moved, before.coarsest))
-                self.cells += values.numel()
-            known = [*chosen] if isinstance(chosen, list | tuple) else [chosen]
-            return [
-                replace(trail, chosen=each)
-                for trail, each in zip(trails, [*known, *[None] * len(trails)], strict=False)
-            ]
-
-        def moved(self, tensor: Any) -> Any:
-            return self.get(tensor).moved if isinstance(tensor, torch.Tensor) else None
-
-        def chosen(self, tensor: Any) -> Any:
-            return self.get(tensor).chosen if isinstance(tensor, torch.Tensor) else None
-
-    return Mode()
+    return Mode()  # type: ignore[no-untyped-call]  # torch's
 
 
-_NOTHING = Trail()
-_TO_PYTHON = frozenset({"_local_scalar_dense", "item", "is_nonzero", "equal"})
+def _of_result(before: Trail, result: torch.Tensor) -> Trail:
+    """Return the trail of a result: a whole number has no rounding errors of its own, and was decided on."""
+    own = own_roundoff(result)
+    reached = before.weights or before.inputs
+    return replace(
+        before, coarsest=max(before.coarsest, own) if own else 0.0, decided=reached and (before.decided or not own)
+    )
 
 
-def _joined(trails: Sequence[Trail]) -> Trail:
+def _with_narrow_epsilon(schema: Any, args: Sequence[Any]) -> tuple[Any, ...]:
+    """Return an operator's arguments, those that were left out because they are the default's too."""
+    import numpy as np
+
+    places = [index for index, each in enumerate(schema.arguments) if each.name in _EPSILONS and not each.kwarg_only]
+    if not places:
+        return tuple(args)
+    left_out = schema.arguments[len(args) : places[-1] + 1]
+    full = [*args, *(each.default_value for each in left_out)]
+    return tuple(
+        float(np.float32(value)) if index in places and isinstance(value, float) else value
+        for index, value in enumerate(full)
+    )
+
+
+def _memory(storage: Any) -> int:
+    return int(storage._cdata)  # noqa: SLF001 - what tells one storage from another
+
+
+def joined(trails: Sequence[Trail]) -> Trail:
     """Return what reached any of several tensors; what is carried along ends here."""
+    reached = [each for each in trails if each.weights or each.inputs]
     return Trail(
-        any(each.weights for each in trails),
-        any(each.inputs for each in trails),
-        max((each.coarsest for each in trails), default=0.0),
+        any(each.weights for each in reached),
+        any(each.inputs for each in reached),
+        max((each.coarsest for each in reached), default=0.0),
+        bool(reached) and all(each.decided for each in reached),
     )
 
 
@@ -226,9 +273,9 @@ def _ones(out: torch.Tensor) -> torch.Tensor:
     return torch.ones(out.shape, dtype=torch.float64)
 
 
-def _written(func: Any, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
+def _written(schema: Any, args: Any, kwargs: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors that an operator writes to."""
-    for index, argument in enumerate(func._schema.arguments):
+    for index, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[index] if index < len(args) else kwargs.get(argument.name)
             yield from _tensors([value])

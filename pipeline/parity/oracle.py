@@ -22,7 +22,7 @@ from pipeline.errors import ArchitectureError, DefectError
 from pipeline.parity import budget, caller, lineage, telling
 from pipeline.parity.telling import Origin  # noqa: TC001 - read when answers are validated
 from pipeline.parity.ties import Choice
-from pipeline.rebuild import calling, witness
+from pipeline.rebuild import calling, cases, witness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from pipeline.interface import Arrays, Interface
+    from pipeline.interface import Arrays, Case, Interface
     from pipeline.parity.caller import Caller
     from pipeline.parity.lineage import Followed
 
 FALLBACK_FACTOR = 2.0
+_FEWEST = 2
 BOUNDED_ROUNDOFFS = 4
 """What a sigmoid or softmax may be off by, in unit roundoffs of its range of 1; onnxruntime's sigmoid is off by 2.4 at most."""
 ENVIRONMENT = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
@@ -66,14 +67,18 @@ class Reference:
     origins: dict[str, Origin] = field(default_factory=dict)
     responses: dict[str, float] = field(default_factory=dict)
 
+    def tells(self, name: str) -> bool:
+        """Whether a defect would show in an output in this case (see `pipeline.parity.telling`)."""
+        return self.responses.get(name, 0.0) > budget.Rule().limit
+
 
 def evaluate(
     module: nn.Module,
     interface: Interface,
-    cases: Sequence[Arrays],
+    inputs: Sequence[Arrays],
     *,
     seed: int,
-    plain: Sequence[dict[str, torch.Tensor]] | None = None,
+    plain: Sequence[Mapping[str, torch.Tensor]] | None = None,
     unbounded: Sequence[str] = (),
 ) -> tuple[list[Reference], str | None]:
     """Return each case's reference, and the reason if float64 was not possible (None if it was).
@@ -90,19 +95,50 @@ def evaluate(
     caller.own_tensors(module)
     run = caller.Caller(module, interface)
     if unbounded:
-        skipped = [run(case, follow=True).bounded(unbounded) for case in cases]
-        run = caller.Caller(module, interface, dict(zip(map(id, cases), skipped, strict=True)))
-        plain = [run(case).outputs for case in cases]
+        skipped = [run(case, follow=True).bounded(unbounded) for case in inputs]
+        run = caller.Caller(module, interface, dict(zip(map(id, inputs), skipped, strict=True)))
+        plain = [run(case).outputs for case in inputs]
     else:
-        _require_same_twice(run, min(cases, key=_elements))
-        plain = list(plain or (run(case).outputs for case in cases))
-        _require_witness(module, interface, run, cases[0], plain[0])
-    moved = caller.perturbed(run, cases, seed)
+        _require_same_twice(run, min(inputs, key=_elements))
+        plain = list(plain or (run(case).outputs for case in inputs))
+        _require_witness(module, interface, run, inputs[0], plain[0])
+    moved = caller.perturbed(run, inputs, seed)
     origins = [_origins(each[0], plain[0], has_weights=bool(caller.floating(module))) for each in moved]
-    shaken = caller.shaken(run, cases, plain, origins, seed)
-    exact, reason = _in_float64(run, cases, plain)
+    decided = [_decided(each[0], plain[0]) for each in moved]
+    shaken = caller.shaken(run, inputs, plain, origins, decided, seed)
+    exact, reason = _in_float64(run, inputs, plain)
     references = _references(run, exact, plain, moved, fallback=reason is not None)
     return _with_responses(references, origins, shaken), reason
+
+
+def signals(
+    module: nn.Module, interface: Interface, sampled: Sequence[Case], references: Sequence[Reference], *, seed: int
+) -> list[tuple[Case, Reference]]:
+    """Return further cases, each the first that says something about an output of which fewer than two of the others do."""
+    lacking = {
+        name
+        for name in references[0].values
+        if not is_settled(references, name) and sum(each.tells(name) for each in references) < _FEWEST
+    }
+    found: list[tuple[Case, Reference]] = []
+    sizes = next((each.sizes for each in sampled if each.name == "odd"), sampled[0].sizes)
+    for case in cases.signals(interface, sizes, seed=seed) if lacking else ():
+        try:
+            (reference,), _ = evaluate(module, interface, [case.inputs], seed=seed)
+        except Exception:  # noqa: BLE001, S112 - a network may raise anything on inputs that nobody promised
+            continue
+        if told := {name for name in lacking if reference.tells(name)}:
+            found.append((case, reference))
+            lacking -= told
+        if not lacking:
+            break
+    return found
+
+
+def is_settled(references: Sequence[Reference], name: str) -> bool:
+    """Whether there is nothing to say of an output: neither weights nor inputs reach it, or it is always empty."""
+    known = [each for each in references if name in each.origins]
+    return all(each.origins[name] == "constant" for each in known) or not any(each.values[name].size for each in known)
 
 
 def floors(references: Sequence[Reference], name: str) -> list[budget.Floats] | None:
@@ -110,21 +146,23 @@ def floors(references: Sequence[Reference], name: str) -> list[budget.Floats] | 
     if not all(np.issubdtype(each.values[name].dtype, np.inexact) for each in references):
         return None
     roundoff = max(each.roundoffs.get(name, budget.UNIT_ROUNDOFF) for each in references)
-    return budget.floors([each.values[name] for each in references], [each.noise[name] for each in references], roundoff)
+    return budget.floors(
+        [each.values[name] for each in references], [each.noise[name] for each in references], roundoff
+    )
 
 
 def _in_float64(
-    run: Caller, cases: Sequence[Arrays], plain: Sequence[dict[str, torch.Tensor]]
+    run: Caller, inputs: Sequence[Arrays], plain: Sequence[Mapping[str, torch.Tensor]]
 ) -> tuple[list[Followed], str | None]:
     try:
         with caller.in_float64(run.module):
-            return [run(case, double=True, follow=True) for case in cases], None
+            return [run(case, double=True, follow=True) for case in inputs], None
     except (RuntimeError, NotImplementedError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         # What indices were chosen from is known of the network's own precision too.
         return [
             lineage.Followed(known, again.trails, again.sources)
-            for known, again in zip(plain, (run(case, follow=True) for case in cases), strict=True)
+            for known, again in zip(plain, (run(case, follow=True) for case in inputs), strict=True)
         ], reason
 
 
@@ -160,7 +198,7 @@ def _require_witness(
     interface: Interface,
     run: Caller,
     case: Arrays,
-    ours: dict[str, torch.Tensor],
+    ours: Mapping[str, torch.Tensor],
 ) -> None:
     """Hold a call of ours against one by hand (see `pipeline.rebuild.witness`)."""
     try:
@@ -196,10 +234,19 @@ def _elements(case: Arrays) -> int:
     return sum(int(array.size) for array in case.values())
 
 
+def _decided(followed: Followed, outputs: Mapping[str, torch.Tensor]) -> set[str]:
+    """Return the outputs that come of whole numbers alone, such as a label, whatever their own type is."""
+    return {
+        name
+        for name, each in outputs.items()
+        if (followed.trails[name].decided if name in followed.trails else not lineage.own_roundoff(each))
+    }
+
+
 def _references(
     run: Caller,
     exact: Sequence[Followed],
-    plain: Sequence[dict[str, torch.Tensor]],
+    plain: Sequence[Mapping[str, torch.Tensor]],
     moved: Sequence[Sequence[Followed]],
     *,
     fallback: bool,
@@ -215,7 +262,7 @@ def _references(
 
 
 def _reference(
-    truth: Followed, samples: list[Mapping[str, torch.Tensor]], roundoffs: Mapping[str, float], wide: set[str]
+    truth: Followed, samples: Sequence[Mapping[str, torch.Tensor]], roundoffs: Mapping[str, float], wide: set[str]
 ) -> Reference:
     import torch
 
@@ -225,7 +272,9 @@ def _reference(
         own = [sample[name] for sample in samples]
         if not value.is_floating_point() and not value.is_complex():
             # Where the network itself finds more or fewer, no element has a counterpart.
-            ties = [each != value if each.shape == value.shape else torch.ones_like(value, dtype=torch.bool) for each in own]
+            ties = [
+                each != value if each.shape == value.shape else torch.ones_like(value, dtype=torch.bool) for each in own
+            ]
             values[name] = calling.array_from(value)
             noise[name] = calling.array_from(torch.stack(ties).any(0).double())
             continue
@@ -288,11 +337,17 @@ def _measured(source: Any, number: int, moved: Sequence[Followed], factor: float
     errors = [_error(each.values.double(), values) for each in own if each.values.shape == values.shape]
     noise = torch.stack(errors).amax(0).nan_to_num(posinf=0.0) * factor if errors else torch.zeros_like(values)
     roundoff = max((each.coarsest for each in own), default=source.coarsest)
-    slack = None if source.moved is None else calling.array_from(source.moved * roundoff * BOUNDED_ROUNDOFFS / budget.Rule().limit)
+    slack = (
+        None
+        if source.moved is None
+        else calling.array_from(source.moved * roundoff * BOUNDED_ROUNDOFFS / budget.Rule().limit)
+    )
     return calling.array_from(values), calling.array_from(noise), slack, roundoff
 
 
-def _choice(truth: Followed, name: str, number: int, cases: Sequence[tuple[Any, Any, Any, float]], index: int) -> Choice:
+def _choice(
+    truth: Followed, name: str, number: int, cases: Sequence[tuple[Any, Any, Any, float]], index: int
+) -> Choice:
     chosen, source = truth.trails[name].chosen, truth.sources[number]
     if chosen is None:
         raise DefectError(f"nothing is known of what {name} was chosen from")

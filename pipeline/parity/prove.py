@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,62 +11,29 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.backends import placement
 from pipeline.errors import DefectError, GateError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.formats.table import formats
-from pipeline.parity import behaviour, bounded, jobs, oracle
+from pipeline.parity import behaviour, bounded, jobs
 from pipeline.parity.candidate import Names
 from pipeline.parity.compare import REFUSED, Finding, compare, refused, worst
 from pipeline.parity.document import Audit, AuditProblem
+from pipeline.parity.truth import Conditions, Truth, truth
 from pipeline.worker.event import Event
-from pipeline.worker.process import LOCAL
 from pipeline.worker.session import ReadPlacement, Run, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from pipeline.backends.variant import Variant
     from pipeline.formats.artifact import Artifact
-    from pipeline.interface import Arrays, Case, Interface
-    from pipeline.parity.budget import Floats, Rule
-    from pipeline.parity.oracle import Reference
-    from pipeline.rebuild.network import Network
+    from pipeline.interface import Arrays
     from pipeline.worker import event
-    from pipeline.worker.runner import Runner, Worker
+    from pipeline.worker.runner import Worker
+
+__all__ = ["Conditions", "Proof", "Truth", "audit", "finding_in_words", "gate", "prove", "truth", "with_audits"]
 
 _FORGED = "the file it runs holds what the network does not"
 
 Status = Literal["pass", "fail", "unavailable", "crashed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What every run of a proof needs: the network with its interface, a backend's threads, how long to wait, where it runs."""
-
-    interface: Interface
-    network: Network
-    threads: int
-    timeout_s: float
-    report: Callable[[Event], None] = lambda _: None
-    runner: Runner = LOCAL
-    at_once: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """What the outputs should be: for each case its reference and floors, and each output's rule.
-
-    `gates` are the rules of artifacts that have their own.
-    """
-
-    cases: tuple[Case, ...]
-    references: tuple[Reference, ...]
-    floors: tuple[Mapping[str, Floats], ...]
-    rules: Mapping[str, Rule]
-    fallback: str | None
-    gates: Mapping[str, Mapping[str, Rule]] = field(default_factory=dict)
-
-    def of(self, artifact: str | None) -> Truth:
-        """Return it with the rules that an artifact is held to."""
-        return replace(self, rules=self.gates.get(artifact or "", self.rules))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +60,6 @@ class Proof:
     def worst(self) -> Finding | None:
         """The finding that decided."""
         return worst(self.findings) if self.findings else None
-
-
-def truth(
-    cases: Sequence[Case],
-    references: Sequence[Reference],
-    fallback: str | None,
-    rules: Mapping[str, Rule],
-    gates: Mapping[str, Mapping[str, Rule]] | None = None,
-) -> Truth:
-    """Build the truth from what the oracle gives for the cases (see `oracle.evaluate`)."""
-    by_output = {name: oracle.floors(references, name) for name in references[0].values}
-    floors = [
-        {name: each[index] for name, each in by_output.items() if each is not None} for index in range(len(references))
-    ]
-    return Truth(tuple(cases), tuple(references), tuple(floors), rules, fallback, gates or {})
 
 
 def prove(

@@ -66,10 +66,10 @@ def source(
         found, moved = _along(args[0], axis, indices), carried(args[0])
         moved = None if moved is None or found is None else _along(moved, axis, indices)[0]
     elif name in {"argmax", "argmin"}:
-        axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        values, indices = (args[0].reshape(-1), out.reshape(1)) if axis is None else (args[0], out)
-        found, moved = _along(values, axis or 0, indices), carried(args[0])
-        moved = None if moved is None or found is None else _along(moved.reshape(values.shape), axis or 0, indices)[0]
+        given = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        values, indices = (args[0].reshape(-1), out.reshape(1)) if given is None else (args[0], out)
+        found, moved = _along(values, given or 0, indices), carried(args[0])
+        moved = None if moved is None or found is None else _along(moved.reshape(values.shape), given or 0, indices)[0]
     if found is None or not 0 < found[0].numel() <= _LARGEST:
         return None
     rows, cells = found
@@ -111,35 +111,28 @@ def _places(name: str, args: Sequence[Any], kwargs: dict[str, Any], out: torch.T
     return rows, cells
 
 
-def carried(
-    func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any], chosen: Any
-) -> tuple[Chosen | None, ...] | Chosen | None:
-    """Return what the indices stand for after an operator that moves them, or counts on from them; else None.
+def carried(func: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any], chosen: Any) -> list[Chosen | None]:
+    """Return what each result's indices stand for after an operator that moves them, or counts on from them; else nothing.
 
     `chosen` gives what an argument's elements stand for.
     """
     given = args[0] if args else None
     known = [each for each in map(chosen, given if isinstance(given, list | tuple) else [given]) if each is not None]
     if not known:
-        return None
+        return []
     tables: dict[int, Any] = {}
     for each in known:
         for number, table in each.tables.items():
             if not tables.setdefault(number, table).equal(table):
-                return None
-    counted = {
-        number: steps.on_whole_numbers(func, name, args, kwargs, table) for number, table in tables.items()
-    }
+                return []
+    counted = {number: steps.on_whole_numbers(func, name, args, kwargs, table) for number, table in tables.items()}
     if all(each is not None for each in counted.values()):
-        return replace(known[0], tables=counted)
+        return [replace(known[0], tables=counted)]
 
     def cells(each: Any) -> Any:
         found = chosen(each)
         return None if found is None else found.cells
 
     result = steps.moved(func, name, args, kwargs, cells, -1)
-    if result is None:
-        return None
-    if isinstance(result, list | tuple):
-        return tuple(Chosen(each, tables) for each in result)
-    return Chosen(result, tables)
+    results = result if isinstance(result, list | tuple) else [] if result is None else [result]
+    return [Chosen(each, tables) for each in results]

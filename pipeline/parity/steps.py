@@ -12,8 +12,28 @@ if TYPE_CHECKING:
 BOUNDED = frozenset({"sigmoid", "special_expit", "hardsigmoid", "softmax", "_softmax", "_safe_softmax"})
 """Functions with a range of 1, which runtimes compute to absolute accuracy."""
 
+SHAPES = frozenset(
+    {
+        "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_full",
+        "new_empty", "new_empty_strided", "sym_size", "size",
+    }
+)  # fmt: skip
+"""What takes from a tensor nothing but its shape."""
 _SAME = frozenset(
-    {"to", "_to_copy", "clone", "contiguous", "detach", "alias", "lift_fresh", "type_as", "float", "double", "long", "int"}
+    {
+        "to",
+        "_to_copy",
+        "clone",
+        "contiguous",
+        "detach",
+        "alias",
+        "lift_fresh",
+        "type_as",
+        "float",
+        "double",
+        "long",
+        "int",
+    }
 )
 _MOVES = frozenset(
     {
@@ -90,28 +110,25 @@ def arithmetic(
     import torch
 
     if name in _LINEAR:
-        first = carried(args[0])
-        return None if first is None else first if name in {"neg", "abs"} else func(first, *args[1:], **kwargs)
+        first: torch.Tensor | None = carried(args[0])
+        return first if first is None or name in {"neg", "abs"} else torch.as_tensor(func(first, *args[1:], **kwargs))
     if name not in _ARITHMETIC or kwargs.get("rounding_mode") is not None:
         return None
     operands = list(args[1:] if name == "where" else args[:1] if name in {"square", "masked_fill"} else args[:2])
     shares = [carried(each) for each in operands]
-    if all(each is None for each in shares):
-        return None
-    left, right = ([*shares, None])[:2]
     one, other = ([*operands, 2])[:2]
     if name == "where":
-        zero = torch.zeros((), dtype=torch.float64)
-        return torch.where(args[0], zero if left is None else left, zero if right is None else right).expand(out.shape)
-    if name == "masked_fill":
-        return None if left is None else left.masked_fill(args[1], 0.0).expand(out.shape)
+        slopes: list[Any] = [args[0], ~args[0]]
+    elif name == "masked_fill":
+        slopes = [~args[1]]
+    else:
+        slopes = [_slope(name, one, other, kwargs, of=index) for index in range(len(operands))]
     total = torch.zeros(out.shape, dtype=torch.float64)
-    for share, factor in ((left, _slope(name, one, other, kwargs, of=0)), (right, _slope(name, one, other, kwargs, of=1))):
-        if share is not None:
-            if factor is None:
-                return None
-            total = total + share * factor
-    return total
+    for share, slope in zip(shares, slopes, strict=True):
+        if share is not None and slope is None:
+            return None
+        total = total if share is None else total + share * slope
+    return None if all(share is None for share in shares) else total
 
 
 def _slope(name: str, one: Any, other: Any, kwargs: dict[str, Any], *, of: int) -> Any:

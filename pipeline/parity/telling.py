@@ -1,4 +1,4 @@
-"""Does a case say anything: would a defect show in it?
+"""Whether a case says anything: whether a defect would show in it.
 
 An output that stays the same when the weights are changed would also stay the same when an export changes them. A saturated
 sigmoid, a softmax that is 1 somewhere and 0 elsewhere, and a dead ReLU are right on every backend, whatever it computes before.
@@ -13,12 +13,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from pipeline.parity.budget import Floats
 
 MOVE = 0.02
+_COARSE_MOVE = 0.5
+_NEAR = 1e-3
+_SAME = "the same whatever the weights"
 Origin = Literal["weights", "inputs", "constant"]
+
+
+def move(roundoff: float) -> float:
+    """Return by how much weights are moved that are held to this unit roundoff: float16 itself loses percents on the way."""
+    return _COARSE_MOVE if roundoff > 2.0**-24 else MOVE
 
 
 def scaled(tensor: torch.Tensor, generator: torch.Generator, factor: float) -> torch.Tensor:
@@ -51,24 +61,19 @@ def response(exact: Any, moved: Any, floor: Floats | None) -> float:
     return float(np.nan_to_num(share, nan=np.inf).max(initial=0.0))
 
 
-def in_words(values: Any) -> str:
-    """Say what an output is that says nothing."""
-    if not values.size:
+def in_words(several: Sequence[Any]) -> str:
+    """Say what values are that say nothing: those of one output in several cases, or of several outputs."""
+    flat = np.concatenate([np.asarray(each).reshape(-1) for each in several] or [np.zeros(0)])
+    if not flat.size:
         return "empty"
-    if values.dtype.kind == "b" or values.dtype.kind in "iu":
-        unlike = np.unique(values)
-        return f"always {unlike[0]}" if unlike.size == 1 else "the same whatever the weights"
-    if np.isnan(values).all():
-        return "all NaN"
-    finite = values[np.isfinite(values)]
+    if flat.dtype.kind == "c":
+        flat = np.abs(flat)
+    finite = flat[np.isfinite(flat)]
     if not finite.size:
-        return "not finite"
-    low, high = float(finite.real.min()), float(finite.real.max())
+        return "nowhere finite"
+    low, high = float(finite.min()), float(finite.max())
     if low == high:
         return "all zero" if low == 0 else f"constant at {low:.6g}"
-    if min(abs(low), abs(1 - low)) < _NEAR and min(abs(high), abs(1 - high)) < _NEAR:
-        return f"saturated at {low:.3g} and {high:.3g}" if round(low) != round(high) else f"saturated at {high:.3g}"
-    return "the same whatever the weights"
-
-
-_NEAR = 1e-3
+    if flat.dtype.kind == "f" and (np.minimum(np.abs(finite), np.abs(1 - finite)) < _NEAR).all():
+        return "saturated at 0 and 1"
+    return _SAME

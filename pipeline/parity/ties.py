@@ -63,7 +63,7 @@ def undecided(choices: Sequence[Choice], shape: tuple[int, ...], limit: float) -
     return found
 
 
-def _near(one: Array, other: Array, allowed: Array) -> Flags:
+def _near(one: NDArray[np.float64], other: NDArray[np.float64], allowed: NDArray[np.float64]) -> Flags:
     with np.errstate(invalid="ignore"):
         close = np.abs(one - other) <= allowed
     return np.asarray((one == other) | (np.isnan(one) & np.isnan(other)) | close, bool)

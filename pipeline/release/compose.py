@@ -209,7 +209,7 @@ def _with_slack(floor: Floats, slack: Floats | None) -> Floats:
         return floor
     shape = [1] * (slack.ndim - floor.ndim) + [*floor.shape]
     axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
-    return np.maximum(floor, slack.max(axis=axes, keepdims=True, initial=0.0).reshape(floor.shape or ()))
+    return np.asarray(np.maximum(floor, slack.max(axis=axes, keepdims=True, initial=0.0).reshape(floor.shape or ())))
 
 
 def _of_indices(reference: Reference, rules: Mapping[str, Rule], limit: float) -> dict[str, Floats]:

@@ -104,6 +104,7 @@ def remarks(parity: Parity) -> list[str]:
         if isinstance(each, Exported) and (audit := each.audit):
             said.append(f"audit of {each.artifact}: {'ok' if audit.passed else 'FAILED'}: {audit.in_words()}")
             said += [f"  {problem.where} {problem.problem}" for problem in audit.problems[1:]]
+    said += [f"output '{name}': no case would show a defect ({why})" for name, why in parity.silent.items()]
     said += [f"{each.name}: {each.status}: {each.reason}" for each in parity.backends if each.reason]
     placed = [(each.name, each.facts.placement) for each in parity.backends]
     return said + [f"{name} ran on {placement.in_words(where)}" for name, where in placed if where]
