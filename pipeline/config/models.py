@@ -7,7 +7,16 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.tree import Place, key_text
@@ -179,6 +188,21 @@ class ToleranceConfig(_Section):
     rtol: NotNegative | None = Field(default=None, description="Largest relative error; goes with atol")
 
 
+class OutputConfig(ToleranceConfig):
+    """The error budget of one output, and whether it may be the same whatever the network computes."""
+
+    constant: bool = Field(
+        default=False,
+        description="It is meant to be the same whatever the weights: prove it although no case says anything",
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not said: releases of older versions hold configs without it."""
+        found: dict[str, Any] = handler(self)
+        return found if self.constant else {name: each for name, each in found.items() if name != "constant"}
+
+
 class ParityConfig(_Section):
     """How far a backend may be from the network, and on which inputs that is measured."""
 
@@ -189,7 +213,7 @@ class ParityConfig(_Section):
     rtol: NotNegative | None = Field(
         default=None, description="Largest relative error, in place of limit; goes with atol"
     )
-    outputs: dict[str, ToleranceConfig] = Field(default={}, description="Budgets of single outputs")
+    outputs: dict[str, OutputConfig] = Field(default={}, description="Budgets of single outputs")
     seed: int = Field(default=0, ge=0, description="Seed of the inputs")
     cap_elements: int = Field(default=2**20, ge=1, description="Most elements any one input of a case may have")
 

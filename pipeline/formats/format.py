@@ -138,7 +138,8 @@ class Format:
     `kind`: what the look at a file's bytes calls it; `require_safe` raises for a stranger's file that could do more than compute,
     given the names of the files that may lie beside it, and `beside` returns those that it keeps weights in; `runs_code`: opening one runs code that came
     with it; `takes_custom_ops`: it may need a library of operators. `read_signature`, `audit`, `find_culprit` and `count_operators` (operators, weights and operations of a call in each
-    scenario of input shapes) look into a file; they run in a worker. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
+    scenario of input shapes) look into a file, and `without_bounded` writes it again into a folder with the last sigmoids and softmaxes before
+    some outputs giving back what enters them (raises InputError where there are none); they run in a worker. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Format:
     audit: Callable[[Path, AuditSubject], Mapping[str, Any]] | None = None
     find_culprit: Callable[[CulpritSearch], Found] | None = None
     count_operators: Callable[[Path, Mapping[str, Mapping[str, Sequence[int]]]], Mapping[str, Any]] | None = None
+    without_bounded: Callable[[Path, Sequence[str], Path], Path] | None = None
     triton: Triton | None = None
     card: str | None = None
     library: str | None = None

@@ -8,7 +8,7 @@ the slice through the element, and of these the smallest. Three terms, of which 
 - the slice's noise in this case;
 - the slice's usual noise: the median of noise ÷ scale over the cases that have any finite value but 0, times this case's
   scale, so that one lucky case does not set an unreachable standard (scale: the largest magnitude of the output in a case);
-- 1/16 of a unit roundoff (2⁻²⁴) of the largest magnitude, in this case or usually. Functions such as a sigmoid are
+- 1/16 of a unit roundoff (2⁻²⁴ for float32) of the largest magnitude, in this case or usually. Functions such as a sigmoid are
   computed to absolute accuracy; with the default limit of 16 exactly one roundoff of the scale is allowed. Where fewer than
   three cases tell of any noise, luck cannot be told from accuracy, and it is a whole unit roundoff.
 
@@ -32,16 +32,20 @@ if TYPE_CHECKING:
 UNIT_ROUNDOFF = 2.0**-24
 ABSOLUTE_SHARE = 1 / 16
 _FEWEST_TELLING = 3
-_SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+_FLOAT64 = 2.0**-53
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What an output is held to: a limit × the noise floor, or explicit tolerances with `assert_allclose`'s meaning."""
+    """What an output is held to: a limit × the noise floor, or explicit tolerances with `assert_allclose`'s meaning.
+
+    Whole numbers are compared exactly, or by `atol` alone. `constant`: it may say nothing (see `pipeline.parity.telling`).
+    """
 
     limit: float = 16.0
     atol: float | None = None
     rtol: float | None = None
+    constant: bool = False
 
     @property
     def explicit(self) -> bool:
@@ -55,10 +59,11 @@ class Rule:
         return np.broadcast_to(self.limit * floor, reference.shape)
 
 
-def floors(references: Sequence[Floats], noises: Sequence[Floats]) -> list[Floats]:
+def floors(references: Sequence[Floats], noises: Sequence[Floats], roundoff: float = UNIT_ROUNDOFF) -> list[Floats]:
     """Return one output's floor for each case, broadcastable to that case's shape.
 
-    `references` and `noises` hold the output's oracle values and noise (float64), a case each.
+    `references` and `noises` hold the output's oracle values and noise (float64), a case each; `roundoff` is the unit roundoff
+    of the coarsest precision on the way to it.
     """
     axes = _fixed_axes([reference.shape for reference in references])
     scales = [_scale(reference) for reference in references]
@@ -70,9 +75,10 @@ def floors(references: Sequence[Floats], noises: Sequence[Floats]) -> list[Float
         np.median([maxima[index] / scale for maxima, scale in telling], axis=0) if telling else np.zeros(1)
         for index in range(len(axes))
     ]
+    tiny = float(np.finfo(np.float64 if roundoff == _FLOAT64 else np.float32).tiny)
     share = ABSOLUTE_SHARE if len(telling) >= _FEWEST_TELLING else 1.0
     return [
-        _floor(maxima, usual, axes, reference.ndim, scale, share * max(scale, usual_scale))
+        _floor(maxima, usual, axes, reference.ndim, scale, roundoff * share * max(scale, usual_scale) + tiny)
         for maxima, reference, scale in zip(own, references, scales, strict=True)
     ]
 
@@ -89,7 +95,7 @@ def _floor(
     floor = per_axis[0]
     for other in per_axis[1:]:
         floor = np.minimum(floor, other)
-    return np.maximum(floor, UNIT_ROUNDOFF * least + _SMALLEST_NORMAL)
+    return np.maximum(floor, least)
 
 
 def _fixed_axes(shapes: Sequence[tuple[int, ...]]) -> list[int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, SupportsInt
 
 import numpy as np
 
+from pipeline.parity import ties
 from pipeline.parity.budget import Rule
 from pipeline.storage.documents import Count, Many, Number  # noqa: TC001 - pydantic evaluates annotations in this module
 
@@ -31,7 +32,8 @@ class Finding:
 
     `factor`: largest error ÷ allowed error × limit, so that a pass is `factor <= limit`; with explicit tolerances the
     limit is 1. `problem` says in words why it failed where a number cannot. `would_pass`: the absolute tolerance (with
-    rtol 0) that the output just meets, None where none does.
+    rtol 0) that the output just meets, None where none does. `forgiven`: it left the noise floor, by no more than what its last
+    sigmoid or softmax may be off by, and what enters that was within its own floor (see `pipeline.parity.bounded`).
     """
 
     case: str
@@ -47,6 +49,7 @@ class Finding:
     ties: Count = 0
     problem: str | None = None
     would_pass: Number | None = None
+    forgiven: bool = False
 
 
 def compare(
@@ -61,6 +64,19 @@ def compare(
     extra = [name for name in outputs if name not in reference.values]
     unwanted = [_failed(case, name, Rule(), "not an output of the network") for name in extra]
     return (*_explain_swaps(findings, reference, floors, outputs, rules), *unwanted)
+
+
+def excused(
+    case: str,
+    name: str,
+    reference: Reference,
+    floors: Mapping[str, Floats],
+    outputs: Arrays,
+    rules: Mapping[str, Rule],
+) -> Finding:
+    """Return the finding of one output with the accuracy of its last sigmoids and softmaxes allowed for."""
+    own = {**floors, name: np.maximum(floors[name], reference.slack[name])}
+    return _compare_output(case, name, reference, own, outputs.get(name), rules)
 
 
 def refused(case: str, reference: Reference, rules: Mapping[str, Rule], reason: str) -> tuple[Finding, ...]:
@@ -91,10 +107,24 @@ def _compare_output(
         return _failed(case, name, rule, f"dtype {got.dtype.name} instead of {reference.dtypes[name]}")
     if not got.size:
         return Finding(case, name, passed=True, factor=0.0, limit=_limit(rule))
-    if not np.issubdtype(expected.dtype, np.floating):
-        undecided = (reference.noise[name] != 0) | _within_margin(expected, got, reference, floors, rules)
+    if not np.issubdtype(expected.dtype, np.inexact):
+        undecided = _undecided(name, got, reference, floors, rules)
         return _compare_exact(case, name, expected, undecided, got, rule)
     return _compare_floating(case, name, reference, floors[name], got, rule)
+
+
+def _undecided(
+    name: str, got: Array, reference: Reference, floors: Mapping[str, Floats], rules: Mapping[str, Rule]
+) -> Flags:
+    """Return where something else is as good as what the network gives: where it disagrees with itself, and ties.
+
+    Where it is known what an index was chosen from, that alone decides.
+    """
+    disagrees, choices = reference.noise[name] != 0, reference.choices.get(name, ())
+    if not choices:
+        return np.asarray(disagrees | _within_margin(reference.values[name], got, reference, floors, rules), bool)
+    known = np.any([each.cells >= 0 for each in choices], axis=0)
+    return np.asarray(np.where(known, ties.good(choices, got, rules[name].limit), disagrees), bool)
 
 
 def _within_margin(
@@ -104,7 +134,7 @@ def _within_margin(
 
     They are if their margin in float64 is at most what both may be off by.
     """
-    ties = np.zeros(expected.shape, bool)
+    found = np.zeros(expected.shape, bool)
     for name, values in reference.values.items():
         if not np.issubdtype(values.dtype, np.floating) or not values.size:
             continue
@@ -117,8 +147,8 @@ def _within_margin(
                 continue
             allowed = rules[name].allowed(values, floors[name])
             budget = np.take_along_axis(allowed, index, axis) + np.take_along_axis(allowed, other, axis)
-            ties |= (np.abs(best - np.take_along_axis(values, other, axis)) <= budget).reshape(ties.shape)
-    return ties
+            found |= (np.abs(best - np.take_along_axis(values, other, axis)) <= budget).reshape(found.shape)
+    return found
 
 
 def _as_indices(found: Array, values: Array, axis: int) -> NDArray[np.int64] | None:
@@ -133,30 +163,39 @@ def _as_indices(found: Array, values: Array, axis: int) -> NDArray[np.int64] | N
 
 
 def _compare_exact(case: str, name: str, expected: Array, undecided: Flags, got: Array, rule: Rule) -> Finding:
-    """Integers and booleans must be equal, except where float32 cannot decide (a tie in an argmax)."""
+    """Integers and booleans must be equal, except where the network cannot decide (a tie), or by `atol` where one is given."""
+    tied = int(((got != expected) & undecided).sum())
+    error = np.where(undecided, 0.0, np.abs(got.astype(np.float64) - expected.astype(np.float64)))
+    largest = float(error.max())
+    if rule.explicit and rule.atol and largest <= rule.atol:
+        factor = largest / rule.atol
+        return Finding(
+            case, name, passed=True, factor=factor, limit=1.0, max_error=largest, ties=tied, would_pass=largest
+        )
     differs = (got != expected) & ~undecided
-    ties = int(((got != expected) & undecided).sum())
     if not differs.any():
-        return Finding(case, name, passed=True, factor=0.0, limit=_limit(rule), ties=ties)
-    index = _index(np.argmax(differs), expected.shape)
+        return Finding(case, name, passed=True, factor=0.0, limit=_limit(rule), ties=tied)
+    index = _index(np.argmax(error), expected.shape)
+    held = f"may differ by {rule.atol:g}" if rule.explicit and rule.atol else "is compared exactly"
     return Finding(
         case,
         name,
         passed=False,
         factor=np.inf,
         limit=_limit(rule),
-        max_error=float(np.abs(got.astype(np.float64) - expected.astype(np.float64)).max()),
+        max_error=largest,
         worst_index=index,
         expected=float(expected[index]),
         got=float(got[index]),
-        ties=ties,
-        problem=f"{int(differs.sum())} of {differs.size} elements differ; this output is compared exactly",
+        ties=tied,
+        problem=f"{int(differs.sum())} of {differs.size} elements differ, by {largest:g} at most; this output {held}",
+        would_pass=largest,
     )
 
 
 def _compare_floating(case: str, name: str, reference: Reference, floor: Floats, got: Array, rule: Rule) -> Finding:
     expected, noise = reference.values[name], reference.noise[name]
-    value = got.astype(np.float64)
+    value = got.astype(expected.dtype)
     same = (value == expected) | (np.isnan(value) & np.isnan(expected))
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.where(same, 0.0, np.abs(value - expected))
@@ -180,8 +219,8 @@ def _compare_floating(case: str, name: str, reference: Reference, floor: Floats,
         max_error=float(error.max()),
         rms_error=float(np.sqrt(np.mean(finite**2))) if finite.size else np.inf,
         worst_index=index,
-        expected=float(expected[index]),
-        got=float(value[index]),
+        expected=float(expected[index].real),
+        got=float(value[index].real),
         ties=int(unknowable.sum()),
         problem=_not_finite(value, expected, unknowable),
         would_pass=float(error.max()) if np.isfinite(error).all() else None,

@@ -27,6 +27,9 @@ class SampledCase(Part):
 
     name: str
     sizes: dict[str, Count]
+    tells: dict[str, bool] = Field(
+        default={}, description="Whether a defect would show in an output; missing: not known"
+    )
 
 
 class AuditProblem(Part):
@@ -274,6 +277,9 @@ class Parity(Part):
     exports: Many[Annotated[Exported | Refused, Field(discriminator="status")]]
     backends: Many[BackendResult]
     notes: Many[str]
+    silent: dict[str, str] = Field(
+        default={}, description="Outputs in which no case would show a defect, and what they are instead"
+    )
     reference: Trained | None = Field(default=None, description="null: not compared with the trained network")
     explanations: Many[Explanation] = Field(default=(), description="Of the backends that failed")
     name: str = ""

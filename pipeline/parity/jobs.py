@@ -53,12 +53,15 @@ class Evaluation(Model):
     """The oracle's reference for each case, and why float64 was not possible (None if it was).
 
     `rows`: whether rows of a batch depend on one another, where that was asked.
+    `signals` are cases that were added because the others say too little, with their own references.
     """
 
     network: Rehearsed
     references: tuple[Reference, ...]
     fallback: str | None
     rows: Rows | None = None
+    signals: tuple[Case, ...] = ()
+    signal_references: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +116,16 @@ class Evaluated:
 
 
 class Evaluate(Request[Evaluation]):
-    """Evaluate the oracle on the cases that were rehearsed, or the last few of them; `rows`: and look at rows of a batch."""
+    """Evaluate the oracle on the cases that were rehearsed, or the last few of them.
+
+    `unbounded` names outputs before whose last sigmoids and softmaxes it is evaluated (see `oracle.evaluate`). With `signals`
+    other inputs are tried where the cases say too little; with `rows` it is asked whether rows of a batch depend on one another.
+    """
 
     seed: int
     last: int = 0
+    unbounded: tuple[str, ...] = ()
+    signals: bool = False
     rows: bool = False
 
     def run(self, context: Context) -> Evaluation:
@@ -126,14 +135,24 @@ class Evaluate(Request[Evaluation]):
         taken = context.take(_Network)
         inputs, plain = [case.inputs for case in taken.cases[-self.last :]], taken.found.outputs[-self.last :]
         module, interface = taken.loaded.module, taken.interface
-        references, fallback = oracle.evaluate(module, interface, inputs, seed=self.seed, plain=plain)
-        left = Evaluated(module, interface, double=fallback is None)
+        references, fallback = oracle.evaluate(
+            module, interface, inputs, seed=self.seed, plain=plain, unbounded=self.unbounded
+        )
+        added = oracle.signals(module, interface, taken.cases, references, seed=self.seed) if self.signals else []
+        left = Evaluated(module if fallback else module.double(), interface, double=fallback is None)
         context.leave(left)
         found = None
         if self.rows:
             run = _arrays(runner_of(left))
             found = rows.examine(run, interface, taken.cases[-self.last :], references, seed=self.seed)
-        return Evaluation(network=taken.facts, references=tuple(references), fallback=fallback, rows=found)
+        return Evaluation(
+            network=taken.facts,
+            references=tuple(references),
+            fallback=fallback,
+            signals=tuple(case for case, _ in added),
+            signal_references=tuple(reference for _, reference in added),
+            rows=found,
+        )
 
 
 def runner_of(network: Evaluated) -> Run:
@@ -238,6 +257,22 @@ def _audited(exported: Exported, subject: AuditSubject) -> dict[str, JsonValue]:
         reason = error.message if isinstance(error, WeighbridgeError) else f"{type(error).__name__}: {error}"
         problem: dict[str, JsonValue] = {"where": "", "problem": f"could not be audited: {reason.splitlines()[0]}"}
         return {"passed": False, "crashed": True, "problems": [problem], "problem_count": 1}
+
+
+class WithoutBounded(Request[Path]):
+    """Write a file again with the last sigmoids and softmaxes before some outputs left out; return where it lies."""
+
+    format: str
+    file: Path
+    outputs: tuple[str, ...]
+    folder: Path
+
+    def run(self, _: Context) -> Path:
+        """Raise InputError for a format, or a file, that cannot be run without them."""
+        write = formats()[self.format].without_bounded
+        if write is None:
+            raise InputError(f"{self.format} files cannot be run without their last sigmoid or softmax")
+        return write(self.file, self.outputs, self.folder)
 
 
 class ReadSignature(Request[Signature]):

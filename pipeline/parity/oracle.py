@@ -5,29 +5,39 @@ digits more than float32 holds. What float32 eager itself loses against it, as i
 moved by one unit in the last place, is the *noise*: a backend that evaluates the same sums in another order
 cannot be expected to do better (N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 1.5–1.6
 and 3.1: rounding errors act like perturbations of the data of the size of the unit roundoff).
+
+A network in float64 has nothing wider to be held against: its own evaluation is the reference then, and the noise twice its
+response to changes by one unit in the last place of float64. The unit is always that of the coarsest precision on an output's way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np  # noqa: TC002 - read when answers are validated
-from numpy.typing import NDArray  # noqa: TC002 - as above
+import numpy as np
+from numpy.typing import NDArray  # noqa: TC002 - read when answers are validated
 
 from pipeline.errors import ArchitectureError, DefectError
-from pipeline.rebuild import calling, witness
+from pipeline.parity import budget, caller, lineage, telling
+from pipeline.parity.telling import Origin  # noqa: TC001 - read when answers are validated
+from pipeline.parity.ties import Choice
+from pipeline.rebuild import calling, cases, witness
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
     from torch import nn
 
-    from pipeline.interface import Arrays, Interface
+    from pipeline.interface import Arrays, Case, Interface
+    from pipeline.parity.caller import Caller
+    from pipeline.parity.lineage import Followed
 
-PERTURBATIONS = 2
 FALLBACK_FACTOR = 2.0
+_FEWEST = 2
+BOUNDED_ROUNDOFFS = 4
+"""What a sigmoid or softmax may be off by, in unit roundoffs of its range of 1; onnxruntime's sigmoid is off by 2.4 at most."""
 ENVIRONMENT = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
 """What a process that evaluates the oracle runs with: the same instructions on every x86-64 processor with AVX2.
 
@@ -39,74 +49,142 @@ Float32 noise otherwise depends on whether the builder's machine has AVX-512, an
 class Reference:
     """What one case's outputs should be, by output name.
 
-    `values`: float64 for floating outputs, exact values for the others. `noise`: for floating outputs the largest error
-    seen in float32, elementwise and float64; for the others 1.0 where float32 itself disagrees (a tie), else 0.0.
-    `dtypes`: what float32 eager returns.
+    `values`: float64 (complex128) for floating outputs, exact values for the others. `noise`: for floating outputs the largest
+    error seen in the network's own precision, elementwise and float64; for the others 1.0 where the network itself disagrees
+    (a tie), else 0.0. `dtypes`: what eager returns.
+
+    `roundoffs`: the unit roundoff of the coarsest precision on a floating output's way. `slack`: for an output that ends in
+    sigmoids or softmaxes what their own accuracy moves it by, ÷ the usual limit. `choices`: what an index output was chosen from.
+    `origins`: what reaches an output. `responses`: how far it moves ÷ its floor when weights (or inputs) move by 2 %.
     """
 
     values: dict[str, NDArray[Any]]
     noise: dict[str, NDArray[np.float64]]
     dtypes: dict[str, str]
+    roundoffs: dict[str, float] = field(default_factory=dict)
+    slack: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    choices: dict[str, tuple[Choice, ...]] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    responses: dict[str, float] = field(default_factory=dict)
+
+    def tells(self, name: str) -> bool:
+        """Whether a defect would show in an output in this case (see `pipeline.parity.telling`)."""
+        return self.responses.get(name, 0.0) > budget.Rule().limit
 
 
 def evaluate(
     module: nn.Module,
     interface: Interface,
-    cases: Sequence[Arrays],
+    inputs: Sequence[Arrays],
     *,
     seed: int,
-    plain: Sequence[dict[str, torch.Tensor]] | None = None,
+    plain: Sequence[Mapping[str, torch.Tensor]] | None = None,
+    unbounded: Sequence[str] = (),
 ) -> tuple[list[Reference], str | None]:
     """Return each case's reference, and the reason if float64 was not possible (None if it was).
 
-    `plain` are the outputs of each case in float32, where they are known already. Without float64 the reference is float32
-    eager, and the noise is twice its response to one-ulp changes. The module's parameters are changed on the way: do not use
-    it afterwards.
+    `plain` are the outputs of each case in the network's own precision, where they are known already. Without float64 the
+    reference is eager, and the noise is twice its response to one-ulp changes. `unbounded` names outputs before whose last
+    sigmoids and softmaxes the network is evaluated: these give back what enters them. The module comes back as it was, its
+    tensors in memory of their own.
 
     Raises:
         ArchitectureError: the network draws random numbers or keeps a state, so that it has no output to hold anything against.
         DefectError: a call by hand gives something else than ours.
     """
-    _own_tensors(module)
-    run = _runner(module, interface)
-    _require_same_twice(run, min(cases, key=_elements))
-    plain = list(plain or (run(case, double=False) for case in cases))
-    _require_witness(module, interface, run, cases[0], plain[0])
-    moved = _perturbed_runs(module, run, interface, cases, seed)
+    caller.own_tensors(module)
+    run = caller.Caller(module, interface)
+    if unbounded:
+        skipped = [run(case, follow=True).bounded(unbounded) for case in inputs]
+        run = caller.Caller(module, interface, dict(zip(map(id, inputs), skipped, strict=True)))
+        plain = [run(case).outputs for case in inputs]
+    else:
+        _require_same_twice(run, min(inputs, key=_elements))
+        plain = list(plain or (run(case).outputs for case in inputs))
+        _require_witness(module, interface, run, inputs[0], plain[0])
+    moved = caller.perturbed(run, inputs, seed)
+    origins = [_origins(each[0], plain[0], has_weights=bool(caller.floating(module))) for each in moved]
+    decided = [_decided(each[0], plain[0]) for each in moved]
+    shaken = caller.shaken(run, inputs, plain, origins, decided, seed)
+    exact, reason = _in_float64(run, inputs, plain)
+    references = _references(run, exact, plain, moved, fallback=reason is not None)
+    return _with_responses(references, origins, shaken), reason
+
+
+def signals(
+    module: nn.Module, interface: Interface, sampled: Sequence[Case], references: Sequence[Reference], *, seed: int
+) -> list[tuple[Case, Reference]]:
+    """Return further cases, each the first that says something about an output of which fewer than two of the others do."""
+    lacking = {
+        name
+        for name in references[0].values
+        if not is_settled(references, name) and sum(each.tells(name) for each in references) < _FEWEST
+    }
+    found: list[tuple[Case, Reference]] = []
+    sizes = next((each.sizes for each in sampled if each.name == "odd"), sampled[0].sizes)
+    for case in cases.signals(interface, sizes, seed=seed) if lacking else ():
+        try:
+            (reference,), _ = evaluate(module, interface, [case.inputs], seed=seed)
+        except Exception:  # noqa: BLE001, S112 - a network may raise anything on inputs that nobody promised
+            continue
+        if told := {name for name in lacking if reference.tells(name)}:
+            found.append((case, reference))
+            lacking -= told
+        if not lacking:
+            break
+    return found
+
+
+def is_settled(references: Sequence[Reference], name: str) -> bool:
+    """Whether there is nothing to say of an output: neither weights nor inputs reach it, or it is always empty."""
+    known = [each for each in references if name in each.origins]
+    return all(each.origins[name] == "constant" for each in known) or not any(each.values[name].size for each in known)
+
+
+def floors(references: Sequence[Reference], name: str) -> list[budget.Floats] | None:
+    """Return an output's floor in every case (see `pipeline.parity.budget`); None for one that is compared exactly."""
+    if not all(np.issubdtype(each.values[name].dtype, np.inexact) for each in references):
+        return None
+    roundoff = max(each.roundoffs.get(name, budget.UNIT_ROUNDOFF) for each in references)
+    return budget.floors(
+        [each.values[name] for each in references], [each.noise[name] for each in references], roundoff
+    )
+
+
+def _in_float64(
+    run: Caller, inputs: Sequence[Arrays], plain: Sequence[Mapping[str, torch.Tensor]]
+) -> tuple[list[Followed], str | None]:
     try:
-        module.double()
-        exact, reason = [run(case, double=True) for case in cases], None
+        with caller.in_float64(run.module):
+            return [run(case, double=True, follow=True) for case in inputs], None
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        exact, reason = plain, str(error).splitlines()[0]
-    references = [
-        _reference(truth, [first, *others], fallback=reason is not None)
-        for truth, first, others in zip(exact, plain, moved, strict=True)
-    ]
-    return references, reason
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # What indices were chosen from is known of the network's own precision too.
+        return [
+            lineage.Followed(known, again.trails, again.sources)
+            for known, again in zip(plain, (run(case, follow=True) for case in inputs), strict=True)
+        ], reason
 
 
-def _runner(module: nn.Module, interface: Interface) -> Callable[..., dict[str, torch.Tensor]]:
-    import torch
-
-    binding = calling.bind(module, interface)
-
-    def run(arrays: Arrays, *, double: bool) -> dict[str, torch.Tensor]:
-        # Copies: a network may write to its inputs.
-        tensors = {name: each.clone() for name, each in calling.tensors_from(arrays, double=double).items()}
-        with torch.inference_mode():
-            named = calling.call(module, binding, interface, tensors)
-        return {name: tensor.clone() for name, tensor in named.items()}
-
-    return run
+def _origins(followed: Followed, outputs: Mapping[str, torch.Tensor], *, has_weights: bool) -> dict[str, Origin]:
+    """Return what reaches each output; weights, where the call could not be followed."""
+    found: dict[str, Origin] = {}
+    for name in outputs:
+        trail = followed.trails.get(name)
+        if has_weights and (trail is None or trail.weights):
+            found[name] = "weights"
+        else:
+            found[name] = "inputs" if trail is None or trail.inputs or trail.weights else "constant"
+    return found
 
 
-def _require_same_twice(run: Callable[..., dict[str, torch.Tensor]], case: Arrays) -> None:
+def _require_same_twice(run: Caller, case: Arrays) -> None:
     """Raise if a call draws random numbers that its outputs show. Its own chance would pass for noise, and hide any defect."""
     before = _random_states()
-    first = run(case, double=False)
+    first = run(case).outputs
     if _random_states() == before:
         return
-    again = run(case, double=False)
+    again = run(case).outputs
     changed = [name for name in first if not _same(first[name], again[name])]
     if changed:
         raise ArchitectureError(
@@ -118,15 +196,15 @@ def _require_same_twice(run: Callable[..., dict[str, torch.Tensor]], case: Array
 def _require_witness(
     module: nn.Module,
     interface: Interface,
-    run: Callable[..., dict[str, torch.Tensor]],
+    run: Caller,
     case: Arrays,
-    ours: dict[str, torch.Tensor],
+    ours: Mapping[str, torch.Tensor],
 ) -> None:
     """Hold a call of ours against one by hand (see `pipeline.rebuild.witness`)."""
     try:
         witness.require_agreement(module, interface, calling.tensors_from(case), ours)
     except DefectError:
-        again = run(case, double=False)
+        again = run(case).outputs
         changed = [name for name in ours if not _same(ours[name], again[name])]
         if not changed:
             raise
@@ -156,92 +234,165 @@ def _elements(case: Arrays) -> int:
     return sum(int(array.size) for array in case.values())
 
 
-def _perturbed_runs(
-    module: nn.Module,
-    run: Callable[..., dict[str, torch.Tensor]],
-    interface: Interface,
-    cases: Sequence[Arrays],
-    seed: int,
-) -> list[list[dict[str, torch.Tensor]]]:
-    """Run every case with inputs and weights moved by one ulp, several times; the weights are put back at the end.
+def _decided(followed: Followed, outputs: Mapping[str, torch.Tensor]) -> set[str]:
+    """Return the outputs that come of whole numbers alone, such as a label, whatever their own type is."""
+    return {
+        name
+        for name, each in outputs.items()
+        if (followed.trails[name].decided if name in followed.trails else not lineage.own_roundoff(each))
+    }
 
-    Inputs stay within what they are declared to hold: a network may refuse a probability above 1.
-    """
+
+def _references(
+    run: Caller,
+    exact: Sequence[Followed],
+    plain: Sequence[Mapping[str, torch.Tensor]],
+    moved: Sequence[Sequence[Followed]],
+    *,
+    fallback: bool,
+) -> list[Reference]:
+    roundoffs = {name: run.roundoff(name, [each[0] for each in moved], plain[0][name]) for name in plain[0]}
+    wide = {name for name, roundoff in roundoffs.items() if fallback or roundoff == lineage.ROUNDOFFS["float64"]}
+    references = [
+        _reference(truth, [first, *(each.outputs for each in others)], roundoffs, wide)
+        for truth, first, others in zip(exact, plain, moved, strict=True)
+    ]
+    chosen = _choices(exact, moved, wide_factor=FALLBACK_FACTOR if fallback else 1.0)
+    return [replace(each, choices=own) for each, own in zip(references, chosen, strict=True)]
+
+
+def _reference(
+    truth: Followed, samples: Sequence[Mapping[str, torch.Tensor]], roundoffs: Mapping[str, float], wide: set[str]
+) -> Reference:
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
-    bounds = {spec.name: (spec.low, spec.high) for spec in interface.inputs}
-    originals = [(tensor, tensor.data) for tensor in _floating(module)]
-    results: list[list[dict[str, torch.Tensor]]] = [[] for _ in cases]
-    with torch.no_grad():
-        for _ in range(PERTURBATIONS):
-            for tensor, original in originals:
-                tensor.data = original  # the one before goes first: never three copies of the weights at once
-                tensor.data = _one_ulp_away(original, generator)
-            for case, result in zip(cases, results, strict=True):
-                tensors = calling.tensors_from(case)
-                shifted = {
-                    name: _neighbour(tensor, *bounds[name], generator) if tensor.is_floating_point() else tensor
-                    for name, tensor in tensors.items()
-                }
-                result.append(run({name: calling.array_from(each) for name, each in shifted.items()}, double=False))
-        for tensor, original in originals:
-            tensor.data = original
-    return results
-
-
-def _own_tensors(module: nn.Module) -> None:
-    """Let each tensor own its memory: what is mapped from one file is not given back until the last of it goes."""
-    for tensor in _tensors(module):
-        tensor.data = tensor.data.clone()
-
-
-def _floating(module: nn.Module) -> list[torch.Tensor]:
-    return [tensor for tensor in _tensors(module) if tensor.is_floating_point() and tensor.numel()]
-
-
-def _tensors(module: nn.Module) -> list[torch.Tensor]:
-    """Return the parameters and buffers of a module, a tied one once."""
-    return list({id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}.values())
-
-
-def _one_ulp_away(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Move each nonzero element to a neighbouring floating-point number, up or down at random; zeros stay."""
-    import torch
-
-    towards = torch.empty(tensor.shape, dtype=torch.float32).uniform_(-1, 1, generator=generator)
-    infinite = torch.copysign(torch.tensor(float("inf")), towards, out=towards).to(tensor.dtype)
-    moved = torch.nextafter(tensor, infinite, out=infinite)
-    return torch.where(tensor == 0, tensor, moved, out=moved)
-
-
-def _neighbour(tensor: torch.Tensor, low: float | None, high: float | None, generator: torch.Generator) -> torch.Tensor:
-    """Move each element by one unit in the last place, except where that leaves the bounds."""
-    import torch
-
-    moved = _one_ulp_away(tensor, generator)
-    lowest, highest = (-float("inf") if low is None else low), (float("inf") if high is None else high)
-    return torch.where((moved < lowest) | (moved > highest), tensor, moved)
-
-
-def _reference(truth: dict[str, torch.Tensor], samples: list[dict[str, torch.Tensor]], *, fallback: bool) -> Reference:
-    import torch
-
-    values, noise, dtypes = {}, {}, {}
-    for name, value in truth.items():
+    values, noise, dtypes, slack = {}, {}, {}, {}
+    for name, value in truth.outputs.items():
         dtypes[name] = str(samples[0][name].dtype).removeprefix("torch.")
-        if not value.is_floating_point():
-            ties = [sample[name] != value for sample in samples]
+        own = [sample[name] for sample in samples]
+        if not value.is_floating_point() and not value.is_complex():
+            # Where the network itself finds more or fewer, no element has a counterpart.
+            ties = [
+                each != value if each.shape == value.shape else torch.ones_like(value, dtype=torch.bool) for each in own
+            ]
             values[name] = calling.array_from(value)
             noise[name] = calling.array_from(torch.stack(ties).any(0).double())
             continue
-        exact = value.double()
-        errors = torch.stack([(sample[name].double() - exact).abs() for sample in samples])
-        # Equal infinities and shared NaNs are no error; anything else that is not finite stays visible as inf.
-        same = torch.stack(
-            [(sample[name].double() == exact) | (sample[name].isnan() & exact.isnan()) for sample in samples]
-        )
-        errors = torch.where(same, 0.0, errors.nan_to_num(nan=float("inf")))
+        widest = torch.complex128 if value.is_complex() else torch.float64
+        exact = value.to(widest)
+        errors = torch.stack([_error(each.to(widest), exact) for each in own])
         values[name] = calling.array_from(exact)
-        noise[name] = calling.array_from(errors.amax(0) * (FALLBACK_FACTOR if fallback else 1.0))
-    return Reference(values, noise, dtypes)
+        noise[name] = calling.array_from(errors.amax(0) * (FALLBACK_FACTOR if name in wide else 1.0))
+        if (trail := truth.trails.get(name)) and trail.moved is not None and trail.moved.shape == exact.shape:
+            share = roundoffs[name] * BOUNDED_ROUNDOFFS / budget.Rule().limit
+            slack[name] = calling.array_from(trail.moved.nan_to_num(posinf=0.0) * share)
+    return Reference(values, noise, dtypes, roundoffs=dict(roundoffs), slack=slack)
+
+
+def _error(value: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+    """Return the absolute error: equal infinities and shared NaNs have none; what else is not finite stays visible as inf."""
+    import torch
+
+    if value.shape != exact.shape:
+        return torch.full(exact.shape, float("inf"), dtype=torch.float64)
+    same = (value == exact) | (value.isnan() & exact.isnan())
+    return torch.where(same, 0.0, (value - exact).abs().nan_to_num(nan=float("inf")))
+
+
+def _choices(
+    exact: Sequence[Followed], moved: Sequence[Sequence[Followed]], *, wide_factor: float
+) -> list[dict[str, tuple[Choice, ...]]]:
+    """Return, for each case, what index outputs were chosen from."""
+    wanted = [
+        [
+            (name, number)
+            for name, trail in truth.trails.items()
+            if trail.chosen is not None and not truth.outputs[name].is_floating_point()
+            for number in trail.chosen.tables
+        ]
+        for truth in exact
+    ]
+    numbers = [{number for _, number in each} for each in wanted]
+    known = [
+        {number: _measured(truth.sources[number], number, others, wide_factor) for number in mine}
+        for truth, others, mine in zip(exact, moved, numbers, strict=True)
+    ]
+    alike = all(each == numbers[0] for each in numbers)
+    found: list[dict[str, tuple[Choice, ...]]] = []
+    for index, (truth, pairs) in enumerate(zip(exact, wanted, strict=True)):
+        own: dict[str, list[Choice]] = {}
+        for name, number in pairs:
+            cases = [each[number] for each in known] if alike else [known[index][number]]
+            own.setdefault(name, []).append(_choice(truth, name, number, cases, index if alike else 0))
+        found.append({name: tuple(each) for name, each in own.items()})
+    return found
+
+
+def _measured(source: Any, number: int, moved: Sequence[Followed], factor: float) -> tuple[Any, Any, Any, float]:
+    """Return a source's values, its noise, what bounded functions move it by, and its unit roundoff, 0.0 for whole numbers."""
+    import torch
+
+    values = source.values.double()
+    own = [each.sources[number] for each in moved if number < len(each.sources)]
+    errors = [_error(each.values.double(), values) for each in own if each.values.shape == values.shape]
+    noise = torch.stack(errors).amax(0).nan_to_num(posinf=0.0) * factor if errors else torch.zeros_like(values)
+    roundoff = max((each.coarsest for each in own), default=source.coarsest)
+    slack = (
+        None
+        if source.moved is None
+        else calling.array_from(source.moved * roundoff * BOUNDED_ROUNDOFFS / budget.Rule().limit)
+    )
+    return calling.array_from(values), calling.array_from(noise), slack, roundoff
+
+
+def _choice(
+    truth: Followed, name: str, number: int, cases: Sequence[tuple[Any, Any, Any, float]], index: int
+) -> Choice:
+    chosen, source = truth.trails[name].chosen, truth.sources[number]
+    if chosen is None:
+        raise DefectError(f"nothing is known of what {name} was chosen from")
+    roundoff = max(each[3] for each in cases)
+    floor = budget.floors([each[0] for each in cases], [each[1] for each in cases], roundoff)[index]
+    values, _, slack, _ = cases[index]
+    local = chosen.cells - source.first
+    cells = calling.array_from(_within(local, values.size))
+    return Choice(
+        values=values,
+        floor=(floor if slack is None else np.maximum(floor, slack)) * (1.0 if roundoff else 0.0),
+        cells=cells,
+        table=calling.array_from(chosen.tables[number]),
+    )
+
+
+def _within(local: torch.Tensor, size: int) -> torch.Tensor:
+    import torch
+
+    return torch.where((local >= 0) & (local < size), local, -1)
+
+
+def _with_responses(
+    references: Sequence[Reference],
+    origins: Sequence[Mapping[str, Origin]],
+    shaken: Sequence[Mapping[str, Sequence[torch.Tensor]]],
+) -> list[Reference]:
+    """Return the references with what reaches outputs, and how these respond."""
+    by_output = {name: floors(references, name) for name in references[0].values}
+    found = []
+    for index, (each, own, others) in enumerate(zip(references, origins, shaken, strict=True)):
+        responses = {}
+        for name, changed in others.items():
+            floor = by_output[name]
+            responses[name] = max(
+                telling.response(each.values[name], calling.array_from(_wide(one)), floor[index] if floor else None)
+                for one in changed
+            )
+        found.append(replace(each, origins=dict(own), responses=responses))
+    return found
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 VALUES = ("normal", "zeros", "constant", "large", "tiny")
 _SEARCH_STEPS = 64
+_DRAWS = 2
+_FACTORS = (0.1, 10.0, 0.01, 100.0, 0.001, 1000.0)
 _EXAMPLES, _MOST_EXAMPLES = 8, 4096
 
 
@@ -81,6 +84,27 @@ def sample(interface: Interface, *, seed: int, cap_elements: int) -> tuple[Case,
     if any(spec.values in {"normal", "uniform"} and "float" in spec.dtype for spec in interface.inputs):
         cases += [make(interface, middle, seed=seed, name=values, values=values) for values in VALUES[1:]]
     return tuple(cases)
+
+
+def signals(interface: Interface, sizes: Sizes, *, seed: int) -> Iterator[Case]:
+    """Yield other inputs at the given sizes, for a network that does not respond to the usual ones.
+
+    Other draws, smaller and larger values; floats with bounds at both ends keep to a part of their range.
+    """
+    floating = [spec for spec in interface.inputs if "float" in spec.dtype and spec.values in {"normal", "uniform"}]
+    for draw in range(1, _DRAWS + 1):
+        yield make(interface, sizes, seed=seed, name=f"another draw {draw}")
+    for factor in _FACTORS if floating else ():
+        specs = tuple(_scaled(spec, factor) if spec in floating else spec for spec in interface.inputs)
+        if specs != interface.inputs:
+            yield make(replace(interface, inputs=specs), sizes, seed=seed, name=f"values × {factor:g}")
+
+
+def _scaled(spec: InputSpec, factor: float) -> InputSpec:
+    """Return an input with values as many times as large, within its bounds."""
+    if spec.low is None or spec.high is None:
+        return replace(spec, scale=spec.scale * factor)
+    return spec if factor > 1 else replace(spec, high=spec.low + (spec.high - spec.low) * factor)
 
 
 def shape_of(spec: InputSpec, sizes: Sizes) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ import numpy as np
 
 from pipeline.backends.table import backends
 from pipeline.config import resolved
+from pipeline.errors import InputError
+from pipeline.parity import ties
 from pipeline.parity.rows import Rows
 from pipeline.release import bundle, golden
 from pipeline.release.bundle import ModelFile, ReleaseContent
@@ -23,9 +25,12 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Interface
-    from pipeline.parity.budget import Rule
+    from pipeline.parity.budget import Floats, Rule
+    from pipeline.parity.oracle import Reference
     from pipeline.parity.prove import Proof, Truth
     from pipeline.rebuild.reference import Recording
+
+_ANYWHERE = 2.0**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,7 @@ def golden_of(truth: Truth) -> Golden:
     limit = min((rule.limit for rule in rules.values() if not rule.explicit), default=16.0)
     by_limit = {name for gate in truth.gates.values() for name, rule in gate.items() if not rule.explicit}
     cases = []
+    _require_holdable(truth.references[0])
     for case, reference, floors in zip(truth.cases, truth.references, truth.floors, strict=True):
         if not all(np.isfinite(noise).all() for noise in reference.noise.values()):
             continue
@@ -178,20 +184,59 @@ def golden_of(truth: Truth) -> Golden:
                     name: value.astype(_dtype(reference.dtypes[name])) for name, value in reference.values.items()
                 },
                 floors={
-                    name: _rounded_up(np.asarray(floor) * (1.0 if rules[name].explicit else rules[name].limit / limit))
+                    name: _rounded_up(
+                        _with_slack(np.asarray(floor), reference.slack.get(name))
+                        * (1.0 if rules[name].explicit else rules[name].limit / limit)
+                    )
                     for name, floor in floors.items()
                     if not rules[name].explicit or name in by_limit
-                },
+                }
+                | _of_indices(reference, rules, limit),
             )
         )
     tolerances = {
-        name: {"atol": rule.atol or 0.0, "rtol": rule.rtol or 0.0} for name, rule in rules.items() if rule.explicit
+        name: {"atol": rule.atol or 0.0, "rtol": rule.rtol or 0.0}
+        for name, rule in rules.items()
+        if rule.explicit and name in truth.floors[0]
     }
     return Golden(tuple(cases), limit, tolerances)
 
 
-def _rounded_up(floor: Any) -> Any:
-    return np.exp2(np.ceil(np.log2(floor)))
+def _require_holdable(reference: Reference) -> None:
+    unable = [name for name, dtype in reference.dtypes.items() if "complex" in dtype]
+    if unable:
+        raise InputError(
+            f"output '{unable[0]}' is {reference.dtypes[unable[0]]}, which the golden cases of a release cannot hold",
+            hint="return torch.view_as_real() of it",
+        )
+
+
+def _with_slack(floor: Floats, slack: Floats | None) -> Floats:
+    """Return a floor, in its own shape, with what a last sigmoid or softmax may be off by; parity has looked before these."""
+    if slack is None:
+        return floor
+    shape = [1] * (slack.ndim - floor.ndim) + [*floor.shape]
+    axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
+    return np.asarray(np.maximum(floor, slack.max(axis=axes, keepdims=True, initial=0.0).reshape(floor.shape or ())))
+
+
+def _of_indices(reference: Reference, rules: Mapping[str, Rule], limit: float) -> dict[str, Floats]:
+    """Return what outputs of whole numbers may be off by ÷ the limit: a given `atol`, and anywhere in their range at a tie."""
+    found = {}
+    for name, values in reference.values.items():
+        if values.dtype.kind not in "iub":
+            continue
+        choices, rule = reference.choices.get(name, ()), rules[name]
+        tied = (reference.noise[name] != 0) | ties.undecided(choices, values.shape, rule.limit)
+        widest = max((float(np.ptp(each.table)) for each in choices), default=_ANYWHERE)
+        floor = np.where(tied, widest, rule.atol or 0.0) / limit
+        if floor.any():
+            found[name] = floor
+    return found
+
+
+def _rounded_up(floor: Floats) -> Floats:
+    return np.asarray(np.exp2(np.ceil(np.log2(floor))))
 
 
 def _dtype(name: str) -> Any:

@@ -386,7 +386,10 @@ def _is_size(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """Inputs, the oracle's outputs in the output's dtype, and the noise floor (float64, broadcastable) of each output."""
+    """Inputs, the oracle's outputs in the output's dtype, and the noise floor (float64, broadcastable) of each output.
+
+    An output of whole numbers has one where indices may come out otherwise.
+    """
 
     name: str
     inputs: Mapping[str, Array]

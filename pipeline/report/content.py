@@ -51,13 +51,13 @@ def content(name: str, documents: Documents) -> Content:
         *_placement(parity),
         *(_reached(figures) if figures else ()),
         *_machine(benchmark),
-        *([] if failed else [_how_to_run(name, parity)]),
+        *([] if failed or parity.silent else [_how_to_run(name, parity)]),
         *_notes(parity, benchmark),
     )
     return Content(
         name,
-        not failed,
-        "no release" if failed else "verified",
+        not failed and not parity.silent,
+        "no release" if failed or parity.silent else "verified",
         tuple(_verdict(parity, benchmark, failed)),
         sections,
     )
@@ -72,10 +72,12 @@ def besides_latency(benchmark: Benchmark) -> list[Section]:
 
 
 def _verdict(parity: Parity, benchmark: Benchmark, failed: Sequence[BackendResult]) -> Iterator[str]:
+    for name, why in parity.silent.items():
+        yield f"No case would show a defect in output '{name}': {why}."
     for each in failed:
         yield f"{each.name}: {each.reason}"
     passed = [(each.worst, each.name) for each in parity.backends if each.status == "pass" and each.worst]
-    if passed and not failed:
+    if passed and not failed and not parity.silent:
         worst, backend = max(passed, key=lambda each: each[0].factor)
         yield (
             f"Every output of {len(parity.cases)} cases is within its error budget on {len(passed)} backends; the largest error "
@@ -237,8 +239,9 @@ def findings(parity: Parity) -> Section:
 
 def _passed(finding: Finding) -> str:
     """Return the word for a finding, with the number of elements that float32 cannot decide."""
-    ties = f" ({finding.ties} ties)" if finding.ties else ""
-    return ("pass" if finding.passed else "FAIL") + ties
+    said = [f"{finding.ties} ties"] if finding.ties else []
+    said += ["by the accuracy of its last sigmoid or softmax"] if finding.forgiven else []
+    return ("pass" if finding.passed else "FAIL") + (f" ({', '.join(said)})" if said else "")
 
 
 def _placement(parity: Parity) -> Iterator[Section]:

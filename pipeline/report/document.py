@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.benchmark.document import Benchmark
 from pipeline.errors import InputError
+from pipeline.parity import truth as truths
 from pipeline.parity.document import BackendResult, Exported, Facts, Oracle, Parity, Refused, SampledCase
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
     from pipeline.formats.artifact import Artifact
     from pipeline.parity.document import Audit, Trained
-    from pipeline.parity.prove import Proof, Truth
+    from pipeline.parity.prove import Proof
+    from pipeline.parity.truth import Truth
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,18 @@ def parity(
         schema_version=1,
         oracle=Oracle(dtype="float32" if truth.fallback else "float64", fallback=truth.fallback),
         rules=dict(truth.rules),
-        cases=tuple(SampledCase(name=case.name, sizes=dict(case.sizes)) for case in truth.cases),
+        cases=tuple(
+            SampledCase(
+                name=case.name,
+                sizes=dict(case.sizes),
+                tells={name: each.tells(name) for name in each.responses},
+            )
+            for case, each in zip(truth.cases, truth.references, strict=True)
+        ),
         exports=(*exported, *refused),
         backends=tuple(_result(proof) for proof in proofs),
-        notes=notes,
+        notes=(*notes, *([said] if (said := truths.silent_cases(truth)) else [])),
+        silent=truths.silent(truth),
         reference=trained,
     )
 

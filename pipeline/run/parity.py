@@ -77,8 +77,11 @@ def parity(path: Path, settings: Settings, request: Request) -> Parity:
     found: dict[str, object] = {"name": planned.config.name, "explanations": tuple(explanations)}
     if file and theirs:
         found["candidate"] = Candidate(file=file.name, format=theirs.name, matched=names.how)
-    found["passed"] = all(proof.status == "pass" for proof in proven.proofs if proof.variant.required)
-    return reporting.parity_document(state).model_copy(update=found)
+    document = reporting.parity_document(state)
+    found["passed"] = not document.silent and all(
+        proof.status == "pass" for proof in proven.proofs if proof.variant.required
+    )
+    return document.model_copy(update=found)
 
 
 def _require_usable(library: Path, theirs: Format | None) -> None:

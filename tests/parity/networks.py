@@ -45,3 +45,18 @@ def audited() -> Audited:
 def job(module, folder) -> FromNetwork:
     examples = cases.make(INTERFACE, cases.example_sizes(INTERFACE), seed=0, name="exporter").inputs
     return FromNetwork(module, INTERFACE, examples, folder / "model.onnx", {"name": "audited"})
+
+
+RARE = Interface((InputSpec("x", "float32", ("batch", 16)),), (Dimension("batch", 1, 8),), ("probability",))
+
+
+class Rare(nn.Module):
+    """Probabilities of rare labels: about 4e-5, where a sigmoid of absolute accuracy has few digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.head(nn.functional.gelu(self.hidden(x))))

@@ -23,7 +23,7 @@ def judge(known, outputs, rule=None):
     names = list(known.values)
     floors = {
         name: budget.floors([known.values[name]] * 3, [known.noise[name]] * 3)[0]
-        if "float" in known.dtypes[name]
+        if "float" in known.dtypes[name] or "complex" in known.dtypes[name]
         else None
         for name in names
     }
@@ -205,3 +205,22 @@ def test_integers_that_are_no_argmax_have_no_margin():
     known = reference({"logits": logits, "second": second}, {"logits": np.full((2, 3), 1e-7), "second": np.zeros(2)})
     _, finding = judge(known, {"logits": logits.astype(np.float32), "second": np.array([1, 2])})
     assert not finding.passed
+
+
+def test_a_tolerance_of_whole_numbers_allows_that_difference_and_no_larger_one():
+    known = reference({"i": np.array([[1000, 5]])}, {"i": np.zeros((1, 2))})
+    (near,) = judge(known, {"i": np.array([[1001, 4]])}, Rule(atol=1.0, rtol=0.5))
+    (far,) = judge(known, {"i": np.array([[1000, 7]])}, Rule(atol=1.0, rtol=0.5))
+    (exact,) = judge(known, {"i": np.array([[1000, 6]])})
+    assert near.passed
+    assert (near.factor, near.max_error) == (1.0, 1.0)
+    assert not far.passed
+    assert far.problem == "1 of 2 elements differ, by 2 at most; this output may differ by 1"
+    assert far.would_pass == 2.0
+    assert not exact.passed
+
+
+def test_a_complex_output_is_compared_by_its_distance():
+    known = reference({"y": np.array([[1 + 1j]])}, {"y": np.full((1, 1), 1e-7)}, {"y": "complex64"})
+    assert judge(known, {"y": np.array([[1 + 1j]], np.complex64)})[0].passed
+    assert not judge(known, {"y": np.array([[1 + 1.001j]], np.complex64)})[0].passed

@@ -144,3 +144,70 @@ def test_random_numbers_that_no_output_shows_are_nobodys_business():
     case = {"x": np.ones((2, 8), np.float32)}
     (reference,), _ = oracle.evaluate(Chance(0.0), INTERFACE, [case], seed=0)
     assert reference.noise["y"].max() < 1e-6
+
+
+def evaluated(network, dtype):
+    interface = Interface((InputSpec("x", dtype, ("batch", 8)),), INTERFACE.dimensions, ("y",))
+    cases = [{"x": values(seed=seed).astype(dtype)} for seed in range(4)]
+    references, fallback = oracle.evaluate(made(network), interface, cases, seed=0)
+    assert fallback is None
+    return references, oracle.floors(references, "y")
+
+
+class Cast(nn.Module):
+    """A layer, and a cast behind it."""
+
+    def __init__(self, dtype, behind) -> None:
+        super().__init__()
+        self.layer, self.behind = nn.Linear(8, 3, dtype=dtype), behind
+
+    def forward(self, x):
+        return self.behind(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "behind", "roundoff"),
+    [
+        ("float64", lambda y: y, 2.0**-53),
+        ("float64", lambda y: y.float().double(), 2.0**-24),
+        ("float64", lambda y: y.float(), 2.0**-24),
+        ("float32", lambda y: y.double(), 2.0**-24),
+        ("float16", lambda y: y, 2.0**-11),
+    ],
+)
+def test_the_floor_is_that_of_the_coarsest_precision_on_the_way(dtype, behind, roundoff):
+    references, floors = evaluated(Cast(getattr(torch, dtype), behind), dtype)
+    scale = max(np.abs(each.values["y"]).max() for each in references)
+    assert roundoff * scale / 16 <= max(floor.max() for floor in floors) < 32 * roundoff * scale
+
+
+def test_float32_in_a_float64_network_is_over_its_floor_a_million_times():
+    (reference, *_), (floor, *_) = evaluated(Cast(torch.float64, torch.tanh), "float64")
+    error = np.abs(reference.values["y"].astype(np.float32) - reference.values["y"])
+    assert (error / floor).max() > 1e6
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda x: x[:, :0],
+        lambda x: x.sum(),
+        lambda x: x.argmax(),
+        lambda x: x > 0,
+        torch.fft.rfft,
+        lambda x: (x > 0).nonzero(),
+        lambda x: x.half(),
+        lambda x: x.bfloat16(),
+        lambda x: x / 0,
+    ],
+)
+def test_outputs_of_every_kind_are_evaluated(network):
+    (reference,), _ = evaluate(Cast(torch.float32, network), values())
+    assert set(reference.values) == set(reference.noise) == set(reference.responses) == {"y"}
+
+
+def test_an_index_is_judged_by_what_it_was_chosen_from_although_that_is_no_output():
+    (reference,), _ = evaluate(Cast(torch.float32, lambda y: y.round().sort(1)[1]), values((20, 8)))
+    (choice,) = reference.choices["y"]
+    np.testing.assert_array_equal(choice.cells % 3, reference.values["y"])
+    assert choice.values.shape == (20, 3)

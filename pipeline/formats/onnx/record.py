@@ -49,6 +49,12 @@ def _find_culprit(wanted: CulpritSearch) -> Found:
     return search(wanted)
 
 
+def _without_bounded(path: Path, outputs: Sequence[str], folder: Path) -> Path:
+    from pipeline.formats.onnx.bounded import without
+
+    return without(path, outputs, folder)
+
+
 def _count_operators(path: Path, inputs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, Any]:
     from pipeline.formats.onnx.counts import count
 
@@ -71,6 +77,7 @@ ONNX = Format(
     audit=_audit,
     find_culprit=_find_culprit,
     count_operators=_count_operators,
+    without_bounded=_without_bounded,
     triton=Triton("onnxruntime_onnx", "model.onnx"),
     card="Any ONNX runtime",
     library="onnx",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from pipeline.config.models import OutputConfig
 from pipeline.errors import MisfitError
 from pipeline.parity import choice, oracle, prove, trained
 from pipeline.parity.budget import Rule
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
 def truth_of(state: State, known: Evaluation) -> Truth:
     """Return what every output should be, and what each artifact's are held to."""
-    cases, rules, gates = state.need(Inputs).cases, rules_of(state.plan), gates_of(state.plan)
-    return replace(prove.truth(cases, known.references, known.fallback, rules, gates), rows=known.rows)
+    cases = (*state.need(Inputs).cases, *known.signals)
+    references = (*known.references, *known.signal_references)
+    found = prove.truth(cases, references, known.fallback, rules_of(state.plan), gates_of(state.plan))
+    return replace(found, rows=known.rows)
 
 
 @contextmanager
@@ -59,7 +62,8 @@ def rehearsed(state: State) -> Iterator[Callable[[], Evaluation]]:
         @cache
         def evaluate() -> Evaluation:
             report(Event("export", "oracle", "started"))
-            known = worker.call(Evaluate(seed=planned.config.parity.seed, rows=True), timeout_s=timeout_s)
+            request = Evaluate(seed=planned.config.parity.seed, signals=True, rows=True)
+            known = worker.call(request, timeout_s=timeout_s)
             found = cached.get_or_make(store, key, f"{planned.config.name}: oracle", lambda _: known.model_dump())
             report(cached.ended("export", "oracle", found, peaks=[worker.peak_bytes]))
             return Evaluation.model_validate(found.answer)
@@ -151,8 +155,9 @@ def gates_of(planned: Plan) -> dict[str, dict[str, Rule]]:
 
 def _rule(usual: ParityConfig, *nearer: ToleranceConfig | GateConfig | None) -> Rule:
     """Return the first of the nearer budgets that says anything, else the usual one."""
+    constant = any(isinstance(each, OutputConfig) and each.constant for each in nearer)
     own = next((each for each in nearer if each and (each.limit is not None or each.atol is not None)), usual)
-    return Rule(limit=own.limit or usual.limit, atol=own.atol, rtol=own.rtol)
+    return Rule(limit=own.limit or usual.limit, atol=own.atol, rtol=own.rtol, constant=constant)
 
 
 def _judged(

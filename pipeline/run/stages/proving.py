@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeighbridgeError
 from pipeline.formats.table import formats
-from pipeline.parity import explain, prove
+from pipeline.parity import explain, prove, truth
 from pipeline.parity.compare import Finding
 from pipeline.parity.document import Audit, Explanation
 from pipeline.parity.prove import Proof, Truth
@@ -45,8 +45,12 @@ def _run(state: State) -> tuple[object, ...]:
         each for variant in state.plan.variants if variant.required for each in (variant.name, variant.artifact)
     ]
     note(state, "parity", {**refusals, **failed}, required)
+    known = state.need(Truth)
+    if said := truth.silent_cases(known):
+        state.settings.report(Event("parity", state.plan.config.name, "noted", said))
     try:
         prove.gate(proven.proofs)
+        truth.require_telling(known)
     except WeighbridgeError as error:
         folder = state.work / CULPRITS
         culprits = [_beside_report(each) for each in explained(state, folder)]

@@ -1,0 +1,110 @@
+"""What outputs should be, in which cases a defect would show, and what every run of a proof needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pipeline.errors import GateError
+from pipeline.parity import oracle, telling
+from pipeline.worker.process import LOCAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pipeline.interface import Case, Interface
+    from pipeline.parity.budget import Floats, Rule
+    from pipeline.parity.oracle import Reference
+    from pipeline.parity.rows import Rows
+    from pipeline.rebuild.network import Network
+    from pipeline.worker.event import Event
+    from pipeline.worker.runner import Runner
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What every run of a proof needs: the network with its interface, a backend's threads, how long to wait, where it runs."""
+
+    interface: Interface
+    network: Network
+    threads: int
+    timeout_s: float
+    report: Callable[[Event], None] = lambda _: None
+    runner: Runner = LOCAL
+    at_once: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What the outputs should be: for each case its reference and floors, and each output's rule.
+
+    `gates` are the rules of artifacts that have their own, `rows` whether rows of a batch depend on one another.
+    """
+
+    cases: tuple[Case, ...]
+    references: tuple[Reference, ...]
+    floors: tuple[Mapping[str, Floats], ...]
+    rules: Mapping[str, Rule]
+    fallback: str | None
+    gates: Mapping[str, Mapping[str, Rule]] = field(default_factory=dict)
+    rows: Rows | None = None
+
+    def of(self, artifact: str | None) -> Truth:
+        """Return it with the rules that an artifact is held to."""
+        return replace(self, rules=self.gates.get(artifact or "", self.rules))
+
+
+def truth(
+    cases: Sequence[Case],
+    references: Sequence[Reference],
+    fallback: str | None,
+    rules: Mapping[str, Rule],
+    gates: Mapping[str, Mapping[str, Rule]] | None = None,
+) -> Truth:
+    """Build the truth from what the oracle gives for the cases (see `oracle.evaluate`)."""
+    by_output = {name: oracle.floors(references, name) for name in references[0].values}
+    floors = [
+        {name: each[index] for name, each in by_output.items() if each is not None} for index in range(len(references))
+    ]
+    return Truth(tuple(cases), tuple(references), tuple(floors), rules, fallback, gates or {})
+
+
+def silent(known: Truth) -> dict[str, str]:
+    """Return the outputs of which no case says anything, and what they are instead, in words."""
+    names = [name for name in known.rules if name in known.references[0].responses and not known.rules[name].constant]
+    return {
+        name: telling.in_words([each.values[name] for each in known.references])
+        for name in names
+        if not oracle.is_settled(known.references, name) and not any(each.tells(name) for each in known.references)
+    }
+
+
+def silent_cases(known: Truth) -> str | None:
+    """Say in a line which cases say nothing; None if each says something, or none can."""
+    names = [name for name in known.references[0].responses if not oracle.is_settled(known.references, name)]
+    found = {
+        case.name: telling.in_words([each.values[name] for name in names])
+        for case, each in zip(known.cases, known.references, strict=True)
+        if names and not any(each.tells(name) for name in names)
+    }
+    if not found:
+        return None
+    alike = {said: [f"'{name}'" for name, each in found.items() if each == said] for said in found.values()}
+    listed = ", ".join(f"{', '.join(names)} ({said})" for said, names in alike.items())
+    return f"{len(found)} of {len(known.cases)} cases say nothing: {listed}"
+
+
+def require_telling(known: Truth) -> None:
+    """Raise GateError for an output of which no case says anything: a pass there proves nothing."""
+    if not (found := silent(known)):
+        return
+    told = [
+        f"output '{name}' stays within its budget in all {len(known.cases)} cases when every weight is moved by 2 % ({said})"
+        for name, said in found.items()
+    ]
+    name = next(iter(found))
+    ways = (
+        "give inputs that it responds to: real ones as `samples:`, or the scale, low and high of inputs; if it is meant to be so, "
+        f"say it: parity: {{outputs: {{{name}: {{constant: true}}}}}}"
+    )
+    raise GateError("\n  ".join(["nothing was proven, because no case could show a defect:", *told, ways]))
