@@ -357,7 +357,13 @@ def _judged(file: Path, network: Network, known: Truth, paths: list[str]) -> str
 
 
 def _checked(file: Path, network: Network, known: Truth) -> str | None:
-    return _judged(file, network, known, list(network.outputs.values()))
+    """Return what is wrong with a released file, whose outputs have the config's names."""
+    import onnx
+
+    names = [each.name for each in onnx.load(str(file), load_external_data=False).graph.output]
+    if sorted(names) != sorted(network.outputs):
+        return f"its outputs are {', '.join(names)}"
+    return _judged(file, network, known, [network.outputs[name] for name in names])
 
 
 @contextmanager
