@@ -22,7 +22,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.parity import oracle, prove
+from pipeline.parity import caller, oracle, prove
 from pipeline.run.plan import Settings, plan
 from pipeline.run.stages.exporting import EXPORT
 from pipeline.run.stages.network import evaluate_oracle, truth_of
@@ -66,7 +66,7 @@ def timed_passes(config: Path, file: Path | None, backend: str) -> float:
     module = model.load(planned.network).module
     binding = calling.bind(module, interface)
     seconds = 0.0
-    for double, times in ((False, 1 + oracle.PERTURBATIONS), (True, 1)):
+    for double, times in ((False, 1 + caller.PERTURBATIONS), (True, 1)):
         module = module.double() if double else module
         tensors = [calling.tensors_from(feed, double=double) for feed in feeds]
         with torch.inference_mode():

@@ -81,8 +81,8 @@ def _copies(outputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in outputs.items()}
 
 
-def perturbed(run: Caller, cases: Sequence[Arrays], seed: int) -> list[list[Followed]]:
-    """Run every case with inputs and weights moved by one ulp, several times; the weights are put back at the end.
+def perturbed(run: Caller, cases: Sequence[Arrays], seed: int, times: int = PERTURBATIONS) -> list[list[Followed]]:
+    """Run every case with inputs and weights moved by one ulp, several `times`; the weights are put back at the end.
 
     Inputs stay within what they are declared to hold: a network may refuse a probability above 1.
     """
@@ -92,7 +92,7 @@ def perturbed(run: Caller, cases: Sequence[Arrays], seed: int) -> list[list[Foll
     bounds = {spec.name: (spec.low, spec.high) for spec in run.interface.inputs}
     results: list[list[Followed]] = [[] for _ in cases]
     with _changing(run.module) as change:
-        for _ in range(PERTURBATIONS):
+        for _ in range(times):
             change(lambda original: _one_ulp_away(original, generator))
             for case, result in zip(cases, results, strict=True):
                 shifted = {

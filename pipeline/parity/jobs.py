@@ -15,6 +15,7 @@ from pipeline.formats.format import Found as NotFound
 from pipeline.formats.table import formats
 from pipeline.interface import Array, Case, Interface
 from pipeline.parity import rows
+from pipeline.parity.caller import PERTURBATIONS
 from pipeline.parity.oracle import Reference
 from pipeline.parity.rows import Rows
 from pipeline.rebuild import why
@@ -119,7 +120,7 @@ class Evaluate(Request[Evaluation]):
     """Evaluate the oracle on the cases that were rehearsed, or the last few of them.
 
     `unbounded` names outputs before whose last sigmoids and softmaxes it is evaluated (see `oracle.evaluate`). With `signals`
-    other inputs are tried where the cases say too little; with `rows` it is asked whether rows of a batch depend on one another.
+    other inputs are tried where the cases say too little; with `rows` it is asked whether rows of a batch depend on one another. `perturbations`: as `oracle.evaluate` has it.
     """
 
     seed: int
@@ -127,6 +128,7 @@ class Evaluate(Request[Evaluation]):
     unbounded: tuple[str, ...] = ()
     signals: bool = False
     rows: bool = False
+    perturbations: int = PERTURBATIONS
 
     def run(self, context: Context) -> Evaluation:
         """Take the network, which the oracle changes."""
@@ -136,7 +138,13 @@ class Evaluate(Request[Evaluation]):
         inputs, plain = [case.inputs for case in taken.cases[-self.last :]], taken.found.outputs[-self.last :]
         module, interface = taken.loaded.module, taken.interface
         references, fallback = oracle.evaluate(
-            module, interface, inputs, seed=self.seed, plain=plain, unbounded=self.unbounded
+            module,
+            interface,
+            inputs,
+            seed=self.seed,
+            plain=plain,
+            unbounded=self.unbounded,
+            perturbations=self.perturbations,
         )
         added = oracle.signals(module, interface, taken.cases, references, seed=self.seed) if self.signals else []
         left = Evaluated(module if fallback else module.double(), interface, double=fallback is None)

@@ -80,9 +80,11 @@ def evaluate(
     seed: int,
     plain: Sequence[Mapping[str, torch.Tensor]] | None = None,
     unbounded: Sequence[str] = (),
+    perturbations: int = caller.PERTURBATIONS,
 ) -> tuple[list[Reference], str | None]:
     """Return each case's reference, and the reason if float64 was not possible (None if it was).
 
+    The noise is the largest over `perturbations` calls with moved numbers and the plain one.
     `plain` are the outputs of each case in the network's own precision, where they are known already. Without float64 the
     reference is eager, and the noise is twice its response to one-ulp changes. `unbounded` names outputs before whose last
     sigmoids and softmaxes the network is evaluated: these give back what enters them. The module comes back as it was, its
@@ -102,7 +104,7 @@ def evaluate(
         _require_same_twice(run, min(inputs, key=_elements))
         plain = list(plain or (run(case).outputs for case in inputs))
         _require_witness(module, interface, run, inputs[0], plain[0])
-    moved = caller.perturbed(run, inputs, seed)
+    moved = caller.perturbed(run, inputs, seed, perturbations)
     origins = [_origins(each[0], plain[0], has_weights=bool(caller.floating(module))) for each in moved]
     decided = [_decided(each[0], plain[0]) for each in moved]
     shaken = caller.shaken(run, inputs, plain, origins, decided, seed)

@@ -21,7 +21,7 @@ from pipeline.run.plan import at_once, plan
 from pipeline.run.stages import reporting
 from pipeline.run.stages.exporting import EXPORT, export
 from pipeline.run.stages.network import evaluate_oracle, truth_of
-from pipeline.run.stages.proving import explained, prove_all, proven_or_second
+from pipeline.run.stages.proving import explained, heard_longer, prove_all, proven_or_second
 from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
 from pipeline.run.stages.sampling import SAMPLE
 from pipeline.run.stages.state import Stage, State, run
@@ -68,7 +68,7 @@ def parity(path: Path, settings: Settings, request: Request) -> Parity:
         if file and theirs:
             names = candidate.match(_signature(file, theirs, planned), planned.interface)
             state = run(_with_candidate(state, request, file, theirs), [SAMPLE, _take(file, theirs)])
-            state = state.adding(prove_all(state, {CANDIDATE: names}))
+            state = heard_longer(state.adding(prove_all(state, {CANDIDATE: names})))
         else:
             state = proven_or_second(run(state, [SAMPLE, EXPORT]))
         proven = state.need(Proven)

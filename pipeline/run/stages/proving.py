@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeighbridgeError
 from pipeline.formats.table import formats
-from pipeline.parity import explain, prove, truth
+from pipeline.parity import explain, listening, prove, truth
 from pipeline.parity.compare import Finding
 from pipeline.parity.document import Audit, Explanation
 from pipeline.parity.prove import Proof, Truth
@@ -59,7 +60,7 @@ def _run(state: State) -> tuple[object, ...]:
         written = reporting.without_release(state, report)
         working = _working(state.need(Exported), proven.proofs)
         raise type(error)(error.message + where, hint="; ".join([*working, written])) from None
-    return state.need(Exported), proven
+    return state.need(Exported), proven, known
 
 
 def _working(exported: Exported, proofs: Sequence[Proof]) -> list[str]:
@@ -77,7 +78,27 @@ def _working(exported: Exported, proofs: Sequence[Proof]) -> list[str]:
 
 def proven_or_second(state: State) -> State:
     """Return the state with every proof and audit, wrong files replaced where their format has another way that is right."""
-    return second.tried(state.adding(prove_all(state)), lambda again, only: prove_all(again, only=only))
+    first = heard_longer(state.adding(prove_all(state)))
+    return second.tried(first, lambda again, only: heard_longer(again.adding(prove_all(again, only=only))))
+
+
+def heard_longer(state: State) -> State:
+    """Return the state after noise was listened to for longer, where that alone may be what a proof failed for.
+
+    What passed only so is not kept: the next run listens again.
+    """
+    proven, known = state.need(Proven), state.need(Truth)
+    if not (names := listening.in_doubt(proven.proofs)):
+        return state
+    with suppress(WeighbridgeError):
+        seed = state.plan.config.parity.seed
+        again = listening.heard_longer(known, names, conditions_of(state), seed)
+        doubtful = [each.variant for each in proven.proofs if listening.in_doubt([each])]
+        found = prove.with_audits(prove.prove(doubtful, conditions_of(state), again, proven.names), proven.audits)
+        newer = {each.variant.name: each for each in found}
+        proofs = tuple(newer.get(each.variant.name, each) for each in proven.proofs)
+        return state.adding(again, replace(proven, proofs=proofs))
+    return state
 
 
 def prove_all(state: State, names: Mapping[str, Names] | None = None, only: Collection[str] | None = None) -> Proven:
@@ -203,6 +224,6 @@ PROVE = Stage(
     "parity",
     "hold every backend against the float64 network",
     (Inputs, Exported, Rebuilt, Truth),
-    (Exported, Proven),
+    (Exported, Proven, Truth),
     _run,
 )

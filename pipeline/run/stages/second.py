@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from pipeline.parity.prove import Proof
     from pipeline.run.stages.state import State
 
-    Prove = Callable[[State, Collection[str]], Proven]
+    Prove = Callable[[State, Collection[str]], State]
 
 
 def tried(state: State, prove: Prove) -> State:
     """Return the state with what became of artifacts whose files are wrong.
 
     Where the format has another way and its file is right, that one is taken, with a note; where there is none left, and
-    the first was refused by its exporter, the artifact counts as refused. `prove(state, names)` proves some artifacts.
+    the first was refused by its exporter, the artifact counts as refused. `prove(state, names)` adds the proofs of some artifacts.
     """
     for wanted in state.plan.config.exports:
         artifact = state.need(Exported).named(wanted.name)
@@ -57,12 +57,13 @@ def _by_another_way(
     exported = state.need(Exported)
     artifacts = tuple(made.get(each.name, each) for each in exported.artifacts)
     again = state.adding(replace(exported, artifacts=artifacts))
-    found = prove(again, family)
+    proven = prove(again, family)
+    found = proven.need(Proven)
     after = _wrong(found, family)
     if not after.keys() < before.keys():
         second = made[first.name]
         return _told(state, family, f"by {_way(second)} too: {next(iter(after.values()))}")
-    return again.adding(_merged(state.need(Proven), found))
+    return proven.adding(_merged(state.need(Proven), found))
 
 
 def _exported(
