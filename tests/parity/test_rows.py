@@ -28,7 +28,7 @@ def examined(function, *parts, shape=("batch", 6), dimensions=(BATCH,)):
     module = Calls(function, *(make() for make in parts)).eval().requires_grad_(False)
     sampled = cases.sample(interface, seed=0, cap_elements=4000)
     references, reason = oracle.evaluate(module, interface, [case.inputs for case in sampled], seed=0)
-    run = jobs.runner_of(jobs.Evaluated(module, interface, reason is None))
+    run = jobs.runner_of(jobs.Evaluated(module.double(), interface, reason is None))
     arrays = lambda inputs: {name: calling.array_from(each) for name, each in run(inputs).items()}  # noqa: E731
     return rows.examine(arrays, interface, sampled, references, seed=0)
 
