@@ -1,6 +1,6 @@
 """Take networks that others wrote through weighbridge, and keep a ledger of what became of each.
 
-    python -m benchmarks.zoo [--shard 1/2] [--jobs 2] [--only PATTERN] [--again OUTCOME,…] [--check] [--page]
+    python -m benchmarks.zoo [--shard 1/2] [--jobs 2] [--only PATTERN] [--again OUTCOME,…] [--brief] [--check] [--page]
 
 Every model type of transformers' base mapping that can be made small, layers of torch.nn and networks of pytorchcv, with seeded
 weights, a dynamic batch and, where the network takes one, a dynamic length or image size. Each is exported as a user would export it
@@ -16,7 +16,7 @@ and held against the network in float64. A row says what became of it:
 
 Rows are kept as they are made (benchmarks/results/zoo.jsonl): what was interrupted goes on. Rows of other code or tools are made again;
 `--again` makes those with some outcomes again, `--only` those whose names match a pattern. `--shard i/n` takes every n-th network and
-keeps its rows under a name of its own; all files of rows that lie there count. A whole sweep writes benchmarks/zoo/ledger.json and
+keeps its rows under a name of its own; `--brief` leaves the slower plain export out where there is a release. All files of rows that lie there count. A whole sweep writes benchmarks/zoo/ledger.json and
 docs/zoo.md; `--check` compares with the ledger instead, and ends with 1 where a network fares worse.
 """
 
@@ -66,7 +66,7 @@ def main() -> int:
     waiting = [name for name in names[index - 1 :: count] if name not in kept]
     print(f"{len(names)} networks, {len(waiting)} to try here", file=sys.stderr)
     if not options.page:
-        _try(waiting, file, header, options.jobs)
+        _try(waiting, file, header, options)
     rows = {name: row for name, row in _kept(header, older=bool(again) or options.page).items() if name in names}
     return _ended(rows, names, check=options.check, partly=bool(options.only))
 
@@ -85,6 +85,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--again", default="", help="make rows with these outcomes again, and keep the others whatever code made them"
     )
+    parser.add_argument(
+        "--brief", action="store_true", help="leave the slower plain export out where there is a release"
+    )
     parser.add_argument("--check", action="store_true", help="compare with the ledger instead of writing it")
     parser.add_argument("--page", action="store_true", help="write ledger and page from the rows that are there")
     return parser.parse_args()
@@ -101,12 +104,12 @@ def _kept(header: dict[str, Any], *, older: bool) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _try(names: Sequence[str], file: Path, header: dict[str, Any], jobs: int) -> None:
+def _try(names: Sequence[str], file: Path, header: dict[str, Any], options: argparse.Namespace) -> None:
     """Make the rows of networks, each in a process forked from this one, which has loaded what all need."""
     _load()
     file.parent.mkdir(parents=True, exist_ok=True)
     began_s = time.monotonic()
-    for done, (name, row) in enumerate(_forked(names, jobs), 1):
+    for done, (name, row) in enumerate(_forked(names, options.jobs, brief=options.brief), 1):
         with file.open("a", encoding="utf-8") as rows:
             rows.write(json.dumps({"name": name, **row, "made": header}, ensure_ascii=False) + "\n")
         left_min = (time.monotonic() - began_s) / done * (len(names) - done) / 60
@@ -131,13 +134,13 @@ def _load() -> None:
     assert pipeline.run.stages.table  # noqa: S101
 
 
-def _forked(names: Sequence[str], jobs: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _forked(names: Sequence[str], jobs: int, *, brief: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     waiting, running = list(names), {}
     with tempfile.TemporaryDirectory(prefix="zoo-rows-") as folder:
         while waiting or running:
             while waiting and len(running) < jobs:
                 name = waiting.pop(0)
-                running[_start(name, _file(folder, name))] = (name, time.monotonic())
+                running[_start(name, _file(folder, name), brief=brief)] = (name, time.monotonic())
             process, status = os.waitpid(-1, os.WNOHANG)
             if process:
                 name, _ = running.pop(process)
@@ -152,7 +155,7 @@ def _file(folder: str, name: str) -> Path:
     return Path(folder, f"{zlib.crc32(name.encode()):08x}.json")
 
 
-def _start(name: str, file: Path) -> int:
+def _start(name: str, file: Path, *, brief: bool) -> int:
     process = os.fork()
     if process:
         return process
@@ -163,7 +166,7 @@ def _start(name: str, file: Path) -> int:
         os.dup2(quiet, 2)
         from benchmarks.zoo.row import row
 
-        file.write_text(json.dumps(row(name), default=str), encoding="utf-8")
+        file.write_text(json.dumps(row(name, brief=brief), default=str), encoding="utf-8")
         code = 0
     except BaseException as error:  # noqa: BLE001 - the parent reads it
         file.write_text(
