@@ -17,6 +17,7 @@ from pipeline.formats import forward
 from pipeline.formats.artifact import Written
 from pipeline.formats.format import FromNetwork
 from pipeline.formats.onnx import capture
+from pipeline.formats.refusal import refused
 from pipeline.formats.table import formats
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import calling, cases
@@ -220,3 +221,10 @@ def test_there_is_another_way_only_where_nobody_chose_one_and_the_first_was_take
 
     assert other("auto", "export") == other("auto", None) == {"method": "trace"}
     assert other("auto", "trace") is other("export", "export") is other("trace", "trace") is None
+
+
+def test_an_operator_with_a_known_way_round_it_is_refused_with_that_way():
+    said = "No ONNX function found for <OpOverload(op='transformers.grouped_mm_fallback', overload='default')>"
+    refusal = refused("torch.onnx.export", RuntimeError(said), nn.Identity())
+    assert "the operator transformers.grouped_mm_fallback" in refusal.message
+    assert "experts_implementation='batched_mm'" in (refusal.hint or "")
