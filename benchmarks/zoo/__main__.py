@@ -197,12 +197,12 @@ def _ended(rows: dict[str, dict[str, Any]], names: Sequence[str], *, check: bool
             print(f"{row['outcome']}: {name}: {row['reason']}")
     if check:
         return _compared(rows)
-    if len(rows) == len(names) and not partly:
-        LEDGER.write_text(page.as_json(rows), encoding="utf-8")
-        Path("docs/zoo.md").write_text(page.as_markdown(rows), encoding="utf-8")
-        print(f"next: git diff {LEDGER} docs/zoo.md")
-    else:
+    if len(rows) < len(names):
         print(f"{len(names) - len(rows)} of {len(names)} are still to be tried: next: make sweep-zoo")
+    if not partly:
+        LEDGER.write_text(page.as_json(rows), encoding="utf-8")
+        Path("docs/zoo.md").write_text(page.as_markdown(rows, len(names)), encoding="utf-8")
+        print(f"next: git diff {LEDGER} docs/zoo.md")
     return 0
 
 

@@ -20,8 +20,8 @@ def as_json(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return json.dumps({"tools": tools(), "networks": networks}, indent=1, ensure_ascii=False) + "\n"
 
 
-def as_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the page: the counts, and every network that was not released, with its reason."""
+def as_markdown(rows: Mapping[str, Mapping[str, Any]], known: int) -> str:
+    """Return the page: the counts, and every network that was not released, with its reason; `known`: of how many networks."""
     families = sorted({name.partition("/")[0] for name in rows})
     counts = {
         family: Counter(row["outcome"] for name, row in rows.items() if name.startswith(f"{family}/"))
@@ -34,7 +34,7 @@ def as_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "# Networks that others wrote",
         "",
         "What became of each when it was exported as a user would, and by hand with plain `torch.onnx.export`, both routes, held against the",
-        "same network in float64. Made by `make sweep-zoo`; `benchmarks/zoo` says how.",
+        f"same network in float64. Made by `make sweep-zoo`, which tried {len(rows)} of {known} so far; `benchmarks/zoo` says how.",
         "",
         f"| | {' | '.join(families)} | together |",
         f"|---|{'---:|' * (len(families) + 1)}",
@@ -45,7 +45,9 @@ def as_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     by_plain = [row for row in rows.values() if any(each["right"] for each in row.get("plain", {}).values())]
     released = [row for row in by_plain if row["outcome"] == "released"]
     lines += ["", f"Of {len(by_plain)} that a plain export does right, {len(released)} were released."]
-    more = [row for row in rows.values() if row["outcome"] == "released" and row not in by_plain]
+    more = [
+        row for row in rows.values() if row["outcome"] == "released" and row not in by_plain and not row.get("brief")
+    ]
     lines += [f"{len(more)} were released that no plain export did right.", ""]
     for outcome in outcomes:
         if outcome == "released":
