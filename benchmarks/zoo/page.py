@@ -1,6 +1,7 @@
 """The ledger as JSON and as a page."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +11,17 @@ from pipeline.release.tools import tools
 _SHOWN = 160
 
 
+def _plain(text: str) -> str:
+    """Return a reason without the places of files on the machine where it was met."""
+    return re.sub(r"/\w+/zoo-[^/\s]+/|/\S*site-packages/", "", text)
+
+
 def as_json(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the ledger: what became of each network and of its plain exports."""
     networks = {
-        name: {key: row[key] for key in ("outcome", "reason", "parameters", "dimensions") if row.get(key)}
-        | {"plain": {route: each["reason"] or "right" for route, each in row.get("plain", {}).items()}}
+        name: {key: row[key] for key in ("outcome", "parameters", "dimensions") if row.get(key)}
+        | ({"reason": _plain(row["reason"])} if row["reason"] else {})
+        | {"plain": {route: _plain(each["reason"]) or "right" for route, each in row.get("plain", {}).items()}}
         for name, row in sorted(rows.items())
     }
     return json.dumps({"tools": tools(), "networks": networks}, indent=1, ensure_ascii=False) + "\n"
@@ -61,5 +68,5 @@ def as_markdown(rows: Mapping[str, Mapping[str, Any]], known: int) -> str:
 
 
 def _cell(text: str) -> str:
-    flat = " ".join(text.split()).replace("|", "\\|")
+    flat = " ".join(_plain(text).split()).replace("|", "\\|")
     return flat if len(flat) <= _SHOWN else f"{flat[:_SHOWN]}…"

@@ -56,6 +56,7 @@ class Reference:
     `roundoffs`: the unit roundoff of the coarsest precision on a floating output's way. `slack`: for an output that ends in
     sigmoids or softmaxes what their own accuracy moves it by, ÷ the usual limit. `choices`: what an index output was chosen from.
     `origins`: what reaches an output. `responses`: how far it moves ÷ its floor when weights (or inputs) move by 2 %.
+    `fed`: the outputs that the values of inputs reach.
     """
 
     values: dict[str, NDArray[Any]]
@@ -66,6 +67,7 @@ class Reference:
     choices: dict[str, tuple[Choice, ...]] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
     responses: dict[str, float] = field(default_factory=dict)
+    fed: tuple[str, ...] = ()
 
     def tells(self, name: str) -> bool:
         """Whether a defect would show in an output in this case (see `pipeline.parity.telling`)."""
@@ -110,7 +112,9 @@ def evaluate(
     shaken = caller.shaken(run, inputs, plain, origins, decided, seed)
     exact, reason = _in_float64(run, inputs, plain)
     references = _references(run, exact, plain, moved, fallback=reason is not None)
-    return _with_responses(references, origins, shaken), reason
+    fed = [tuple(name for name, trail in first.trails.items() if trail.inputs) for first, *_ in moved]
+    told = _with_responses(references, origins, shaken)
+    return [replace(each, fed=names) for each, names in zip(told, fed, strict=True)], reason
 
 
 def signals(
@@ -153,19 +157,34 @@ def floors(references: Sequence[Reference], name: str) -> list[budget.Floats] | 
     )
 
 
+def _require_as_finite(exact: Sequence[Followed], plain: Sequence[Mapping[str, torch.Tensor]]) -> None:
+    """Raise where an output is nowhere finite in float64 that is so in the network's own precision: a constant of its code is too large there."""
+    for wide, own in zip(exact, plain, strict=True):
+        for name, value in own.items():
+            if (
+                value.is_floating_point()
+                and value.numel()
+                and value.isfinite().all()
+                and not wide.outputs[name].isfinite().any()
+            ):
+                raise ArithmeticError(f"{name} is nowhere finite in float64, and finite in the network's own precision")
+
+
 def _in_float64(
     run: Caller, inputs: Sequence[Arrays], plain: Sequence[Mapping[str, torch.Tensor]]
 ) -> tuple[list[Followed], str | None]:
     try:
         with caller.in_float64(run.module):
-            return [run(case, double=True, follow=True) for case in inputs], None
-    except (RuntimeError, NotImplementedError, TypeError) as error:
+            exact = [run(case, double=True, follow=True) for case in inputs]
+        _require_as_finite(exact, plain)
+    except (RuntimeError, NotImplementedError, TypeError, ArithmeticError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         # What indices were chosen from is known of the network's own precision too.
         return [
             lineage.Followed(known, again.trails, again.sources)
             for known, again in zip(plain, (run(case, follow=True) for case in inputs), strict=True)
         ], reason
+    return exact, None
 
 
 def _origins(followed: Followed, outputs: Mapping[str, torch.Tensor], *, has_weights: bool) -> dict[str, Origin]:

@@ -3,7 +3,8 @@
 An output that stays the same when the weights are changed would also stay the same when an export changes them. A saturated
 sigmoid, a softmax that is 1 somewhere and 0 elsewhere, and a dead ReLU are right on every backend, whatever it computes before.
 So the network is run once more with every weight moved by 2 %, up or down at random: a case says something about an output that
-leaves its error budget then. An output that no weight reaches is asked the same with the inputs moved.
+leaves its error budget then. An output that no weight reaches is asked the same with the inputs moved. An output that inputs reach and
+that is the same for all of them (the bias behind a dead layer) says nothing of what lies between.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ MOVE = 0.02
 _COARSE_MOVE = 0.5
 _NEAR = 1e-3
 _SAME = "the same whatever the weights"
+DEAF = "the same whatever the inputs"
 Origin = Literal["weights", "inputs", "constant"]
 
 

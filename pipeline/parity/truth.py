@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import GateError
 from pipeline.parity import oracle, telling
+from pipeline.parity.budget import Rule
 from pipeline.worker.process import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.interface import Case, Interface
-    from pipeline.parity.budget import Floats, Rule
+    from pipeline.parity.budget import Floats
     from pipeline.parity.oracle import Reference
     from pipeline.parity.rows import Rows
     from pipeline.rebuild.network import Network
     from pipeline.worker.event import Event
     from pipeline.worker.runner import Runner
+
+_FEWEST_ALIKE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,30 @@ def truth(
 def silent(known: Truth) -> dict[str, str]:
     """Return the outputs of which no case says anything, and what they are instead, in words."""
     names = [name for name in known.rules if name in known.references[0].responses and not known.rules[name].constant]
-    return {
-        name: telling.in_words([each.values[name] for each in known.references])
-        for name in names
-        if not oracle.is_settled(known.references, name) and not any(each.tells(name) for each in known.references)
-    }
+    found = {}
+    for name in names:
+        if oracle.is_settled(known.references, name):
+            continue
+        if not any(each.tells(name) for each in known.references):
+            found[name] = telling.in_words([each.values[name] for each in known.references])
+        elif _is_deaf(known, name):
+            found[name] = telling.DEAF
+    return found
+
+
+def _is_deaf(known: Truth, name: str) -> bool:
+    """Whether a floating output is the same whatever the inputs, although their values reach it: in all cases of one shape, if these are several."""
+    if not all(name in each.fed for each in known.references) or not all(name in each for each in known.floors):
+        return False
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for index, each in enumerate(known.references):
+        alike.setdefault(each.values[name].shape, []).append(index)
+    limit = Rule().limit
+    for first, *others in alike.values():
+        values, floor = known.references[first].values[name], known.floors[first][name]
+        if any(telling.response(values, known.references[each].values[name], floor) > limit for each in others):
+            return False
+    return max(map(len, alike.values())) >= _FEWEST_ALIKE
 
 
 def silent_cases(known: Truth) -> str | None:
@@ -99,7 +121,9 @@ def require_telling(known: Truth) -> None:
     if not (found := silent(known)):
         return
     told = [
-        f"output '{name}' stays within its budget in all {len(known.cases)} cases when every weight is moved by 2 % ({said})"
+        f"output '{name}' is {said}: nothing that lies between was seen at work"
+        if said == telling.DEAF
+        else f"output '{name}' stays within its budget in all {len(known.cases)} cases when every weight is moved by 2 % ({said})"
         for name, said in found.items()
     ]
     name = next(iter(found))

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.backends.table import backends
 from pipeline.config import resolved
-from pipeline.errors import InputError
+from pipeline.errors import GateError, InputError
 from pipeline.parity import ties
 from pipeline.parity.rows import Rows
 from pipeline.release import bundle, golden
@@ -194,12 +194,25 @@ def golden_of(truth: Truth) -> Golden:
                 | _of_indices(reference, rules, limit),
             )
         )
+    if not cases:
+        raise _unrepresentable(truth.references)
     tolerances = {
         name: {"atol": rule.atol or 0.0, "rtol": rule.rtol or 0.0}
         for name, rule in rules.items()
         if rule.explicit and name in truth.floors[0]
     }
     return Golden(tuple(cases), limit, tolerances)
+
+
+def _unrepresentable(references: Sequence[Reference]) -> GateError:
+    names = [
+        name for name in references[0].noise if not any(np.isfinite(each.noise[name]).all() for each in references)
+    ]
+    return GateError(
+        f"a release could not prove itself: in every case {', '.join(names)} holds NaN or infinity in the network's own precision "
+        "where it does not in float64, or moves there by an infinite amount",
+        hint=f"leave {names[0] if names else 'that output'} out of `outputs`, or give inputs (scale, bounds, samples) with which it is finite",
+    )
 
 
 def _require_holdable(reference: Reference) -> None:

@@ -211,3 +211,22 @@ def test_an_index_is_judged_by_what_it_was_chosen_from_although_that_is_no_outpu
     (choice,) = reference.choices["y"]
     np.testing.assert_array_equal(choice.cells % 3, reference.values["y"])
     assert choice.values.shape == (20, 3)
+
+
+class Overflowing(nn.Module):
+    """A constant of its code overflows in float64 alone: the float64 mask of a float32 network."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y + torch.finfo(y.dtype).min if y.dtype == torch.float32 else y / 0.0 * 0.0
+
+
+def test_a_network_that_is_finite_only_in_its_own_precision_is_its_own_reference():
+    (reference,), fallback = evaluate(Overflowing(), values())
+    assert fallback == "y is nowhere finite in float64, and finite in the network's own precision"
+    assert np.isfinite(reference.values["y"]).all()
+    assert np.isfinite(reference.noise["y"]).all()

@@ -52,10 +52,18 @@ def test_an_output_that_no_weight_moves_closes_the_gate_and_it_is_said_what_it_i
         truth.require_telling(known)
 
 
+def test_an_output_that_is_the_same_for_all_inputs_closes_the_gate_too():
+    known, _ = known_of(lambda layer, x: layer(torch.relu(x - 1e6)))
+    assert any(each.tells("y") for each in known.references)  # the bias moves it
+    with pytest.raises(GateError, match="output 'y' is the same whatever the inputs"):
+        truth.require_telling(known)
+
+
 @pytest.mark.parametrize(
     "network",
     [
         lambda layer, x: layer(x),
+        lambda layer, x: layer(x * 0 + torch.arange(6.0)) + x[:, :4],
         lambda layer, x: layer(x).argmax(1),
         lambda layer, x: layer(x).argmax(1).float(),
         lambda layer, x: layer(x) > 0,

@@ -14,6 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from benchmarks import golden_cases
+from pipeline.errors import GateError
+from pipeline.interface import Case
+from pipeline.parity.budget import Rule
+from pipeline.parity.oracle import Reference
+from pipeline.parity.truth import Truth
+from pipeline.release import compose
 from pipeline.release.golden import budget_bytes, golden_bytes, safetensors_bytes, select, size_bytes
 from pipeline.release.standalone import (
     DTYPES,
@@ -226,3 +232,12 @@ def test_every_kind_of_defect_that_a_case_of_parity_catches_is_caught_by_the_gol
 def test_golden_cases_that_allow_anything_are_found_to_miss_defects(facenet):
     blind = replace(facenet, golden=replace(facenet.golden, limit=1e12))
     assert golden_cases.summarise(golden_cases.judged(blind, per_kind=1, seed=0))["kinds_missed"]
+
+
+def test_a_network_that_no_case_holds_to_anything_gets_no_release():
+    reference = Reference({"y": np.ones(2)}, {"y": np.array([np.inf, 0.0])}, {"y": "float32"})
+    case = Case("odd", {}, {"x": np.ones(2, np.float32)})
+    known = Truth((case,), (reference,), ({"y": np.ones(2)},), {"y": Rule()}, None)
+    with pytest.raises(GateError, match="could not prove itself: in every case y holds NaN or infinity") as caught:
+        compose.golden_of(known)
+    assert "leave y out of `outputs`" in (caught.value.hint or "")

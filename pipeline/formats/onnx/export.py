@@ -67,7 +67,6 @@ def export(origin: FromNetwork, options: Options) -> Written:
     """
     assert isinstance(options, OnnxOptions)  # noqa: S101 - the table pairs them
     made = with_room(origin.module, lambda: _made(origin, options))
-    _check(made.stripped.files[0])
     facts = {"method": made.method, "opset": options.opset, "external_data": len(made.stripped.files) > 1}
     return Written(made.stripped.files, facts, made.notes, made.stripped.nodes, made.program, made.refused)
 
@@ -75,9 +74,9 @@ def export(origin: FromNetwork, options: Options) -> Written:
 def _made(origin: FromNetwork, options: OnnxOptions) -> _Made:
     prepared = forward.prepare(origin.module, origin.interface, origin.examples)
     if options.method == "trace":
-        return _traced(origin, prepared, options)
+        return _checked(_traced(origin, prepared, options))
     try:
-        return _exported(origin, prepared, options)
+        return _checked(_exported(origin, prepared, options))
     except ExportError as error:
         if options.method == "export":
             raise
@@ -87,7 +86,7 @@ def _made(origin: FromNetwork, options: OnnxOptions) -> _Made:
 def _second(origin: FromNetwork, prepared: Forward, options: OnnxOptions, first: ExportError) -> _Made:
     """Trace what cannot be exported, and say why."""
     try:
-        made = _traced(origin, prepared, options)
+        made = _checked(_traced(origin, prepared, options))
     except ExportError as error:
         raise ExportError(f"{first.message}; {error.message}", hint=first.hint or error.hint) from first
     notes = (f"traced by {EXPORTER}, because of {first.message}", *made.notes)
@@ -196,10 +195,15 @@ def _is_external(module: Any, options: OnnxOptions) -> bool:
     return size_bytes > canonical.EXTERNAL_DATA_BYTES
 
 
-def _check(path: Path) -> None:
+def _checked(made: _Made) -> _Made:
+    """Return what was made if onnx.checker takes it; else remove its files."""
     import onnx
 
     try:
-        onnx.checker.check_model(str(path), full_check=True)
+        onnx.checker.check_model(str(made.stripped.files[0]), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"onnx.checker refuses the exported model: {error}") from error
+        for file in made.stripped.files:
+            file.unlink()
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ExportError(f"onnx.checker refuses the exported model: {first}") from error
+    return made

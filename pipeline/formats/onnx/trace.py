@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EXPORTER = "torch.onnx.export(dynamo=False)"
 _MAX_OPSET = 20
 _SHOWN_LINES = 3
+_LARGER = 3
 
 
 def trace(prepared: Forward, interface: Interface, opset: int, target: Path) -> tuple[str, ...]:
@@ -74,26 +75,42 @@ def _kept_lines(warned: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:
 
 
 def _output_axes(prepared: Forward, interface: Interface) -> dict[str, dict[int, str]]:
-    """Return which axes of each output change with the sizes, by running the network at two: the dimension, or a name of its own."""
+    """Return which axes of each output change with the sizes, by running the network at several: the dimension, or a name of its own.
+
+    An axis that is wrongly said to be fixed, or to be one of another name, is one that onnxruntime plans its memory by.
+    """
+    points = _points(interface)
+    seen = [(sizes, shapes) for sizes in points if (shapes := _shapes(prepared, interface, sizes))]
+    found: dict[str, dict[int, str]] = {}
+    for name in interface.outputs:
+        of_output = [each.get(name, ()) for _, each in seen]
+        if len({len(shape) for shape in of_output}) != 1:
+            continue
+        for axis, column in enumerate(zip(*of_output, strict=True)):
+            if len(set(column)) > 1:
+                same = (
+                    each
+                    for each in points[0]
+                    if all(sizes[each] == at for (sizes, _), at in zip(seen, column, strict=True))
+                )
+                found.setdefault(name, {})[axis] = next(same, f"{name}_{axis}")
+    return found
+
+
+def _points(interface: Interface) -> list[dict[str, int]]:
+    """Return the sizes to look at: the example's, others near them, the smallest, and larger ones."""
     first = example_sizes(interface)
     free = {each.name: allowed(each) for each in free_dimensions(interface.dimensions)}
-    others = {
+    near = {
         name: next((size for size in sizes if size > 1 and size != first[name]), sizes[-1])
         for name, sizes in free.items()
     }
-    second = complete_sizes(interface.dimensions, others)
-    here, there = (_shapes(prepared, interface, sizes) for sizes in (first, second))
-    return {
-        name: {
-            axis: next(
-                (each for each in first if (size, there[name][axis]) == (first[each], second[each])), f"{name}_{axis}"
-            )
-            for axis, size in enumerate(shape)
-            if size != there[name][axis]
-        }
-        for name, shape in here.items()
-        if name in there and len(shape) == len(there[name])
+    larger = {
+        name: max(size for size in sizes if size <= max(_LARGER * first[name] + index, sizes[0]))
+        for index, (name, sizes) in enumerate(free.items())
     }
+    least = {name: sizes[0] for name, sizes in free.items()}
+    return [first, *(complete_sizes(interface.dimensions, each) for each in (near, least, larger))]
 
 
 def _shapes(prepared: Forward, interface: Interface, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:

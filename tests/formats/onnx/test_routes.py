@@ -228,3 +228,45 @@ def test_an_operator_with_a_known_way_round_it_is_refused_with_that_way():
     refusal = refused("torch.onnx.export", RuntimeError(said), nn.Identity())
     assert "the operator transformers.grouped_mm_fallback" in refusal.message
     assert "experts_implementation='batched_mm'" in (refusal.hint or "")
+
+
+class Halved(nn.Module):
+    """Its second output has half of the steps, rounded up: as many as another input has at the example's sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv1d(4, 3, 3, stride=2, padding=1)
+
+    def forward(self, frames, others):
+        return self.layer(frames), others.sum(2)
+
+
+def test_an_axis_of_an_output_has_a_name_only_where_it_has_that_size_at_all_sizes(tmp_path):
+    inputs = tuple(
+        InputSpec(name, "float32", ("batch", 4, size)) for name, size in (("frames", "time"), ("others", "steps"))
+    )
+    dimensions = (Dimension("batch", 1, 4), Dimension("time", 3, 12), Dimension("steps", 1, 8))
+    interface = Interface(inputs, dimensions, ("y", "sums"))
+    network = Halved()
+    written = write(network, interface, tmp_path, method="trace")
+    graph = onnx.load(written.files[0]).graph
+    (_, channels, steps), _ = (each.type.tensor_type.shape.dim for each in graph.output)
+    assert channels.dim_value == 3
+    assert steps.dim_param == "y_2"
+    require_right(written, network, interface)
+
+
+def test_a_file_that_the_checker_refuses_is_made_the_other_way(tmp_path, monkeypatch):
+    refusals = iter([onnx.checker.ValidationError("no such size")])
+    check = onnx.checker.check_model
+
+    def check_model(*arguments, **named):
+        if (error := next(refusals, None)) is not None:
+            raise error
+        return check(*arguments, **named)
+
+    monkeypatch.setattr(onnx.checker, "check_model", check_model)
+    interface = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 4),), ("y",))
+    written = write(nn.Linear(4, 2), interface, tmp_path)
+    assert written.facts["method"] == "trace"
+    assert "onnx.checker refuses the exported model: no such size" in written.notes[0]
