@@ -199,6 +199,37 @@ def in_float64(module: nn.Module) -> Iterator[None]:
                 tensor.data = tensor.data.to(dtypes[name])
 
 
+def _require_as_finite(exact: Sequence[Followed], plain: Sequence[Mapping[str, torch.Tensor]]) -> None:
+    """Raise where an output is nowhere finite in float64 that is so in the network's own precision: a constant of its code is too large there."""
+    for wide, own in zip(exact, plain, strict=True):
+        for name, value in own.items():
+            if (
+                value.is_floating_point()
+                and value.numel()
+                and value.isfinite().all()
+                and not wide.outputs[name].isfinite().any()
+            ):
+                raise ArithmeticError(f"{name} is nowhere finite in float64, and finite in the network's own precision")
+
+
+def exactly(
+    run: Caller, inputs: Sequence[Arrays], plain: Sequence[Mapping[str, torch.Tensor]]
+) -> tuple[list[Followed], str | None]:
+    """Return what every case gives in float64; where that is not possible, what it gives as it is (`plain`), and why."""
+    try:
+        with in_float64(run.module):
+            exact = [run(case, double=True, follow=True) for case in inputs]
+        _require_as_finite(exact, plain)
+    except (RuntimeError, NotImplementedError, TypeError, ArithmeticError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # What indices were chosen from is known of the network's own precision too.
+        return [
+            Followed(known, again.trails, again.sources)
+            for known, again in zip(plain, (run(case, follow=True) for case in inputs), strict=True)
+        ], reason
+    return exact, None
+
+
 def _named(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 

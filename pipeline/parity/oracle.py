@@ -110,7 +110,7 @@ def evaluate(
     origins = [_origins(each[0], plain[0], has_weights=bool(caller.floating(module))) for each in moved]
     decided = [_decided(each[0], plain[0]) for each in moved]
     shaken = caller.shaken(run, inputs, plain, origins, decided, seed)
-    exact, reason = _in_float64(run, inputs, plain)
+    exact, reason = caller.exactly(run, inputs, plain)
     references = _references(run, exact, plain, moved, fallback=reason is not None)
     fed = [tuple(name for name, trail in first.trails.items() if trail.inputs) for first, *_ in moved]
     told = _with_responses(references, origins, shaken)
@@ -155,36 +155,6 @@ def floors(references: Sequence[Reference], name: str) -> list[budget.Floats] | 
     return budget.floors(
         [each.values[name] for each in references], [each.noise[name] for each in references], roundoff
     )
-
-
-def _require_as_finite(exact: Sequence[Followed], plain: Sequence[Mapping[str, torch.Tensor]]) -> None:
-    """Raise where an output is nowhere finite in float64 that is so in the network's own precision: a constant of its code is too large there."""
-    for wide, own in zip(exact, plain, strict=True):
-        for name, value in own.items():
-            if (
-                value.is_floating_point()
-                and value.numel()
-                and value.isfinite().all()
-                and not wide.outputs[name].isfinite().any()
-            ):
-                raise ArithmeticError(f"{name} is nowhere finite in float64, and finite in the network's own precision")
-
-
-def _in_float64(
-    run: Caller, inputs: Sequence[Arrays], plain: Sequence[Mapping[str, torch.Tensor]]
-) -> tuple[list[Followed], str | None]:
-    try:
-        with caller.in_float64(run.module):
-            exact = [run(case, double=True, follow=True) for case in inputs]
-        _require_as_finite(exact, plain)
-    except (RuntimeError, NotImplementedError, TypeError, ArithmeticError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        # What indices were chosen from is known of the network's own precision too.
-        return [
-            lineage.Followed(known, again.trails, again.sources)
-            for known, again in zip(plain, (run(case, follow=True) for case in inputs), strict=True)
-        ], reason
-    return exact, None
 
 
 def _origins(followed: Followed, outputs: Mapping[str, torch.Tensor], *, has_weights: bool) -> dict[str, Origin]:
