@@ -21,6 +21,7 @@ from pipeline.parity import oracle, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare, worst
 from pipeline.rebuild import calling, cases
+from pipeline.rebuild.outputs import is_tensor, leaves
 from pipeline.run import export as exporting
 from pipeline.run.plan import Settings
 from pipeline.worker.inprocess import InProcessRunner
@@ -171,21 +172,9 @@ def _called(module: nn.Module, arrays: Mapping[str, Any], *, double: bool = Fals
         return module(**tensors)
 
 
-def _leaves(value: Any, path: str = "") -> dict[str, torch.Tensor]:
+def _leaves(result: Any) -> dict[str, torch.Tensor]:
     """Return the tensors in what a network returned, by their places."""
-    if isinstance(value, torch.Tensor):
-        return {path: value}
-    if isinstance(value, dict):
-        items: Any = [(str(name), each) for name, each in value.items()]
-    elif isinstance(value, list | tuple):
-        items = [(str(index), each) for index, each in enumerate(value)]
-    else:
-        return {}
-    return {
-        place: tensor
-        for name, each in items
-        for place, tensor in _leaves(each, f"{path}.{name}" if path else name).items()
-    }
+    return {path: value for path, value in leaves(result) if is_tensor(value)}
 
 
 def _worth(places: Mapping[str, None], found: list[dict[str, torch.Tensor]]) -> list[str]:

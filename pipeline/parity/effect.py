@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.rebuild import calling
+from pipeline.parity.caller import Caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,9 +29,9 @@ class Effect:
 
     def __init__(self, load: Callable[[], nn.Module], interface: Interface, examples: Arrays) -> None:
         self._load, self._interface, self._examples = load, interface, examples
-        self._run: Callable[[], dict[str, torch.Tensor]] | None = None
+        self._run: Callable[[], Mapping[str, torch.Tensor]] | None = None
         self._tensors: dict[str, torch.Tensor] = {}
-        self._plain: dict[str, torch.Tensor] = {}
+        self._plain: Mapping[str, torch.Tensor] = {}
         self._limits: dict[str, float] = {}
         self._reason: str | None = None
 
@@ -59,22 +59,12 @@ class Effect:
 
     def _prepare(self) -> None:
         """Load the network, and measure how far float32 is off."""
-        import torch
-
         try:
             module = self._load()
-            binding = calling.bind(module, self._interface)
-
-            def run(*, double: bool) -> dict[str, torch.Tensor]:
-                tensors = calling.tensors_from(self._examples, double=double)
-                with torch.no_grad():
-                    return calling.call(
-                        module, binding, self._interface, {name: each.clone() for name, each in tensors.items()}
-                    )
-
-            single = {name: each.clone() for name, each in run(double=False).items()}
+            run = Caller(module, self._interface)
+            single = run(self._examples).outputs
             module.double()
-            self._plain = {name: each.clone() for name, each in run(double=True).items()}
+            self._plain = run(self._examples, double=True).outputs
         except Exception as error:  # noqa: BLE001 - whatever a network raises in float64: then nothing is tried
             self._reason = str(error) or type(error).__name__
             return
@@ -83,7 +73,7 @@ class Effect:
             noise = _distance(single[name], exact)
             self._limits[name] = _TIMES_NOISE * max(noise, _UNIT_ROUNDOFF * scale)
         self._tensors = {**dict(module.named_buffers()), **module.state_dict(keep_vars=True)}
-        self._run = lambda: run(double=True)
+        self._run = lambda: run(self._examples, double=True).outputs
 
 
 def _distance(value: torch.Tensor, other: torch.Tensor) -> float:

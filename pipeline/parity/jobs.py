@@ -25,7 +25,6 @@ from pipeline.worker.job import Context, Model, Request, without_collection
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import torch
     from torch import nn
 
     from pipeline.interface import Arrays
@@ -109,7 +108,7 @@ class Rehearse(Request[Rehearsed]):
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What `Evaluate` leaves for `Vary`: the network as the oracle left it, in float64 if `double`."""
+    """What `Evaluate` leaves for `Vary`: the network, and whether it was evaluated in float64."""
 
     module: nn.Module
     interface: Interface
@@ -147,7 +146,7 @@ class Evaluate(Request[Evaluation]):
             perturbations=self.perturbations,
         )
         added = oracle.signals(module, interface, taken.cases, references, seed=self.seed) if self.signals else []
-        left = Evaluated(module if fallback else module.double(), interface, double=fallback is None)
+        left = Evaluated(module, interface, double=fallback is None)
         context.leave(left)
         found = None
         if self.rows:
@@ -164,11 +163,16 @@ class Evaluate(Request[Evaluation]):
 
 
 def runner_of(network: Evaluated) -> Run:
-    """Return what calls a network in the precision it was left in."""
+    """Return what calls a network, which is turned into float64 if it was evaluated so.
+
+    Without gradients but not in inference mode, as `parity.caller` does: there whoever watches would see composite operators whole.
+    """
     import torch
 
     from pipeline.rebuild import calling
 
+    if network.double:
+        network.module.double()
     binding = calling.bind(network.module, network.interface)
 
     def run(inputs: Arrays) -> Mapping[str, torch.Tensor]:

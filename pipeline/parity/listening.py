@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.parity import jobs
-from pipeline.parity.truth import truth
+from pipeline.parity import jobs, oracle
+from pipeline.parity.truth import floors_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -51,7 +51,7 @@ def heard_longer(known: Truth, names: Collection[str], conditions: Conditions, s
     """
     cases = tuple(case for case in known.cases if case.name in names)
     rehearse = jobs.Rehearse(network=conditions.network, interface=conditions.interface, cases=cases)
-    with conditions.runner.start("the oracle", threads=1) as worker:
+    with conditions.runner.start("the oracle", threads=1, environment=oracle.ENVIRONMENT) as worker:
         worker.call(rehearse, timeout_s=conditions.timeout_s)
         # Another seed: the first calls would be the same again.
         found = worker.call(jobs.Evaluate(seed=seed + 1, perturbations=MORE), timeout_s=conditions.timeout_s)
@@ -60,8 +60,7 @@ def heard_longer(known: Truth, names: Collection[str], conditions: Conditions, s
         _noisier(each, more[case.name]) if case.name in more else each
         for case, each in zip(known.cases, known.references, strict=True)
     ]
-    again = truth(known.cases, references, known.fallback, known.rules, known.gates)
-    return replace(again, rows=known.rows)
+    return replace(known, references=tuple(references), floors=floors_of(references))
 
 
 def _noisier(before: Reference, more: Reference) -> Reference:

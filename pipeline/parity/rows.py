@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from pipeline.interface import Dimension, formula_names, free_dimensions
-from pipeline.parity import budget
+from pipeline.parity import oracle
 from pipeline.parity.budget import Rule
 from pipeline.rebuild import cases as making
 
@@ -137,10 +137,9 @@ def _allowed(references: Sequence[Reference]) -> list[dict[str, Array]]:
     """Return by case what each floating output may be off by, whatever tolerances a config gives."""
     found: list[dict[str, Array]] = [{} for _ in references]
     for name, value in references[0].values.items():
-        if value.dtype.kind == "f":
-            values, noise = ([getattr(each, kind)[name] for each in references] for kind in ("values", "noise"))
-            for own, floor, budgets in zip(values, budget.floors(values, noise), found, strict=True):
-                budgets[name] = Rule().allowed(own, floor)
+        if value.dtype.kind == "f" and (floors := oracle.floors(references, name)):
+            for each, floor, budgets in zip(references, floors, found, strict=True):
+                budgets[name] = Rule().allowed(each.values[name], floor)
     return found
 
 

@@ -65,11 +65,15 @@ def truth(
     gates: Mapping[str, Mapping[str, Rule]] | None = None,
 ) -> Truth:
     """Build the truth from what the oracle gives for the cases (see `oracle.evaluate`)."""
+    return Truth(tuple(cases), tuple(references), floors_of(references), rules, fallback, gates or {})
+
+
+def floors_of(references: Sequence[Reference]) -> tuple[dict[str, Floats], ...]:
+    """Return for each case the floors of those outputs that have one."""
     by_output = {name: oracle.floors(references, name) for name in references[0].values}
-    floors = [
+    return tuple(
         {name: each[index] for name, each in by_output.items() if each is not None} for index in range(len(references))
-    ]
-    return Truth(tuple(cases), tuple(references), tuple(floors), rules, fallback, gates or {})
+    )
 
 
 def silent(known: Truth) -> dict[str, str]:

@@ -34,9 +34,8 @@ class Try(Request[tuple[int, ...]]):
 
         module = model.load(self.network).module
         own = Evaluated(module, self.interface, double=False)
-        taken = tuple(
-            index for index, case in enumerate(self.cases) if attempt(runner_of(own), case.inputs) is not None
-        )
+        run = runner_of(own)
+        taken = tuple(index for index, case in enumerate(self.cases) if attempt(run, case.inputs) is not None)
         kept = tuple(self.cases[index] for index in taken)
         if kept:
             Rehearse(network=self.network, interface=self.interface, cases=kept).run(context)
