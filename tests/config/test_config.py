@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -381,9 +380,8 @@ def test_references_cannot_grow_without_measure() -> None:
         'model: {architecture: "pipeline.architectures.simplenet:SimpleNet", weights: net.pth}',
         f"model:\n architecture: a.b:C\n weights: w\n arguments:\n{doubling}  a25: end\n",
     )
-    started = time.perf_counter()
+    # 2^25 times the shortest would not fit into memory.
     assert any("longer than 65536 characters" in line for line in problems(text))
-    assert time.perf_counter() - started < 5
 
 
 def test_the_environment_is_not_read_for_more_references(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -590,9 +588,7 @@ def test_a_billion_laughs_are_refused_quickly() -> None:
     text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 10)
     )
-    started = time.perf_counter()
-    assert "aliases" in problems(text)[0]
-    assert time.perf_counter() - started < 5
+    assert "aliases" in problems(text)[0]  # written out, it would not fit into memory
 
 
 def test_a_modest_alias_is_fine() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -200,20 +200,22 @@ def test_many_threads_get_the_answers_of_one(model):
     assert all(np.array_equal(answer, expected[index % 40]) for index, answer in enumerate(answers))
 
 
-def _fastest_ns(call, rounds=30, repeats=100):
-    timings = []
-    for _ in range(rounds):
-        start = time.perf_counter_ns()
-        for _ in range(repeats):
-            call()
-        timings.append((time.perf_counter_ns() - start) / repeats)
-    return min(timings)
+def test_checks_cost_a_handful_of_calls_and_copy_nothing(model):
+    # What that is in microseconds: benchmarks/predict_overhead.py. A count of calls is the same on every machine.
+    model(x=X)  # the first call imports
+    assert _calls(lambda: model(x=X)) - _calls(lambda: model.run({"x": X})) <= 40
+    given = replace(model, run=lambda inputs: inputs)(x=X)
+    assert given["x"] is X
 
 
-def test_checks_cost_less_than_20_microseconds(model):
-    # The bare call is timed through the same session: the difference is what we add.
-    added_ns = _fastest_ns(lambda: model(x=X)) - _fastest_ns(lambda: model.run({"x": X}))
-    assert added_ns < 20_000
+def _calls(call):
+    counted = Counter()
+    sys.setprofile(lambda *seen: counted.update((seen[1],)))
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return counted["call"] + counted["c_call"]
 
 
 STEP = Interface(
