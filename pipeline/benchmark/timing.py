@@ -233,7 +233,7 @@ def _machine(variants: Sequence[Variant], inputs: Mapping[str, Case], threads: i
     counting = next((each for each in variants if each.file and _format(each).count_operators), None)
     shapes = {name: {key: list(each.shape) for key, each in case.inputs.items()} for name, case in inputs.items()}
     found = Reached(Roofline(), None)
-    with runner.start("the roofline", threads=threads) as worker:
+    with runner.start("the roofline", threads=threads, fresh=True) as worker:
         try:
             roofline = worker.call(MeasureRoofline(seconds=ROOFLINE_S), timeout_s=MACHINE_TIMEOUT_S)
             found = replace(found, roofline=Roofline.from_json(roofline))
@@ -304,7 +304,7 @@ def _launcher(
     @contextmanager
     def launch() -> Iterator[WorkerScenarios]:
         began = time.monotonic()
-        session = opened(runner, variant, interface, network, threads=entrant.threads, timeout_s=timeout_s)
+        session = opened(runner, variant, interface, network, threads=entrant.threads, timeout_s=timeout_s, fresh=True)
         with session as (worker, facts):
             started_ms = (time.monotonic() - began) * 1e3
             meter = energy.cpu_meter() if index is None else gpu.meter(index)

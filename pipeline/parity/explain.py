@@ -137,7 +137,7 @@ def _search(
         ),
         folder=folder,
     )
-    with conditions.runner.start("the search for the culprit", threads=1) as worker:
+    with conditions.runner.start("the search for the culprit", threads=1, modules=("torch",)) as worker:
         return worker.call(request, timeout_s=conditions.timeout_s)
 
 

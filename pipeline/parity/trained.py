@@ -151,7 +151,9 @@ def _explained(recording: Recording, known: Truth, conditions: Conditions) -> wh
         attributes=recording.attributes,
     )
     try:
-        with conditions.runner.start("the search for what differs", threads=conditions.threads) as worker:
+        with conditions.runner.start(
+            "the search for what differs", threads=conditions.threads, modules=("torch",)
+        ) as worker:
             return worker.call(request, timeout_s=conditions.timeout_s)
     except WeighbridgeError as error:
         return why.Explanation((f"what differs was not found: {error.message.splitlines()[0]}",), None)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UnavailableError
+from pipeline.report import vega
 from pipeline.report.charts import charts
 from pipeline.report.content import content
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pipeline.report.document import Documents
 
 PACKAGES = ("altair", "jinja2", "vl_convert")
-_SNIPPET = "window.vegaEmbed = vegaEmbed;"
 _BACKGROUND = ThreadPoolExecutor(1, "html")  # one thread, so that the library is put together once
 _TEMPLATE = Path(__file__).with_name("page.html.template")
 
@@ -42,7 +41,7 @@ def prepared() -> None:
 def _prepare() -> None:
     import altair
 
-    _library(_version(altair.SCHEMA_URL))
+    vega.library(_version(altair.SCHEMA_URL))
 
 
 def render(name: str, documents: Documents) -> str:
@@ -61,7 +60,7 @@ def render(name: str, documents: Documents) -> str:
     shown = {chart for section in found.sections for chart in section.charts}
     specifications = {key: spec for key, (_, spec) in plots.items() if key in shown}
     schema = next((each["$schema"] for each in specifications.values()), None)
-    library = _BACKGROUND.submit(_library, _version(schema) if schema else None).result()
+    library = _BACKGROUND.submit(vega.library, _version(schema) if schema else None).result()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return page.render(
@@ -75,12 +74,3 @@ def render(name: str, documents: Documents) -> str:
 def _version(schema: str) -> str:
     """Return the version of Vega-Lite that a schema's address names, as vl-convert does."""
     return ".".join(schema.rsplit("/v", 1)[1].removesuffix(".json").split(".")[:2])
-
-
-@cache
-def _library(version: str | None) -> str:
-    """Return the plots' library. Nothing in its strings may end the script element it stands in."""
-    import vl_convert
-
-    library = vl_convert.javascript_bundle(_SNIPPET, version)
-    return library.replace("</script", "<\\/script").replace("<!--", "<\\!--")

@@ -46,13 +46,15 @@ sys.exit(rerun.rerun(HERE, in_this_process="--here" in sys.argv))
 
 
 class Start(Model):
-    """How a worker was started."""
+    """How a worker was started: see `pipeline.worker.runner.Runner.start`."""
 
     label: str
     threads: int
     environment: dict[str, str]
     memory_bytes: int | None = None
     packages: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    fresh: bool = False
 
 
 class Call(Model):

@@ -11,7 +11,7 @@ from pipeline.errors import WeighbridgeError, WorkerError
 from pipeline.worker import job, wire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
     from pipeline.worker.job import Request
@@ -26,9 +26,17 @@ class InProcessRunner:
 
     packages: tuple[str, ...] = ()
 
-    def start(self, label: str, *, threads: int, environment: Mapping[str, str] | None = None) -> InProcessWorker:
+    def start(
+        self,
+        label: str,
+        *,
+        threads: int,
+        environment: Mapping[str, str] | None = None,
+        modules: Sequence[str] = (),
+        fresh: bool = False,
+    ) -> InProcessWorker:
         """Return a worker that needs no start."""
-        del threads, environment
+        del threads, environment, modules, fresh
         return InProcessWorker(label, self.packages)
 
 

@@ -12,20 +12,20 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
 from pipeline import errors
 from pipeline.worker import crash, job, wire
+from pipeline.worker import start as starting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
     from pipeline.worker.job import Request
@@ -44,6 +44,7 @@ _alive: set[WorkerProcess] = set()
 def stop_all() -> None:
     """End every worker now and start no more: the run was interrupted. Safe to call from a signal handler: takes no lock."""
     errors.STOPPING.set()
+    starting.stop_template()
     for worker in list(_alive):
         worker.send_kill()
 
@@ -60,8 +61,16 @@ class LocalRunner:
     crashes: Path | None = None
     packages: tuple[str, ...] = ()
 
-    def start(self, label: str, *, threads: int, environment: Mapping[str, str] | None = None) -> WorkerProcess:
-        """Start a process whose libraries use up to `threads` threads, with further environment variables.
+    def start(
+        self,
+        label: str,
+        *,
+        threads: int,
+        environment: Mapping[str, str] | None = None,
+        modules: Sequence[str] = (),
+        fresh: bool = False,
+    ) -> WorkerProcess:
+        """Start a process whose libraries use up to `threads` threads, with further environment variables; see `Runner.start`.
 
         Raises:
             InterruptedRunError: the run was interrupted.
@@ -72,6 +81,8 @@ class LocalRunner:
             environment=dict(environment or {}),
             memory_bytes=self.memory_bytes,
             packages=self.packages,
+            modules=tuple(modules),
+            fresh=fresh,
         )
         return WorkerProcess(start, self.crashes)
 
@@ -94,26 +105,10 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         alive_read, self._alive_write = os.pipe()
         with theirs:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "pipeline.worker.child",
-                    str(theirs.fileno()),
-                    str(alive_read),
-                    str(start.memory_bytes or ""),
-                    *start.packages,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(), alive_read),
-                env=_environment(start.threads) | start.environment,
-                start_new_session=True,
-            )
+            self._process, output = starting.process(start, theirs.fileno(), alive_read)
         os.close(alive_read)
         self._channel = ours
-        self._tail = _Tail(self._process)
+        self._tail = _Tail(output)
         self._lock = threading.Lock()
         _alive.add(self)
         if errors.STOPPING.is_set():  # it was not among those that were ended
@@ -240,7 +235,7 @@ def _reply(request: Request[A], message: object) -> job.Answer[A] | job.Failure:
 class _Deadline:
     """A worker's socket whose reads and writes all together end at one moment, or soon after the worker has ended."""
 
-    def __init__(self, channel: socket.socket, process: subprocess.Popen[bytes], deadline: float) -> None:
+    def __init__(self, channel: socket.socket, process: starting.Process, deadline: float) -> None:
         self._channel = channel
         self._process = process
         self._deadline = deadline
@@ -264,14 +259,13 @@ class _Deadline:
 class _Tail:
     """The last bytes of what a process prints, read so that it never blocks on a full pipe."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, output: IO[bytes]) -> None:
         self._last = bytearray()
-        self._thread = threading.Thread(target=self._drain, args=(process,), daemon=True)
+        self._thread = threading.Thread(target=self._drain, args=(output,), daemon=True)
         self._thread.start()
 
-    def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None  # noqa: S101 - opened as a pipe above
-        with process.stdout as stream:
+    def _drain(self, output: IO[bytes]) -> None:
+        with output as stream:
             while chunk := os.read(stream.fileno(), 1 << 16):
                 self._last += chunk
                 del self._last[:-TAIL_BYTES]
@@ -283,16 +277,3 @@ class _Tail:
         fatal = [index for index, line in enumerate(lines) if line.startswith("Fatal Python error")]
         # Of a fault handler's report the innermost frames come first, and what follows them says little.
         return lines[fatal[-1] :][:_SHOWN_LINES] if fatal else lines[-_SHOWN_LINES:]
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """The caller's environment, with what decides bytes and timings fixed."""
-    pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    fixed = {
-        "PYTHONHASHSEED": "0",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "TORCH_SHOW_CPP_STACKTRACES": "0",
-    }
-    return os.environ | pools | fixed

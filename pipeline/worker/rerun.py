@@ -24,7 +24,7 @@ def rerun(folder: Path, *, in_this_process: bool) -> int:
     if in_this_process:
         runner = InProcessRunner(start.packages)
     try:
-        with runner.start(start.label, threads=start.threads, environment=start.environment) as worker:
+        with runner.start(start.label, threads=start.threads, environment=start.environment, fresh=True) as worker:
             for each in found.calls:
                 worker.call(job.request_from(each.message, start.packages), timeout_s=each.timeout_s)
     except WeighbridgeError as error:

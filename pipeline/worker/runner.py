@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Self
 
     from pipeline.worker.job import Request
@@ -47,5 +47,17 @@ class Worker(Protocol):
 class Runner(Protocol):
     """Starts workers: in processes of this machine, in this process, or elsewhere."""
 
-    def start(self, label: str, *, threads: int, environment: Mapping[str, str] | None = None) -> Worker:
-        """Start a worker whose libraries use up to `threads` threads, with further environment variables."""
+    def start(
+        self,
+        label: str,
+        *,
+        threads: int,
+        environment: Mapping[str, str] | None = None,
+        modules: Sequence[str] = (),
+        fresh: bool = False,
+    ) -> Worker:
+        """Start a worker whose libraries use up to `threads` threads, with further environment variables.
+
+        `modules` are what its jobs will need: they may be imported once for several workers. A `fresh` one shares nothing with any
+        other process, so that its imports, its memory and its timings are its own.
+        """

@@ -219,7 +219,7 @@ def memory() -> Memory:
 
 
 @contextmanager
-def opened(
+def opened(  # noqa: PLR0913 - what opens, how, and in which process
     runner: Runner,
     variant: Variant,
     interface: Interface,
@@ -228,15 +228,17 @@ def opened(
     threads: int,
     timeout_s: float,
     profile: Path | None = None,
+    fresh: bool = False,
 ) -> Iterator[tuple[Worker, dict[str, JsonValue]]]:
     """Start a worker, open `variant` in it, and yield it with the session's facts.
 
-    `profile`: a folder to record in where its nodes run, for `ReadPlacement`.
+    `profile`: a folder to record in where its nodes run, for `ReadPlacement`. `fresh`: in a process that shares nothing with others.
 
     Raises:
         WeighbridgeError: the backend cannot run here, or opening crashed or took too long.
     """
     source = Source(interface, variant.file, None if variant.artifact else network, profile, variant.custom_ops)
     request = Open(backend=variant.backend, source=source, options=variant.options)
-    with runner.start(variant.name, threads=threads) as worker:
+    modules = backends()[variant.backend].modules
+    with runner.start(variant.name, threads=threads, modules=modules, fresh=fresh) as worker:
         yield worker, worker.call(request, timeout_s=timeout_s).to_json()

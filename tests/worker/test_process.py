@@ -19,7 +19,7 @@ from tests.worker import jobs
 
 @pytest.fixture
 def worker():
-    with LocalRunner(packages=("tests",)).start("the worker", threads=1) as started:
+    with LocalRunner(packages=("tests",)).start("the worker", threads=1, modules=("torch",)) as started:
         yield started
 
 
@@ -61,7 +61,9 @@ def test_sending_to_a_worker_that_does_not_read_ends_at_the_time_limit(worker):
 
 
 def test_more_memory_than_allowed_is_a_failure_that_names_the_limit():
-    with LocalRunner(memory_bytes=600 << 20, packages=("tests",)).start("the worker", threads=1) as worker:
+    with LocalRunner(memory_bytes=600 << 20, packages=("tests",)).start(
+        "the worker", threads=1, modules=("torch",)
+    ) as worker:
         assert call(worker, jobs.Ping()) == "pong"
         with pytest.raises(
             WorkerError, match=r"ran out of memory during 'exhaust memory' \(limits.memory_bytes is 629,145,600\)"

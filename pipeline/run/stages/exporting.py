@@ -106,7 +106,7 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
             identity=_identity(planned),
             source=source,
         )
-        with state.runner.start(f"the {wanted.name} exporter", threads=1) as worker:
+        with state.runner.start(f"the {wanted.name} exporter", threads=1, modules=("torch",)) as worker:
             written = worker.call(request, timeout_s=planned.config.limits.export_seconds)
             peaks.append(worker.peak_bytes)
         return asdict(written) | {"files": [each.name for each in written.files]}
