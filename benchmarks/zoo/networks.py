@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,11 @@ def declared(name: str, module: nn.Module) -> Iterator[Declared]:
             yield {"x": {"dtype": "float32", "shape": ["batch", 3, side, side]}}, {"batch": BATCH}
 
 
+@cache
+def _parameters(model_type: str, recipe: int) -> int:
+    return small.parameters(next(islice(small.configs(model_type), recipe, None)))
+
+
 def _transformer(model_type: str, recipe: int) -> nn.Module:
     from transformers import AutoModel
 
@@ -76,7 +82,7 @@ def _transformer(model_type: str, recipe: int) -> nn.Module:
     if config is None:
         raise LookupError("no recipe gives a config")
     try:
-        if (count := small.parameters(config)) > small.MOST_PARAMETERS:
+        if (count := _parameters(model_type, recipe)) > small.MOST_PARAMETERS:
             raise LookupError(f"{count:,} parameters")
         torch.manual_seed(SEED)
         return AutoModel.from_config(config)
