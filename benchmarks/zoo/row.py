@@ -104,7 +104,7 @@ def row(name: str, *, brief: bool = False) -> dict[str, Any]:
         plain = {} if known.unknown else {route: _plain(found, route, known, Path(folder)) for route in routes}
         if ours["released"]:
             ours["checked"] = known.unknown or _checked(Path(ours.pop("file")), found, known)
-    outcome, reason = _outcome(ours, plain, known)
+    outcome, reason = _outcome(ours, plain, known.unknown)
     return {
         "outcome": outcome,
         "reason": reason,
@@ -139,7 +139,7 @@ def _found(name: str) -> Network | tuple[str, str]:
     return ("no small config runs", failing[0]) if failing else ("cannot be made small", unbuilt[0])
 
 
-def _outcome(ours: Mapping[str, Any], plain: Mapping[str, Any], known: Known) -> tuple[str, str]:
+def _outcome(ours: Mapping[str, Any], plain: Mapping[str, Any], unknown: str | None) -> tuple[str, str]:
     """Return what a row says, and why."""
     if ours["released"]:
         return ("released", "") if ours["checked"] is None else ("wrong release", str(ours["checked"]))
@@ -147,7 +147,7 @@ def _outcome(ours: Mapping[str, Any], plain: Mapping[str, Any], known: Known) ->
     right = [route for route, each in plain.items() if each["right"]]
     if right:
         return "missed", f"plain export ({', '.join(right)}) is right: {reason}"
-    if ours["exit"] == 2 or known.unknown:
+    if ours["exit"] == 2 or unknown:
         return "cannot be said in a config", reason
     made = {route: each for route, each in plain.items() if each["exported"]}
     if made:

@@ -15,19 +15,19 @@ FAILED = {"released": False, "exit": 1, "reason": "left its error budget"}
 
 
 @pytest.mark.parametrize(
-    ("ours", "plain", "known", "outcome"),
+    ("ours", "plain", "unknown", "outcome"),
     [
-        (RELEASED, [RIGHT, REFUSED], object(), "released"),
-        (RELEASED | {"checked": "y: far off"}, [RIGHT, RIGHT], object(), "wrong release"),
-        (FAILED, [RIGHT, WRONG], object(), "missed"),
-        (FAILED, [REFUSED, WRONG], object(), "defect of an exporter or runtime"),
-        (FAILED, [REFUSED, REFUSED], object(), "refused by torch"),
-        (FAILED | {"exit": 2}, [REFUSED, REFUSED], object(), "cannot be said in a config"),
+        (RELEASED, [RIGHT, REFUSED], None, "released"),
+        (RELEASED | {"checked": "y: far off"}, [RIGHT, RIGHT], None, "wrong release"),
+        (FAILED, [RIGHT, WRONG], None, "missed"),
+        (FAILED, [REFUSED, WRONG], None, "defect of an exporter or runtime"),
+        (FAILED, [REFUSED, REFUSED], None, "refused by torch"),
+        (FAILED | {"exit": 2}, [REFUSED, REFUSED], None, "cannot be said in a config"),
         (FAILED, [], "the network draws random numbers", "cannot be said in a config"),
     ],
 )
-def test_a_row_says_what_became_of_a_network(ours, plain, known, outcome):
-    assert row._outcome(ours, dict(zip(row.ROUTES, plain, strict=False)), known)[0] == outcome
+def test_a_row_says_what_became_of_a_network(ours, plain, unknown, outcome):
+    assert row._outcome(ours, dict(zip(row.ROUTES, plain, strict=False)), unknown)[0] == outcome
 
 
 def test_a_network_is_released_checked_by_hand_and_held_against_plain_exports():
