@@ -54,7 +54,7 @@ export: .venv/installed  ## export CONFIG (default: simplenet and silero-vad)
 	@$(BIN)/weighbridge export $(CONFIG)
 
 test: .venv/installed-dev weights  ## run the tests
-	@PYTHONHASHSEED=0 $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS)
+	@PYTHONHASHSEED=0 $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal  # which keeps a file's tests together, and ends even
 
 lint: .venv/installed-dev  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

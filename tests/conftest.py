@@ -7,10 +7,12 @@ import signal
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
@@ -20,6 +22,9 @@ from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release import bundle
 from pipeline.release.bundle import ModelFile, ReleaseContent
 from pipeline.release.standalone import Golden, GoldenCase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # A machine that others use too may take any time for an example: no test fails for it.
 settings.register_profile("shared machine", deadline=None)
@@ -187,10 +192,29 @@ def weighbridge(capsys, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    """A release of configs/simplenet.yaml, built for real but not timed."""
+def once(tmp_path_factory, worker_id):
+    """Return what makes a folder once, however many processes run the tests: `once(name, make)`, where `make(folder)` fills it."""
+    root = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = root / "once" / name, root / "once" / f"{name}.made"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(root / "once" / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def built(once):
+    """A release of configs/simplenet.yaml, built for real but not timed; tests must not change it."""
     from pipeline.run import plan as planning
     from pipeline.run.export import export
 
-    out = tmp_path_factory.mktemp("artifacts")
-    return export(Path("configs/simplenet.yaml"), planning.Settings(out=out, benchmark=False)).release
+    out = once("built", lambda out: export(Path("configs/simplenet.yaml"), planning.Settings(out=out, benchmark=False)))
+    return bundle.find(out / "simplenet")

@@ -66,10 +66,11 @@ def process(start: Start, channel: int, alive: int) -> tuple[Process, IO[bytes]]
 
 
 def stop_template() -> None:
-    """End the template now; workers that it forked stay, and the next one gets a new template. Safe in a signal handler: takes no lock."""
+    """End the template now, and with it the workers that it forked; the next one gets a new template. Takes no lock."""
     global _template  # noqa: PLW0603 - see _forked
     if _template is not None:
         _template.send_kill()
+        _stopped.append(_template)
         _template = None
 
 
@@ -125,6 +126,8 @@ class _Template:
 
 
 _template: _Template | None = None
+_stopped: list[_Template] = []
+"""Not waited for, as that takes a lock; when this process ends, they are."""
 _one_at_a_time = threading.Lock()
 
 
@@ -140,8 +143,8 @@ os.register_at_fork(after_in_child=_forget_template)
 @atexit.register
 def _end_template() -> None:
     """Let the template end, and wait for it: its time and that of its workers then counts as this process's."""
-    if _template is not None:
-        _template.end()
+    for each in (*_stopped, *([_template] if _template else [])):
+        each.end()
 
 
 def _forked(start: Start, channel: int, alive: int) -> tuple[Process, IO[bytes]]:

@@ -104,11 +104,13 @@ benchmark: {reference: torchscript}
 
 
 @pytest.fixture(scope="session")
-def failed(tmp_path_factory):
+def failed(once):
     """The report of a real export that parity stopped: both of its files compute something else than the network."""
-    folder = tmp_path_factory.mktemp("unfaithful")
+    return once("unfaithful", _fail) / "unfaithful" / "failed" / "report"
+
+
+def _fail(folder):
     torch.save(networks.made(networks.Unfaithful()).state_dict(), folder / "unfaithful.pth")
     (folder / "unfaithful.yaml").write_text(UNFAITHFUL)
     with pytest.raises(GateError):
         export(folder / "unfaithful.yaml", Settings(out=folder, trust=("tests.formats",)))
-    return folder / "unfaithful" / "failed" / "report"

@@ -158,3 +158,50 @@ class CloseChannel(Request[None]):
     def run(self, _: Context) -> None:
         os.close(int(sys.argv[1]))
         time.sleep(300)
+
+
+class Surroundings(Model):
+    loaded: bool
+    parent: int
+    threads: int | None
+    capability: str | None
+    random: float
+    hashed: int
+    environment: dict[str, str]
+    directory: str
+    path: tuple[str, ...]
+    arguments: tuple[str, ...]
+    open_files: int
+
+
+class LookAround(Request[Surroundings]):
+    def run(self, _: Context) -> Surroundings:
+        torch = sys.modules.get("torch")
+        return Surroundings(
+            loaded=torch is not None,
+            parent=os.getppid(),
+            threads=torch.get_num_threads() if torch else None,
+            capability=torch.backends.cpu.get_cpu_capability() if torch else None,
+            random=float(np.random.random_sample()),  # noqa: NPY002 - the state that everybody shares
+            hashed=hash("weighbridge"),
+            environment=dict(os.environ),
+            directory=os.getcwd(),  # noqa: PTH109
+            path=tuple(sys.path),
+            arguments=tuple(sys.argv[3:]),
+            open_files=len(os.listdir("/proc/self/fd")),  # noqa: PTH208
+        )
+
+
+class Compute(Request[dict[str, Array]]):
+    """Arithmetic whose last bits depend on the instructions that a library chose."""
+
+    def run(self, _: Context) -> dict[str, Array]:
+        import torch
+
+        torch.manual_seed(0)
+        x, images = torch.randn(64, 333), torch.randn(2, 7, 19, 19)
+        return {
+            "product": (x @ x.T).numpy(),
+            "convolved": torch.nn.functional.conv2d(images, torch.randn(5, 7, 3, 3)).numpy(),
+            "summed": x.exp().sum(1).numpy(),
+        }

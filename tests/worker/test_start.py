@@ -1,0 +1,117 @@
+"""A worker that is forked from a template is as one that was started afresh, and is started afresh where it would not be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import WorkerError
+from pipeline.parity import oracle
+from pipeline.worker import start as starting
+from pipeline.worker.process import LocalRunner
+from tests.worker import jobs
+
+RUNNER = LocalRunner(packages=("tests",))
+TORCH = ("torch",)
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are forked on Linux only")
+
+
+@pytest.fixture(autouse=True)
+def own_template():
+    """Have a template of one's own, and leave none."""
+    starting.stop_template()
+    yield
+    starting.stop_template()
+
+
+def seen(*, threads=1, **options):
+    with RUNNER.start("the worker", threads=threads, **options) as worker:
+        return worker.call(jobs.LookAround(), timeout_s=60)
+
+
+def test_workers_share_what_one_process_has_imported():
+    first, second = seen(modules=TORCH), seen(modules=TORCH)
+    assert first.parent == second.parent != os.getpid()
+    assert first.random != second.random  # or networks that draw would seem not to
+
+
+def test_a_forked_worker_is_as_a_fresh_one(monkeypatch, tmp_path):
+    seen(modules=TORCH)  # the template is there before anything changes
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEIGHBRIDGE_TEST", "told")
+    monkeypatch.syspath_prepend(str(tmp_path / "added"))
+    options = {"threads": 2, "environment": {"ATEN_CPU_CAPABILITY": "default"}, "modules": TORCH}
+    forked, fresh = seen(**options), seen(**options, fresh=True)
+    assert fresh.parent == os.getpid() != forked.parent
+    for each in ("loaded", "threads", "capability", "hashed", "environment", "directory", "arguments", "open_files"):
+        assert getattr(forked, each) == getattr(fresh, each), each
+    assert list(dict.fromkeys(forked.path)) == list(dict.fromkeys(fresh.path))
+    assert (forked.threads, forked.environment["WEIGHBRIDGE_TEST"]) == (2, "told")
+
+
+def test_it_computes_the_bits_of_a_fresh_one_with_the_instructions_of_its_own_environment():
+    found = []
+    for fresh in (False, True):
+        with RUNNER.start("it", threads=1, environment=oracle.ENVIRONMENT, modules=TORCH, fresh=fresh) as worker:
+            found.append(worker.call(jobs.Compute(), timeout_s=60))
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_what_libraries_read_when_they_are_imported_leads_to_a_fresh_one(monkeypatch):
+    assert seen().parent != os.getpid()
+    monkeypatch.setenv("TORCH_LOGS", "+dynamo")
+    assert seen().parent == os.getpid()
+    monkeypatch.delenv("TORCH_LOGS")
+    assert seen().parent != os.getpid()
+
+
+def test_a_template_that_cannot_import_what_is_asked_for_is_done_without():
+    assert seen(modules=("torch.no_such_module",)).parent == os.getpid()
+    assert seen().parent == os.getpid()  # it is not tried again and again
+
+
+def test_a_worker_ends_with_its_template_and_the_next_has_a_new_one():
+    with RUNNER.start("the worker", threads=1) as worker:
+        template = worker.call(jobs.LookAround(), timeout_s=60).parent
+        starting.stop_template()
+        with pytest.raises(WorkerError, match="the worker was ended by SIGKILL"):
+            worker.call(jobs.Sleep(), timeout_s=60)
+    assert seen().parent not in {template, os.getpid()}
+
+
+def test_a_template_ends_with_the_process_that_started_it_even_while_it_imports(tmp_path):
+    slow = tmp_path / "torch"
+    slow.mkdir()
+    (slow / "__init__.py").write_text(
+        f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)\n"
+    )
+    parent = os.fork()
+    if parent == 0:
+        sys.path.insert(0, str(tmp_path))
+        RUNNER.start("the worker", threads=1, modules=TORCH)
+        os._exit(0)
+    number = _eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    assert _eventually(lambda: not _runs(int(number)))
+
+
+def _runs(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def _eventually(condition, patience_s=30.0):
+    until = time.monotonic() + patience_s
+    while not (found := condition()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
