@@ -241,7 +241,7 @@ def check_use(known: Known, used: set[str], constants: Sequence[Constant], found
         tensor = known.state[key]
         if not is_floating(tensor) or not tensor.any():
             continue
-        if _changes_nothing(key, known):
+        if _changes_nothing(key, known, constants):
             why = "changes nothing"
         elif any(known.holds_what_follows(key, each.value) for each in constants):
             why = "folded"  # into what is another tensor as well: a weight norm that is 1
@@ -257,10 +257,33 @@ def check_use(known: Known, used: set[str], constants: Sequence[Constant], found
         found.absent[why] = found.absent.get(why, 0) + 1
 
 
-def _changes_nothing(key: str, known: Known) -> bool:
-    """Whether a tensor is 1 throughout and only ever a factor."""
-    factors = {"aten.mul", "aten.mul_", "aten.div", "aten.div_"}
-    return bool((known.state[key] == 1).all()) and all(step.operator in factors for step in known.readers[key])
+def _changes_nothing(key: str, known: Known, constants: Sequence[Constant]) -> bool:
+    """Whether a tensor, and all that is computed from it alone, is only ever a factor of 1 or 0, or a term of 0.
+
+    A number of it that is something else may stand in the file as that number.
+    """
+    alone = {float(each.value.reshape(-1)[0]) for each in constants if each.value.size == 1 and is_floating(each.value)}
+    readers = [step for step in known.readers[key] if not known.is_folded(step)]
+    operands = [(step, name, value) for step in readers for name, value in known.operands(step, key)]
+    return bool(operands) and all(
+        _is_neutral(step.operator, name, value)
+        or (value.size == 1 and _stated(float(value.reshape(-1)[0]), alone, np.dtype(np.float32)))
+        for step, name, value in operands
+    )
+
+
+def _is_neutral(operator: str, argument: str, value: Any) -> bool:
+    is_one, is_zero = bool((value == 1).all()), not value.any()
+    match operator.removesuffix("_"):
+        case "aten.mul":
+            return is_one or is_zero
+        case "aten.div":
+            return is_one and argument == "other"
+        case "aten.add":
+            return is_zero
+        case "aten.sub":
+            return is_zero and argument == "other"
+    return False
 
 
 def _would_be_missed(key: str, known: Known) -> bool:

@@ -80,6 +80,20 @@ class Known:
                 found.setdefault(key, []).append(step)
         return found
 
+    def is_folded(self, step: Step) -> bool:
+        """Whether a step's value needs no input, so that the steps that read it count in its place."""
+        return step.name in self._program.get("folded", {})
+
+    def operands(self, step: Step, key: str) -> Iterator[tuple[str, Any]]:
+        """Yield by the name of its argument what a step reads of a tensor: that itself, or what is computed from it alone."""
+        values, keys = self._program.get("folded", {}), self._program.get("folded_keys", {})
+        for argument, each in step.arguments.items():
+            name = str(each).removeprefix("%")
+            if step.parameters.get(argument) == key:
+                yield argument, self.state[key]
+            elif name in values and key in keys.get(name, ()):
+                yield argument, values[name]
+
     def equal(self, value: Any) -> list[tuple[str, str]]:
         """Return the state dict's tensors with the same bits, each with how: "equal" or "transposed"."""
         key = _digest(value)

@@ -44,6 +44,8 @@ class Kinds(nn.Module):
         self.spectral = spectral_norm(nn.Conv1d(6, 6, 1))
         self.shared = nn.Parameter(torch.randn(6, 1, 3))
         self.temperature = nn.Parameter(torch.tensor(1.0))
+        self.mixture = nn.Parameter(torch.tensor([1.0, 0.0]))
+        self.signs = nn.Parameter(torch.tensor([-1.0, 0.5]))
         self.bias_table = nn.Parameter(torch.randn(47, 2))
         self.register_buffer("index", (torch.arange(24)[:, None] - torch.arange(24)[None] + 23).flatten())
         self.norm = nn.LayerNorm(6, eps=1e-12)
@@ -63,7 +65,10 @@ class Kinds(nn.Module):
         for dilation in (1, 2, 4):
             padded = nn.functional.pad(x, [2 * dilation, 0])
             x = x + torch.tanh(nn.functional.conv1d(padded, self.shared, dilation=dilation, groups=6))
-        x = self.norm(x.permute(2, 0, 1).permute(1, 0, 2))
+        x = x.permute(2, 0, 1).permute(1, 0, 2)
+        # Whatever they are, the norm behind them hides it: what is left of them in a file is a number, or nothing.
+        x = self.norm(self.mixture[0] * x + self.mixture[1] * x)
+        x = self.norm(self.signs[0] * x + self.signs[1] * x)
         q, k, v = self.qkv(x).reshape(x.shape[0], 24, 3, 2, 3).permute(2, 0, 3, 1, 4).unbind()
         bias = self.bias_table[self.index].view(24, 24, 2).permute(2, 0, 1)
         x = (torch.softmax(q @ k.transpose(-1, -2) + bias, -1) @ v).transpose(1, 2).flatten(2)
