@@ -163,8 +163,8 @@ class CloseChannel(Request[None]):
 class Surroundings(Model):
     loaded: bool
     parent: int
-    threads: int | None
-    capability: str | None
+    threads: int
+    capability: str
     random: float
     hashed: int
     environment: dict[str, str]
@@ -176,12 +176,14 @@ class Surroundings(Model):
 
 class LookAround(Request[Surroundings]):
     def run(self, _: Context) -> Surroundings:
-        torch = sys.modules.get("torch")
+        loaded = "torch" in sys.modules
+        import torch
+
         return Surroundings(
-            loaded=torch is not None,
+            loaded=loaded,
             parent=os.getppid(),
-            threads=torch.get_num_threads() if torch else None,
-            capability=torch.backends.cpu.get_cpu_capability() if torch else None,
+            threads=torch.get_num_threads(),
+            capability=torch.backends.cpu.get_cpu_capability(),
             random=float(np.random.random_sample()),  # noqa: NPY002 - the state that everybody shares
             hashed=hash("weighbridge"),
             environment=dict(os.environ),

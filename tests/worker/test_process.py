@@ -19,7 +19,7 @@ from tests.worker import jobs
 
 @pytest.fixture
 def worker():
-    with LocalRunner(packages=("tests",)).start("the worker", threads=1, modules=("torch",)) as started:
+    with LocalRunner(packages=("tests",)).start("the worker", threads=1) as started:
         yield started
 
 

@@ -36,7 +36,7 @@ def runner(request):
 
 @pytest.fixture(scope="module")
 def worker(runner):
-    with runner.start("the worker", threads=1, modules=("torch",)) as started:
+    with runner.start("the worker", threads=1) as started:
         yield started
 
 

@@ -74,6 +74,6 @@ def test_weights_that_change_during_a_run_are_not_opened(tmp_path, weights):
     ids=lambda each: type(each).__name__,
 )
 def test_what_needs_a_session_says_that_none_was_opened(request_):
-    worker = InProcessRunner().start("the worker", threads=1, modules=("torch",))
+    worker = InProcessRunner().start("the worker", threads=1)
     with pytest.raises(DefectError, match="which no job has left"):
         worker.call(request_, timeout_s=60)

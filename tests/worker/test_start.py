@@ -31,26 +31,29 @@ def own_template():
     starting.stop_template()
 
 
-def seen(*, threads=1, **options):
-    with RUNNER.start("the worker", threads=threads, **options) as worker:
+def seen(*, threads=1, modules=TORCH, **options):
+    with RUNNER.start("the worker", threads=threads, modules=modules, **options) as worker:
         return worker.call(jobs.LookAround(), timeout_s=60)
 
 
 def test_workers_share_what_one_process_has_imported():
-    first, second = seen(modules=TORCH), seen(modules=TORCH)
+    first, second = seen(), seen()
     assert first.parent == second.parent != os.getpid()
+    assert first.loaded
+    assert second.loaded
     assert first.random != second.random  # or networks that draw would seem not to
 
 
 def test_a_forked_worker_is_as_a_fresh_one(monkeypatch, tmp_path):
-    seen(modules=TORCH)  # the template is there before anything changes
+    seen()  # the template is there before anything changes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WEIGHBRIDGE_TEST", "told")
     monkeypatch.syspath_prepend(str(tmp_path / "added"))
-    options = {"threads": 2, "environment": {"ATEN_CPU_CAPABILITY": "default"}, "modules": TORCH}
+    options = {"threads": 2, "environment": {"ATEN_CPU_CAPABILITY": "default"}}
     forked, fresh = seen(**options), seen(**options, fresh=True)
     assert fresh.parent == os.getpid() != forked.parent
-    for each in ("loaded", "threads", "capability", "hashed", "environment", "directory", "arguments", "open_files"):
+    assert (forked.loaded, fresh.loaded) == (True, False)
+    for each in ("threads", "capability", "hashed", "environment", "directory", "arguments", "open_files"):
         assert getattr(forked, each) == getattr(fresh, each), each
     assert list(dict.fromkeys(forked.path)) == list(dict.fromkeys(fresh.path))
     assert (forked.threads, forked.environment["WEIGHBRIDGE_TEST"]) == (2, "told")
