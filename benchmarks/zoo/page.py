@@ -64,7 +64,25 @@ def as_markdown(rows: Mapping[str, Mapping[str, Any]], known: int) -> str:
             f"| {name} | {_cell(row['reason'])} |" for name, row in sorted(rows.items()) if row["outcome"] == outcome
         ]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_kinds()])
+
+
+def _kinds() -> list[str]:
+    from benchmarks.zoo.reproductions import KINDS, ROUTES  # with torch
+
+    lines = [
+        "## Kinds of defect, each with a reproduction",
+        "",
+        "What the reasons above come down to, each with a network of a few lines (benchmarks/zoo/defective.py). `python -m benchmarks.zoo.reproductions`",
+        "shows each, and fails where one comes to something else than stands here.",
+        "",
+        "| kind | what is wrong | dynamo | torchscript |",
+        "|---|---|---|---|",
+    ]
+    for kind in KINDS:
+        came = " | ".join(_cell(str(kind.stated(route))) for route in ROUTES)
+        lines.append(f"| {kind.name} | {kind.sentence} | {came} |")
+    return [*lines, ""]
 
 
 def _cell(text: str) -> str:

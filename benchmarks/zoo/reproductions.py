@@ -147,7 +147,7 @@ KINDS = (
     ),
     Kind(
         "branch on a size",
-        "A branch on a dynamic size is taken in the file as for the example, and nothing is said (dynamo: as long as the size is Dim.DYNAMIC).",
+        "A branch on a dynamic size is taken in the file as for the example, and nothing is said: neither of Dim.DYNAMIC nor of a named Dim.",
         defective.BranchOnSize, _sequence, _LENGTHS, _LENGTH,
         Came("wrong", at="length=6"),
         Came("wrong", at="length=6"),
@@ -175,7 +175,7 @@ KINDS = (
     ),
     Kind(
         "several clamps of a clamp",
-        "The optimiser of the dynamo route fuses each with the first under the same names, of which nodes then use some that no longer are.",
+        "The optimiser of the dynamo route fuses each with the first, and leaves bounds out of the file that nodes take: their names are the same.",
         defective.Clamps, _rows, _BATCHES, _BATCH,
         Came("does not load", words="is not a graph input, initializer, or output of a previous node"),
         _RIGHT,
