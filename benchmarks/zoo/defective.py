@@ -132,3 +132,10 @@ class Permuted(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, -1, -2)
+
+
+class Unfolded(nn.Module):
+    """Windows of 2 steps, along a dimension counted from behind."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unfold(-2, 2, 1)

@@ -208,6 +208,13 @@ KINDS = (
         _RIGHT,
         Came("does not load", words="Invalid attribute perm {0, -1, -2}"),
     ),
+    Kind(
+        "unfold counted from behind",
+        "The torchscript route unfolds along a negative dimension into another order of dimensions, and nothing is said.",
+        defective.Unfolded, _images, _BATCHES, _BATCH,
+        _RIGHT,
+        Came("wrong", at="batch=2"),
+    ),
 )  # fmt: skip
 
 
@@ -324,4 +331,4 @@ def _quiet() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2]))
+    sys.exit(main("".join(sys.argv[1:2])))
