@@ -61,6 +61,7 @@ class Kinds(nn.Module):
             self.hidden.bias.fill_(-1000.0)  # every unit is off: nothing before or behind it can be seen in outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.transpose(1, 2).unfold(1, 3, 3).transpose(1, 2).contiguous().flatten(2)  # has a transpose of its own
         x = self.spectral(torch.relu(self.bn(self.normed(self.up(x)))))
         for dilation in (1, 2, 4):
             padded = nn.functional.pad(x, [2 * dilation, 0])

@@ -35,6 +35,14 @@ STRICT_OPERATORS = frozenset(
     }
 )
 
+# Operators that exporters write with a Transpose at an end (onnxscript's function library, torch.onnx's symbolic functions).
+_WRITTEN_WITH_TRANSPOSE = frozenset(
+    {
+        "bilinear", "col2im", "diagonal", "einsum", "gru", "im2col", "index", "index_put", "lstm", "masked_scatter", "nonzero",
+        "pixel_shuffle", "pixel_unshuffle", "rnn_relu", "rnn_tanh", "scaled_dot_product_attention", "slice_scatter", "stft", "unfold",
+    }
+)  # fmt: skip
+
 # Attributes that say how and not what, or that are checked with the constant they apply to (transB).
 NEUTRAL = frozenset(
     {"auto_pad", "storage_order", "stash_type", "allowzero", "keepdims", "to", "saturate", "num_outputs", "transB"}
@@ -107,6 +115,13 @@ def merged(step: Step, steps: Mapping[str, Step]) -> list[list[int]]:
     for start in range(len(chain)):
         found += _orders_after(chain[start:], steps)
     return found if len(chain) > 1 or len(found) > 1 else []
+
+
+def is_beside_a_transpose(step: Step, steps: Mapping[str, Step]) -> bool:
+    """Whether a permutation's neighbour is written with a Transpose of its own, which an optimiser may have merged with it."""
+    readers = (each for each in steps.values() if f"%{step.name}" in each.arguments.values())
+    before = steps.get(str(step.arguments.get("self", "")).removeprefix("%"))
+    return any(_family(each) in _WRITTEN_WITH_TRANSPOSE for each in (*readers, *([before] if before else [])))
 
 
 def _orders_after(chain: Sequence[Step], steps: Mapping[str, Step]) -> list[list[int]]:

@@ -126,7 +126,10 @@ def _leave(node: Node, name: str, found: Audit) -> None:
 
 
 def _may_be_merged(name: str, wanted: Sequence[tuple[Step, Any]], known: Known) -> bool:
-    return name == "perm" and any(attributes.merged(step, known.steps) for step, _ in wanted)
+    return name == "perm" and any(
+        attributes.merged(step, known.steps) or attributes.is_beside_a_transpose(step, known.steps)
+        for step, _ in wanted
+    )
 
 
 def _misstated(node: Node, name: str, value: Any, wanted: Sequence[tuple[Step, Any]]) -> Problem:
