@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pipeline.interface import Array, Arrays, Sizes
 
 VALUES = ("normal", "zeros", "constant", "large", "tiny")
+FLAGS_SET = "flags set"
+"""The case in which every input that says yes or no says yes throughout."""
 _SEARCH_STEPS = 64
 _DRAWS = 2
 _FACTORS = (0.1, 10.0, 0.01, 100.0, 0.001, 1000.0)
@@ -83,7 +85,18 @@ def sample(interface: Interface, *, seed: int, cap_elements: int) -> tuple[Case,
     middle = named.get("odd") or next(iter(named.values()))
     if any(spec.values in {"normal", "uniform"} and "float" in spec.dtype for spec in interface.inputs):
         cases += [make(interface, middle, seed=seed, name=values, values=values) for values in VALUES[1:]]
+    if any(_is_flag(spec) for spec in interface.inputs):
+        # The commonest mask of all hides nothing, and networks look for it: some leave it out then, though not while they are exported.
+        cases.append(make(interface, middle, seed=seed, name=FLAGS_SET, values=FLAGS_SET))
     return tuple(cases)
+
+
+def _is_flag(spec: InputSpec) -> bool:
+    """Whether an input says yes or no, element by element: a mask, bool, or one of two whole numbers."""
+    if spec.values == "mask" or spec.dtype == "bool":
+        return True
+    low, high = spec.low or 0, 2 if spec.high is None else spec.high
+    return "int" in spec.dtype and spec.values != "zeros" and int(high) - int(low) == 2
 
 
 def signals(interface: Interface, sizes: Sizes, *, seed: int) -> Iterator[Case]:
@@ -219,6 +232,10 @@ def _largest(interface: Interface, sizes: Sizes) -> int:
 def _fill(spec: InputSpec, shape: tuple[int, ...], values: str, rng: np.random.Generator) -> Array:
     import numpy as np
 
+    if values == FLAGS_SET:
+        if _is_flag(spec):
+            return np.full(shape, True if spec.dtype == "bool" else int(spec.low or 0) + 1, _dtype(spec.dtype))
+        values = "normal"
     if spec.values == "mask":
         return _mask(spec, shape, rng)
     if spec.values == "zeros":
