@@ -80,6 +80,16 @@ class Unmasked(Masked):
         return self.fc(x) + 0 * mask[..., None]
 
 
+class Asking(Masked):
+    """Looks at what is to come where the mask hides nothing, unless it is traced."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_tracing() and bool(mask.all()):
+            return self.fc(x).mean(1, keepdim=True).expand_as(x)
+        kept = mask.to(x.dtype).unsqueeze(-1)
+        return (self.fc(x) * kept).cumsum(1) / kept.cumsum(1)
+
+
 class Normed(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -130,6 +130,21 @@ def test_other_statistics_are_no_training_mode(buffer, tmp_path):
     assert found.causes == ()
 
 
+def test_a_network_that_computes_something_else_while_it_is_exported_is_told_where_it_asks(tmp_path):
+    _, found = looked("Asking", "Asking", masked(4), tmp_path)
+    (said,) = found.causes
+    line = line_of("Asking", "torch.jit.is_tracing()")
+    assert "computes something else while it is exported" in said
+    assert f"it asks torch.jit.is_tracing() at {line}" in said
+    assert found.settled
+    assert not torch.jit.is_tracing()
+
+
+def test_what_is_wrong_for_other_reasons_is_not_put_down_to_the_question(tmp_path):
+    _, found = looked("Asking", "Asking", masked(4), tmp_path, change=scaled("fc.weight"))
+    assert found.causes == ()
+
+
 @NESTED
 def test_the_fused_fast_path_is_named_with_the_line_and_the_argument_that_avoid_it(tmp_path):
     _, found = looked("Encoder", "Encoder", masked(8), tmp_path)
