@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from pipeline.formats.forward import Forward
     from pipeline.interface import Interface
+
+
+_SHOWN_LINES, _SHOWN = 3, 300
 
 
 class OnnxOptions(Options):
@@ -76,7 +79,7 @@ def _made(origin: FromNetwork, options: OnnxOptions) -> _Made:
     if options.method == "trace":
         return _checked(_traced(origin, prepared, options))
     try:
-        return _checked(_exported(origin, prepared, options))
+        return _exported(origin, prepared, options)
     except ExportError as error:
         if options.method == "export":
             raise
@@ -95,7 +98,17 @@ def _second(origin: FromNetwork, prepared: Forward, options: OnnxOptions, first:
 
 
 def _exported(origin: FromNetwork, prepared: Forward, options: OnnxOptions) -> _Made:
-    captured, exported = _translated(prepared, origin.interface, options.opset)
+    """Export by torch.export; without torch's optimiser where that leaves a file which onnx.checker refuses."""
+    made = _unchecked(origin, prepared, options)
+    if not (problem := _removed_if_wrong(made)):
+        return made
+    plain = _checked(_unchecked(origin, prepared, options, optimize=False))
+    note = f"torch.onnx's optimiser was left out: onnx.checker refuses what it made ({problem})"
+    return replace(plain, notes=(note, *plain.notes))
+
+
+def _unchecked(origin: FromNetwork, prepared: Forward, options: OnnxOptions, *, optimize: bool = True) -> _Made:
+    captured, exported = _translated(prepared, origin.interface, options.opset, optimize=optimize)
     stripped = _write(exported, origin, external=_is_external(origin.module, options))
     values = program.as_values(exported.exported_program)
     return _Made(stripped, "export", values | {"captured": exported.exported_program.graph is captured.graph})
@@ -150,7 +163,9 @@ def translate(origin: FromNetwork, opset: int) -> tuple[Any, tuple[str, ...]]:
     return exported, prepared.names
 
 
-def _translated(prepared: Forward, interface: Interface, opset: int) -> tuple[torch.export.ExportedProgram, Any]:
+def _translated(
+    prepared: Forward, interface: Interface, opset: int, *, optimize: bool = True
+) -> tuple[torch.export.ExportedProgram, Any]:
     """Return the network as captured and as translated, by the first of two captures with which both succeed.
 
     Raises:
@@ -158,12 +173,12 @@ def _translated(prepared: Forward, interface: Interface, opset: int) -> tuple[to
     """
     try:
         found = capture.named(prepared, interface)
-        return found, translated(found, prepared, interface, opset)
+        return found, translated(found, prepared, interface, opset, optimize=optimize)
     except ExportError as error:
         if not interface.dimensions or refusal.is_final(error):
             raise
     found = capture.wide(prepared, interface)
-    return found, translated(found, prepared, interface, opset, in_full=True)
+    return found, translated(found, prepared, interface, opset, in_full=True, optimize=optimize)
 
 
 def _move_weights_out(file: Path) -> None:
@@ -196,7 +211,14 @@ def _is_external(module: Any, options: OnnxOptions) -> bool:
 
 
 def _checked(made: _Made) -> _Made:
-    """Return what was made if onnx.checker takes it; else remove its files."""
+    """Return what was made; raises ExportError if onnx.checker refuses it, and removes its files."""
+    if problem := _removed_if_wrong(made):
+        raise ExportError(f"onnx.checker refuses the exported model: {problem}")
+    return made
+
+
+def _removed_if_wrong(made: _Made) -> str | None:
+    """Return why onnx.checker refuses what was made, and remove its files; None if it does not."""
     import onnx
 
     try:
@@ -204,6 +226,6 @@ def _checked(made: _Made) -> _Made:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         for file in made.stripped.files:
             file.unlink()
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ExportError(f"onnx.checker refuses the exported model: {first}") from error
-    return made
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return " ".join(lines[:_SHOWN_LINES])[:_SHOWN] or type(error).__name__
+    return None

@@ -14,7 +14,7 @@ from pipeline.rebuild.cases import allowed, example_sizes, make
 from pipeline.rebuild.rehearsal import own_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -60,7 +60,25 @@ def trace(prepared: Forward, interface: Interface, opset: int, target: Path) -> 
                 )
         except Exception as error:
             raise refusal.refused(EXPORTER, error, prepared.module) from error
+    _with_every_input(target, prepared, axes)
     return _kept_lines(warned)
+
+
+def _with_every_input(file: Path, prepared: Forward, axes: Mapping[str, Mapping[int, str]]) -> None:
+    """Put back the inputs that nothing uses: this way leaves them out, and whoever runs the file gives all that are declared."""
+    import onnx
+
+    model = onnx.load(str(file), load_external_data=False)
+    present = {each.name: each for each in model.graph.input}
+    if present.keys() >= set(prepared.names):
+        return
+    for name, tensor in zip(prepared.names, prepared.tensors, strict=True):
+        kind = onnx.helper.np_dtype_to_tensor_dtype(calling.array_from(tensor).dtype)
+        shape = [axes[name].get(axis, size) for axis, size in enumerate(tensor.shape)]
+        present.setdefault(name, onnx.helper.make_tensor_value_info(name, kind, shape))
+    del model.graph.input[:]
+    model.graph.input.extend(present[name] for name in prepared.names)
+    onnx.save(model, str(file))
 
 
 def _kept_lines(warned: Sequence[warnings.WarningMessage]) -> tuple[str, ...]:

@@ -18,18 +18,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Names:
-    """What the config calls things: inputs and outputs in the program's order, and the dynamic axes of each input."""
+class _Wanted:
+    """What the config calls things: inputs and outputs in the program's order, and the dynamic axes of each input; and whether to optimise."""
 
     inputs: list[str]
     outputs: list[str]
     axes: tuple[dict[int, str], ...]
+    optimize: bool
 
 
 def translate(
-    program: torch.export.ExportedProgram, prepared: Forward, interface: Interface, opset: int, *, in_full: bool = False
+    program: torch.export.ExportedProgram,
+    prepared: Forward,
+    interface: Interface,
+    opset: int,
+    *,
+    in_full: bool = False,
+    optimize: bool = True,
 ) -> Any:
-    """Return a captured program as torch's ONNXProgram, under the config's names; `in_full` leaves out no pass of torch's.
+    """Return a captured program as torch's ONNXProgram, under the config's names.
+
+    `in_full` leaves out no pass of torch's before the translation, and not `optimize` all those behind it.
 
     Raises:
         ExportError: torch.onnx.export refuses it.
@@ -37,7 +46,7 @@ def translate(
     from torch.onnx import OnnxExporterError
 
     axes = _first_uses(axis_names(interface, prepared.names))
-    names = _Names(list(prepared.names), list(interface.outputs), axes)
+    names = _Wanted(list(prepared.names), list(interface.outputs), axes, optimize)
     if not in_full:
         return _translated(program, prepared, names, opset)
     try:
@@ -46,7 +55,7 @@ def translate(
         raise refusal.refused("torch.onnx.export", error, prepared.module, program) from error
 
 
-def _translated(program: torch.export.ExportedProgram, prepared: Forward, names: _Names, opset: int) -> Any:
+def _translated(program: torch.export.ExportedProgram, prepared: Forward, names: _Wanted, opset: int) -> Any:
     """Translate an exported program to ONNX, without the exporter's decomposition pass where that has nothing to do.
 
     The pass takes half of the time: it traces the whole program again, to replace operators that have no translation and
@@ -76,7 +85,7 @@ def _translated(program: torch.export.ExportedProgram, prepared: Forward, names:
         raise refusal.refused("torch.onnx.export", error, prepared.module, program) from error
 
 
-def _onnx_export(program: torch.export.ExportedProgram, names: _Names, opset: int) -> Any:
+def _onnx_export(program: torch.export.ExportedProgram, names: _Wanted, opset: int) -> Any:
     import torch
 
     return torch.onnx.export(
@@ -87,7 +96,7 @@ def _onnx_export(program: torch.export.ExportedProgram, names: _Names, opset: in
         dynamic_shapes=names.axes,
         dynamo=True,
         verbose=False,
-        optimize=True,
+        optimize=names.optimize,
     )
 
 

@@ -256,8 +256,8 @@ def test_an_axis_of_an_output_has_a_name_only_where_it_has_that_size_at_all_size
     require_right(written, network, interface)
 
 
-def test_a_file_that_the_checker_refuses_is_made_the_other_way(tmp_path, monkeypatch):
-    refusals = iter([onnx.checker.ValidationError("no such size")])
+def test_a_file_that_the_checker_refuses_twice_is_made_the_other_way(tmp_path, monkeypatch):
+    refusals = iter([onnx.checker.ValidationError("no such size")] * 2)
     check = onnx.checker.check_model
 
     def check_model(*arguments, **named):
@@ -266,7 +266,40 @@ def test_a_file_that_the_checker_refuses_is_made_the_other_way(tmp_path, monkeyp
         return check(*arguments, **named)
 
     monkeypatch.setattr(onnx.checker, "check_model", check_model)
-    interface = Interface((InputSpec("x", "float32", ("batch", 4)),), (Dimension("batch", 1, 4),), ("y",))
-    written = write(nn.Linear(4, 2), interface, tmp_path)
+    written = write(nn.Linear(6, 2), ROWS, tmp_path)
     assert written.facts["method"] == "trace"
     assert "onnx.checker refuses the exported model: no such size" in written.notes[0]
+
+
+class Clamps(nn.Module):
+    """torch's optimiser joins clamps of a clamp, and forgets what it joined them with."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = (x * 2).clamp(-10, 10)
+        return x.clamp(-1, 1), x.clamp(-2, 2)
+
+
+def test_a_file_that_the_optimiser_broke_is_made_without_it(tmp_path):
+    network = Clamps()
+    interface = Interface(ROWS.inputs, ROWS.dimensions, ("y", "z"))
+    written = write(network, interface, tmp_path)
+    assert written.facts["method"] == "export"
+    assert written.notes[0].startswith("torch.onnx's optimiser was left out: onnx.checker refuses what it made (")
+    require_right(written, network, interface)
+
+
+class Ignoring(nn.Module):
+    def forward(self, ignored: torch.Tensor, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        return x * 2
+
+
+@pytest.mark.parametrize("method", ["export", "trace"])
+def test_a_file_takes_the_inputs_that_nothing_uses(method, tmp_path):
+    network = Ignoring()
+    inputs = (InputSpec("ignored", "float64", ("batch",)), *ROWS.inputs, InputSpec("mask", "bool", ("batch", 3)))
+    interface = Interface(inputs, ROWS.dimensions, ("y",))
+    written = write(network, interface, tmp_path, method=method)
+    given = onnx.load(written.files[0]).graph.input
+    assert [each.name for each in given] == ["ignored", "x", "mask"]
+    assert [each.dim_param or each.dim_value for each in given[2].type.tensor_type.shape.dim] == ["batch", 3]
+    require_right(written, network, interface)
