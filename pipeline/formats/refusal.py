@@ -25,6 +25,7 @@ _SHOWN_CHARACTERS = 240
 # A frame of a traceback, also as torch writes the stack of a node.
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)(?:, in (\w+))?')
 _PLACE = re.compile(r"([\w./@+~-]+\.py):(\d+)")
+_PACKAGES = re.compile(r"[\w./~+-]*/site-packages/")
 _NODE = re.compile(r"translating node %(\w+)")
 _OPERATORS = (
     re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'"),
@@ -136,6 +137,7 @@ def _first_words(error: BaseException) -> str:
     said = lines[0] if lines else ""
     if said.startswith("Constraints violated"):  # what is violated comes behind it
         said = " ".join(line.removeprefix("- ") for line in lines[:2])
+    said = _PACKAGES.sub("", said)
     said = said[:_SHOWN_CHARACTERS] + ("…" if len(said) > _SHOWN_CHARACTERS else "")
     return said or type(error).__name__
 

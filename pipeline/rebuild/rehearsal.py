@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 6
 _SHOWN_CHARACTERS = 300
+_EXPORTERS = frozenset({"functorch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "torch", "torchgen"})
+"""Packages whose lines are an exporter's, and never the network's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,10 @@ def _is_own(file: str) -> bool:
 
     places = (Path(torch.__file__).parent, Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
     path = Path(file)
-    if path.is_relative_to(places[1] / "architectures") or "site-packages" in path.parts:
-        return not path.is_relative_to(places[0])
+    if "site-packages" in path.parts:
+        return path.parts[path.parts.index("site-packages") + 1] not in _EXPORTERS
+    if path.is_relative_to(places[1] / "architectures"):
+        return True
     return path.is_file() and not any(path.is_relative_to(place) for place in places)
 
 

@@ -303,3 +303,15 @@ def test_a_file_takes_the_inputs_that_nothing_uses(method, tmp_path):
     assert [each.name for each in given] == ["ignored", "x", "mask"]
     assert [each.dim_param or each.dim_value for each in given[2].type.tensor_type.shape.dim] == ["batch", 3]
     require_right(written, network, interface)
+
+
+class Histogram(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.histc(x, 4)
+
+
+def test_what_the_exporters_own_code_raises_is_told_with_the_networks_line(tmp_path):
+    with pytest.raises(ExportError) as caught:
+        write(Histogram(), ROWS, tmp_path)
+    assert "onnxscript" not in caught.value.message
+    assert "torch.histc(x, 4)" in caught.value.message
