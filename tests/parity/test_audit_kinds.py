@@ -64,7 +64,7 @@ class Kinds(nn.Module):
         x = x.transpose(1, 2).unfold(1, 3, 3).transpose(1, 2).contiguous().flatten(2)  # has a transpose of its own
         x = self.spectral(torch.relu(self.bn(self.normed(self.up(x)))))
         for dilation in (1, 2, 4):
-            padded = nn.functional.pad(x, [2 * dilation, 0])
+            padded = nn.functional.pad(nn.functional.pad(x, [dilation, 0]), [dilation, 0])  # both become one's own pads
             x = x + torch.tanh(nn.functional.conv1d(padded, self.shared, dilation=dilation, groups=6))
         x = x.permute(2, 0, 1).permute(1, 0, 2)
         # Whatever they are, the norm behind them hides it: what is left of them in a file is a number, or nothing.

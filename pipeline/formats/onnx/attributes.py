@@ -184,27 +184,29 @@ def _conv(step: Step, steps: Mapping[str, Step]) -> Expected:
         "dilations": dilation,
         "group": step.arguments["groups"],
         "kernel_shape": kernel,
-        "pads": _padded(pads, _padding_before(step, steps, count)),
+        "pads": _padded(pads, step, steps),
     }
 
 
-def _padded(own: list[int], before: list[int]) -> Any:
-    """Return the check of a convolution's pads: its own, where the padding before it is an operator of its own, or both together."""
-    both = [each + more for each, more in zip(own, before, strict=True)]
-    return both if both == own else _Check(str(both), lambda found, _: list(found) in (both, own))
-
-
-def _padding_before(step: Step, steps: Mapping[str, Step], count: int) -> list[int]:
-    """Return what a zero padding just before a convolution adds to its pads (the optimiser merges the two)."""
+def _padded(own: list[int], step: Step, steps: Mapping[str, Step]) -> Any:
+    """Return the check of a convolution's pads: its own, or with any of the paddings just before it (the optimiser merges them)."""
+    sums, count = [own], len(own) // 2
     before = steps.get(str(step.arguments.get("input", "")).removeprefix("%"))
-    nothing = [0] * (2 * count)
-    if before is None or before.operator not in {"aten.pad", "aten.constant_pad_nd"}:
-        return nothing
-    pad = before.arguments["pad"]
-    if before.arguments.get("mode", "constant") != "constant" or before.arguments.get("value") not in {None, 0}:
-        return nothing
+    while before is not None and (more := _padding_of(before, count)):
+        sums.append([each + also for each, also in zip(sums[-1], more, strict=True)])
+        before = steps.get(str(before.arguments.get("self", "")).removeprefix("%"))
+    return own if len(sums) == 1 else _Check(str(sums[-1]), lambda found, _: list(found) in sums)
+
+
+def _padding_of(step: Step, count: int) -> list[int]:
+    """Return what a zero padding adds to a convolution's pads; empty for what is none."""
+    if step.operator not in {"aten.pad", "aten.constant_pad_nd"}:
+        return []
+    pad = step.arguments["pad"]
+    if step.arguments.get("mode", "constant") != "constant" or step.arguments.get("value") not in {None, 0}:
+        return []
     if len(pad) > 2 * count or not all(isinstance(each, int) for each in pad):
-        return nothing
+        return []
     pairs = [pad[index : index + 2] for index in range(0, len(pad), 2)][::-1]
     pairs = [[0, 0]] * (count - len(pairs)) + pairs
     return [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
