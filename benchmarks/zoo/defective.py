@@ -139,3 +139,11 @@ class Unfolded(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.unfold(-2, 2, 1)
+
+
+class SmallEpsilon(nn.Module):
+    """A norm by hand of values that are about as small as its epsilon."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 1e-4
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-8)

@@ -215,6 +215,13 @@ KINDS = (
         _RIGHT,
         Came("wrong", at="batch=2"),
     ),
+    Kind(
+        "epsilon of a hundred-millionth",
+        "The dynamo route's optimiser takes a constant of 1e-8 or less for 0 and leaves the addition out: norms written by hand lose their epsilon.",
+        defective.SmallEpsilon, _rows, _BATCHES, _BATCH,
+        Came("wrong", at="batch=2"),
+        _RIGHT,
+    ),
 )  # fmt: skip
 
 
