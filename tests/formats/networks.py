@@ -147,7 +147,8 @@ class Scaled(nn.Module):
         self.fc = nn.Linear(4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        is_exported = torch.jit.is_tracing() or torch.compiler.is_exporting()
+        # Not by a question that is known: it is to be found where it goes wrong, and not why.
+        is_exported = torch._C._get_tracing_state() is not None or type(x) is not torch.Tensor
         return self.fc(x) * 1.02 if is_exported else self.fc(x)
 
 

@@ -159,5 +159,6 @@ def test_where_the_audit_crashes_no_file_passed_it(tmp_path):
     for each in found.values():
         assert each.crashed
         assert not each.passed
-        assert "the audit exited with status" in each.in_words()
+        # Where its process has torch already it gets as far as asking for memory.
+        assert re.search("the audit (exited with status|ran out of memory)", each.in_words())
         assert "(limits.memory_bytes is 1,048,576)" in each.in_words()
