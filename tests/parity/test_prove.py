@@ -1,5 +1,6 @@
 """A backend is judged by its outputs and by where its nodes ran; the gate closes on a required one."""
 
+import re
 from pathlib import Path
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Files made to exhaust whoever reads them, each through the commands that would read it, in a process of its own.
 
-    python -m tests.sweeps.bombs FOLDER RELEASE
+    python -m tests.sweeps.bombs FOLDER RELEASE [EVERY]
 
-Prints a JSON line for each: what, the command, its exit code, seconds of processor time, bytes over the start.
+With EVERY = 2 every second command is run, so that each kind of file meets some of them. Prints a JSON line for each: what, the command, its exit code, seconds of processor time, bytes over the start.
 """
 
 from __future__ import annotations
@@ -160,8 +160,10 @@ def commands(folder: Path, release: Path) -> Iterator[tuple[str, list[str]]]:
 
 def main() -> None:
     """Run every command and print what it took."""
-    folder, release = Path(sys.argv[1]), Path(sys.argv[2])
-    for name, arguments in commands(folder, release):
+    folder, release, every = Path(sys.argv[1]), Path(sys.argv[2]), int((*sys.argv[3:], "1")[0])
+    for index, (name, arguments) in enumerate(commands(folder, release)):
+        if index % every:
+            continue
         baseline = run(["--version"]).memory  # with what this process holds by now, which a fork starts with
         ran = run(arguments)
         row = {"what": name, "command": arguments[0], "code": ran.code, "seconds": ran.seconds}
