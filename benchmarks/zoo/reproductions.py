@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.zoo import defective
+from benchmarks.zoo.session import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -269,13 +270,8 @@ def _export(
 
 
 def _run(file: Path, network: nn.Module, names: list[str], kind: Kind) -> Came:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = opened(file)
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common class
         return Came("does not load", words=_flat(error))
     taken = {each.name for each in session.get_inputs()}

@@ -16,6 +16,7 @@ import torch
 from ruamel.yaml import YAML
 
 from benchmarks.zoo import networks
+from benchmarks.zoo.session import opened
 from pipeline.errors import WeighbridgeError
 from pipeline.interface import Case, Dimension, InputSpec, Interface, complete_sizes, free_dimensions
 from pipeline.parity import oracle, prove
@@ -358,13 +359,8 @@ def _held(file: Path, network: Network, known: Truth, paths: list[str]) -> str |
 
     `paths` are the places of its outputs in what the network returns.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = opened(file)
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common class
         return f"onnxruntime does not load it: {_first_line(error)}"
     if len(session.get_outputs()) != len(paths):

@@ -60,7 +60,7 @@ def _fused(steps: Mapping[str, Step], state: Mapping[str, Any], program: Mapping
     for norm in steps.values():
         if "batch_norm" not in norm.operator or "running_var" not in norm.parameters:
             continue
-        layer = steps.get(str(norm.arguments["input"]).removeprefix("%"))
+        layer = steps.get(norm.operand("input"))
         if layer is None or "weight" not in layer.arguments:
             continue
         found = _layer(layer, state, program)
@@ -105,7 +105,7 @@ def _layer(
     keys: list[list[str]] = []
     values: list[Any] = []
     for name in ("weight", "bias"):
-        computed = str(layer.arguments.get(name)).removeprefix("%")
+        computed = layer.operand(name)
         if key := layer.parameters.get(name):
             keys.append([key])
             values.append(state[key].astype(np.float64))

@@ -50,6 +50,8 @@ class Known:
         self.steps = steps
         self.effect = effect
         self._program = program or {}
+        self._folded = self._program.get("folded", {})
+        self._folded_keys = self._program.get("folded_keys", {})
         self._as_is = _by_digest(self.state.items())
 
     @cached_property
@@ -72,27 +74,28 @@ class Known:
     @cached_property
     def readers(self) -> dict[str, list[Step]]:
         """The steps that read each tensor of the state dict, or what is computed from it alone."""
-        computed = self._program.get("folded_keys", {})
         found: dict[str, list[Step]] = {}
         for step in self.steps.values():
             inputs = [str(each).removeprefix("%") for each in step.arguments.values() if str(each).startswith("%")]
-            for key in {*step.parameters.values(), *(key for each in inputs for key in computed.get(each, ()))}:
+            for key in {
+                *step.parameters.values(),
+                *(key for each in inputs for key in self._folded_keys.get(each, ())),
+            }:
                 found.setdefault(key, []).append(step)
         return found
 
     def is_folded(self, step: Step) -> bool:
         """Whether a step's value needs no input, so that the steps that read it count in its place."""
-        return step.name in self._program.get("folded", {})
+        return step.name in self._folded
 
     def operands(self, step: Step, key: str) -> Iterator[tuple[str, Any]]:
         """Yield by the name of its argument what a step reads of a tensor: that itself, or what is computed from it alone."""
-        values, keys = self._program.get("folded", {}), self._program.get("folded_keys", {})
-        for argument, each in step.arguments.items():
-            name = str(each).removeprefix("%")
+        for argument in step.arguments:
+            name = step.operand(argument)
             if step.parameters.get(argument) == key:
                 yield argument, self.state[key]
-            elif name in values and key in keys.get(name, ()):
-                yield argument, values[name]
+            elif name in self._folded and key in self._folded_keys.get(name, ()):
+                yield argument, self._folded[name]
 
     def equal(self, value: Any) -> list[tuple[str, str]]:
         """Return the state dict's tensors with the same bits, each with how: "equal" or "transposed"."""

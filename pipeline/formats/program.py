@@ -34,6 +34,10 @@ class Step:
     shapes: dict[str, list[int]]
     parameters: dict[str, str]
 
+    def operand(self, argument: str) -> str:
+        """Return the name of the step, or input, whose value an argument is; of a number its text."""
+        return str(self.arguments.get(argument, "")).removeprefix("%")
+
 
 def as_values(program: torch.export.ExportedProgram) -> dict[str, Any]:
     """Return a program's steps as JSON values, which of them can reach an output, and what it computes from constants alone.

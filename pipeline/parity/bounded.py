@@ -86,9 +86,7 @@ def _before(
     with TemporaryDirectory(prefix="weighbridge-bounded-") as folder:
         if variant.file is None:
             raise WeighbridgeError("there is no file to run without it")
-        with conditions.runner.start(
-            "the oracle", threads=1, environment=oracle.ENVIRONMENT, modules=("torch",)
-        ) as worker:
+        with oracle.started(conditions.runner) as worker:
             request = jobs.WithoutBounded(
                 format=operate.name,
                 file=variant.file,

@@ -137,9 +137,7 @@ def _ask(proof: Proof, conditions: Conditions, known: Truth, names: Names, plann
     )
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(_outputs, proof, conditions, names, cases)
-        with conditions.runner.start(
-            "the oracle", threads=1, environment=oracle.ENVIRONMENT, modules=("torch",)
-        ) as worker:
+        with oracle.started(conditions.runner) as worker:
             tried = vary.Try(network=conditions.network, interface=conditions.interface, cases=tuple(planned.fresh))
             taken = worker.call(tried, timeout_s=conditions.timeout_s)
             fresh = [planned.fresh[index] for index in taken]

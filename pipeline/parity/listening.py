@@ -51,7 +51,7 @@ def heard_longer(known: Truth, names: Collection[str], conditions: Conditions, s
     """
     cases = tuple(case for case in known.cases if case.name in names)
     rehearse = jobs.Rehearse(network=conditions.network, interface=conditions.interface, cases=cases)
-    with conditions.runner.start("the oracle", threads=1, environment=oracle.ENVIRONMENT, modules=("torch",)) as worker:
+    with oracle.started(conditions.runner) as worker:
         worker.call(rehearse, timeout_s=conditions.timeout_s)
         # Another seed: the first calls would be the same again.
         found = worker.call(jobs.Evaluate(seed=seed + 1, perturbations=MORE), timeout_s=conditions.timeout_s)

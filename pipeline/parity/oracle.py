@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.interface import Arrays, Case, Interface
     from pipeline.parity.caller import Caller
     from pipeline.parity.lineage import Followed
+    from pipeline.worker.runner import Runner, Worker
 
 FALLBACK_FACTOR = 2.0
 _FEWEST = 2
@@ -43,6 +44,11 @@ ENVIRONMENT = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL
 
 Float32 noise otherwise depends on whether the builder's machine has AVX-512, and golden cases carry the noise.
 """
+
+
+def started(runner: Runner) -> Worker:
+    """Start the worker that evaluates the oracle."""
+    return runner.start("the oracle", threads=1, environment=ENVIRONMENT, modules=("torch",))
 
 
 @dataclass(frozen=True, slots=True)

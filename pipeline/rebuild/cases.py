@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 
     from pipeline.interface import Array, Arrays, Sizes
 
-VALUES = ("normal", "zeros", "constant", "large", "tiny")
+_FLOATS = ("zeros", "constant", "large", "tiny")
 FLAGS_SET = "flags set"
 """The case in which every input that says yes or no says yes throughout."""
+VALUES = ("normal", *_FLOATS, FLAGS_SET)
+"""The kinds of values that `make` fills inputs with; a case of another kind than normal has its name."""
 _SEARCH_STEPS = 64
 _DRAWS = 2
 _FACTORS = (0.1, 10.0, 0.01, 100.0, 0.001, 1000.0)
@@ -84,7 +86,7 @@ def sample(interface: Interface, *, seed: int, cap_elements: int) -> tuple[Case,
     cases = [make(interface, sizes, seed=seed, name=name) for name, sizes in named.items()]
     middle = named.get("odd") or next(iter(named.values()))
     if any(spec.values in {"normal", "uniform"} and "float" in spec.dtype for spec in interface.inputs):
-        cases += [make(interface, middle, seed=seed, name=values, values=values) for values in VALUES[1:]]
+        cases += [make(interface, middle, seed=seed, name=values, values=values) for values in _FLOATS]
     if any(_is_flag(spec) for spec in interface.inputs):
         # The commonest mask of all hides nothing, and networks look for it: some leave it out then, though not while they are exported.
         cases.append(make(interface, middle, seed=seed, name=FLAGS_SET, values=FLAGS_SET))
@@ -95,8 +97,13 @@ def _is_flag(spec: InputSpec) -> bool:
     """Whether an input says yes or no, element by element: a mask, bool, or one of two whole numbers."""
     if spec.values == "mask" or spec.dtype == "bool":
         return True
-    low, high = spec.low or 0, 2 if spec.high is None else spec.high
-    return "int" in spec.dtype and spec.values != "zeros" and int(high) - int(low) == 2
+    low, high = _whole_numbers(spec)
+    return "int" in spec.dtype and spec.values != "zeros" and high - low == 2
+
+
+def _whole_numbers(spec: InputSpec) -> tuple[int, int]:
+    """Return the least value that an integer input may have, and the one beyond its largest; 0 and 2 where nothing is declared."""
+    return 0 if spec.low is None else int(spec.low), 2 if spec.high is None else int(spec.high)
 
 
 def signals(interface: Interface, sizes: Sizes, *, seed: int) -> Iterator[Case]:
@@ -243,8 +250,7 @@ def _fill(spec: InputSpec, shape: tuple[int, ...], values: str, rng: np.random.G
     if spec.dtype == "bool":
         return np.asarray(rng.random(shape) < 0.5)
     if "int" in spec.dtype:
-        low = 0 if spec.low is None else int(spec.low)
-        high = 2 if spec.high is None else int(spec.high)
+        low, high = _whole_numbers(spec)
         return np.asarray(rng.integers(low, high, shape), dtype=_dtype(spec.dtype))
     return np.asarray(_floats(spec, shape, values, rng), dtype=_dtype(spec.dtype))
 

@@ -27,9 +27,8 @@ def library(vega_lite: str | None) -> str:
     key = sha256(f"{version('vl-convert-python')} {vega_lite} {_SNIPPET}".encode()).hexdigest()
     kept = Cache(_folder(), _SAID.info)
     try:
-        return (kept.put(key, partial(_fill, vega_lite), "the library of the plots") / _FILE).read_text(
-            encoding="utf-8"
-        )
+        folder = kept.get(key) or kept.put(key, partial(_fill, vega_lite), "the library of the plots")
+        return (folder / _FILE).read_text(encoding="utf-8")
     except (WeighbridgeError, OSError) as error:
         _SAID.info("the library of the plots is not kept: %s", error)
         return _bundled(vega_lite)

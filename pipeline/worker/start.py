@@ -135,6 +135,7 @@ def _forget_template() -> None:
     """Leave the template to the process that started it."""
     global _template  # noqa: PLW0603 - see _forked
     _template = None
+    _stopped.clear()
 
 
 os.register_at_fork(after_in_child=_forget_template)
@@ -167,11 +168,11 @@ def _forked(start: Start, channel: int, alive: int) -> tuple[Process, IO[bytes]]
         with _one_at_a_time:
             if errors.STOPPING.is_set():
                 raise errors.InterruptedRunError
-            if _template is None:
-                _template = _Template()
-            if not _template.serves(environment):
+            # By a name of our own: a signal may end the template, and forget it, at any time.
+            used = _template = _template or _Template()
+            if not used.serves(environment):
                 raise _NoTemplateError
-            _template.send(order, (channel, alive, output_write, told_write))
+            used.send(order, (channel, alive, output_write, told_write))
     except BaseException:
         os.close(output)
         os.close(told)

@@ -140,6 +140,18 @@ def test_a_network_that_computes_something_else_while_it_is_exported_is_told_whe
     assert not torch.jit.is_tracing()
 
 
+def test_a_case_with_every_flag_set_is_shrunk_with_them_set():
+    inputs = (masked(4).inputs[0], InputSpec("mask", "bool", ("batch", "length")))
+    interface = Interface(inputs, masked(4).dimensions, ("y",))
+    network = Network("tests.parity.suspects:Asking", {}, "none", ("tests",), {})
+    conditions = prove.Conditions(interface, network, threads=1, timeout_s=60, runner=InProcessRunner())
+    found = cases.sample(interface, seed=0, cap_elements=1000)
+    (whole,) = (each for each in found if each.name == "flags set")
+    smaller = causes._smaller(whole, conditions, 0)
+    assert len(smaller) > 3
+    assert all(each.inputs["mask"].all() for each in (whole, *smaller))
+
+
 def test_what_is_wrong_for_other_reasons_is_not_put_down_to_the_question(tmp_path):
     _, found = looked("Asking", "Asking", masked(4), tmp_path, change=scaled("fc.weight"))
     assert found.causes == ()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.formats.literals import family
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pipeline.formats.program import Step
 
@@ -97,7 +97,12 @@ def steps_with_rule(onnx_operator: str, steps: Iterable[Step]) -> list[Step]:
 
 def steps_before(value: str, onnx_operator: str, steps: Mapping[str, Step]) -> list[Step]:
     """Return the steps that read `value` and that an ONNX operator may have come from."""
-    return steps_with_rule(onnx_operator, (step for step in steps.values() if f"%{value}" in step.arguments.values()))
+    return steps_with_rule(onnx_operator, _readers(value, steps))
+
+
+def _readers(value: str, steps: Mapping[str, Step]) -> Iterator[Step]:
+    """Yield the steps that read a value."""
+    return (step for step in steps.values() if f"%{value}" in step.arguments.values())
 
 
 def merged(step: Step, steps: Mapping[str, Step]) -> list[list[int]]:
@@ -108,7 +113,7 @@ def merged(step: Step, steps: Mapping[str, Step]) -> list[list[int]]:
     if not _is_permutation(step):
         return []
     chain, first = [step], step
-    while (before := steps.get(str(first.arguments.get("self", "")).removeprefix("%"))) and _is_permutation(before):
+    while (before := steps.get(first.operand("self"))) and _is_permutation(before):
         chain.insert(0, before)
         first = before
     found = []
@@ -119,9 +124,9 @@ def merged(step: Step, steps: Mapping[str, Step]) -> list[list[int]]:
 
 def is_beside_a_transpose(step: Step, steps: Mapping[str, Step]) -> bool:
     """Whether a permutation's neighbour is written with a Transpose of its own, which an optimiser may have merged with it."""
-    readers = (each for each in steps.values() if f"%{step.name}" in each.arguments.values())
-    before = steps.get(str(step.arguments.get("self", "")).removeprefix("%"))
-    return any(_family(each) in _WRITTEN_WITH_TRANSPOSE for each in (*readers, *([before] if before else [])))
+    before = steps.get(step.operand("self"))
+    beside = (*_readers(step.name, steps), *([before] if before else []))
+    return any(_family(each) in _WRITTEN_WITH_TRANSPOSE for each in beside)
 
 
 def _orders_after(chain: Sequence[Step], steps: Mapping[str, Step]) -> list[list[int]]:
@@ -191,10 +196,10 @@ def _conv(step: Step, steps: Mapping[str, Step]) -> Expected:
 def _padded(own: list[int], step: Step, steps: Mapping[str, Step]) -> Any:
     """Return the check of a convolution's pads: its own, or with any of the paddings just before it (the optimiser merges them)."""
     sums, count = [own], len(own) // 2
-    before = steps.get(str(step.arguments.get("input", "")).removeprefix("%"))
+    before = steps.get(step.operand("input"))
     while before is not None and (more := _padding_of(before, count)):
         sums.append([each + also for each, also in zip(sums[-1], more, strict=True)])
-        before = steps.get(str(before.arguments.get("self", "")).removeprefix("%"))
+        before = steps.get(before.operand("self"))
     return own if len(sums) == 1 else _Check(str(sums[-1]), lambda found, _: list(found) in sums)
 
 

@@ -53,7 +53,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Evaluation]]:
         yield lambda: known
         return
     timeout_s = planned.config.limits.run_seconds
-    with state.runner.start("the oracle", threads=1, environment=oracle.ENVIRONMENT, modules=("torch",)) as worker:
+    with oracle.started(state.runner) as worker:
         report(Event("export", "network", "started"))
         facts = rehearse(worker, state)
         report(Event("export", "network", "ended", peak_bytes=worker.peak_bytes))
