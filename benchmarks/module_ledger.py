@@ -290,8 +290,12 @@ class Children:
         self._used += 1
         if self._worker is None or not self._worker.alive or self._used > ENTRIES_A_WORKER:
             self._stack.close()
-            self._worker, self._used = self._stack.enter_context(RUNNER.start("the ledger's worker", threads=1)), 1
+            self._worker, self._used = self._stack.enter_context(self._start()), 1
         return self._worker
+
+    def _start(self) -> WorkerProcess:
+        modules = [each for format_ in BACKENDS for each in formats()[format_].modules]
+        return RUNNER.start("the ledger's worker", threads=1, modules=modules)
 
 
 def sweep(names: Sequence[str], rows: Rows | None = None) -> Iterator[dict[str, Any]]:

@@ -130,7 +130,8 @@ class Format:
     """A format, and all that depends on it.
 
     `file` is what an artifact's file (or folder) is called in a release; `distributions` are those whose versions its bytes depend on,
-    beside its own and torch's. `export` makes it from the network, `derive` from an artifact of the format `derived_from`; both write to the given
+    beside its own and torch's; `modules` those that `export` imports, which one
+    process may do for several. `export` makes it from the network, `derive` from an artifact of the format `derived_from`; both write to the given
     target and raise `ExportError` with their own reason. `alternative` returns the options to change for another try where
     what was written is wrong, or could not be written (None); None where there is no other way.
 
@@ -151,6 +152,7 @@ class Format:
     derive: Callable[[FromArtifact, Options], Written] | None = None
     derived_from: str | None = None
     distributions: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ("torch",)
     kind: Kind | None = None
     require_safe: Callable[[Path, Sequence[str]], None] | None = None
     beside: Callable[[Path], tuple[Path, ...]] = lambda _: ()

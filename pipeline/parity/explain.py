@@ -137,7 +137,9 @@ def _search(
         ),
         folder=folder,
     )
-    with conditions.runner.start("the search for the culprit", threads=1, modules=("torch",)) as worker:
+    with conditions.runner.start(
+        "the search for the culprit", threads=1, modules=("torch", "onnx", jobs.__name__)
+    ) as worker:
         return worker.call(request, timeout_s=conditions.timeout_s)
 
 

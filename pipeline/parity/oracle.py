@@ -48,7 +48,7 @@ Float32 noise otherwise depends on whether the builder's machine has AVX-512, an
 
 def started(runner: Runner) -> Worker:
     """Start the worker that evaluates the oracle."""
-    return runner.start("the oracle", threads=1, environment=ENVIRONMENT, modules=("torch",))
+    return runner.start("the oracle", threads=1, environment=ENVIRONMENT, modules=("torch", __name__))
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ def audit(artifacts: Sequence[Artifact], conditions: Conditions, examples: Array
         network=conditions.network, interface=conditions.interface, examples=dict(examples), files=tuple(files)
     )
     try:
-        with conditions.runner.start("the audit", threads=1, modules=("torch",)) as worker:
+        with conditions.runner.start("the audit", threads=1, modules=("torch", "onnx", jobs.__name__)) as worker:
             answers = worker.call(request, timeout_s=conditions.timeout_s)
             peak_bytes = worker.peak_bytes
         audits = [Audit.from_json(each) for each in answers]

@@ -152,7 +152,7 @@ def _explained(recording: Recording, known: Truth, conditions: Conditions) -> wh
     )
     try:
         with conditions.runner.start(
-            "the search for what differs", threads=conditions.threads, modules=("torch",)
+            "the search for what differs", threads=conditions.threads, modules=("torch", jobs.__name__)
         ) as worker:
             return worker.call(request, timeout_s=conditions.timeout_s)
     except WeighbridgeError as error:

@@ -39,7 +39,7 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
     inputs, agreement = state.need(Inputs), None
     sampled, recording = inputs.cases, inputs.recording
     settings.report(Event("check", f"{len(sampled)} cases", "started"))
-    with LOCAL.start("the network", threads=1) as worker:
+    with LOCAL.start("the network", threads=1, modules=("torch", Evaluate.__module__)) as worker:
         timeout_s = planned.config.limits.run_seconds
         facts = rehearse(worker, state)
         undecided: tuple[Doubt, ...] = ()

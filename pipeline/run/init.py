@@ -113,7 +113,9 @@ def match(weights: Path, *, key: str | None = None, max_bytes: int | None = None
     """Return the shipped architectures that take a state dict, as MODULE:CLASS → arguments; raises as `init`."""
     read.require_state_dict(weights, key=key, max_bytes=max_bytes)
     search = FindArchitectures(candidates=tuple(shipped()), weights=weights, key=key, max_bytes=max_bytes)
-    with LOCAL.start("the search for an architecture", threads=1) as worker:
+    with LOCAL.start(
+        "the search for an architecture", threads=1, modules=("torch", FindArchitectures.__module__)
+    ) as worker:
         return worker.call(search, timeout_s=TIMEOUT_S)
 
 
@@ -184,7 +186,7 @@ def _infer(
         given=dict(given),
         outputs=request.outputs,
     )
-    with LOCAL.start("the network", threads=1) as worker:
+    with LOCAL.start("the network", threads=1, modules=("torch", InferConfig.__module__)) as worker:
         return worker.call(wanted, timeout_s=TIMEOUT_S)
 
 

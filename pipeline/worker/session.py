@@ -239,6 +239,6 @@ def opened(  # noqa: PLR0913 - what opens, how, and in which process
     """
     source = Source(interface, variant.file, None if variant.artifact else network, profile, variant.custom_ops)
     request = Open(backend=variant.backend, source=source, options=variant.options)
-    modules = backends()[variant.backend].modules
+    modules = (*backends()[variant.backend].modules, __name__)
     with runner.start(variant.name, threads=threads, modules=modules, fresh=fresh) as worker:
         yield worker, worker.call(request, timeout_s=timeout_s).to_json()

@@ -20,7 +20,7 @@ from pipeline.worker import template
 if TYPE_CHECKING:
     from pipeline.worker.crash import Start
 
-SHARED = frozenset({"torch"})
+SHARED = frozenset({"onnx", "onnxscript", "pipeline", "torch"})
 """What a template may import: packages that start no thread and touch no device when they are imported."""
 _READ_AT_IMPORT = ("ATEN_", "CUDA", "DNNL_", "GLIBC_", "GOMP_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "PYTORCH_", "TORCH")  # fmt: skip
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -12,10 +12,25 @@ def release(built, tmp_path_factory):
     return shutil.copytree(built, tmp_path_factory.mktemp("artifacts") / "simplenet" / built.name)
 
 
-def test_a_release_is_timed_without_the_networks_code(weighbridge, release):
-    done = weighbridge("benchmark", release, "--seconds", "2", "--set", "benchmark.threads=1", "--json")
+@pytest.fixture
+def timed(weighbridge, release, tmp_path, monkeypatch):
+    """What a benchmark said, and the folder that it wrote its report into, with a summary beside it."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    folder = tmp_path / "a" / "report"
+    settings = ("--seconds", "2", "--set", "benchmark.threads=1", "--report", folder)
+    done = weighbridge("benchmark", release, *settings)
     assert done.code == 0, done.err
-    document = json.loads(done.out)
+    return done, folder
+
+
+def test_a_release_is_timed_without_the_networks_code_and_its_report_is_written_where_it_is_told(timed, tmp_path):
+    done, folder = timed
+    assert str(folder / "report.html") in done.out
+    assert done.out.splitlines()[-1].startswith("next: ")
+    assert "Latency, batch=32" in (folder / "report.md").read_text()
+    assert (tmp_path / "summary.md").read_text() == (folder / "report.md").read_text()
+    document = json.loads((folder / "benchmark.json").read_bytes())
+    assert document["budget_s"] == 2
     assert [each["sizes"] for each in document["sizes"]] == [{"batch": 1}, {"batch": 32}]
     for size in document["sizes"]:
         assert size["reference"] == "torchscript"  # the network itself is not in a release
@@ -29,21 +44,6 @@ def test_a_release_is_timed_without_the_networks_code(weighbridge, release):
     ours, theirs = ({each["name"]: each["peak_bytes"] for each in figures["backends"]}[name]
                     for name in ("onnxruntime-cpu", "torchscript"))  # fmt: skip
     assert ours < theirs
-
-
-def test_a_benchmark_writes_its_report_where_it_is_told_and_says_what_to_do_next(
-    weighbridge, release, tmp_path, monkeypatch
-):
-    folder, summary = tmp_path / "a" / "report", tmp_path / "summary.md"
-    command = ("benchmark", release, "--seconds", "2", "--set", "benchmark.threads=1", "--report", folder)
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-    done = weighbridge(*command)
-    assert done.code == 0, done.err
-    assert str(folder / "report.html") in done.out
-    assert done.out.splitlines()[-1].startswith("next: ")
-    assert "Latency, batch=32" in (folder / "report.md").read_text()
-    assert summary.read_text() == (folder / "report.md").read_text()
-    assert json.loads((folder / "benchmark.json").read_bytes())["budget_s"] == 2
 
 
 def test_a_report_that_cannot_be_written_is_one_error_before_anything_is_timed(weighbridge, release, tmp_path):

@@ -14,10 +14,12 @@ import shutil
 import struct
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 
 from tests.release.forgery import forge, state
 from tests.sweeps.hostile_commands import CONFIG, NETWORK, SIMPLENET, run
@@ -43,6 +45,7 @@ def many_tensors() -> bytes:
     return ("{" + ",".join(f'"t{index:06}":{_entry("[0]", 0)}' for index in range(MANY)) + "}").encode()
 
 
+@cache
 def tensor_files() -> dict[str, bytes]:
     """Return headers in the safetensors format; also what a release's golden cases and `predict`'s inputs may be."""
     deep = "[" * 100_000 + "]" * 100_000
@@ -161,10 +164,13 @@ def commands(folder: Path, release: Path) -> Iterator[tuple[str, list[str]]]:
 def main() -> None:
     """Run every command and print what it took."""
     folder, release, every = Path(sys.argv[1]), Path(sys.argv[2]), int((*sys.argv[3:], "1")[0])
+    starting = run(["--version"]).memory - psutil.Process().memory_info().rss
     for index, (name, arguments) in enumerate(commands(folder, release)):
         if index % every:
             continue
-        baseline = run(["--version"]).memory  # with what this process holds by now, which a fork starts with
+        baseline = (
+            psutil.Process().memory_info().rss + starting
+        )  # what this process holds by now, which a fork starts with
         ran = run(arguments)
         row = {"what": name, "command": arguments[0], "code": ran.code, "seconds": ran.seconds}
         print(json.dumps({**row, "wall_s": ran.wall_s, "bytes": ran.memory - baseline, "seen": ran.seen}), flush=True)

@@ -23,12 +23,13 @@ TORCH = ("torch",)
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are forked on Linux only")
 
 
-@pytest.fixture(autouse=True)
-def own_template():
+@pytest.fixture
+def own_template(monkeypatch):
     """Have a template of one's own, and leave none."""
-    starting.stop_template()
-    yield
-    starting.stop_template()
+    with monkeypatch.context() as patched:
+        patched.setattr(starting, "_template", None)
+        yield
+        starting.stop_template()
 
 
 def seen(*, threads=1, modules=TORCH, **options):
@@ -75,11 +76,13 @@ def test_what_libraries_read_when_they_are_imported_leads_to_a_fresh_one(monkeyp
     assert seen().parent != os.getpid()
 
 
+@pytest.mark.usefixtures("own_template")
 def test_a_template_that_cannot_import_what_is_asked_for_is_done_without():
     assert seen(modules=("torch.no_such_module",)).parent == os.getpid()
     assert seen().parent == os.getpid()  # it is not tried again and again
 
 
+@pytest.mark.usefixtures("own_template")
 def test_a_worker_ends_with_its_template_and_the_next_has_a_new_one():
     with RUNNER.start("the worker", threads=1) as worker:
         template = worker.call(jobs.LookAround(), timeout_s=60).parent
@@ -89,6 +92,7 @@ def test_a_worker_ends_with_its_template_and_the_next_has_a_new_one():
     assert seen().parent not in {template, os.getpid()}
 
 
+@pytest.mark.usefixtures("own_template")
 def test_a_template_ends_with_the_process_that_started_it_even_while_it_imports(tmp_path):
     slow = tmp_path / "torch"
     slow.mkdir()

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
     from pipeline.formats.format import AuditSubject, CulpritSearch, Found, Signature
 
+_MODULES = (
+    "torch.export._trace",
+    "torch.onnx._internal.exporter._core",
+    "torch.onnx._internal.exporter._torchlib.ops",
+    "onnxscript.function_libs.torch_lib.ops",
+)
+"""What torch.onnx.export imports when it is called: three seconds of an export of a small network."""
+
 
 def _require_safe(path: Path, beside: Sequence[str]) -> None:
     """Refuse a file whose tensors lie in anything but the files that may lie beside it."""
@@ -69,6 +77,7 @@ ONNX = Format(
     export=export,
     alternative=alternative,
     distributions=("torch", "onnx", "onnxscript", "onnx-ir"),
+    modules=_MODULES,
     kind=Kind.ONNX,
     require_safe=_require_safe,
     beside=confined.require_confined_onnx,

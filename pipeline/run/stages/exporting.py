@@ -92,7 +92,7 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
     """
     planned, report = state.plan, state.settings.report
     report(Event("export", wanted.name, "started"))
-    peaks = []
+    peaks, written_by = [], formats()[wanted.format]
 
     def work(folder: Path) -> dict[str, Any]:
         request = Export(
@@ -102,11 +102,12 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
             format=wanted.format,
             options=dict(wanted.options),
             folder=folder,
-            file_name=formats()[wanted.format].file_of(wanted.name),
+            file_name=written_by.file_of(wanted.name),
             identity=_identity(planned),
             source=source,
         )
-        with state.runner.start(f"the {wanted.name} exporter", threads=1, modules=("torch",)) as worker:
+        modules = (*written_by.modules, Export.__module__)
+        with state.runner.start(f"the {wanted.name} exporter", threads=1, modules=modules) as worker:
             written = worker.call(request, timeout_s=planned.config.limits.export_seconds)
             peaks.append(worker.peak_bytes)
         return asdict(written) | {"files": [each.name for each in written.files]}
