@@ -53,8 +53,9 @@ export: .venv/installed  ## export CONFIG (default: simplenet and silero-vad)
 	@$(if $(NEEDED),$(BIN)/python scripts/fetch_weights.py $(NEEDED))
 	@$(BIN)/weighbridge export $(CONFIG)
 
+# Hundreds of processes import the same modules: they are compiled once, whatever the environment says.
 test: .venv/installed-dev weights  ## run the tests
-	@PYTHONHASHSEED=0 $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal  # which keeps a file's tests together, and ends even
+	@PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE= $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal  # which keeps a file's tests together, and ends even
 
 lint: .venv/installed-dev  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

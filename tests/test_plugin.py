@@ -18,7 +18,7 @@ extends: {root}/configs/simplenet.yaml
 exports: {exports}
 backends: {backends}
 require: [{required}]
-benchmark: {{reference: eager, seconds: 3, sizes: [{{batch: 1}}]}}
+benchmark: {{reference: {required}, seconds: 3, sizes: [{{batch: 1}}]}}
 """
 ENGINE = """
 import numpy as np

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import nn
 from torch.nn import functional
+
+
+class Dies(nn.Module):
+    """Ends the process that builds it."""
+
+    def __init__(self) -> None:
+        os.abort()
 
 
 class MeanOfBatch(nn.Module):
