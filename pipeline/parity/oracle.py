@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray  # noqa: TC002 - read when answers are validated
 
 from pipeline.errors import ArchitectureError, DefectError
-from pipeline.parity import budget, caller, lineage, telling
+from pipeline.parity import budget, caller, hearing, lineage, telling
 from pipeline.parity.telling import Origin  # noqa: TC001 - read when answers are validated
 from pipeline.parity.ties import Choice
 from pipeline.rebuild import calling, cases, witness
@@ -62,7 +62,7 @@ class Reference:
     `roundoffs`: the unit roundoff of the coarsest precision on a floating output's way. `slack`: for an output that ends in
     sigmoids or softmaxes what their own accuracy moves it by, ÷ the usual limit. `choices`: what an index output was chosen from.
     `origins`: what reaches an output. `responses`: how far it moves ÷ its floor when weights (or inputs) move by 2 %.
-    `fed`: the outputs that the values of inputs reach.
+    `fed`: the outputs that the values of inputs reach, but those that show every weight on the way although they are always the same.
     """
 
     values: dict[str, NDArray[Any]]
@@ -118,9 +118,13 @@ def evaluate(
     shaken = caller.shaken(run, inputs, plain, origins, decided, seed)
     exact, reason = caller.exactly(run, inputs, plain)
     references = _references(run, exact, plain, moved, fallback=reason is not None)
-    fed = [tuple(name for name, trail in first.trails.items() if trail.inputs) for first, *_ in moved]
     told = _with_responses(references, origins, shaken)
-    return [replace(each, fed=names) for each, names in zip(told, fed, strict=True)], reason
+    fed = [{name for name, trail in first.trails.items() if trail.inputs} for first, *_ in moved]
+    values = {name: [each.values[name] for each in told] for name in set.intersection(*fed)}
+    shown = {
+        name for name, own in values.items() if hearing.shows_every_weight(run, inputs, name, own, floors(told, name))
+    }
+    return [replace(each, fed=tuple(sorted(own - shown))) for each, own in zip(told, fed, strict=True)], reason
 
 
 def signals(

@@ -6,22 +6,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pipeline.errors import GateError
-from pipeline.parity import oracle, telling
-from pipeline.parity.budget import Rule
+from pipeline.parity import hearing, oracle, telling
 from pipeline.worker.process import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.interface import Case, Interface
-    from pipeline.parity.budget import Floats
+    from pipeline.parity.budget import Floats, Rule
     from pipeline.parity.oracle import Reference
     from pipeline.parity.rows import Rows
     from pipeline.rebuild.network import Network
     from pipeline.worker.event import Event
     from pipeline.worker.runner import Runner
-
-_FEWEST_ALIKE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +88,11 @@ def silent(known: Truth) -> dict[str, str]:
 
 
 def _is_deaf(known: Truth, name: str) -> bool:
-    """Whether a floating output is the same whatever the inputs, although their values reach it: in all cases of one shape, if these are several."""
+    """Whether a floating output is the same whatever the inputs, although their values reach it, and hides weights on the way."""
     if not all(name in each.fed for each in known.references) or not all(name in each for each in known.floors):
         return False
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for index, each in enumerate(known.references):
-        alike.setdefault(each.values[name].shape, []).append(index)
-    limit = Rule().limit
-    for first, *others in alike.values():
-        values, floor = known.references[first].values[name], known.floors[first][name]
-        if any(telling.response(values, known.references[each].values[name], floor) > limit for each in others):
-            return False
-    return max(map(len, alike.values())) >= _FEWEST_ALIKE
+    values, floors = [each.values[name] for each in known.references], [each[name] for each in known.floors]
+    return hearing.is_same(values, floors)
 
 
 def silent_cases(known: Truth) -> str | None:

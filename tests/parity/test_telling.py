@@ -62,6 +62,25 @@ def test_an_output_that_is_the_same_for_all_inputs_closes_the_gate_too():
 @pytest.mark.parametrize(
     "network",
     [
+        lambda layer, x: torch.zeros_like(x[:, :4]).detach() + layer.bias * (x[:, :4] > 1e6).logical_not(),
+        lambda layer, x: layer.weight.T[(x.sum(1) > 1e6).long()].sum(0, keepdim=True),
+    ],
+)
+def test_an_output_that_is_always_the_same_and_shows_every_weight_on_its_way_is_no_reason(network):
+    known, _ = known_of(network)
+    assert all(each.tells("y") for each in known.references)
+    truth.require_telling(known)
+
+
+def test_an_output_behind_a_dead_layer_and_a_softmax_shows_the_last_bias_alone():
+    known, _ = known_of(lambda layer, x: torch.softmax(layer(torch.relu(x - 1e6)), 1))
+    with pytest.raises(GateError, match="output 'y' is the same whatever the inputs"):
+        truth.require_telling(known)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
         lambda layer, x: layer(x),
         lambda layer, x: layer(x * 0 + torch.arange(6.0)) + x[:, :4],
         lambda layer, x: layer(x).argmax(1),
