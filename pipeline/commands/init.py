@@ -3,12 +3,15 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.commands.shared import Json, MaxBytes, Set, Trust, leave, print_json
 from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.run.init import Draft
 
 
 def init(
@@ -40,9 +43,15 @@ def init(
 ) -> None:
     """Write a config for a weights file, with what its shapes tell about the network."""
     from pipeline.run import init as run
+    from pipeline.run import pretrained
     from pipeline.weights.files import split_key
+    from pipeline.weights.pretrained import is_pretrained
 
     name, key = split_key(file)
+    if is_pretrained(Path(name)):
+        request = run.Request(Path(name), architecture or "", tuple(trust or ()), max_bytes=max_bytes)
+        _tell(pretrained.init(request, output, force=force), as_json=as_json, trusted=request.trust)
+        return
     if architecture is None:
         found = run.match(Path(name), key=key, max_bytes=max_bytes)
         print_json({"architectures": found}) if as_json else _print_matches(file, found)
@@ -61,12 +70,17 @@ def init(
     is_asked = sys.stdin.isatty() and not as_json
     ask = partial(typer.prompt, err=True) if is_asked else None
     draft = run.init(request, output, ask, force=force)
+    _tell(draft, as_json=as_json, trusted=request.trust)
+
+
+def _tell(draft: "Draft", *, as_json: bool, trusted: tuple[str, ...]) -> None:
     if as_json:
         print_json({"config": str(draft.path), "unsure": list(draft.unsure), "text": draft.text})
         return
     typer.echo(draft.text, nl=False)
     doubts = f" (look at the lines marked CHECK: {', '.join(draft.unsure)})" if draft.unsure else ""
-    typer.echo(f"wrote {draft.path}{doubts}\nnext: weighbridge check {draft.path}", err=True)
+    flags = "".join(f" --trust {each}" for each in trusted)
+    typer.echo(f"wrote {draft.path}{doubts}\nnext: weighbridge check {draft.path}{flags}", err=True)
 
 
 def _print_matches(file: str, found: dict[str, Any]) -> None:

@@ -45,6 +45,8 @@ def origin_of(tree: ast.Module, module: str, path: Path, name: str) -> tuple[str
     if path.name != "__init__.py":
         return None
     files = sources.defining(path.parent, name)
+    # What transformers generates its own modules from lies beside them, and is never imported.
+    files = [each for each in files if not each.name.startswith("modular_")] or files
     if len(files) > 1:
         places = [f"{sources.module_name(path.parent, module, file)}:{name}" for file in files[:6]]
         raise ArchitectureError(

@@ -92,6 +92,23 @@ class InferConfig(Request[Inferred]):
         return Inferred(arguments=found, inputs=taken)
 
 
+class InferPretrained(Request[Inferred]):
+    """Return what `pretrained.inferred` finds for a folder that transformers saved."""
+
+    folder: Path
+    architecture: str
+    prefixes: tuple[str, ...]
+    json_file: str | None
+
+    def run(self, _: Context) -> Inferred:
+        """Build it and run it; raises as they do."""
+        from pipeline.rebuild import pretrained
+        from pipeline.weights.pretrained import read
+
+        arguments, inputs = pretrained.inferred(read(self.folder), self.architecture, self.prefixes, self.json_file)
+        return Inferred(arguments=arguments, inputs=inputs)
+
+
 class FindArchitectures(Request[dict[str, dict[str, JsonValue]]]):
     """Return which of `candidates` (MODULE:CLASS) take the state dict in a file, with the arguments they need."""
 
