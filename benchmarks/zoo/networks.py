@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.rebuild.declarations import Declared
 
 SEED = 0
-RANGES = Ranges(batch=BATCH["max"], longest=24, side=96, samples=4000, tokens=128)
+RANGES = Ranges(batch=BATCH["max"], longest=24, side=96, samples=4000, tokens=128, any_image=True)
 _MOST_RECIPES = 8
 
 

@@ -18,7 +18,7 @@ def init(
     file: Annotated[
         str,
         typer.Argument(
-            help="A state dict: .pth, .pt, .safetensors, or the index of a sharded one; FILE#KEY for one of several in it."
+            help="A state dict: .pth, .pt, .safetensors, the index of a sharded one, or a Hugging Face folder; FILE#KEY for one of several in it."
         ),
     ],
     architecture: Annotated[

@@ -10,7 +10,10 @@ from pipeline.commands.shared import Json, MaxBytes, print_json
 
 def inspect(
     file: Annotated[
-        str, typer.Argument(help="Any weights or model file; FILE#KEY for one of several state dicts in it.")
+        str,
+        typer.Argument(
+            help="Any weights or model file, or a Hugging Face folder; FILE#KEY for one of several state dicts in it."
+        ),
     ],
     values: Annotated[
         bool, typer.Option("--values", help="Also read the weights: NaN, infinite and constant tensors.")
@@ -23,12 +26,17 @@ def inspect(
 
     from pipeline.report.inspection import print_description, with_values
     from pipeline.weights.files import split_key
-    from pipeline.weights.inspect import description_of
+    from pipeline.weights.inspect import description_of, of_pretrained
+    from pipeline.weights.pretrained import is_pretrained, read
 
-    path, key = split_key(file)
-    description = description_of(Path(path), key=key, max_bytes=max_bytes)
+    name, key = split_key(file)
+    path = Path(name)
+    if is_pretrained(path):
+        description, path = of_pretrained(path, max_bytes=max_bytes), read(path).weights
+    else:
+        description = description_of(path, key=key, max_bytes=max_bytes)
     if values:
-        description = with_values(description, Path(path), key, max_bytes)
+        description = with_values(description, path, key, max_bytes)
     if as_json:
         print_json(asdict(description))
     else:

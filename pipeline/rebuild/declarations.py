@@ -23,13 +23,14 @@ _SPARE = 2
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    """How far sizes are declared to go, at most: `longest` tokens, a `side` of images, `samples` of sound; `tokens` bounds the vocabulary."""
+    """How far sizes are declared to go, at most: `longest` tokens, a `side` of images, `samples` of sound; `tokens` bounds the vocabulary; `any_image`: images of any size first, though a config states one."""
 
     batch: int
     longest: int
     side: int
     samples: int
     tokens: int | None = None
+    any_image: bool = False
 
 
 AS_STATED = Ranges(batch=8, longest=_LONGEST, side=512, samples=16_000)
@@ -195,7 +196,10 @@ def _images(config: Any, ranges: Ranges) -> list[Spec]:
     found = []
     side_of_32 = {"min": 32, "max": max(96, min(height, ranges.side) // 32 * 32), "multiple_of": 32}
     side_of_64 = {"min": 64, "max": max(192, min(height, ranges.side) // 64 * 64), "multiple_of": 64}
-    for side in (side_of_32, side_of_64, None):
+    is_stated = _of(config, "image_size", "img_size", "input_image_size") is not None
+    dynamic = (side_of_32, side_of_64)
+    # What prepares images gives them the size that is stated, and a network of one size is exported in a tenth of the time.
+    for side in (*dynamic, None) if ranges.any_image or not is_stated else (None, *dynamic):
         sizes = {"height": side, "width": side} if side else {"height": height, "width": width}
         found.append(({"dtype": "float32", "shape": ["batch", channels, "height", "width"]}, sizes))
     fixed = {"height": height, "width": width}

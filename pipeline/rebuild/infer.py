@@ -39,7 +39,7 @@ class Arguments:
 
     `sources` says which of them come from what the checkpoint says, by its section. `checks` are the arguments that nothing
     decides, or not alone, each with what is used and why it is in doubt. `rename` and `ignore` are the exceptions of the
-    config that it takes beside them.
+    config that it takes beside them; `names_by` is who has them so, None where they were told from words, numbers and shapes.
     """
 
     values: Mapping[str, Any]
@@ -48,6 +48,7 @@ class Arguments:
     notes: tuple[str, ...]
     rename: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
+    names_by: str | None = None
 
     @property
     def unsure(self) -> tuple[str, ...]:

@@ -56,7 +56,9 @@ def inferred(
     config = objects.make(written, prefixes, found.folder)
     module = _built(make, config)
     rename, ignore = _exceptions(found, make, config)
-    arguments = Arguments({"config": read if json_file else written}, {}, {}, (), rename, ignore)
+    arguments = Arguments(
+        {"config": read if json_file else written}, {}, {}, (), rename, ignore, names_by="transformers"
+    )
     return arguments, _inputs(module, architecture)
 
 

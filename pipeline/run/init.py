@@ -258,12 +258,18 @@ def config_text(request: Request, target: Path, found: Inferred, interface: Inte
 
 
 def _exception_lines(arguments: Arguments) -> Iterator[str]:
+    by = arguments.names_by
     if rename := arguments.rename:
-        yield "  # CHECK rename (file: network): told by words, numbers and shapes, which do not prove it."
+        doubtful = "  # CHECK rename (file: network): told by words, numbers and shapes, which do not prove it."
+        yield f"  # File: network, as {by} itself has it." if by else doubtful
         yield "  rename:"
         yield from (f"    {as_yaml(old)}: {as_yaml(new)}" for old, new in rename.items())
     if ignore := arguments.ignore:
-        yield "  # CHECK ignore: does the network do without these tensors of the file?"
+        yield (
+            f"  # {by} itself leaves these out."
+            if by
+            else "  # CHECK ignore: does the network do without these tensors of the file?"
+        )
         yield f"  ignore: [{', '.join(map(as_yaml, ignore))}]"
 
 
@@ -288,7 +294,8 @@ def _dimension_lines(dimensions: Sequence[Dimension], comments: Mapping[str, str
     for each in dimensions:
         if each.name in comments:
             lines.append(f"  # CHECK {each.name}: {comments[each.name]}.")
-        lines.append(f"  {each.name}: {_flow({'min': each.min, 'max': each.max})}")
+        steps = {"multiple_of": each.multiple_of} if each.multiple_of > 1 else {}
+        lines.append(f"  {each.name}: {_flow({'min': each.min, 'max': each.max, **steps})}")
     return [*lines, ""]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeightsError
-from pipeline.weights import files, guess, headers, nested, onnx_header, torch_header, wrappers
+from pipeline.weights import files, guess, headers, nested, onnx_header, pretrained, torch_header, wrappers
 from pipeline.weights.kinds import STATE_DICTS, Kind
 from pipeline.weights.protobuf import MalformedFieldError
 
@@ -106,6 +106,36 @@ def description_of(path: Path, *, key: str | None = None, max_bytes: int | None 
         likely=guess.likely({tensor.name: tensor.shape for tensor in tensors}) if header.kind in STATE_DICTS else None,
         contents=inside,
         next=_next(path, header, inside, key),
+    )
+
+
+def of_pretrained(path: Path, *, max_bytes: int | None = None) -> Description:
+    """Say what a folder is that transformers saved: the network and its sizes, what it is for, and what belongs to it; raises as above."""
+    found = pretrained.read(path)
+    weights = description_of(found.weights, max_bytes=max_bytes)
+    labels = found.labels
+    details = {
+        "network": found.architecture or "not said",
+        "for": found.task,
+        "model type": found.config.get("model_type", "not said"),
+        **found.sizes,
+        **(
+            {"labels": ", ".join(labels[:_NAMED]) + (f" and {len(labels) - _NAMED} more" if labels[_NAMED:] else "")}
+            if labels
+            else {}
+        ),
+        "license": found.license or "not said in its README.md",
+        "weights": f"{found.weights.name}: {weights.kind}",
+        "beside them": ", ".join(each.name for each in found.beside) or "nothing that prepares its inputs",
+    }
+    return replace(
+        weights,
+        name=path.resolve().name,
+        kind="Hugging Face folder",
+        explanation="Written by transformers' save_pretrained: a network's configuration and its weights, without its code.",
+        details=details,
+        likely=None,
+        next=(f"weighbridge init {quote(str(path))} --trust transformers",),
     )
 
 
