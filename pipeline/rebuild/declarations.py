@@ -140,8 +140,8 @@ def _ids(config: Any, ranges: Ranges, size: str, sizes: Sequence[Any]) -> list[S
     """Return tokens: all that there are, or without the first and last ones, which mean something to some networks."""
     stated = int(_of(config, "vocab_size", "text_vocab_size", "src_vocab_size") or 100)
     vocabulary = min(stated, ranges.tokens or stated)
-    bounds = ((0, vocabulary), (5, max(6, vocabulary - 8)))
-    bounds = bounds[1:] if ranges.tokens else bounds
+    inner = (5, max(6, vocabulary - 8))
+    bounds = (inner,) if ranges.tokens else ((0, vocabulary), inner)
     return [
         ({"dtype": "int64", "low": low, "high": high, "shape": ["batch", size]}, {size: each})
         for low, high in bounds

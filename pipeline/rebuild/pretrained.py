@@ -160,7 +160,7 @@ def _inputs(module: Any, architecture: str) -> Inputs:
 def _required(module: Any) -> list[str]:
     parameters = inspect.signature(module.forward).parameters
     main = getattr(module, "main_input_name", None)
-    return [main] if main in parameters else list(parameters)[:1]
+    return [str(main)] if main in parameters else list(parameters)[:1]
 
 
 def _settled(module: Any, declared: Declared, constants: Mapping[str, Any]) -> Inputs:
@@ -191,7 +191,11 @@ def _interface(declared: Declared, constants: Mapping[str, Any], paths: Mapping[
         for name, each in inputs.items()
     )
     used = {size for spec in specs for size in spec.shape}
-    sizes = tuple(Dimension(name, **each) for name, each in dimensions.items() if name in used)
+    sizes = tuple(
+        Dimension(name, each["min"], each["max"], each.get("multiple_of", 1))
+        for name, each in dimensions.items()
+        if name in used
+    )
     named = paths or {}
     moved = {name: path for name, path in named.items() if name != path}
     return Interface(specs, sizes, tuple(named), constants=constants, paths=named if moved else {})

@@ -232,10 +232,10 @@ def config_text(request: Request, target: Path, found: Inferred, interface: Inte
         "model:",
         f"  architecture: {request.architecture}",
         *(f"  # from {source} ({', '.join(names)})" for source, names in arguments.sources.items()),
-        f"  arguments: {_flow(arguments.values)}",
+        f"  arguments: {flow(arguments.values)}",
         *(f"  # CHECK {name}: {why}." for name, why in arguments.checks.items()),
         f"  weights: {json.dumps(weights, ensure_ascii=False)}",
-        *([f"  key: {_flow(request.key)}"] if request.key is not None else []),
+        *([f"  key: {flow(request.key)}"] if request.key is not None else []),
         f"  sha256: {sha256}",
         *_exception_lines(arguments),
         "",
@@ -246,7 +246,7 @@ def config_text(request: Request, target: Path, found: Inferred, interface: Inte
         *_constant_lines(interface.constants),
         *_dimension_lines(interface.dimensions, comments),
         "# Names for what forward returns, in its order.",
-        f"outputs: {_flow(dict(interface.paths) or list(interface.outputs))}",
+        f"outputs: {flow(dict(interface.paths) or list(interface.outputs))}",
         "",
         "exports: [torchscript, onnx]",
         "backends: [eager, torchscript, onnxruntime-cpu, onnxruntime-cuda]",
@@ -280,11 +280,11 @@ def _input_lines(spec: InputSpec, comments: Mapping[str, str]) -> list[str]:
     elif spec.values != "normal":
         fields |= {"values": spec.values}
     comment = [f"  # CHECK {spec.name}: {comments[spec.name]}."] if spec.name in comments else []
-    return [*comment, f"  {spec.name}: {_flow(fields)}"]
+    return [*comment, f"  {spec.name}: {flow(fields)}"]
 
 
 def _constant_lines(constants: Mapping[str, object]) -> list[str]:
-    return ["# What the call is given beside them.", f"constants: {_flow(dict(constants))}", ""] if constants else []
+    return ["# What the call is given beside them.", f"constants: {flow(dict(constants))}", ""] if constants else []
 
 
 def _dimension_lines(dimensions: Sequence[Dimension], comments: Mapping[str, str]) -> list[str]:
@@ -295,7 +295,7 @@ def _dimension_lines(dimensions: Sequence[Dimension], comments: Mapping[str, str
         if each.name in comments:
             lines.append(f"  # CHECK {each.name}: {comments[each.name]}.")
         steps = {"multiple_of": each.multiple_of} if each.multiple_of > 1 else {}
-        lines.append(f"  {each.name}: {_flow({'min': each.min, 'max': each.max, **steps})}")
+        lines.append(f"  {each.name}: {flow({'min': each.min, 'max': each.max, **steps})}")
     return [*lines, ""]
 
 
@@ -303,12 +303,12 @@ def _whole(number: float | None) -> float | int | None:
     return int(number) if number is not None and number == int(number) else number
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Write a value as YAML in one line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_flow, value)) + "]"
+        return "[" + ", ".join(map(flow, value)) + "]"
     return as_yaml(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchitectureError, InputError, UnsafeError
 from pipeline.rebuild import cases, trust
-from pipeline.run.init import Draft, config_text, target_of
+from pipeline.run.init import Draft, config_text, flow, target_of
 from pipeline.run.jobs import InferPretrained
 from pipeline.storage.store import atomic_write
 from pipeline.weights import pretrained, read
@@ -55,7 +56,7 @@ def init(request: Request, output: Path | None, *, force: bool = False) -> Draft
         )
     told = replace(request, weights=found.weights, architecture=architecture, title=found.folder.resolve().name)
     text = config_text(told, target, inferred, inferred.inputs.interface, weights_digest(found.weights, header))
-    text += _further(found, inferred.inputs.interface)
+    text += _further(found, inferred.inputs.interface, target)
     atomic_write(target, text.encode())
     return Draft(target, text, tuple(inferred.inputs.comments))
 
@@ -94,7 +95,16 @@ def _named_from(target: Path, found: Pretrained) -> str | None:
         return None
 
 
-def _further(found: Pretrained, interface: Interface) -> str:
+def _beside(found: Pretrained, target: Path) -> list[str]:
+    """Return what belongs to the network as a config names it, config.json with the names of its classes among it."""
+    folder = target.resolve().parent
+    return [
+        Path(os.path.relpath(each.resolve(), folder)).as_posix()
+        for each in (found.folder / pretrained.CONFIG, *found.beside)
+    ]
+
+
+def _further(found: Pretrained, interface: Interface, target: Path) -> str:
     """Return what such a config says beside the usual: inputs of a bearable size, and the licence that the model card states."""
     lowest = cases.smallest(interface)
     needed = max(math.prod(cases.shape_of(spec, lowest)) for spec in interface.inputs)
@@ -103,6 +113,7 @@ def _further(found: Pretrained, interface: Interface) -> str:
         f"parity: {{cap_elements: {max(_FEW_ELEMENTS, 2 * needed)}}}",
         "",
     ]
-    if found.license:
-        lines += [f"release: {{license: {found.license}}}", ""]
+    release = {"license": found.license, "beside": _beside(found, target)}
+    if stated := {name: each for name, each in release.items() if each}:
+        lines += [f"release: {flow(stated)}", ""]
     return "\n".join(lines)
