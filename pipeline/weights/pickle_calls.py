@@ -90,7 +90,9 @@ class Declared:
 
 def hashable(key: Any) -> Any:
     """Return a key that hashes in constant time; nested tuples can be made to take forever."""
-    if isinstance(key, _HASHABLE) or (isinstance(key, tuple) and len(key) <= 16 and all(isinstance(k, _HASHABLE) for k in key)):
+    if isinstance(key, _HASHABLE) or (
+        isinstance(key, tuple) and len(key) <= 16 and all(isinstance(k, _HASHABLE) for k in key)
+    ):
         return key
     raise OddError(f"a {type(key).__name__} is a key")
 
@@ -115,14 +117,31 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 
 def _tensor(
-    declared: Declared, storage: Any, offset: Any, size: Any, stride: Any, _grad: Any = False, _hooks: Any = None, bits: Any = None, *_: Any
+    declared: Declared,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    _grad: Any = None,
+    _hooks: Any = None,
+    bits: Any = None,
+    *_: Any,
 ) -> Tensor:
     special = "conjugated or negated" if bits else ""
     return _typed_tensor(declared, storage, offset, size, stride, special=special)
 
 
 def _tensor_v3(
-    declared: Declared, storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, bits: Any = None, *_: Any
+    declared: Declared,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    _grad: Any,
+    _hooks: Any,
+    dtype: Any,
+    bits: Any = None,
+    *_: Any,
 ) -> Tensor:
     special = "conjugated or negated" if bits else ""
     return _typed_tensor(declared, storage, offset, size, stride, _dtype(dtype), special)

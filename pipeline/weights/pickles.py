@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.weights import inert, opcodes
+from pipeline.weights import opcodes, pickle_objects
 from pipeline.weights.pickle_calls import ALLOWED, NAMED, Declared, hashable, require_tensor_class, set_state
 from pipeline.weights.pickle_records import (
     CraftedError,
@@ -47,7 +47,7 @@ class Parsed:
 
     `foreign` holds the globals outside the allow-list, each with the most the file does with it: "names" it, "makes" an
     object of it, "changes" it, "calls" it. `own` are those of them that it makes networks of (nn.Module) and uses for
-    nothing else; `acting` those with which it does more than to name them, to make an object and to fill it (see `inert`).
+    nothing else; `acting` those with which it does more than to name them, to make an object and to fill it (see `pipeline.weights.inert`).
     `end` is where in the bytes the pickle ended.
     """
 
@@ -262,12 +262,12 @@ class _Machine:
 
     def reduce(self, _: object) -> None:
         function, arguments = self.take_last(2)
-        self.stack.append(self.call(function, arguments, "calls", inert.is_class_called))
+        self.stack.append(self.call(function, arguments, "calls", pickle_objects.is_class_called))
 
     def new_object(self, _: object) -> None:
         maker, arguments = self.take_last(2)
         how = "makes" if arguments == () else "calls"
-        self.stack.append(self.call(maker, arguments, how, inert.is_class_made))
+        self.stack.append(self.call(maker, arguments, how, pickle_objects.is_class_made))
 
     def new_object_ex(self, _: object) -> None:
         maker, arguments, keywords = self.take_last(3)
@@ -285,7 +285,7 @@ class _Machine:
         maker, arguments = self.take(), tuple(self.pop_mark())
         self.stack.append(self.call(maker, arguments, "calls"))
 
-    def call(self, function: Any, arguments: Any, how: str, is_inert: _Judge = inert.never) -> Any:
+    def call(self, function: Any, arguments: Any, how: str, is_inert: _Judge = pickle_objects.never) -> Any:
         """Return the record of `function(*arguments)`; `is_inert` tells whether that does no more than to make an object."""
         if isinstance(function, Object):
             # What a foreign global returned is called in turn: it is that global's doing.
@@ -300,8 +300,8 @@ class _Machine:
         if dotted in _CALLS_IN_TURN:
             return self.attempt(dotted, partial(_CALLS_IN_TURN[dotted], self), arguments)
         self.uses.add(dotted, how)
-        if dotted in inert.DATA:
-            return self.attempt(dotted, partial(inert.DATA[dotted], self.declared), arguments)
+        if dotted in pickle_objects.DATA:
+            return self.attempt(dotted, partial(pickle_objects.DATA[dotted], self.declared), arguments)
         # Also what may be named (a storage class, torch.Tensor) is not to be called: that allocates as the file says.
         if not is_inert(self.declared, dotted, arguments):
             self.uses.act(dotted, how)
@@ -318,7 +318,7 @@ class _Machine:
     def reconstructed(self, *arguments: Any) -> Any:
         match arguments:
             case (Global() as maker, Global("builtins.object"), None):
-                return self.call(maker, (), "makes", inert.is_class_made)
+                return self.call(maker, (), "makes", pickle_objects.is_class_made)
             case (Global() as maker, Global() as base, _):  # the base is called with the state
                 self.uses.act(base.dotted, "calls")
                 return self.call(maker, (), "calls")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError, WeightsError
-from pipeline.weights import archive, files, headers, kinds, stored, wrappers
+from pipeline.weights import archive, beside, files, headers, kinds, stored, wrappers
 from pipeline.weights.guard import guarded
 from pipeline.weights.kinds import Kind
 from pipeline.weights.verified import Verified, require_unchanged, weights_digest
@@ -73,7 +73,7 @@ def load(
         found = _tensors(path, header, key, examine=examine)
     if verified:
         require_unchanged(path, header, verified)  # nor while it was read
-    notes = [*header.wrapped.notes(), *(_doubts(found) if examine else ())]
+    notes = [*header.wrapped.notes(), *beside.notes(header), *(_doubts(found) if examine else ())]
     sha256 = verified.sha256 if verified else weights_digest(path, header)
     return Checkpoint(found, header.kind, tuple(notes), sha256, header)
 

@@ -5,7 +5,7 @@ Every record was held against its storage when the header was read (`torch_heade
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeightsError
 from pipeline.weights import archive, files, kinds
@@ -37,19 +37,19 @@ def tensors(path: Path, header: Header) -> dict[str, torch.Tensor]:
             f"{path.name} holds objects beside its weights, and {special}: it is not read without them", hint=_HINT
         )
     _require_little_endian(path)
-    whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
-    storages: dict[str, torch.UntypedStorage] = {}
+    whole = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+    storages: dict[str, Any] = {}
     found = {}
     for name, record in records.items():
         key = record.storage.key
         if key not in storages:
-            storages[key] = _storage(whole, record.storage, header.places[key])
+            storages[key] = _piece(whole, record.storage, header.places[key])
         empty = torch.empty(0, dtype=getattr(torch, record.dtype))
         found[name] = empty.set_(storages[key], record.offset, record.shape, record.stride)
     return found
 
 
-def _storage(whole: torch.UntypedStorage, storage: Storage, start: int) -> torch.UntypedStorage:
+def _piece(whole: Any, storage: Storage, start: int) -> Any:
     piece = whole[start : start + storage.nbytes]
     # Numbers in files of before torch 1.6 lie anywhere.
     return piece.clone() if start % DTYPE_BYTES[storage.dtype] else piece
