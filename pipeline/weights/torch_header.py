@@ -47,7 +47,7 @@ def read(parsed: pickles.Parsed, size_bytes: int, name: str, key: str | None, *,
         size_bytes,
         tensors=tensor_headers(wrapped.tensors),
         wrapped=wrapped,
-        model_class=model_class(parsed.value),
+        model_class=model_class(parsed.value) if kind is Kind.PICKLED_MODEL else None,
         needs=tuple(parsed.foreign),
         has_numpy=parsed.declared.has_numpy,
         facts={
@@ -62,10 +62,10 @@ def read(parsed: pickles.Parsed, size_bytes: int, name: str, key: str | None, *,
 
 def _kind_of(value: Any, found: wrappers.Unwrapped, *, legacy: bool) -> Kind:
     """Say what a file is from the value of its main pickle, and the state dicts found there."""
-    if model_class(value) is not None:
-        return Kind.PICKLED_MODEL
+    if not found.tensors and not found.choices:
+        return Kind.PICKLED_MODEL if model_class(value) is not None else Kind.TORCH_OBJECT
     if not found.tensors:
-        return Kind.SEVERAL if found.choices else Kind.TORCH_OBJECT
+        return Kind.SEVERAL
     if found.path:
         return Kind.WRAPPED
     return Kind.STATE_DICT_LEGACY if legacy else Kind.STATE_DICT
@@ -136,10 +136,18 @@ def parse_legacy(data: Bytes, name: str, walk: nested.Walk) -> pickles.Parsed:
 
 def _require_data(parsed: pickles.Parsed, name: str, walk: nested.Walk) -> None:
     """Refuse what is not data; beside the tensors of a checkpoint, objects that nobody makes may stand."""
-    if parsed.declared.tensors and model_class(parsed.value) is None and not walk.program:
-        inert.require_inert(parsed, name)
-    else:
+    if walk.program or not parsed.declared.tensors or _is_model(parsed.value):
         danger.require_data(parsed, name)
+    else:
+        inert.require_inert(parsed, name)
+
+
+def _is_model(value: Any) -> bool:
+    """Tell whether a file holds a pickled model and no state dict beside it, as a loss may stand beside one."""
+    if model_class(value) is None:
+        return False
+    found = wrappers.unwrap(value, is_tensor)
+    return not found.tensors and not found.choices
 
 
 def _stored(storage: Storage, held: int) -> str:
