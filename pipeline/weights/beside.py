@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
     from pipeline.weights.header import Header
 
+    _Way = tuple[Any, Any] | None
+    """The way to an entry: that to what holds it, and its key or index there."""
+
 _MAX_REFERENCES = 8
 _MAX_PARENTS = 64
+_MAX_COPIED = 1_000
 _MAX_NOTED = 1_000
 _MAX_SHOWN = 200
 _MAX_PARTS = 40
@@ -47,18 +51,29 @@ def held(header: Header) -> Iterator[Held]:
     if not header.needs:
         return
     needs, seen = frozenset(header.needs), set()
-    pending: list[tuple[tuple[Any, ...], Any]] = [((), header.record)]
+    pending: list[tuple[_Way, Any]] = [(None, header.record)]
     while pending:
-        steps, value = pending.pop()
-        place = printable(".".join(map(str, steps))) or TOP
+        way, value = pending.pop()
         if isinstance(value, Object) and value.maker not in _ARRAYS:
-            yield Held(place, printable(value.maker), shown(value))
+            yield Held(_place(way), printable(value.maker), shown(value))
         elif isinstance(value, Global) and value.dotted in needs:
-            yield Held(place, printable(value.dotted), "named only")
+            yield Held(_place(way), printable(value.dotted), "named only")
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             entries = value.items() if isinstance(value, dict) else enumerate(value)
-            pending.extend(((*steps, step), item) for step, item in reversed(list(entries)))
+            pending.extend(((way, step), item) for step, item in reversed(list(entries)))
+
+
+def _place(way: _Way) -> str:
+    steps = []
+    while way is not None:
+        way, step = way
+        steps.append(_key(step))
+    return printable(".".join(reversed(steps))) or TOP
+
+
+def _key(key: Any) -> str:
+    return key[:_MAX_TEXT] if isinstance(key, str) else shown(key)
 
 
 def notes(header: Header) -> tuple[str, ...]:
@@ -89,8 +104,8 @@ def opened(value: Any) -> Any:
 def _attributes(state: Any) -> Any:
     """Return the attributes that a state sets; with slots there are two tables of them, or their values only."""
     tables = [each for each in state if each] if isinstance(state, tuple) and len(state) == 2 else [state]
-    if not all(isinstance(each, dict) for each in tables):
-        return state
+    if len(tables) == 1 or not all(isinstance(each, dict) and len(each) <= _MAX_COPIED for each in tables):
+        return tables[0] if len(tables) == 1 else state
     return {name: value for table in tables for name, value in table.items()}
 
 
@@ -177,7 +192,7 @@ class _Shown:
             if self.left <= 0:
                 made.append("…")
                 break
-            made.append(f"{printable(str(key))[:_MAX_TEXT]}{sign}{self.of(item, depth + 1)}")
+            made.append(f"{printable(_key(key))}{sign}{self.of(item, depth + 1)}")
         return ", ".join(made)
 
     def object(self, value: Object, depth: int) -> str:

@@ -110,13 +110,16 @@ class Object:
     state: Any = None
     items: list[Any] = field(default_factory=list)
     pairs: list[tuple[Any, Any]] = field(default_factory=list)
+    _table: dict[Any, Any] | None = None
 
     def __repr__(self) -> str:
         return f"<{self.maker:.80}>"  # what it holds may hold it in turn
 
     def table(self) -> dict[Any, Any]:
-        """Return its keys and values."""
-        return dict(self.pairs)
+        """Return its keys and values, once all are there."""
+        if self._table is None:
+            self._table = dict(self.pairs)  # once: many objects may hold it
+        return self._table
 
 
 def is_module(value: Any) -> bool:

@@ -141,7 +141,10 @@ def _tensors(path: Path, header: Header, key: str | None, *, examine: bool) -> d
     if header.facts["format"] == "torch.save (zip)" and examine:
         _require_checksums(path)
     if header.needs:
-        return stored.tensors(path, header)
+        try:
+            return stored.tensors(path, header)
+        except _LOADING_ERRORS as error:
+            raise _unreadable(path, error) from error
     value = _torch_load(path, header)
     unwrapped = wrappers.unwrap(value, _is_tensor, key)
     if not unwrapped.tensors:
@@ -182,9 +185,11 @@ def _torch_load(path: Path, header: Header) -> Any:
                 hint=f"save it again where it was made: {kinds.SAVE}",
             ) from error
         except _LOADING_ERRORS as error:
-            raise WeightsError(
-                f"{path.name} cannot be read: {str(error).splitlines()[0][:200]}", hint=files.COPY_AGAIN
-            ) from error
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path.name} cannot be read: {str(error).splitlines()[0][:200]}", hint=files.COPY_AGAIN)
 
 
 def _require_checksums(path: Path) -> None:

@@ -93,6 +93,9 @@ def bodies(marker: Path) -> dict[str, bytes]:
         "a config of OmegaConf's with a command": asm.glob("omegaconf.dictconfig", "DictConfig") + b")\x81"
         + asm.dict_of({"_content": asm.dict_of({"a": asm.shell(marker)})}) + asm.BUILD,
         "a resolver of OmegaConf's": asm.call("omegaconf.omegaconf", "register_default_resolvers"),
+        "an object known to do harm": asm.glob("joblib", "Memory") + b")\x81",
+        "a class known to do harm, named": asm.glob("cffi", "FFI"),
+        "a class of torch's known to do harm": asm.glob("torch.utils.data.datapipes.utils.decoder", "Decoder") + b")\x81",
         "objects in objects without end": THING * 9_000 + b"a" * 8_999,
         "many calls of classes with many arguments": items + b"q\x63" + (asm.glob("innocent", "Kind") + b"hc\x85R0") * 300,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,28 @@ def test_what_holds_itself_or_the_same_again_and_again_is_told_shortly() -> None
         assert len(beside.shown(value)) <= 200
     assert len(repr(itself)) < 50
     assert time.process_time() - start < 1
+
+
+def test_objects_that_share_much_or_lie_deep_are_told_within_two_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    new = asm.glob("innocent", "Thing") + b")\x81"
+    table = asm.EMPTY_DICT + b"(" + b"".join(asm.number(index) + b"N" for index in range(200_000)) + b"uq\x07"
+    pairs = new + b"(" + b"".join(asm.number(index) + b"N" for index in range(100_000)) + b"uq\x08"
+    many = b"](" + (new + b"h\x07b" + new + b"h\x07h\x07\x86b" + new + b"h\x08b") * 3_000 + b"e"
+    deep = b"]" * 400 + b"(" + b"h\x08" * 100_000 + b"e" + b"a" * 399
+    path.write_bytes(abuses.file(asm.tuple_of(table, pairs, many, deep)))
+    header = headers.read(path)
+    start = time.process_time()
+    assert len(list(itertools.islice(beside.held(header), 1_000))) == 1_000
+    assert time.process_time() - start < 2
+
+
+def test_huge_numbers_as_keys_are_no_trouble(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    huge = b"\x8b" + (5_000).to_bytes(4, "little") + b"\x7f" * 5_000
+    path.write_bytes(abuses.file(asm.EMPTY_DICT + huge + abuses.THING + b"s"))
+    (held,) = beside.held(headers.read(path))
+    assert held.place == "hyper_parameters.a huge number"
 
 
 def test_texts_of_a_file_are_shown_in_one_line(tmp_path: Path) -> None:
