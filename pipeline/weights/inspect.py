@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeightsError
-from pipeline.weights import files, guess, headers, nested, onnx_header, pretrained, torch_header, wrappers
+from pipeline.weights import (
+    beside,
+    files,
+    guess,
+    headers,
+    inert,
+    nested,
+    onnx_header,
+    pretrained,
+    torch_header,
+    wrappers,
+)
 from pipeline.weights.kinds import STATE_DICTS, Kind
 from pipeline.weights.protobuf import MalformedFieldError
 
@@ -16,10 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from pipeline.weights.beside import Held
     from pipeline.weights.header import Header, TensorHeader
 
 _MAX_POINTER_BYTES = 1024
 _NAMED = 4
+_MAX_HELD = 1_000
 _ARCHIVES = {Kind.TAR, Kind.ZIP, Kind.GZIP, Kind.NUMPY, Kind.HDF5}
 
 
@@ -52,7 +66,8 @@ class Description:
 
     `elements` and `tensor_bytes` count tied tensors once. `wrapper` leads to the state dict, `beside` is what else was
     there; `candidates` are the state dicts of a file that holds several, of which none was picked, and `unnamed` says
-    which lists of tensors are none. `needs` are the classes that loading would import. `values` (None until they are read)
+    which lists of tensors are none. `needs` are the classes that loading would import, `held` the objects of theirs beside the
+    tensors, which are told and never made. `saved` is where the weights alone were written to. `values` (None until they are read)
     tells which tensors hold NaN, infinities or one value only; `contents` are the files in an archive.
     """
 
@@ -70,9 +85,11 @@ class Description:
     candidates: tuple[Candidate, ...] = ()
     unnamed: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    held: tuple[Held, ...] = ()
     likely: str | None = None
     values: Mapping[str, Mapping[str, Any]] | None = None
     contents: tuple[str, ...] = ()
+    saved: str | None = None
     next: tuple[str, ...] = ()
 
 
@@ -102,7 +119,8 @@ def description_of(path: Path, *, key: str | None = None, max_bytes: int | None 
         beside=(*wrapped.beside, *wrapped.ignored),
         candidates=tuple(_candidates(header)),
         unnamed=wrapped.without_names(),
-        needs=tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *header.needs])),
+        needs=_needs(header),
+        held=tuple(itertools.islice(beside.held(header), _MAX_HELD)) if header.model_class is None else (),
         likely=guess.likely({tensor.name: tensor.shape for tensor in tensors}) if header.kind in STATE_DICTS else None,
         contents=inside,
         next=_next(path, header, inside, key),
@@ -133,10 +151,15 @@ def of_pretrained(path: Path, *, max_bytes: int | None = None) -> Description:
         name=path.resolve().name,
         kind="Hugging Face folder",
         explanation="Written by transformers' save_pretrained: a network's configuration and its weights, without its code.",
-        details=details,
+        details={name: wrappers.printable(str(each)) for name, each in details.items()},
         likely=None,
         next=(f"weighbridge init {quote(str(path))} --trust transformers",),
     )
+
+
+def _needs(header: Header) -> tuple[str, ...]:
+    foreign = [dotted for dotted in header.needs if not inert.is_own(dotted)]
+    return tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *foreign]))
 
 
 def _contents(path: Path, header: Header) -> tuple[tuple[TensorDescription, ...], dict[str, Any]]:
@@ -197,7 +220,11 @@ def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) 
     """Return what to do with it, as commands where there is one."""
     if header.kind in STATE_DICTS:
         name = quote(f"{path}#{key}" if key else str(path))
+        alone = (
+            f"weighbridge inspect {name} --save-weights weights.safetensors  (the weights alone, without the objects)"
+        )
         return (
+            *([alone] if header.needs else []),
             f"weighbridge init {name}  (which of the networks that come with weighbridge takes it?)",
             f"weighbridge init {name} --architecture MODULE:CLASS --trust MODULE  (your own network)",
         )

@@ -102,3 +102,8 @@ def test_inspect_describes_it_with_its_tensors_and_the_next_command(folder):
     assert "tokenizer.json" in found.details["beside them"]
     assert [each.name for each in found.tensors] == ["a.weight"]
     assert found.next == (f"weighbridge init {folder} --trust transformers",)
+
+
+def test_what_the_folder_says_of_itself_cannot_write_to_a_terminal(folder):
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "model_type": "a\x1b[31mred\n"}))
+    assert of_pretrained(folder).details["model type"] == r"a\x1b[31mred\n"
