@@ -1,7 +1,7 @@
 """The arguments that a network is built with, as its weights file implies them; and with `infer_inputs`, its whole config.
 
-Networks are built on meta tensors, which have shapes and no data: no weight is loaded. It runs the architecture's code,
-which must be trusted, so it belongs into a worker.
+Networks are built on meta tensors, which have shapes and no data, as long as their constructors can do without: no weight is
+loaded. It runs the architecture's code, which must be trusted, so it belongs into a worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.rebuild import trust
 from pipeline.rebuild.doctor import prefixes
 from pipeline.rebuild.doctor.diagnosis import diagnose
 from pipeline.rebuild.doubts import Doubt, Doubts, shown
-from pipeline.rebuild.model import shapes_of
+from pipeline.rebuild.shapes import shapes_of
 from pipeline.weights import read, stated
 
 if TYPE_CHECKING:
@@ -156,7 +156,9 @@ class _Unbuilt:
                 return start, refused
         raise ArchitectureError(
             f"{self.located.name} could not be built to compare it with the file: {type(failure).__name__}: {failure}",
-            hint=f"give what it needs ({', '.join(needed) or 'its defaults'}): --set model.arguments.NAME=VALUE",
+            hint=f"give what it needs ({', '.join(needed)}): --set model.arguments.NAME=VALUE"
+            if needed
+            else f"{self.located.name}() must work in Python, or give other values: --set model.arguments.NAME=VALUE",
         )
 
     def misfit(self, start: Mapping[str, Any], fixed: Mapping[str, Any], seconds: float) -> Misfit | None:
