@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.commands.shared import Json, MaxBytes, Set, Trust, leave, print_json
+from pipeline.commands.shared import Json, MaxBytes, Set, Trust, leave, next_command, print_json
 from pipeline.errors import InputError
 
 
@@ -66,7 +66,7 @@ def init(
         return
     typer.echo(draft.text, nl=False)
     doubts = f" (look at the lines marked CHECK: {', '.join(draft.unsure)})" if draft.unsure else ""
-    typer.echo(f"wrote {draft.path}{doubts}\nnext: weighbridge check {draft.path}", err=True)
+    typer.echo(f"wrote {draft.path}{doubts}\nnext: {next_command('check', draft.path, trust=trust)}", err=True)
 
 
 def _print_matches(file: str, found: dict[str, Any]) -> None:
