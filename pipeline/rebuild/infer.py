@@ -134,7 +134,7 @@ class _Unbuilt:
         except ArchitectureError:
             return False
         misfit = self.misfit(start, {**values, **self.given}, _TEST_SECONDS)
-        return misfit is None or (misfit.changes is not None and not misfit.ignore)
+        return misfit is None or (misfit.is_mended and not misfit.ignore)
 
     def start(self, said: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Return arguments to start the search from, and which of those that the file says had to be left out for that.
@@ -183,9 +183,9 @@ class _Unbuilt:
         seconds = _SEARCH_SECONDS / (2 if said else 1)
         misfit = self.misfit(start, {**self.given, **said}, seconds)
         # Leaving tensors out is the last thing to try.
-        if said and misfit is not None and (misfit.changes is None or misfit.ignore):
+        if said and misfit is not None and (not misfit.is_mended or misfit.ignore):
             misfit = self.misfit(start, self.given, seconds)
-        if misfit is None or misfit.changes is not None:
+        if misfit is None or misfit.is_mended:
             return misfit
         by_hand = "if the weights belong to this network, give what it is built with: --set model.arguments.NAME=VALUE"
         raise MisfitError(misfit.message(lambda _: "not set yet"), hint=misfit.hint or by_hand)

@@ -14,7 +14,7 @@ from pipeline.rebuild import objects, quantised, trust
 from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor import prefixes
 from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
-from pipeline.rebuild.doctor.difference import Layout, layout_of, storage_of
+from pipeline.rebuild.doctor.difference import Layout, layout_of_network, storage_of
 from pipeline.rebuild.doctor.renames import Exceptions, combined
 from pipeline.rebuild.shapes import shapes_of, shapes_only
 from pipeline.weights import read, stated
@@ -60,7 +60,7 @@ class _Opened:
 
     @property
     def layout(self) -> Layout:
-        return layout_of(self.module.state_dict())
+        return layout_of_network(self.module)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -130,7 +130,7 @@ def _open(network: Network, *, examine: bool = False) -> _Opened:
     if skeleton is not None and expected.keys() - given.keys():
         # What is tied may only be so where there are values.
         skeleton, module = None, _build(make, network)
-    tensors, tied = prefixes.with_tied_names(given, layout_of(module.state_dict()))
+    tensors, tied = prefixes.with_tied_names(given, layout_of_network(module))
     arguments = all_arguments(located, network)
     return _Opened(located, make, arguments, module, skeleton is not None, checkpoint, tensors, (*notes, *tied))
 
@@ -224,7 +224,7 @@ def _contradictions(network: Network, opened: _Opened) -> tuple[str, ...]:
 
     def builds(changes: Mapping[str, Any], where: Callable[[], AbstractContextManager[None]]) -> bool | None:
         with where():
-            layout = attempt(lambda: layout_of(opened.make(**{**network.arguments, **changes}).state_dict()))
+            layout = attempt(lambda: layout_of_network(opened.make(**{**network.arguments, **changes})))
         return None if layout is None else layout.is_same(opened.layout)
 
     @cache

@@ -6,7 +6,7 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipeline.rebuild.doctor.difference import Layout, layout_of
+from pipeline.rebuild.doctor.difference import Layout, layout_of_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +38,7 @@ def build_with_values(make: Callable[..., nn.Module], arguments: Mapping[str, An
 
 def shapes_of(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> Layout:
     """Return the names and shapes of a network's state dict; raises whatever its constructor does."""
-    return layout_of(build_for_shapes(make, arguments).state_dict())
+    return layout_of_network(build_for_shapes(make, arguments))
 
 
 def needs_values(error: BaseException) -> bool:
