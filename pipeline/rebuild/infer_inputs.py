@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError
 from pipeline.interface import Dimension, InputSpec, Interface
-from pipeline.rebuild import cases, trust
+from pipeline.rebuild import cases, objects, trust
 from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.outputs import is_tensor, leaves, output_paths
 from pipeline.rebuild.shapes import build_for_shapes, build_with_values, needs_values
@@ -52,14 +52,18 @@ class Inputs:
 
 
 def inputs(
-    located: trust.Located, values: Mapping[str, Any], given: Mapping[str, InputSpec], outputs: Sequence[str]
+    located: trust.Located,
+    values: Mapping[str, Any],
+    given: Mapping[str, InputSpec],
+    outputs: Sequence[str],
+    trusted: Sequence[str] = (),
 ) -> Inputs:
     """Find what forward takes by running it on likely shapes; those in `given` are taken as they are.
 
-    `outputs` are the outputs' names, if known. Nothing is claimed that was not run: an input whose size only some
+    `values` are the constructor's, with objects of the `trusted` prefixes as a config has them. `outputs` are the outputs' names, if known. Nothing is claimed that was not run: an input whose size only some
     values satisfy, without a rule to tell which, counts as missing.
     """
-    make = trust.import_architecture(located)
+    make = objects.building(trust.import_architecture(located), trusted, Path())
     trial = _Trial(make, values, given)
     parameters = inspect.signature(trial.module.forward).parameters
     unknown = [name for name in given if name not in parameters]

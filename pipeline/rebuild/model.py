@@ -141,13 +141,7 @@ def _path(network: Network) -> Path:
 
 def constructor(located: trust.Located, network: Network) -> Callable[..., nn.Module]:
     """Return what builds the network from arguments as a config has them."""
-    make = trust.import_architecture(located)
-
-    def build(**arguments: Any) -> nn.Module:
-        return make(**objects.make(arguments, network.trust, Path(network.folder)))
-
-    build.__wrapped__ = make  # type: ignore[attr-defined]  # its signature is that of the network
-    return build
+    return objects.building(trust.import_architecture(located), network.trust, Path(network.folder))
 
 
 def all_arguments(located: trust.Located, network: Network) -> dict[str, Any]:
