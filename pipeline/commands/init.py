@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.commands.shared import Json, MaxBytes, Set, Trust, leave, print_json
+from pipeline.commands.shared import Json, MaxBytes, Set, Trust, leave, next_command, print_json
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def init(
     name, key = split_key(file)
     if is_pretrained(Path(name)):
         request = run.Request(Path(name), architecture or "", tuple(trust or ()), max_bytes=max_bytes)
-        _tell(pretrained.init(request, output, force=force), as_json=as_json, trusted=request.trust)
+        _tell(pretrained.init(request, output, force=force), as_json=as_json, trust=trust)
         return
     if architecture is None:
         found = run.match(Path(name), key=key, max_bytes=max_bytes)
@@ -70,17 +70,16 @@ def init(
     is_asked = sys.stdin.isatty() and not as_json
     ask = partial(typer.prompt, err=True) if is_asked else None
     draft = run.init(request, output, ask, force=force)
-    _tell(draft, as_json=as_json, trusted=request.trust)
+    _tell(draft, as_json=as_json, trust=trust)
 
 
-def _tell(draft: "Draft", *, as_json: bool, trusted: tuple[str, ...]) -> None:
+def _tell(draft: "Draft", *, as_json: bool, trust: list[str] | None) -> None:
     if as_json:
         print_json({"config": str(draft.path), "unsure": list(draft.unsure), "text": draft.text})
         return
     typer.echo(draft.text, nl=False)
     doubts = f" (look at the lines marked CHECK: {', '.join(draft.unsure)})" if draft.unsure else ""
-    flags = "".join(f" --trust {each}" for each in trusted)
-    typer.echo(f"wrote {draft.path}{doubts}\nnext: weighbridge check {draft.path}{flags}", err=True)
+    typer.echo(f"wrote {draft.path}{doubts}\nnext: {next_command('check', draft.path, trust=trust)}", err=True)
 
 
 def _print_matches(file: str, found: dict[str, Any]) -> None:

@@ -32,13 +32,13 @@ def inspect(
 
     from pipeline.report.inspection import print_description, with_values
     from pipeline.weights.files import split_key
-    from pipeline.weights.inspect import description_of, of_pretrained
-    from pipeline.weights.pretrained import is_pretrained, read
+    from pipeline.weights.inspect import description_of
+    from pipeline.weights.pretrained import describe, is_pretrained, read
 
     name, key = split_key(file)
     path = Path(name)
     if is_pretrained(path):
-        description, path = of_pretrained(path, max_bytes=max_bytes), read(path).weights
+        description, path = describe(path, max_bytes=max_bytes), read(path).weights
     else:
         description = description_of(path, key=key, max_bytes=max_bytes)
     if values:

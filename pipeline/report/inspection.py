@@ -45,7 +45,8 @@ class SurveyValues(Request[dict[str, dict[str, JsonValue]]]):
 def print_description(description: Description) -> None:
     """Print what a file is, the tree of what it holds, and what to do next."""
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(Text(f"{description.name}: {description.kind}, {in_units(description.size_bytes)}", style="bold"))
+    what = ", ".join([description.kind, *description.traits, in_units(description.size_bytes)])
+    console.print(Text(f"{description.name}: {what}", style="bold"))
     console.print(Text(description.explanation))
     for label, value in _facts(description):
         console.print(Text(f"{label}: {value}"))

@@ -87,8 +87,11 @@ class InferConfig(Request[Inferred]):
     def run(self, _: Context) -> Inferred:
         """Try on meta tensors; raises as they do."""
         located = trust.locate(self.architecture, self.prefixes)
-        found = infer.arguments(located, self.weights, self.values, key=self.key, max_bytes=self.max_bytes)
-        taken = infer_inputs.inputs(located, {**found.values, **self.values}, self.given, self.outputs)
+        found = infer.arguments(
+            located, self.weights, self.values, key=self.key, max_bytes=self.max_bytes, trusted=self.prefixes
+        )
+        values = {**found.values, **self.values}
+        taken = infer_inputs.inputs(located, values, self.given, self.outputs, self.prefixes)
         return Inferred(arguments=found, inputs=taken)
 
 

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeightsError
-from pipeline.weights import (
-    beside,
-    files,
-    guess,
-    headers,
-    inert,
-    nested,
-    onnx_header,
-    pretrained,
-    torch_header,
-    wrappers,
-)
+from pipeline.weights import beside, files, guess, headers, inert, nested, onnx_header, torch_header, traits, wrappers
 from pipeline.weights.kinds import STATE_DICTS, Kind
 from pipeline.weights.protobuf import MalformedFieldError
 
@@ -64,7 +53,7 @@ class Candidate:
 class Description:
     """What a file is and holds; `dataclasses.asdict` gives JSON values.
 
-    `elements` and `tensor_bytes` count tied tensors once. `wrapper` leads to the state dict, `beside` is what else was
+    `traits` are what is special about it, such as half precision. `elements` and `tensor_bytes` count tied tensors once. `wrapper` leads to the state dict, `beside` is what else was
     there; `candidates` are the state dicts of a file that holds several, of which none was picked, and `unnamed` says
     which lists of tensors are none. `needs` are the classes that loading would import, `held` the objects of theirs beside the
     tensors, which are told and never made. `saved` is where the weights alone were written to. `values` (None until they are read)
@@ -75,6 +64,7 @@ class Description:
     kind: str
     explanation: str
     size_bytes: int
+    traits: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     tensors: tuple[TensorDescription, ...] = ()
     elements: int = 0
@@ -110,6 +100,7 @@ def description_of(path: Path, *, key: str | None = None, max_bytes: int | None 
         str(header.kind),
         header.kind.explanation,
         header.size_bytes,
+        traits=_traits(path, header),
         details=details,
         tensors=tensors,
         elements=elements,
@@ -127,39 +118,16 @@ def description_of(path: Path, *, key: str | None = None, max_bytes: int | None 
     )
 
 
-def of_pretrained(path: Path, *, max_bytes: int | None = None) -> Description:
-    """Say what a folder is that transformers saved: the network and its sizes, what it is for, and what belongs to it; raises as above."""
-    found = pretrained.read(path)
-    weights = description_of(found.weights, max_bytes=max_bytes)
-    labels = found.labels
-    details = {
-        "network": found.architecture or "not said",
-        "for": found.task,
-        "model type": found.config.get("model_type", "not said"),
-        **found.sizes,
-        **(
-            {"labels": ", ".join(labels[:_NAMED]) + (f" and {len(labels) - _NAMED} more" if labels[_NAMED:] else "")}
-            if labels
-            else {}
-        ),
-        "license": found.license or "not said in its README.md",
-        "weights": f"{found.weights.name}: {weights.kind}",
-        "beside them": ", ".join(each.name for each in found.beside) or "nothing that prepares its inputs",
-    }
-    return replace(
-        weights,
-        name=path.resolve().name,
-        kind="Hugging Face folder",
-        explanation="Written by transformers' save_pretrained: a network's configuration and its weights, without its code.",
-        details={name: wrappers.printable(str(each)) for name, each in details.items()},
-        likely=None,
-        next=(f"weighbridge init {quote(str(path))} --trust transformers",),
-    )
-
-
 def _needs(header: Header) -> tuple[str, ...]:
     foreign = [dotted for dotted in header.needs if not inert.is_own(dotted)]
     return tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *foreign]))
+
+
+def _traits(path: Path, header: Header) -> tuple[str, ...]:
+    if header.kind not in STATE_DICTS:
+        return ()
+    dtypes = {tensor.name: tensor.dtype for tensor in header.tensors}
+    return traits.traits_of(path, dtypes, (*header.wrapped.beside, *header.wrapped.ignored))
 
 
 def _contents(path: Path, header: Header) -> tuple[tuple[TensorDescription, ...], dict[str, Any]]:
@@ -216,8 +184,21 @@ def _inside(path: Path, header: Header) -> tuple[str, ...]:
         return nested.names(data, header.kind)
 
 
+def _next_of_special(path: Path, header: Header) -> tuple[str, ...]:
+    """Return what to do with a state dict that is not to be used as it is."""
+    if any(traits.QUANTISED in each for each in _traits(path, header)):
+        return ("take the weights as they were before torch quantised them: no format takes what it made of them",)
+    index = traits.index_of(path)
+    if header.kind not in STATE_DICTS or index is None:
+        return ()
+    is_there = "" if index.is_file() else "  (once the index and the other shards are beside it)"
+    return (f"weighbridge init {quote(str(index))} --architecture MODULE:CLASS --trust MODULE{is_there}",)
+
+
 def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) -> tuple[str, ...]:
     """Return what to do with it, as commands where there is one."""
+    if special := _next_of_special(path, header):
+        return special
     if header.kind in STATE_DICTS:
         name = quote(f"{path}#{key}" if key else str(path))
         alone = (

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeightsError
-from pipeline.weights import files
+from pipeline.weights import files, inspect, wrappers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from pipeline.weights.inspect import Description
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -33,6 +36,7 @@ _TASKS = (
     ("ForImageClassification", "image classification"), ("ForSemanticSegmentation", "a class for each pixel"), ("ForObjectDetection", "objects in an image"),
     ("ForCTC", "speech recognition"), ("ForAudioClassification", "audio classification"), ("ForPreTraining", "what it was pretrained on"),
 )  # fmt: skip
+_NAMED = 4
 _MOST_BYTES = 16 * 2**20
 _LICENSE = re.compile(r"^license:\s*[\"']?([A-Za-z0-9.+-]+)", re.MULTILINE)
 
@@ -94,6 +98,36 @@ def read(folder: Path) -> Pretrained:
     names = sorted(each.name for each in folder.iterdir() if each.is_file())
     beside = tuple(folder / name for name in names if _BESIDE.fullmatch(name) and name not in WEIGHTS)
     return Pretrained(folder, config, weights, beside, _license(folder / "README.md"))
+
+
+def describe(folder: Path, *, max_bytes: int | None = None) -> Description:
+    """Say what a folder is that transformers saved: the network and its sizes, what it is for, and what belongs to it; raises as `read` and `inspect.description_of`."""
+    found = read(folder)
+    weights = inspect.description_of(found.weights, max_bytes=max_bytes)
+    labels = found.labels
+    details = {
+        "network": found.architecture or "not said",
+        "for": found.task,
+        "model type": found.config.get("model_type", "not said"),
+        **found.sizes,
+        **(
+            {"labels": ", ".join(labels[:_NAMED]) + (f" and {len(labels) - _NAMED} more" if labels[_NAMED:] else "")}
+            if labels
+            else {}
+        ),
+        "license": found.license or "not said in its README.md",
+        "weights": f"{found.weights.name}: {weights.kind}",
+        "beside them": ", ".join(each.name for each in found.beside) or "nothing that prepares its inputs",
+    }
+    return replace(
+        weights,
+        name=folder.resolve().name,
+        kind="Hugging Face folder",
+        explanation="Written by transformers' save_pretrained: a network's configuration and its weights, without its code.",
+        details={name: wrappers.printable(str(each)) for name, each in details.items()},
+        likely=None,
+        next=(f"weighbridge init {quote(str(folder))} --trust transformers",),
+    )
 
 
 def _config(path: Path) -> Mapping[str, Any]:

@@ -455,6 +455,7 @@ def test_what_a_checkpoint_says_is_in_the_config_with_its_source_and_check_asks_
     done = weighbridge("init", f"{name}#g", *command)
     assert done.code == 0, done.err
     assert "(look at the lines marked CHECK: activation)" in done.err
+    assert f"next: weighbridge check {tmp_path / 'net.yaml'} --trust tests.told\n" in done.err
     lines = [
         "  # from gan.ckpt: hyper_parameters (inputs, width, classes, temperature, residual)",
         "  arguments: {inputs: 12, width: 32, classes: 5, temperature: 2.5, residual: true}",
@@ -468,6 +469,8 @@ def test_what_a_checkpoint_says_is_in_the_config_with_its_source_and_check_asks_
     assert asked in weighbridge(*check).out
     done = weighbridge(*check, "--set", "model.arguments.activation=relu", "--set", "model.arguments.temperature=1.0")
     assert "not decided" not in done.out
+    again = " --trust tests.told --set model.arguments.activation=relu --set model.arguments.temperature=1.0\n"
+    assert f"next: weighbridge export {tmp_path / 'net.yaml'}{again}" in done.out
     assert "contradicted  gan.ckpt: hyper_parameters says temperature=2.5, and --set model.arg" in done.out
     text = (tmp_path / "net.yaml").read_text().replace(", temperature: 2.5", "")
     (tmp_path / "net.yaml").write_text(text)
