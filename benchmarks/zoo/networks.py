@@ -12,15 +12,16 @@ import torch
 from torch import nn
 
 from benchmarks.zoo import small
-from benchmarks.zoo.inputs import BATCH, declarations
-from benchmarks.zoo.layers import LAYERS
+from benchmarks.zoo.layers import BATCH, LAYERS
+from pipeline.rebuild.declarations import Ranges, declarations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.zoo.inputs import Declared
+    from pipeline.rebuild.declarations import Declared
 
 SEED = 0
+RANGES = Ranges(batch=BATCH["max"], longest=24, side=96, samples=4000, tokens=128, any_image=True)
 _MOST_RECIPES = 8
 
 
@@ -58,7 +59,7 @@ def declared(name: str, module: nn.Module) -> Iterator[Declared]:
     """Yield what may be declared to go into a network, the widest first."""
     family, _, which = name.partition("/")
     if family == "transformers":
-        yield from declarations(module)
+        yield from declarations(module, RANGES)
     elif family == "torch.nn":
         yield LAYERS[which].inputs, LAYERS[which].dimensions
     else:

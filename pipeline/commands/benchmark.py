@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Set, Trust, print_json, settings_of
+from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Set, Trust, next_command, print_json, settings_of
 
 
 def benchmark(
@@ -43,8 +43,9 @@ def benchmark(
     typer.echo(f"\n{page}" if page else "")
     if run.is_undecided(documents.benchmark):
         twice_s = 2 * documents.benchmark.budget_s
-        typer.echo(f"next: something is undecided; weighbridge benchmark {target} --seconds {twice_s:g} can tell more")
+        again = next_command("benchmark", target, trust=trust, overrides=set_, out=out)
+        typer.echo(f"next: something is undecided; {again} --seconds {twice_s:g} can tell more")
     elif target.suffix.lower() in run.CONFIGS:
-        typer.echo(f"next: weighbridge export {target}")
+        typer.echo(f"next: {next_command('export', target, trust=trust, overrides=set_, out=out)}")
     else:
         typer.echo(f"next: weighbridge compare {target} ANOTHER_RELEASE")

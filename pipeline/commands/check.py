@@ -16,6 +16,7 @@ from pipeline.commands.shared import (
     Trust,
     attempt,
     leave,
+    next_command,
     print_json,
     settings_of,
 )
@@ -45,7 +46,7 @@ def check(
     if as_json:
         print_json({"checks": outcomes})
     elif not code:
-        typer.echo(f"\nnext: weighbridge export {' '.join(map(str, configs))}")
+        typer.echo(f"\nnext: {next_command('export', *configs, trust=trust, overrides=set_, out=out)}")
     leave(code)
 
 

@@ -3,19 +3,22 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.commands.shared import Json, MaxBytes, Set, Trust, leave, print_json
+from pipeline.commands.shared import Json, MaxBytes, Set, Trust, leave, next_command, print_json
 from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.run.init import Draft
 
 
 def init(
     file: Annotated[
         str,
         typer.Argument(
-            help="A state dict: .pth, .pt, .safetensors, or the index of a sharded one; FILE#KEY for one of several in it."
+            help="A state dict: .pth, .pt, .safetensors, the index of a sharded one, or a Hugging Face folder; FILE#KEY for one of several in it."
         ),
     ],
     architecture: Annotated[
@@ -40,9 +43,15 @@ def init(
 ) -> None:
     """Write a config for a weights file, with what its shapes tell about the network."""
     from pipeline.run import init as run
+    from pipeline.run import pretrained
     from pipeline.weights.files import split_key
+    from pipeline.weights.pretrained import is_pretrained
 
     name, key = split_key(file)
+    if is_pretrained(Path(name)):
+        request = run.Request(Path(name), architecture or "", tuple(trust or ()), max_bytes=max_bytes)
+        _tell(pretrained.init(request, output, force=force), as_json=as_json, trust=trust)
+        return
     if architecture is None:
         found = run.match(Path(name), key=key, max_bytes=max_bytes)
         print_json({"architectures": found}) if as_json else _print_matches(file, found)
@@ -61,12 +70,16 @@ def init(
     is_asked = sys.stdin.isatty() and not as_json
     ask = partial(typer.prompt, err=True) if is_asked else None
     draft = run.init(request, output, ask, force=force)
+    _tell(draft, as_json=as_json, trust=trust)
+
+
+def _tell(draft: "Draft", *, as_json: bool, trust: list[str] | None) -> None:
     if as_json:
         print_json({"config": str(draft.path), "unsure": list(draft.unsure), "text": draft.text})
         return
     typer.echo(draft.text, nl=False)
     doubts = f" (look at the lines marked CHECK: {', '.join(draft.unsure)})" if draft.unsure else ""
-    typer.echo(f"wrote {draft.path}{doubts}\nnext: weighbridge check {draft.path}", err=True)
+    typer.echo(f"wrote {draft.path}{doubts}\nnext: {next_command('check', draft.path, trust=trust)}", err=True)
 
 
 def _print_matches(file: str, found: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,6 +44,20 @@ def leave(code: int) -> None:
     """End the command with an exit code; 0 lets it run to its end."""
     if code:
         raise SystemExit(code)
+
+
+def next_command(
+    command: str,
+    *targets: object,
+    trust: list[str] | None,
+    overrides: list[str] | None = None,
+    out: Path = ARTIFACTS,
+) -> str:
+    """Return the command that goes on, with the options that it needs again: whom to trust, what was overridden, where to."""
+    options = [("--trust", each) for each in trust or ()] + [("--set", each) for each in overrides or ()]
+    options += [] if out == ARTIFACTS else [("--out", str(out))]
+    words = [command, *map(str, targets), *(word for option in options for word in option)]
+    return f"weighbridge {' '.join(map(quote, words))}"
 
 
 def complain(error: WeighbridgeError) -> None:

@@ -97,7 +97,19 @@ def _model_form(tree: Mapping[str, Any], places: Mapping[str, Place]) -> dict[st
         form["reference"] = form["reference"] | {"file": _absolute(given, places, ("reference", "file"))}
     if isinstance(form.get("samples"), str):
         form["samples"] = _absolute(form["samples"], places, ("samples",))
+    form |= _release_form(form.get("release"), places)
     return form
+
+
+def _release_form(release: Any, places: Mapping[str, Place]) -> dict[str, Any]:
+    beside = release.get("beside") if isinstance(release, dict) else None
+    if not isinstance(beside, list):
+        return {}
+    found = [
+        _absolute(each, places, ("release", "beside", index)) if isinstance(each, str) else each
+        for index, each in enumerate(beside)
+    ]
+    return {"release": {**release, "beside": found}}
 
 
 def _leaf_inputs(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -268,6 +268,17 @@ class ReleaseConfig(_Section):
     license: Line | None = Field(default=None, description="License of the weights, an SPDX expression")
     description: Line | None = Field(default=None, description="What the network is for, in a line")
     datasets: list[Line] = Field(default=[], description="What it was trained on, by the names a reader knows")
+    beside: list[Line] = Field(
+        default=[],
+        description="Files that belong to the network and go into the release as they are, relative to this file: a tokenizer, "
+        "an image processor's settings, names of classes",
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not said: releases of older versions hold configs without it."""
+        found: dict[str, Any] = handler(self)
+        return found if self.beside else {name: each for name, each in found.items() if name != "beside"}
 
 
 class LimitsConfig(_Section):
@@ -357,6 +368,8 @@ def resolved(config: Config) -> dict[str, Any]:
     plain["samples"] = _file_name(config.samples) if config.samples else None
     if config.reference:
         plain["reference"]["file"] = _file_name(config.reference.file)
+    if config.release.beside:
+        plain["release"]["beside"] = [_file_name(each) for each in config.release.beside]
     plain["input_order"] = list(config.inputs)
     return plain
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import ArchitectureError, UnsafeError
@@ -16,6 +17,25 @@ if TYPE_CHECKING:
     Definition = ast.ClassDef | ast.FunctionDef
 
 _DOTTED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+
+
+class Imported(NamedTuple):
+    """What `from … import name` names, with as many dots as `level`: from the module's own package on."""
+
+    level: int
+    module: str
+    name: str
+
+
+class Binding(NamedTuple):
+    """A name that a module binds other than by class or def: how, in words, and what it then stands for.
+
+    That is what was imported, or the expression that is its value where that is a dotted name; None for anything else.
+    """
+
+    name: str
+    how: str
+    origin: Imported | str | None
 
 
 class Parameter(NamedTuple):
@@ -32,19 +52,39 @@ def definitions_in(tree: ast.Module) -> dict[str, Definition]:
 
 
 def origin_of(tree: ast.Module, module: str, path: Path, name: str) -> tuple[str, str] | None:
-    """Return module and name of what `name` stands for, where the module says so or its package holds just one; else None."""
+    """Return module and name of what `name` stands for, where the module says so or its package holds just one; else None.
+
+    Followed are imports, those of everything (`*`) as well, and other names for what was imported or defined (`Net = net.Net`). Of several, as
+    in try and except, the first that is there: what it turns out to be is looked at once it is imported.
+    """
+    if any(each.name == name for each in bindings(tree.body)) or path.name != "__init__.py":
+        return _stated_origin(tree, module, path, name, ())
+    return _stated_origin(tree, module, path, name, ()) or _lazy_origin(module, path, name)
+
+
+def _stated_origin(
+    tree: ast.Module, module: str, path: Path, name: str, seen: tuple[str, ...]
+) -> tuple[str, str] | None:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    bound = [origin for other, _, origin in bindings(tree.body) if other == name]
-    if bound:
-        return _absolute(bound[0], package) if len(bound) == 1 and bound[0] is not None else None
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            source = _absolute((node.level, node.module or "", name), package)
-            if source is not None and _defines(*source):
-                return source
-    if path.name != "__init__.py":
-        return None
+    bound = list(bindings(tree.body))
+    stars = [Imported(node.level, node.module or "", name) for node in _star_imports(tree)]
+    named = [each.origin for each in bound if each.name == name]
+    origins = [_resolved(each, tree, module, package, bound) for each in named or stars]
+    found = [each for each in origins if each is not None and each != (module, name)]
+    if len(found) == 1 and named:
+        return found[0]
+    return next((each for each in found if _defines(*each, (*seen, module))), None)
+
+
+def _star_imports(tree: ast.Module) -> list[ast.ImportFrom]:
+    return [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+
+
+def _lazy_origin(module: str, path: Path, name: str) -> tuple[str, str] | None:
+    """Return where a package defines what it makes available when it is first asked for."""
     files = sources.defining(path.parent, name)
+    # What transformers generates its own modules from lies beside them, and is never imported.
+    files = [each for each in files if not each.name.startswith("modular_")] or files
     if len(files) > 1:
         places = [f"{sources.module_name(path.parent, module, file)}:{name}" for file in files[:6]]
         raise ArchitectureError(
@@ -54,7 +94,36 @@ def origin_of(tree: ast.Module, module: str, path: Path, name: str) -> tuple[str
     return (sources.module_name(path.parent, module, files[0]), name) if files else None
 
 
-def _absolute(origin: tuple[int, str, str], package: str) -> tuple[str, str] | None:
+def _resolved(
+    origin: Imported | str | None, tree: ast.Module, module: str, package: str, bound: Sequence[Binding]
+) -> tuple[str, str] | None:
+    """Return the module and name that an import or a dotted name stands for, seen from a module."""
+    if isinstance(origin, Imported):
+        return _absolute(origin, package)
+    if origin is None:
+        return None
+    first, _, rest = origin.partition(".")
+    if not rest:
+        is_here = first in definitions_in(tree) or any(each.name == first for each in bound)
+        return (module, first) if is_here else None
+    for start in _modules_called(first, tree, package):
+        before, _, last = f"{start}.{rest}".rpartition(".")
+        return before, last
+    return None
+
+
+def _modules_called(name: str, tree: ast.Module, package: str) -> Iterator[str]:
+    """Yield the modules that a name stands for where a module imports them at its top level."""
+    for node in tree.body:
+        for each in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            if isinstance(node, ast.Import) and name == (each.asname or each.name.partition(".")[0]):
+                yield each.name if each.asname else name
+            elif isinstance(node, ast.ImportFrom) and name == (each.asname or each.name):
+                found = _absolute(Imported(node.level, node.module or "", each.name), package)
+                yield from [] if found is None else [".".join(part for part in found if part)]
+
+
+def _absolute(origin: Imported, package: str) -> tuple[str, str] | None:
     """Return the module and name that an import names, seen from a package."""
     level, module, name = origin
     if not level:
@@ -65,40 +134,46 @@ def _absolute(origin: tuple[int, str, str], package: str) -> tuple[str, str] | N
     return ".".join([*parts[: len(parts) - level + 1], *([module] if module else [])]), name
 
 
-def _defines(module: str, name: str) -> bool:
+def _defines(module: str, name: str, seen: tuple[str, ...]) -> bool:
+    if module in seen:
+        return False
     try:
         path = sources.find(module)
         tree = sources.parse(sources.read(path), path)
     except (ArchitectureError, UnsafeError):
         return False
-    return name in definitions_in(tree) or any(
-        bound == name and origin is not None for bound, _, origin in bindings(tree.body)
-    )
+    return name in definitions_in(tree) or _stated_origin(tree, module, path, name, seen) is not None
 
 
-def bindings(body: Sequence[ast.AST]) -> Iterator[tuple[str, str, tuple[int, str, str] | None]]:
-    """Yield name, how and origin of what imports and assignments bind at module level, at any depth of if, try, for and with.
-
-    The origin of `from .a import b` is (1, "a", "b"); anything else has none.
-    """
-    pending = list(body)
+def bindings(body: Sequence[ast.AST]) -> Iterator[Binding]:
+    """Yield what imports and assignments bind at module level, at any depth of if, try, for and with, in their order."""
+    pending = deque(body)
     while pending:
-        node = pending.pop()
+        node = pending.popleft()
         match node:
             case ast.Import(names=names):
                 yield from (
-                    (a.asname or a.name.partition(".")[0], f"imported (line {node.lineno})", None) for a in names
+                    Binding(a.asname or a.name.partition(".")[0], f"imported (line {node.lineno})", None) for a in names
                 )
             case ast.ImportFrom(names=names):
                 source = "." * node.level + (node.module or "")
                 how = f"imported from {source} (line {node.lineno})"
-                yield from ((a.asname or a.name, how, (node.level, node.module or "", a.name)) for a in names)
+                yield from (
+                    Binding(a.asname or a.name, how, Imported(node.level, node.module or "", a.name)) for a in names
+                )
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Name() | ast.Attribute() as value):
+                yield Binding(name, f"assigned (line {node.lineno})", _dotted(value))
             case ast.Name(ctx=ast.Store()):
-                yield node.id, f"assigned (line {node.lineno})", None
+                yield Binding(node.id, f"assigned (line {node.lineno})", None)
             case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 pass  # a scope of its own
             case _:
-                pending.extend(ast.iter_child_nodes(node))
+                pending.extendleft(reversed(list(ast.iter_child_nodes(node))))
+
+
+def _dotted(value: ast.expr) -> str | None:
+    text = ast.unparse(value)
+    return text if _DOTTED.fullmatch(text) else None
 
 
 def is_network(node: Definition) -> bool:

@@ -1,6 +1,6 @@
 """Which of a network's arguments nothing decides: neither its config, nor the shapes of its weights, nor what its file says.
 
-A network is built with other plausible values on meta tensors. That runs the architecture's code, which must be trusted, so
+A network is built with other plausible values, on meta tensors where it can be. That runs the architecture's code, which must be trusted, so
 it belongs into a worker.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from pipeline.rebuild import model, trust
 from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor.search import FAMILIES
-from pipeline.rebuild.model import shapes_of, shapes_only
+from pipeline.rebuild.shapes import build_for_shapes, shapes_of
 from pipeline.weights import read, stated
 
 if TYPE_CHECKING:
@@ -148,8 +148,7 @@ class Doubts:
         return own is not None and all(each is not None and _are_alike(own, each) for each in behaviours)
 
     def _behaviour(self, changes: Mapping[str, Any]) -> dict[tuple[str, str], Any] | None:
-        with shapes_only():
-            return attempt(lambda: _behaviour(self.make(**{**self.values, **changes})))
+        return attempt(lambda: _behaviour(build_for_shapes(self.make, {**self.values, **changes})))
 
     def _shapes(self, changes: Mapping[str, Any]) -> Layout | None:
         return attempt(shapes_of, self.make, {**self.values, **changes})

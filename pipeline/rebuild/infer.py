@@ -1,7 +1,7 @@
 """The arguments that a network is built with, as its weights file implies them; and with `infer_inputs`, its whole config.
 
-Networks are built on meta tensors, which have shapes and no data: no weight is loaded. It runs the architecture's code,
-which must be trusted, so it belongs into a worker.
+Networks are built on meta tensors, which have shapes and no data, as long as their constructors can do without: no weight is
+loaded. It runs the architecture's code, which must be trusted, so it belongs into a worker.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping  # noqa: TC003 - read when answers are validated
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError, MisfitError
-from pipeline.rebuild import trust
+from pipeline.rebuild import objects, trust
 from pipeline.rebuild.doctor import prefixes
 from pipeline.rebuild.doctor.diagnosis import diagnose
 from pipeline.rebuild.doubts import Doubt, Doubts, shown
-from pipeline.rebuild.model import shapes_of
+from pipeline.rebuild.fields import fields_of
+from pipeline.rebuild.shapes import shapes_of
 from pipeline.weights import read, stated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     import torch
 
@@ -39,7 +40,7 @@ class Arguments:
 
     `sources` says which of them come from what the checkpoint says, by its section. `checks` are the arguments that nothing
     decides, or not alone, each with what is used and why it is in doubt. `rename` and `ignore` are the exceptions of the
-    config that it takes beside them.
+    config that it takes beside them; `names_by` is who has them so, None where they were told from words, numbers and shapes.
     """
 
     values: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Arguments:
     notes: tuple[str, ...]
     rename: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
+    names_by: str | None = None
 
     @property
     def unsure(self) -> tuple[str, ...]:
@@ -56,11 +58,18 @@ class Arguments:
 
 
 def arguments(
-    located: trust.Located, weights: Path, given: Mapping[str, Any], *, key: str | None = None, max_bytes: int | None
+    located: trust.Located,
+    weights: Path,
+    given: Mapping[str, Any],
+    *,
+    key: str | None = None,
+    max_bytes: int | None,
+    trusted: Sequence[str] = (),
 ) -> Arguments:
     """Return the arguments that make the network fit `weights`; those in `given` are taken as they are.
 
-    The others are what the checkpoint says of them, unless its shapes do not fit then, and else what fits.
+    The others are what the checkpoint says of them, unless its shapes do not fit then, and else what fits. Fields of dataclasses
+    under the `trusted` prefixes are found as arguments are.
 
     Raises:
         WeightsError, UnsafeError: the file is no state dict.
@@ -68,7 +77,7 @@ def arguments(
         MisfitError: no arguments were found with which it fits; the message shows the closest.
     """
     header = read.require_state_dict(weights, key=key, max_bytes=max_bytes)
-    network = _Unbuilt(located, given, header, weights.name)
+    network = _Unbuilt(located, given, header, weights.name, trusted)
     defaults = {each.name: each.default for each in network.parameters}
     said = stated.read(weights, header, defaults, key=key, fits=network.fits)
     taken = {name: said.claims[name].value for name, default in defaults.items() if _is_taken(name, default, said)}
@@ -95,7 +104,7 @@ def arguments(
         for name, value in chosen.items()
         if name not in left_out
     }
-    return Arguments(values, checks, _by_source(confirmed, said), notes, rename, ignore)
+    return Arguments(network.fields.nested(values), checks, _by_source(confirmed, said), notes, rename, ignore)
 
 
 def _sentence(doubt: Doubt, owner: str) -> str:
@@ -119,12 +128,20 @@ def _is_taken(name: str, default: Any, said: stated.Stated) -> bool:
 class _Unbuilt:
     """A network whose arguments are looked for, with those that were given, and what a file declares of its tensors."""
 
-    def __init__(self, located: trust.Located, given: Mapping[str, Any], header: Header, weights_name: str) -> None:
+    def __init__(
+        self,
+        located: trust.Located,
+        given: Mapping[str, Any],
+        header: Header,
+        weights_name: str,
+        trusted: Sequence[str],
+    ) -> None:
         self.located, self.given, self.weights_name = located, given, weights_name
-        self.make = trust.import_architecture(located)
-        self.parameters: list[Parameter] = [
-            each for each in trust.parameters_of(located, self.make) if each.name not in given
-        ]
+        build = objects.building(trust.import_architecture(located), trusted, Path())
+        free = [each for each in trust.parameters_of(located, build) if each.name not in given]
+        self.fields = fields_of(build, free, trusted)
+        self.parameters: Sequence[Parameter] = self.fields.parameters
+        self.make = self.fields.building(build)
         self.tensors = _meta(header)
 
     def fits(self, values: Mapping[str, Any]) -> bool:
@@ -134,7 +151,7 @@ class _Unbuilt:
         except ArchitectureError:
             return False
         misfit = self.misfit(start, {**values, **self.given}, _TEST_SECONDS)
-        return misfit is None or (misfit.changes is not None and not misfit.ignore)
+        return misfit is None or (misfit.is_mended and not misfit.ignore)
 
     def start(self, said: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Return arguments to start the search from, and which of those that the file says had to be left out for that.
@@ -156,7 +173,9 @@ class _Unbuilt:
                 return start, refused
         raise ArchitectureError(
             f"{self.located.name} could not be built to compare it with the file: {type(failure).__name__}: {failure}",
-            hint=f"give what it needs ({', '.join(needed) or 'its defaults'}): --set model.arguments.NAME=VALUE",
+            hint=f"give what it needs ({', '.join(needed)}): --set model.arguments.NAME=VALUE"
+            if needed
+            else f"{self.located.name}() must work in Python, or give other values: --set model.arguments.NAME=VALUE",
         )
 
     def misfit(self, start: Mapping[str, Any], fixed: Mapping[str, Any], seconds: float) -> Misfit | None:
@@ -181,9 +200,9 @@ class _Unbuilt:
         seconds = _SEARCH_SECONDS / (2 if said else 1)
         misfit = self.misfit(start, {**self.given, **said}, seconds)
         # Leaving tensors out is the last thing to try.
-        if said and misfit is not None and (misfit.changes is None or misfit.ignore):
+        if said and misfit is not None and (not misfit.is_mended or misfit.ignore):
             misfit = self.misfit(start, self.given, seconds)
-        if misfit is None or misfit.changes is not None:
+        if misfit is None or misfit.is_mended:
             return misfit
         by_hand = "if the weights belong to this network, give what it is built with: --set model.arguments.NAME=VALUE"
         raise MisfitError(misfit.message(lambda _: "not set yet"), hint=misfit.hint or by_hand)

@@ -1,36 +1,42 @@
-"""The inputs that a network's forward takes, found by running it on meta tensors of likely shapes.
+"""The inputs that a network's forward takes, found by running it on tensors of likely shapes.
 
-Meta tensors have shapes and no data: nothing is computed. It runs the architecture's code, which must be trusted, so it
-belongs into a worker.
+These are meta tensors, which have shapes and no data, so that nothing is computed; forward of a network that looks at values
+is computed on the CPU instead. It runs the architecture's code, which must be trusted, so it belongs into a worker.
 """
 
 from __future__ import annotations
 
+import dis
 import inspect
 import itertools
 import time
 import warnings
 from collections.abc import Mapping  # noqa: TC003 - read when answers are validated
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError
 from pipeline.interface import Dimension, InputSpec, Interface
-from pipeline.rebuild import trust
-from pipeline.rebuild.model import shapes_only
+from pipeline.rebuild import cases, objects, trust
+from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.outputs import is_tensor, leaves, output_paths
+from pipeline.rebuild.shapes import build_for_shapes, build_with_values, needs_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    import torch
     from torch import nn
 
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _TRIAL_SECONDS = 20.0
 _BATCH = 2
 _IMAGE_SIZES = (224, 32, 64, 28, 128, 256, 299, 384, 512)
 _LENGTHS = (16, 8, 256, 1024, 16000)
 _USUAL_LENGTH = 7
 _LONGEST = 4096
+_LONGEST_COMPUTED = 1024
 _DEFAULT_LONGEST = 512
 _SLOW_SECONDS = 0.3
 
@@ -46,32 +52,55 @@ class Inputs:
 
 
 def inputs(
-    located: trust.Located, values: Mapping[str, Any], given: Mapping[str, InputSpec], outputs: Sequence[str]
+    located: trust.Located,
+    values: Mapping[str, Any],
+    given: Mapping[str, InputSpec],
+    outputs: Sequence[str],
+    trusted: Sequence[str] = (),
 ) -> Inputs:
-    """Find what forward takes by running it on meta tensors of likely shapes; those in `given` are taken as they are.
+    """Find what forward takes by running it on likely shapes; those in `given` are taken as they are.
 
-    `outputs` are the outputs' names, if known. Nothing is claimed that was not run: an input whose size only some
+    `values` are the constructor's, with objects of the `trusted` prefixes as a config has them. `outputs` are the outputs' names, if known. Nothing is claimed that was not run: an input whose size only some
     values satisfy, without a rule to tell which, counts as missing.
     """
-    make = trust.import_architecture(located)
-    with shapes_only():
-        module = make(**values).eval()
-    names = _required(module)
-    unknown = [name for name in given if name not in _accepted(module)]
+    make = objects.building(trust.import_architecture(located), trusted, Path())
+    trial = _Trial(make, values, given)
+    parameters = inspect.signature(trial.module.forward).parameters
+    unknown = [name for name in given if name not in parameters]
     if unknown:
         raise ArchitectureError(
-            f"forward of {located.name} has no argument {unknown[0]!r}", hint=f"it takes {', '.join(_accepted(module))}"
+            f"forward of {located.name} has no argument {unknown[0]!r}", hint=f"it takes {', '.join(parameters)}"
         )
-    trial = _Trial(module, [*names, *(name for name in given if name not in names)])
-    for guess in _combinations(trial.names, given, _likely(module)):
+    named = [each for each in parameters.values() if each.kind in _NAMED]
+    names = list(dict.fromkeys([*(each.name for each in named if each.default is each.empty), *given]))
+    missing = tuple(name for name in names if name not in given)
+    accepted, left_out = _accepted(trial, names), ""
+    reason = f"forward takes none of the likely ones{trial.complaint}" if missing else trial.reason
+    if accepted is None and not names and named:
+        # All have defaults, and yet it wants one: most likely the first, which the others go with.
+        accepted, left_out = _accepted(trial, [named[0].name]), ", ".join(each.name for each in named[1:])
+    if accepted is None:
+        return Inputs(None, missing=missing or tuple(names), reason=reason)
+    settled = _settled(trial, accepted, given, outputs)
+    if not left_out or settled.interface is None:
+        return settled
+    first = named[0].name
+    words = [settled.comments[first]] if first in settled.comments else []
+    words.append(f"forward runs with it alone; add what else it is to be given ({left_out})")
+    return replace(settled, comments={**settled.comments, first: "; ".join(words)})
+
+
+def _accepted(trial: _Trial, names: Sequence[str]) -> dict[str, _Guess] | None:
+    """Return the first guess at these inputs with which forward runs."""
+    trial.names = list(names)
+    for guess in _combinations(names, trial.given, _likely(trial.module)):
         if trial.expired():
             break
-        accepted = next((each for each in _scaled(guess) if trial.accepts(each)), None)
-        if accepted is not None:
-            return _settled(trial, accepted, given, outputs)
-    missing = tuple(name for name in trial.names if name not in given)
-    reason = "forward takes none of the likely ones" if missing else trial.reason
-    return Inputs(None, missing=missing or tuple(trial.names), reason=reason)
+        for each in _scaled(guess):
+            is_too_long = trial.is_computed and max(_lengths(each), default=0) > _LONGEST_COMPUTED
+            if not is_too_long and trial.accepts(each):
+                return each
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +113,21 @@ class _Guess:
 
 
 class _Trial:
-    """Runs a network's forward on meta tensors, counting time."""
+    """Runs a network's forward on meta tensors, or on the CPU where it looks at values, counting time.
 
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
-        self.module = module
-        self.names = list(names)
+    `reason` is the last error, `complaint` the first that the network's own code raised.
+    """
+
+    def __init__(
+        self, make: Callable[..., nn.Module], values: Mapping[str, Any], given: Mapping[str, InputSpec]
+    ) -> None:
+        self.make, self.values, self.given = make, values, given
+        self.module = build_for_shapes(make, values).eval()
+        tensors = itertools.chain(self.module.parameters(), self.module.buffers())
+        self.is_computed = any(not each.is_meta for each in tensors)
+        self.names: list[str] = []
         self.reason = "its forward takes no argument"
+        self.complaint = ""
         self.deadline = time.monotonic() + _TRIAL_SECONDS
 
     def expired(self) -> bool:
@@ -98,14 +136,7 @@ class _Trial:
     def run(self, guess: Mapping[str, _Guess], sizes: Mapping[str, int]) -> Any:
         import torch
 
-        tensors = {
-            name: torch.empty(
-                [sizes[size] if isinstance(size, str) else size for size in each.shape],
-                dtype=getattr(torch, each.dtype),
-                device="meta",
-            )
-            for name, each in guess.items()
-        }
+        tensors = self._tensors(guess, sizes)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             return tensors, self.module(**tensors)
@@ -116,19 +147,53 @@ class _Trial:
             for batch in (_BATCH, _BATCH + 3):
                 self.run(guess, {**_sizes(guess), "batch": batch, **sizes})
         except Exception as error:  # noqa: BLE001 - forward may raise anything for inputs it does not take
+            if not self.is_computed and needs_values(error) and (module := attempt(self._with_values)):
+                self.module, self.is_computed = module, True
+                return self.accepts(guess, **sizes)
             self.reason = f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"
+            if not self.complaint and _is_raised_by_network(error):
+                self.complaint = f"; with {_shown(guess, sizes)} it raises {self.reason}"
             return False
         return True
 
+    def _with_values(self) -> nn.Module:
+        return build_with_values(self.make, self.values).eval()
 
-def _required(module: nn.Module) -> list[str]:
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(module.forward).parameters.values()
-    return [each.name for each in parameters if each.kind in kinds and each.default is each.empty]
+    def _tensors(self, guess: Mapping[str, _Guess], sizes: Mapping[str, int]) -> dict[str, torch.Tensor]:
+        import torch
+
+        if self.is_computed:
+            specs = tuple(_spec(name, each, self.given, {}) for name, each in guess.items())
+            case = cases.make(Interface(specs, (), ()), sizes, seed=0, name="trial")
+            return {name: torch.from_numpy(array) for name, array in case.inputs.items()}
+        return {
+            name: torch.empty(
+                [sizes[size] if isinstance(size, str) else size for size in each.shape],
+                dtype=getattr(torch, each.dtype),
+                device="meta",
+            )
+            for name, each in guess.items()
+        }
 
 
-def _accepted(module: nn.Module) -> list[str]:
-    return list(inspect.signature(module.forward).parameters)
+def _is_raised_by_network(error: Exception) -> bool:
+    """Tell whether an error comes from a raise or assert of code that is not torch's: it says what is wanted."""
+    import torch
+
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or Path(last.tb_frame.f_code.co_filename).is_relative_to(Path(torch.__file__).parent):
+        return False
+    return last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _shown(guess: Mapping[str, _Guess], sizes: Mapping[str, int]) -> str:
+    used = {**_sizes(guess), **sizes}
+    return ", ".join(
+        f"{name}={each.dtype}[{','.join(str(used.get(str(size), size)) for size in each.shape)}]"
+        for name, each in guess.items()
+    )
 
 
 def _likely(module: nn.Module) -> list[_Guess]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,12 +14,13 @@ from pipeline.rebuild import objects, quantised, trust
 from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor import prefixes
 from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
-from pipeline.rebuild.doctor.difference import Layout, layout_of, storage_of
+from pipeline.rebuild.doctor.difference import Layout, layout_of_network, storage_of
 from pipeline.rebuild.doctor.renames import Exceptions, combined
+from pipeline.rebuild.shapes import shapes_of, shapes_only
 from pipeline.weights import read, stated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import torch
@@ -59,7 +60,7 @@ class _Opened:
 
     @property
     def layout(self) -> Layout:
-        return layout_of(self.module.state_dict())
+        return layout_of_network(self.module)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -129,36 +130,9 @@ def _open(network: Network, *, examine: bool = False) -> _Opened:
     if skeleton is not None and expected.keys() - given.keys():
         # What is tied may only be so where there are values.
         skeleton, module = None, _build(make, network)
-    tensors, tied = prefixes.with_tied_names(given, layout_of(module.state_dict()))
+    tensors, tied = prefixes.with_tied_names(given, layout_of_network(module))
     arguments = all_arguments(located, network)
     return _Opened(located, make, arguments, module, skeleton is not None, checkpoint, tensors, (*notes, *tied))
-
-
-@contextmanager
-def shapes_only() -> Iterator[None]:
-    """Build networks on the meta device, without their random initial values.
-
-    A meta tensor has no values to set, and torch's way of not setting them imports its compiler, which takes a second.
-    """
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    drawing = {getattr(torch.Tensor, name) for name in ("normal_", "uniform_", "bernoulli_", "exponential_")}
-    drawing |= {value for name, value in vars(torch.nn.init).items() if name.endswith("_") and callable(value)}
-
-    class WithoutDrawing(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            given = [*args, *(kwargs or {}).values()]  # torch.nn.init names its arguments, methods do not
-            return given[0] if func in drawing and given[0].is_meta else func(*args, **(kwargs or {}))
-
-    with torch.device("meta"), WithoutDrawing():
-        yield
-
-
-def shapes_of(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> Layout:
-    """Return the names and shapes of a network's state dict; raises whatever its constructor does."""
-    with shapes_only():
-        return layout_of(make(**arguments).state_dict())
 
 
 def _path(network: Network) -> Path:
@@ -167,13 +141,7 @@ def _path(network: Network) -> Path:
 
 def constructor(located: trust.Located, network: Network) -> Callable[..., nn.Module]:
     """Return what builds the network from arguments as a config has them."""
-    make = trust.import_architecture(located)
-
-    def build(**arguments: Any) -> nn.Module:
-        return make(**objects.make(arguments, network.trust, Path(network.folder)))
-
-    build.__wrapped__ = make  # type: ignore[attr-defined]  # its signature is that of the network
-    return build
+    return objects.building(trust.import_architecture(located), network.trust, Path(network.folder))
 
 
 def all_arguments(located: trust.Located, network: Network) -> dict[str, Any]:
@@ -250,7 +218,7 @@ def _contradictions(network: Network, opened: _Opened) -> tuple[str, ...]:
 
     def builds(changes: Mapping[str, Any], where: Callable[[], AbstractContextManager[None]]) -> bool | None:
         with where():
-            layout = attempt(lambda: layout_of(opened.make(**{**network.arguments, **changes}).state_dict()))
+            layout = attempt(lambda: layout_of_network(opened.make(**{**network.arguments, **changes})))
         return None if layout is None else layout.is_same(opened.layout)
 
     @cache

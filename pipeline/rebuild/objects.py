@@ -96,6 +96,16 @@ def make(value: Any, prefixes: Sequence[str], folder: Path) -> Any:
         ) from error
 
 
+def building(constructor: Callable[..., Any], prefixes: Sequence[str], folder: Path) -> Callable[..., Any]:
+    """Return what calls a constructor with arguments as a config has them."""
+
+    def build(**arguments: Any) -> Any:
+        return constructor(**make(arguments, prefixes, folder))
+
+    build.__wrapped__ = constructor  # type: ignore[attr-defined]  # its signature is that of the constructor
+    return build
+
+
 def _callable(given: Mapping[str, Any], prefixes: Sequence[str]) -> Callable[..., Any]:
     """Return a class, or one of its class methods."""
     found = trust.import_object(locate(given, prefixes))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchitectureError, UnsafeError, suggestion
+from pipeline.rebuild import project
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -51,6 +52,8 @@ def _top_level(top: str) -> tuple[Path, Path]:
     if top == "pipeline":
         return _OWN_FOLDER, _OWN_FOLDER
     spec = PathFinder.find_spec(top, [*sys.path, str(Path.cwd())])
+    if spec is None:
+        spec = PathFinder.find_spec(top, [str(folder) for folder in project.source_folders(Path.cwd())])
     if spec is None:  # an editable install may be found by a hook of its own; of a top-level name nothing is imported
         spec = _hooked(top)
     if spec is not None and spec.submodule_search_locations:
@@ -60,8 +63,14 @@ def _top_level(top: str) -> tuple[Path, Path]:
         path = Path(spec.origin).absolute()
         return path, path.parent.resolve()
     raise ArchitectureError(
-        f"there is no package or source file {top!r}", hint="run from the folder that holds it, or install its package"
+        f"there is no package or source file {top!r}",
+        hint="run from the folder that holds it (or its src), or install its package",
     )
+
+
+def folder_of(module: str, path: Path) -> Path:
+    """Return the folder from which Python imports `module` as the file `path`."""
+    return path.parents[module.count(".") + (path.name == "__init__.py")]
 
 
 def _hooked(top: str) -> ModuleSpec | None:

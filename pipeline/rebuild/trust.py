@@ -8,14 +8,12 @@ import importlib
 import inspect
 import re
 import sys
-import tomllib
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pipeline.errors import ArchitectureError, InputError, UnsafeError, suggestion
-from pipeline.rebuild import definitions, sources
+from pipeline.rebuild import definitions, project, sources
 from pipeline.rebuild.definitions import Parameter
 
 if TYPE_CHECKING:
@@ -53,8 +51,8 @@ def trusted_prefixes(cwd: Path, extra: Sequence[str]) -> tuple[str, ...]:
 
     Raises InputError for a pyproject.toml that cannot be read and for a prefix that is not a dotted name.
     """
-    path = cwd / "pyproject.toml"
-    listed = [(prefix, "--trust") for prefix in extra] + [(prefix, str(path)) for prefix in _project_trust(path)]
+    path = project.path_of(cwd)
+    listed = [(prefix, "--trust") for prefix in extra] + [(prefix, str(path)) for prefix in project.trusted(cwd)]
     for prefix, source in listed:
         if not _PREFIX.fullmatch(prefix):
             raise InputError(
@@ -62,28 +60,6 @@ def trusted_prefixes(cwd: Path, extra: Sequence[str]) -> tuple[str, ...]:
                 hint="name a package or module, as in mymodels.vision",
             )
     return tuple(dict.fromkeys([ALWAYS_TRUSTED, *(prefix for prefix, _ in listed)]))
-
-
-_read_toml = lru_cache(maxsize=1)(tomllib.loads)  # once for a hundred configs
-
-
-def _project_trust(path: Path) -> list[str]:
-    try:
-        table = _read_toml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}", hint="correct it, or run from another folder") from error
-    settings = table.get("tool", {})
-    for key in ("weighbridge", "trust"):
-        settings = settings.get(key, {}) if isinstance(settings, dict) else settings
-    if settings == {}:
-        return []
-    if not isinstance(settings, list) or not all(isinstance(prefix, str) for prefix in settings):
-        raise InputError(
-            f"{path}: [tool.weighbridge] trust is {settings!r:.60}, not a list of texts", hint='trust = ["mymodels"]'
-        )
-    return settings
 
 
 def locate(dotted: str, prefixes: Sequence[str]) -> Located:
@@ -114,7 +90,8 @@ def _located(
     target = f"{module}:{name}"
     if name not in known and len(seen) < _MOST_STEPS and target not in seen:
         origin = definitions.origin_of(tree, module, path, name)
-        if origin is not None and _is_trusted(origin[0], prefixes):
+        if origin is not None:
+            _require_trust(origin[0], prefixes, f"{name} in {path} is not defined there but {_bound(tree, name)}: ")
             found = _located(*origin, prefixes, require, (*seen, target))
             return replace(found, asked=(module, name))
     definition = _definition(tree, module, name, path)
@@ -171,10 +148,10 @@ def import_object(located: Located) -> Any:
     """Import what `locate` or `locate_class` found, and check that it is what was found; raises as `import_architecture`."""
     if hashlib.sha256(sources.read(located.path)).hexdigest() != located.source_sha256:
         raise UnsafeError(f"{located.path} changed after it was checked", hint="run again")
-    cwd = Path.cwd().resolve()
+    folder = str(sources.folder_of(located.module, located.path))
     # Left in place: a network may import from its own package later, when it is called.
-    if located.path.is_relative_to(cwd) and str(cwd) not in sys.path:
-        sys.path.append(str(cwd))
+    if located.path.is_relative_to(Path.cwd().resolve()) and folder not in sys.path:
+        sys.path.append(folder)
     module = _imported(located.module, located.path)
     origin = getattr(module, "__file__", None)
     if origin is None or Path(origin).resolve() != located.path:
@@ -225,18 +202,22 @@ def _split(dotted: str) -> tuple[str, str]:
     return module, name
 
 
+def _bound(tree: ast.Module, name: str) -> str:
+    return next((each.how for each in definitions.bindings(tree.body) if each.name == name), "imported with others (*)")
+
+
 def _is_trusted(module: str, prefixes: Sequence[str]) -> bool:
     return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def _require_trust(module: str, prefixes: Sequence[str]) -> None:
+def _require_trust(module: str, prefixes: Sequence[str], how: str = "") -> None:
     if module.partition(".")[0] in sys.stdlib_module_names:
         raise UnsafeError(
-            f"{module} belongs to Python itself, which holds no network", hint="name a module of your own"
+            f"{how}{module} belongs to Python itself, which holds no network", hint="name a module of your own"
         )
     if not _is_trusted(module, prefixes):
         raise UnsafeError(
-            f"{module} is not trusted, and building a network runs its code (trusted: {', '.join(prefixes)})",
+            f"{how}{module} is not trusted, and building a network runs its code (trusted: {', '.join(prefixes)})",
             hint=f"if you trust it, add --trust {module}, or to pyproject.toml: [tool.weighbridge] trust = [{module!r}]".replace(
                 "'", '"'
             ),
@@ -246,7 +227,7 @@ def _require_trust(module: str, prefixes: Sequence[str]) -> None:
 def _definition(tree: ast.Module, module: str, name: str, path: Path) -> Definition:
     """Return the one top-level class or function `name`, after refusing everything else so named."""
     defined = definitions.definitions_in(tree)
-    bound = {other: how for other, how, _ in definitions.bindings(tree.body)}
+    bound = {each.name: each.how for each in definitions.bindings(tree.body)}
     if name in bound:
         also = "is also" if name in defined else "is not defined there but"
         raise UnsafeError(f"{name} in {path} {also} {bound[name]}", hint="name the module whose own class or def it is")

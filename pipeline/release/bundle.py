@@ -25,7 +25,7 @@ from pipeline.storage.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pipeline.release.standalone import Golden
 
@@ -74,7 +74,7 @@ class ReleaseContent:
     """All that a release holds.
 
     `manifest` is what the caller knows (JSON values), `report` relative name → bytes, `sign` a private key's file,
-    `reference` the recorded outputs of the trained network.
+    `reference` the recorded outputs of the trained network, `beside` what belongs to the network: its tokenizer, names of classes.
     """
 
     name: str
@@ -85,6 +85,7 @@ class ReleaseContent:
     report: Mapping[str, bytes]
     sign: Path | None = None
     reference: Path | None = None
+    beside: tuple[Path, ...] = ()
 
 
 def write(content: ReleaseContent, root: Path) -> Path:
@@ -248,6 +249,9 @@ def _write_files(directory: Path, content: ReleaseContent) -> dict[str, str]:
         name = reference_name(content.reference)
         shutil.copyfile(content.reference, directory / name)
         roles[name] = "reference"
+    for path in content.beside:
+        shutil.copyfile(path, directory / path.name)
+        roles[path.name] = "beside"
     from pipeline.release import golden  # numpy: what a run with nothing to do can do without
 
     (directory / standalone.GOLDEN).write_bytes(golden.golden_bytes(content.golden))
@@ -312,9 +316,21 @@ def _check_names(content: ReleaseContent) -> None:
                 f"release.version cannot be {content.version!r}: that name is taken", hint="choose another"
             )
     names = [name for model in content.models for name in (model.name_in_release, *model.extra_files)]
+    check_beside([each.name for each in content.beside], names)
     wrong = [name for name in names if not _NAME.fullmatch(name) or name in _RESERVED]
     if wrong or len(set(names)) != len(names):
         raise ValueError(f"model files need distinct plain names: {names}")
+
+
+def check_beside(names: Sequence[str], taken: Sequence[str]) -> None:
+    """Raise InputError for a file that belongs to the network and cannot have its name in a release."""
+    for index, name in enumerate(names):
+        _check_name(name, "a file beside the model")
+        if name in {*_RESERVED, *taken, *names[:index]} or name.startswith(standalone.REPORT):
+            raise InputError(
+                f"release.beside: {name} has the name of another file of the release",
+                hint="rename the file, or leave it out",
+            )
 
 
 def _check_name(name: str, what: str) -> None:

@@ -69,6 +69,7 @@ def write(evidence: Evidence, out: Path) -> Path:
         report=evidence.report,
         sign=evidence.sign,
         reference=Path(evidence.config.reference.file) if evidence.config.reference else None,
+        beside=tuple(Path(each) for each in evidence.config.release.beside),
     )
     return bundle.write(content, out)
 

@@ -228,6 +228,7 @@ def _card_text(manifest: Facts) -> list[str]:
             if (known := formats().get(each["format"])) and known.card
         ),
         "",
+        *_beside(release.get("beside", [])),
         "## Verify it",
         "",
         "`python verify.py` checks every digest and runs the golden cases; it needs numpy and onnxruntime.",
@@ -240,6 +241,19 @@ def _card_text(manifest: Facts) -> list[str]:
         *(f"| {name} | {each['verdict']} |" for name, each in sorted(manifest["backends"].items())),
         "",
         *(f"- `{name}`: {_budget(each)}" for name, each in manifest["parity"].items()),
+    ]
+
+
+def _beside(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    listed = ", ".join(f"`{each}`" for each in names)
+    return [
+        "## Before and behind it",
+        "",
+        f"What prepares its inputs and reads its outputs lies beside it as it came: {listed}. Inputs that are prepared in another way",
+        "are the commonest cause of wrong answers.",
+        "",
     ]
 
 

@@ -20,7 +20,7 @@ Dtype = Literal[
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32", "float64",
     "bfloat16", "complex64", "complex128",
 ]  # fmt: skip
-Role = Literal["model", "weights", "golden", "verifier", "sbom", "card", "provenance", "reference"]
+Role = Literal["model", "weights", "golden", "verifier", "sbom", "card", "provenance", "reference", "beside"]
 
 
 class _Section(BaseModel):

@@ -21,11 +21,13 @@ from pipeline.worker.process import LOCAL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.weights.beside import Held
     from pipeline.weights.inspect import Candidate, Description, TensorDescription
 
 READ_TIMEOUT_S = 600.0
 _SHOWN_TENSORS = 400
 _SHOWN_CANDIDATES = 20
+_SHOWN_OBJECTS = 20
 
 
 class SurveyValues(Request[dict[str, dict[str, JsonValue]]]):
@@ -43,10 +45,13 @@ class SurveyValues(Request[dict[str, dict[str, JsonValue]]]):
 def print_description(description: Description) -> None:
     """Print what a file is, the tree of what it holds, and what to do next."""
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(Text(f"{description.name}: {description.kind}, {in_units(description.size_bytes)}", style="bold"))
+    what = ", ".join([description.kind, *description.traits, in_units(description.size_bytes)])
+    console.print(Text(f"{description.name}: {what}", style="bold"))
     console.print(Text(description.explanation))
     for label, value in _facts(description):
         console.print(Text(f"{label}: {value}"))
+    for line in _objects(description.held):
+        console.print(Text(line))
     if description.tensors:
         console.print(_tree(description, ""))
     for candidate in description.candidates[:_SHOWN_CANDIDATES]:
@@ -59,6 +64,14 @@ def print_description(description: Description) -> None:
         console.print(Text(f"… and {len(description.candidates) - _SHOWN_CANDIDATES} more (--json lists all)"))
     for step in description.next:
         console.print(Text(f"next: {step}", style="cyan"))
+
+
+def _objects(held: Sequence[Held]) -> list[str]:
+    if not held:
+        return []
+    lines = [f"  {each.place}: {each.kind}: {each.shown}" for each in held[:_SHOWN_OBJECTS]]
+    more = [f"  … and {len(held) - _SHOWN_OBJECTS} more (--json lists them)"] if len(held) > _SHOWN_OBJECTS else []
+    return ["objects beside the tensors, read as data and never made:", *lines, *more]
 
 
 def with_values(description: Description, path: Path, key: str | None, max_bytes: int | None) -> Description:
@@ -78,6 +91,7 @@ def _facts(description: Description) -> list[tuple[str, str]]:
         ("tied", "; ".join(" = ".join(group) for group in description.tied)),
         ("holds", _listed(description.contents)),
         ("values", _oddities(description)),
+        ("weights alone saved to", description.saved or ""),
         *((key, str(value)) for key, value in description.details.items()),
     ]
     return [(label, value) for label, value in facts if value]

@@ -40,7 +40,7 @@ _ARGUMENT = "model.arguments."
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the command was given; `key` picks one of several state dicts in the weights file."""
+    """What the command was given; `key` picks one of several state dicts in the weights file. `title`: what a config is called after."""
 
     weights: Path
     architecture: str
@@ -50,6 +50,12 @@ class Request:
     outputs: tuple[str, ...] = ()
     max_bytes: int | None = None
     key: str | None = None
+    title: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the release."""
+        return _slug(self.title or self.weights.stem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +77,7 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
         MisfitError: no arguments were found with which the state dict fits.
         InputError: an input could not be found out and was not given; or the config is there already.
     """
-    target = output or Path(f"{_slug(request.weights.stem)}.yaml")
-    if target.exists() and not force:
-        raise InputError(f"{target} is there already", hint="name another with --output, or replace it with --force")
+    target = target_of(request.name, output, force=force)
     request = _with_key(request, ask)
     header = read.require_state_dict(request.weights, key=request.key, max_bytes=request.max_bytes)
     prefixes = trust.trusted_prefixes(Path.cwd(), request.trust)
@@ -89,11 +93,19 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
             raise _missing_error(missing, given, found.inputs.reason)
         for name in missing:
             given[name] = parse_input(f"{name}={ask(f'{name}: its type and shape, as in float32[batch,10]')}")
-    text = _text(request, target, found, interface, weights_digest(request.weights, header))
+    text = config_text(request, target, found, interface, weights_digest(request.weights, header))
     atomic_write(target, text.encode())
     arguments = found.arguments
     exceptions = [f"model.{key}" for key in ("rename", "ignore") if getattr(arguments, key)]
     return Draft(target, text, (*arguments.checks, *exceptions, *found.inputs.comments))
+
+
+def target_of(name: str, output: Path | None, *, force: bool) -> Path:
+    """Return the file to write a config into; raises InputError where it is there already."""
+    target = output or Path(f"{name}.yaml")
+    if target.exists() and not force:
+        raise InputError(f"{target} is there already", hint="name another with --output, or replace it with --force")
+    return target
 
 
 def _with_key(request: Request, ask: Callable[[str], str] | None) -> Request:
@@ -208,21 +220,22 @@ def _missing_error(missing: Sequence[str], given: Mapping[str, InputSpec], reaso
 # The config's text
 
 
-def _text(request: Request, target: Path, found: Inferred, interface: Interface, sha256: str) -> str:
+def config_text(request: Request, target: Path, found: Inferred, interface: Interface, sha256: str) -> str:
+    """Return a config of what was found out; `request.weights` is named from the folder of `target`."""
     arguments, comments = found.arguments, found.inputs.comments
     weights = Path(os.path.relpath(request.weights.resolve(), target.resolve().parent)).as_posix()
     lines = [
         f"# Written by weighbridge init from {request.weights.name}. Lines marked CHECK could not be told from the file.",
         "",
-        f"name: {_slug(request.weights.stem)}",
+        f"name: {request.name}",
         "",
         "model:",
         f"  architecture: {request.architecture}",
         *(f"  # from {source} ({', '.join(names)})" for source, names in arguments.sources.items()),
-        f"  arguments: {_flow(arguments.values)}",
+        f"  arguments: {flow(arguments.values)}",
         *(f"  # CHECK {name}: {why}." for name, why in arguments.checks.items()),
         f"  weights: {json.dumps(weights, ensure_ascii=False)}",
-        *([f"  key: {_flow(request.key)}"] if request.key is not None else []),
+        *([f"  key: {flow(request.key)}"] if request.key is not None else []),
         f"  sha256: {sha256}",
         *_exception_lines(arguments),
         "",
@@ -230,9 +243,10 @@ def _text(request: Request, target: Path, found: Inferred, interface: Interface,
         "inputs:",
         *(line for spec in interface.inputs for line in _input_lines(spec, comments)),
         "",
+        *_constant_lines(interface.constants),
         *_dimension_lines(interface.dimensions, comments),
         "# Names for what forward returns, in its order.",
-        f"outputs: {_flow(dict(interface.paths) or list(interface.outputs))}",
+        f"outputs: {flow(dict(interface.paths) or list(interface.outputs))}",
         "",
         "exports: [torchscript, onnx]",
         "backends: [eager, torchscript, onnxruntime-cpu, onnxruntime-cuda]",
@@ -244,12 +258,18 @@ def _text(request: Request, target: Path, found: Inferred, interface: Interface,
 
 
 def _exception_lines(arguments: Arguments) -> Iterator[str]:
+    by = arguments.names_by
     if rename := arguments.rename:
-        yield "  # CHECK rename (file: network): told by words, numbers and shapes, which do not prove it."
+        doubtful = "  # CHECK rename (file: network): told by words, numbers and shapes, which do not prove it."
+        yield f"  # File: network, as {by} itself has it." if by else doubtful
         yield "  rename:"
         yield from (f"    {as_yaml(old)}: {as_yaml(new)}" for old, new in rename.items())
     if ignore := arguments.ignore:
-        yield "  # CHECK ignore: does the network do without these tensors of the file?"
+        yield (
+            f"  # {by} itself leaves these out."
+            if by
+            else "  # CHECK ignore: does the network do without these tensors of the file?"
+        )
         yield f"  ignore: [{', '.join(map(as_yaml, ignore))}]"
 
 
@@ -260,7 +280,11 @@ def _input_lines(spec: InputSpec, comments: Mapping[str, str]) -> list[str]:
     elif spec.values != "normal":
         fields |= {"values": spec.values}
     comment = [f"  # CHECK {spec.name}: {comments[spec.name]}."] if spec.name in comments else []
-    return [*comment, f"  {spec.name}: {_flow(fields)}"]
+    return [*comment, f"  {spec.name}: {flow(fields)}"]
+
+
+def _constant_lines(constants: Mapping[str, object]) -> list[str]:
+    return ["# What the call is given beside them.", f"constants: {flow(dict(constants))}", ""] if constants else []
 
 
 def _dimension_lines(dimensions: Sequence[Dimension], comments: Mapping[str, str]) -> list[str]:
@@ -270,7 +294,8 @@ def _dimension_lines(dimensions: Sequence[Dimension], comments: Mapping[str, str
     for each in dimensions:
         if each.name in comments:
             lines.append(f"  # CHECK {each.name}: {comments[each.name]}.")
-        lines.append(f"  {each.name}: {_flow({'min': each.min, 'max': each.max})}")
+        steps = {"multiple_of": each.multiple_of} if each.multiple_of > 1 else {}
+        lines.append(f"  {each.name}: {flow({'min': each.min, 'max': each.max, **steps})}")
     return [*lines, ""]
 
 
@@ -278,12 +303,12 @@ def _whole(number: float | None) -> float | int | None:
     return int(number) if number is not None and number == int(number) else number
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Write a value as YAML in one line."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_flow, value)) + "]"
+        return "[" + ", ".join(map(flow, value)) + "]"
     return as_yaml(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -87,9 +87,29 @@ class InferConfig(Request[Inferred]):
     def run(self, _: Context) -> Inferred:
         """Try on meta tensors; raises as they do."""
         located = trust.locate(self.architecture, self.prefixes)
-        found = infer.arguments(located, self.weights, self.values, key=self.key, max_bytes=self.max_bytes)
-        taken = infer_inputs.inputs(located, {**found.values, **self.values}, self.given, self.outputs)
+        found = infer.arguments(
+            located, self.weights, self.values, key=self.key, max_bytes=self.max_bytes, trusted=self.prefixes
+        )
+        values = {**found.values, **self.values}
+        taken = infer_inputs.inputs(located, values, self.given, self.outputs, self.prefixes)
         return Inferred(arguments=found, inputs=taken)
+
+
+class InferPretrained(Request[Inferred]):
+    """Return what `pretrained.inferred` finds for a folder that transformers saved."""
+
+    folder: Path
+    architecture: str
+    prefixes: tuple[str, ...]
+    json_file: str | None
+
+    def run(self, _: Context) -> Inferred:
+        """Build it and run it; raises as they do."""
+        from pipeline.rebuild import pretrained
+        from pipeline.weights.pretrained import read
+
+        arguments, inputs = pretrained.inferred(read(self.folder), self.architecture, self.prefixes, self.json_file)
+        return Inferred(arguments=arguments, inputs=inputs)
 
 
 class FindArchitectures(Request[dict[str, dict[str, JsonValue]]]):

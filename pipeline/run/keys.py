@@ -46,6 +46,7 @@ def of_release(planned: Plan, settings: Settings) -> dict[str, Any]:
         **_network(planned),
         "samples": _samples(planned),
         "reference": _recording(planned),
+        **{f"beside it, {Path(each).name}": digest_file(Path(each)) for each in planned.config.release.beside},
         **_machine(),
         **_makers(planned.config.exports, planned.variants),
     }

@@ -18,7 +18,7 @@ from pipeline.interface import Dimension, InputSpec, Interface, formula_bounds, 
 from pipeline.rebuild import objects, trust
 from pipeline.rebuild.cases import allowed
 from pipeline.rebuild.network import Network
-from pipeline.release import signing
+from pipeline.release import bundle, signing
 from pipeline.run.slots import Slots
 from pipeline.storage.cache import Cache
 from pipeline.weights import files, read, remote
@@ -164,7 +164,20 @@ def plan(path: Path, settings: Settings) -> Plan:
         signed_by=signing.read_signer(sign).key_id if sign else "",
     )
     _require_available(planned)
+    _require_beside(config)
     return planned
+
+
+def _require_beside(config: Config) -> None:
+    """Raise ConfigError for a file that is to go into the release and is not there, InputError for one whose name is taken."""
+    for index, each in enumerate(config.release.beside):
+        if not Path(each).is_file():
+            place = config.place(f"release.beside.{index}")
+            raise ConfigError(f"{place}: there is no file {each}", hint="correct the path, which starts at the config")
+    bundle.check_beside(
+        [Path(each).name for each in config.release.beside],
+        [formats()[each.format].file_of(each.name) for each in config.exports],
+    )
 
 
 def _objects(config: Config, prefixes: Sequence[str]) -> tuple[Located, ...]:

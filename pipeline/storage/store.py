@@ -260,9 +260,16 @@ def publish(temporary: Path, final: Path, *, replace: bool = False) -> None:
 
 def atomic_write(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees all of the old bytes or all of the new ones, even after a crash."""
+    with atomic_file(path) as whole:
+        whole.write_bytes(content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which becomes `path` when the block ends well; until then a reader sees what was there."""
     with private_directory(path.parent) as temporary:
         whole = temporary / "content"
-        whole.write_bytes(content)
+        yield whole
         _sync(whole)
         whole.replace(path)
         _sync(path.parent)

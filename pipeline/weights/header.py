@@ -32,6 +32,7 @@ class Header:
 
     `model_class` is the class a whole pickled model needs, `needs` all classes outside the allow-list. `record` is what
     stands around the tensors: the whole value that torch.save wrote, as records, or the metadata of a safetensors file.
+    `places` are the bytes of the file where torch.save's storages begin, by key.
     """
 
     kind: Kind
@@ -43,3 +44,4 @@ class Header:
     has_numpy: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     record: Any = None
+    places: Mapping[str, int] = field(default_factory=dict)

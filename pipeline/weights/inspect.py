@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeightsError
-from pipeline.weights import files, guess, headers, nested, onnx_header, torch_header, wrappers
+from pipeline.weights import beside, files, guess, headers, inert, nested, onnx_header, torch_header, traits, wrappers
 from pipeline.weights.kinds import STATE_DICTS, Kind
 from pipeline.weights.protobuf import MalformedFieldError
 
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from pipeline.weights.beside import Held
     from pipeline.weights.header import Header, TensorHeader
 
 _MAX_POINTER_BYTES = 1024
 _NAMED = 4
+_MAX_HELD = 1_000
 _ARCHIVES = {Kind.TAR, Kind.ZIP, Kind.GZIP, Kind.NUMPY, Kind.HDF5}
 
 
@@ -50,9 +53,10 @@ class Candidate:
 class Description:
     """What a file is and holds; `dataclasses.asdict` gives JSON values.
 
-    `elements` and `tensor_bytes` count tied tensors once. `wrapper` leads to the state dict, `beside` is what else was
+    `traits` are what is special about it, such as half precision. `elements` and `tensor_bytes` count tied tensors once. `wrapper` leads to the state dict, `beside` is what else was
     there; `candidates` are the state dicts of a file that holds several, of which none was picked, and `unnamed` says
-    which lists of tensors are none. `needs` are the classes that loading would import. `values` (None until they are read)
+    which lists of tensors are none. `needs` are the classes that loading would import, `held` the objects of theirs beside the
+    tensors, which are told and never made. `saved` is where the weights alone were written to. `values` (None until they are read)
     tells which tensors hold NaN, infinities or one value only; `contents` are the files in an archive.
     """
 
@@ -60,6 +64,7 @@ class Description:
     kind: str
     explanation: str
     size_bytes: int
+    traits: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     tensors: tuple[TensorDescription, ...] = ()
     elements: int = 0
@@ -70,9 +75,11 @@ class Description:
     candidates: tuple[Candidate, ...] = ()
     unnamed: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    held: tuple[Held, ...] = ()
     likely: str | None = None
     values: Mapping[str, Mapping[str, Any]] | None = None
     contents: tuple[str, ...] = ()
+    saved: str | None = None
     next: tuple[str, ...] = ()
 
 
@@ -93,6 +100,7 @@ def description_of(path: Path, *, key: str | None = None, max_bytes: int | None 
         str(header.kind),
         header.kind.explanation,
         header.size_bytes,
+        traits=_traits(path, header),
         details=details,
         tensors=tensors,
         elements=elements,
@@ -102,11 +110,24 @@ def description_of(path: Path, *, key: str | None = None, max_bytes: int | None 
         beside=(*wrapped.beside, *wrapped.ignored),
         candidates=tuple(_candidates(header)),
         unnamed=wrapped.without_names(),
-        needs=tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *header.needs])),
+        needs=_needs(header),
+        held=tuple(itertools.islice(beside.held(header), _MAX_HELD)) if header.model_class is None else (),
         likely=guess.likely({tensor.name: tensor.shape for tensor in tensors}) if header.kind in STATE_DICTS else None,
         contents=inside,
         next=_next(path, header, inside, key),
     )
+
+
+def _needs(header: Header) -> tuple[str, ...]:
+    foreign = [dotted for dotted in header.needs if not inert.is_own(dotted)]
+    return tuple(dict.fromkeys([*([header.model_class] if header.model_class else []), *foreign]))
+
+
+def _traits(path: Path, header: Header) -> tuple[str, ...]:
+    if header.kind not in STATE_DICTS:
+        return ()
+    dtypes = {tensor.name: tensor.dtype for tensor in header.tensors}
+    return traits.traits_of(path, dtypes, (*header.wrapped.beside, *header.wrapped.ignored))
 
 
 def _contents(path: Path, header: Header) -> tuple[tuple[TensorDescription, ...], dict[str, Any]]:
@@ -163,11 +184,28 @@ def _inside(path: Path, header: Header) -> tuple[str, ...]:
         return nested.names(data, header.kind)
 
 
+def _next_of_special(path: Path, header: Header) -> tuple[str, ...]:
+    """Return what to do with a state dict that is not to be used as it is."""
+    if any(traits.QUANTISED in each for each in _traits(path, header)):
+        return ("take the weights as they were before torch quantised them: no format takes what it made of them",)
+    index = traits.index_of(path)
+    if header.kind not in STATE_DICTS or index is None:
+        return ()
+    is_there = "" if index.is_file() else "  (once the index and the other shards are beside it)"
+    return (f"weighbridge init {quote(str(index))} --architecture MODULE:CLASS --trust MODULE{is_there}",)
+
+
 def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) -> tuple[str, ...]:
     """Return what to do with it, as commands where there is one."""
+    if special := _next_of_special(path, header):
+        return special
     if header.kind in STATE_DICTS:
         name = quote(f"{path}#{key}" if key else str(path))
+        alone = (
+            f"weighbridge inspect {name} --save-weights weights.safetensors  (the weights alone, without the objects)"
+        )
         return (
+            *([alone] if header.needs else []),
             f"weighbridge init {name}  (which of the networks that come with weighbridge takes it?)",
             f"weighbridge init {name} --architecture MODULE:CLASS --trust MODULE  (your own network)",
         )

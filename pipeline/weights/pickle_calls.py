@@ -44,17 +44,22 @@ _QSCHEMES = {
 NAMED = frozenset({*_STORAGES, *_DTYPES, *_CLASSES, *_QSCHEMES})
 """Globals that a pickle may name, all of them by name, none by prefix; to call them is another matter."""
 
+_HASHABLE = (str, int, float, bytes, complex, Global, Object, Long, type(None))
 _NUMPY_CODE = re.compile(r"[<>=|]?(?:([fiubcSUV])(\d{1,9})|[mM]8|O[48]?|\?)")
 _NUMPY_DTYPE, _NUMPY_ARRAY = "numpy.dtype", "numpy.ndarray"
 
 
 @dataclass(slots=True)
 class Declared:
-    """All tensors and storages of a pickle, wherever they stand, and whether it has numpy numbers or arrays."""
+    """All tensors and storages of a pickle, wherever they stand, and whether it has numpy numbers or arrays.
+
+    `places` are the bytes of the file where the storages begin, by key, once somebody has looked for them there.
+    """
 
     tensors: list[Tensor] = field(default_factory=list)
     storages: dict[str, Storage] = field(default_factory=dict)
     has_numpy: bool = False
+    places: dict[str, int] = field(default_factory=dict)
     copied: int = 0
 
     def add(self, tensor: Tensor) -> Tensor:
@@ -85,8 +90,9 @@ class Declared:
 
 def hashable(key: Any) -> Any:
     """Return a key that hashes in constant time; nested tuples can be made to take forever."""
-    plain = isinstance(key, str | int | float | bytes | complex | Global | Long | None)
-    if plain or (isinstance(key, tuple) and len(key) <= 16 and all(isinstance(k, str | int | float) for k in key)):
+    if isinstance(key, _HASHABLE) or (
+        isinstance(key, tuple) and len(key) <= 16 and all(isinstance(k, _HASHABLE) for k in key)
+    ):
         return key
     raise OddError(f"a {type(key).__name__} is a key")
 
@@ -110,21 +116,48 @@ def _sizes(value: Any) -> tuple[int, ...]:
 # What the functions on the allow-list return
 
 
-def _tensor(declared: Declared, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    return _typed_tensor(declared, storage, offset, size, stride, None)
+def _tensor(
+    declared: Declared,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    _grad: Any = None,
+    _hooks: Any = None,
+    bits: Any = None,
+    *_: Any,
+) -> Tensor:
+    special = "conjugated or negated" if bits else ""
+    return _typed_tensor(declared, storage, offset, size, stride, special=special)
 
 
 def _tensor_v3(
-    declared: Declared, storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
+    declared: Declared,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    _grad: Any,
+    _hooks: Any,
+    dtype: Any,
+    bits: Any = None,
+    *_: Any,
 ) -> Tensor:
-    return _typed_tensor(declared, storage, offset, size, stride, _dtype(dtype))
+    special = "conjugated or negated" if bits else ""
+    return _typed_tensor(declared, storage, offset, size, stride, _dtype(dtype), special)
 
 
-def _typed_tensor(declared: Declared, storage: Any, offset: Any, size: Any, stride: Any, dtype: str | None) -> Tensor:
+def _quantised_tensor(declared: Declared, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+    return _typed_tensor(declared, storage, offset, size, stride, special="quantised")
+
+
+def _typed_tensor(
+    declared: Declared, storage: Any, offset: Any, size: Any, stride: Any, dtype: str | None = None, special: str = ""
+) -> Tensor:
     shape, steps = _sizes(size), _sizes(stride)
     if not isinstance(storage, Storage) or not _is_size(offset) or len(shape) != len(steps):
         raise OddError("a tensor is not declared as torch.save does")
-    return declared.add(Tensor(dtype or storage.dtype, shape, steps, offset, storage))
+    return declared.add(Tensor(dtype or storage.dtype, shape, steps, offset, storage, special=special))
 
 
 def _dtype(value: Any) -> str:
@@ -142,7 +175,7 @@ def _sparse_tensor(declared: Declared, layout: Any, data: Any) -> Tensor:
     size = next((item for item in data if isinstance(item, tuple)), None)
     if not isinstance(layout, str) or len(parts) < 2:
         raise OddError("a sparse tensor lacks its indices or values")
-    return declared.add(Tensor(parts[-1].dtype, _sizes(size), parts=parts))
+    return declared.add(Tensor(parts[-1].dtype, _sizes(size), parts=parts, special="sparse"))
 
 
 def _parameter(_: Declared, data: Any, *_more: Any) -> Tensor:
@@ -255,7 +288,7 @@ ALLOWED: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_qtensor": _tensor,
+    "torch._utils._rebuild_qtensor": _quantised_tensor,
     "torch._utils._rebuild_sparse_tensor": _sparse_tensor,
     "torch._utils._rebuild_meta_tensor_no_storage": _meta_tensor,
     "torch._utils._rebuild_parameter": _parameter,

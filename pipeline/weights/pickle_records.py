@@ -75,7 +75,8 @@ class Storage:
 class Tensor:
     """A tensor as declared: shape and stride in elements, and the storage it views from `offset` (elements) on.
 
-    `parts` are the tensors a sparse one is made of; it and a tensor without data (meta device) have no storage.
+    `parts` are the tensors a sparse one is made of; it and a tensor without data (meta device) have no storage. `special`
+    says what it is more than a view of its storage's numbers: quantised, sparse, or conjugated or negated when read.
     """
 
     dtype: str
@@ -84,6 +85,7 @@ class Tensor:
     offset: int = 0
     storage: Storage | None = None
     parts: tuple[Tensor, ...] = ()
+    special: str = ""
 
     @property
     def elements(self) -> int:
@@ -96,14 +98,28 @@ class Tensor:
         return self.elements * DTYPE_BYTES[self.dtype]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Object:
-    """What a foreign global would have made: the global, its arguments, and the state it would have been given."""
+    """What a foreign global would have made: the global, its arguments, and what it would have been given after that.
+
+    That is a state, items as a list has them, and `pairs` of keys and values. As a key it is itself and no other.
+    """
 
     maker: str
     arguments: Any = ()
     state: Any = None
     items: list[Any] = field(default_factory=list)
+    pairs: list[tuple[Any, Any]] = field(default_factory=list)
+    _table: dict[Any, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.maker:.80}>"  # what it holds may hold it in turn
+
+    def table(self) -> dict[Any, Any]:
+        """Return its keys and values, once all are there."""
+        if self._table is None:
+            self._table = dict(self.pairs)  # once: many objects may hold it
+        return self._table
 
 
 def is_module(value: Any) -> bool:
@@ -133,7 +149,7 @@ def children(value: Any) -> Sequence[Any]:
         case list() | tuple():
             return value
         case Object():
-            return [value.arguments, value.state, *value.items]
+            return [value.arguments, value.state, *value.items, *(item for _, item in value.pairs)]
         case _:
             return ()
 

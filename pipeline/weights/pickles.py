@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.weights import opcodes
+from pipeline.weights import opcodes, pickle_objects
 from pipeline.weights.pickle_calls import ALLOWED, NAMED, Declared, hashable, require_tensor_class, set_state
 from pipeline.weights.pickle_records import (
     CraftedError,
@@ -20,20 +20,21 @@ from pipeline.weights.pickle_records import (
     Object,
     OddError,
     TooLargeError,
-    is_module,
     require_shallow,
 )
+from pipeline.weights.pickle_uses import Uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.weights.files import Bytes
 
+    _Judge = Callable[[Declared, str, Any], bool]
+
 # Both bound the time of reading to a second: 30,000 tensors take a million instructions, and name a handful of globals.
 MAX_OPCODES = 1_200_000
 _MAX_GLOBALS = 10_000
 _MAX_MARKS = 1_000
-_USES = ("names", "makes", "changes", "calls")
 
 
 class _StoppedError(Exception):
@@ -46,12 +47,14 @@ class Parsed:
 
     `foreign` holds the globals outside the allow-list, each with the most the file does with it: "names" it, "makes" an
     object of it, "changes" it, "calls" it. `own` are those of them that it makes networks of (nn.Module) and uses for
-    nothing else. `end` is where in the bytes the pickle ended.
+    nothing else; `acting` those with which it does more than to name them, to make an object and to fill it (see `pipeline.weights.inert`).
+    `end` is where in the bytes the pickle ended.
     """
 
     value: Any
     foreign: Mapping[str, str]
     own: frozenset[str]
+    acting: frozenset[str]
     declared: Declared
     protocol: int
     end: int
@@ -77,12 +80,13 @@ def parse(data: Bytes, start: int = 0, budget: Budget | None = None) -> Parsed:
             value, end = machine.run(data, start, budget or Budget())
     except (opcodes.CutOffError, _StoppedError) as error:
         if machine.problem is None:
-            raise MalformedError(f"not a complete pickle: {error}", machine.foreign) from error
-        raise CraftedError(machine.problem, machine.foreign, is_whole=False) from error
+            raise MalformedError(f"not a complete pickle: {error}", machine.uses.most) from error
+        raise CraftedError(machine.problem, machine.uses.most, is_whole=False) from error
     if machine.problem is not None:
-        raise CraftedError(machine.problem, machine.foreign, is_whole=True)
+        raise CraftedError(machine.problem, machine.uses.most, is_whole=True)
     require_shallow(value)
-    return Parsed(value, machine.foreign, machine.own(), machine.declared, machine.protocol, end)
+    uses = machine.uses
+    return Parsed(value, uses.most, uses.own(), frozenset(uses.acting), machine.declared, machine.protocol, end)
 
 
 class _Machine:
@@ -96,8 +100,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.foreign: dict[str, str] = {}
-        self.made: list[Object] = []
+        self.uses = Uses()
         self.declared = Declared()
         self.protocol = 0
         self.globals = 0
@@ -126,12 +129,6 @@ class _Machine:
             handler(self, argument)
         except _ODD as error:
             self.note_problem(error)
-
-    def own(self) -> frozenset[str]:
-        others = {each.maker for each in self.made if not is_module(each)}
-        return frozenset(
-            each.maker for each in self.made if each.maker not in others and self.foreign.get(each.maker) == "makes"
-        )
 
     def note_problem(self, error: Exception) -> None:
         if self.problem is None:
@@ -188,26 +185,31 @@ class _Machine:
 
     def extend(self, items: Sequence[Any]) -> None:
         target = self.top()
-        if not self.is_foreign(target, items):
+        is_foreign = self.is_foreign(target)
+        if isinstance(target, Object):
+            target.items.extend(items)
+        elif not is_foreign:
             if not isinstance(target, list):
                 raise OddError(f"items are appended to a {type(target).__name__}")
             target.extend(items)
 
     def update(self, items: Sequence[Any]) -> None:
         target = self.top()
-        if not self.is_foreign(target, items):
+        is_foreign = self.is_foreign(target)
+        pairs = ((hashable(key), value) for key, value in zip(items[::2], items[1::2], strict=True))
+        if isinstance(target, Object):
+            target.pairs.extend(pairs)
+        elif not is_foreign:
             if not isinstance(target, dict):
                 raise OddError(f"keys are set on a {type(target).__name__}")
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                target[hashable(key)] = value
+            target.update(pairs)
 
-    def is_foreign(self, target: Any, items: Sequence[Any]) -> bool:
+    def is_foreign(self, target: Any) -> bool:
         """Tell whether items are given to what a foreign global is or made, by a method of its own."""
         if isinstance(target, Object):
-            self.use(target.maker, "calls")  # its append, extend or __setitem__
-            target.items.extend(items)
+            self.uses.add(target.maker, "calls")  # its append, extend or __setitem__
         elif isinstance(target, Global):
-            self.use(target.dotted, "changes")
+            self.uses.add(target.dotted, "changes")
         return isinstance(target, Object | Global)
 
     def new_dict(self, _: object) -> None:
@@ -240,12 +242,8 @@ class _Machine:
 
     def push_named(self, dotted: str) -> None:
         if not _is_allowed(dotted):
-            self.use(dotted, "names")
+            self.uses.add(dotted, "names")
         self.stack.append(Global(dotted))
-
-    def use(self, dotted: str, how: str) -> None:
-        """Keep the most that is done with a global."""
-        self.foreign[dotted] = max(self.foreign.get(dotted, "names"), how, key=_USES.index)
 
     def buffer(self, _: object) -> None:
         raise _StoppedError("it takes bytes from outside the file")
@@ -264,11 +262,12 @@ class _Machine:
 
     def reduce(self, _: object) -> None:
         function, arguments = self.take_last(2)
-        self.stack.append(self.call(function, arguments, "calls"))
+        self.stack.append(self.call(function, arguments, "calls", pickle_objects.is_class_called))
 
     def new_object(self, _: object) -> None:
         maker, arguments = self.take_last(2)
-        self.stack.append(self.call(maker, arguments, "makes" if arguments == () else "calls"))
+        how = "makes" if arguments == () else "calls"
+        self.stack.append(self.call(maker, arguments, how, pickle_objects.is_class_made))
 
     def new_object_ex(self, _: object) -> None:
         maker, arguments, keywords = self.take_last(3)
@@ -286,24 +285,27 @@ class _Machine:
         maker, arguments = self.take(), tuple(self.pop_mark())
         self.stack.append(self.call(maker, arguments, "calls"))
 
-    def call(self, function: Any, arguments: Any, how: str) -> Any:
-        """Return the record of `function(*arguments)`."""
+    def call(self, function: Any, arguments: Any, how: str, is_inert: _Judge = pickle_objects.never) -> Any:
+        """Return the record of `function(*arguments)`; `is_inert` tells whether that does no more than to make an object."""
         if isinstance(function, Object):
             # What a foreign global returned is called in turn: it is that global's doing.
-            self.use(function.maker, how)
+            self.uses.act(function.maker, how)
             return Object(function.maker, arguments)
         if not isinstance(function, Global):
             self.note_problem(OddError("it calls something that is not a global"))
             return Object("a call")
-        if function.dotted in ALLOWED:
-            return self.attempt(function.dotted, partial(ALLOWED[function.dotted], self.declared), arguments)
-        if function.dotted in _CALLS_IN_TURN:
-            return self.attempt(function.dotted, partial(_CALLS_IN_TURN[function.dotted], self), arguments)
+        dotted = function.dotted
+        if dotted in ALLOWED:
+            return self.attempt(dotted, partial(ALLOWED[dotted], self.declared), arguments)
+        if dotted in _CALLS_IN_TURN:
+            return self.attempt(dotted, partial(_CALLS_IN_TURN[dotted], self), arguments)
+        self.uses.add(dotted, how)
+        if dotted in pickle_objects.DATA:
+            return self.attempt(dotted, partial(pickle_objects.DATA[dotted], self.declared), arguments)
         # Also what may be named (a storage class, torch.Tensor) is not to be called: that allocates as the file says.
-        self.use(function.dotted, how)
-        made = Object(function.dotted, arguments)
-        self.made.append(made)
-        return made
+        if not is_inert(self.declared, dotted, arguments):
+            self.uses.act(dotted, how)
+        return self.uses.made(Object(dotted, arguments))
 
     def attempt(self, name: str, build: Callable[..., Any], arguments: Any) -> Any:
         """Return what `build` makes of the arguments; where they are none that it takes, that is a problem."""
@@ -316,9 +318,9 @@ class _Machine:
     def reconstructed(self, *arguments: Any) -> Any:
         match arguments:
             case (Global() as maker, Global("builtins.object"), None):
-                return self.call(maker, (), "makes")
+                return self.call(maker, (), "makes", pickle_objects.is_class_made)
             case (Global() as maker, Global() as base, _):  # the base is called with the state
-                self.use(base.dotted, "calls")
+                self.uses.act(base.dotted, "calls")
                 return self.call(maker, (), "calls")
             case _:
                 raise OddError("it restores an object of no class")
@@ -330,7 +332,7 @@ class _Machine:
     def build(self, _: object) -> None:
         state, target = self.take(), self.top()
         if isinstance(target, Global):
-            self.use(target.dotted, "changes")
+            self.uses.add(target.dotted, "changes")
         elif isinstance(target, Object):
             set_state(target, state)
         elif not isinstance(target, dict):

@@ -1,4 +1,7 @@
-"""Load a state dict: headers first, then torch with weights_only=True or safetensors, never anything else."""
+"""Load a state dict: headers first, then torch with weights_only=True or safetensors, never anything else.
+
+A file with objects beside its tensors is given to neither: its tensors are read from its bytes (see `inert` and `stored`).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError, WeightsError
-from pipeline.weights import archive, files, headers, kinds, wrappers
+from pipeline.weights import archive, beside, files, headers, kinds, stored, wrappers
 from pipeline.weights.guard import guarded
 from pipeline.weights.kinds import Kind
 from pipeline.weights.verified import Verified, require_unchanged, weights_digest
@@ -70,7 +73,7 @@ def load(
         found = _tensors(path, header, key, examine=examine)
     if verified:
         require_unchanged(path, header, verified)  # nor while it was read
-    notes = [*header.wrapped.notes(), *(_doubts(found) if examine else ())]
+    notes = [*header.wrapped.notes(), *beside.notes(header), *(_doubts(found) if examine else ())]
     sha256 = verified.sha256 if verified else weights_digest(path, header)
     return Checkpoint(found, header.kind, tuple(notes), sha256, header)
 
@@ -135,7 +138,14 @@ def _tensors(path: Path, header: Header, key: str | None, *, examine: bool) -> d
         return found
     if header.kind is Kind.SAFETENSORS:
         return _safetensors(path)
-    value = _torch_load(path, header, examine=examine)
+    if header.facts["format"] == "torch.save (zip)" and examine:
+        _require_checksums(path)
+    if header.needs:
+        try:
+            return stored.tensors(path, header)
+        except _LOADING_ERRORS as error:
+            raise _unreadable(path, error) from error
+    value = _torch_load(path, header)
     unwrapped = wrappers.unwrap(value, _is_tensor, key)
     if not unwrapped.tensors:
         raise WeightsError(f"{path.name} changed while it was read", hint="run again")
@@ -153,13 +163,11 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise WeightsError(f"{path.name} cannot be read: {error}", hint=files.COPY_AGAIN) from error
 
 
-def _torch_load(path: Path, header: Header, *, examine: bool) -> Any:
+def _torch_load(path: Path, header: Header) -> Any:
     """Call torch.load(weights_only=True); there is no second attempt with anything less."""
     import torch
 
     is_zip = header.facts["format"] == "torch.save (zip)"
-    if is_zip and examine:
-        _require_checksums(path)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         for text in _OWN_WARNINGS:
@@ -177,9 +185,11 @@ def _torch_load(path: Path, header: Header, *, examine: bool) -> Any:
                 hint=f"save it again where it was made: {kinds.SAVE}",
             ) from error
         except _LOADING_ERRORS as error:
-            raise WeightsError(
-                f"{path.name} cannot be read: {str(error).splitlines()[0][:200]}", hint=files.COPY_AGAIN
-            ) from error
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path.name} cannot be read: {str(error).splitlines()[0][:200]}", hint=files.COPY_AGAIN)
 
 
 def _require_checksums(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Training scripts keep them in the file (`hyper_parameters` of Lightning, `hparams`, `config`, `args`, `model_args`, or beside
 the state dict), in the metadata of a safetensors file, or in a config.json in the same folder. They are read as plain
-values, by exact name; no object is made of them.
+values, by exact name; no object is made of them. Configs, namespaces and dataclasses are tables of what they hold.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.weights.beside import opened
 from pipeline.weights.kinds import Kind
 from pipeline.weights.pickle_records import Global, Object, Tensor
 from pipeline.weights.wrappers import is_training_state, printable
@@ -241,14 +242,17 @@ def _tables(record: Any, *, is_text: bool) -> Iterator[tuple[tuple[str, ...], Ma
     level: list[tuple[tuple[str, ...], Any, bool]] = [((), record, is_text)]
     for _ in range(_MAX_DEPTH):
         further: list[tuple[tuple[str, ...], Any, bool]] = []
-        for steps, table, texts in level:
-            if not isinstance(table, dict) or id(table) in seen or len(seen) >= _MAX_TABLES:
+        for steps, held, texts in level:
+            if not isinstance(held, dict | Object) or id(held) in seen or len(seen) >= _MAX_TABLES:
                 continue
-            seen.add(id(table))
+            seen.add(id(held))
+            table = opened(held)
+            if not isinstance(table, dict) or (steps and _is_elsewhere(steps[-1], table)):
+                continue
             yield steps, table, texts
             for step, item in table.items():
                 inner = _parsed(item) if texts else item
-                if isinstance(step, str) and isinstance(inner, dict) and not _is_elsewhere(step, inner):
+                if isinstance(step, str) and isinstance(inner, dict | Object):
                     further.append(((*steps, step), inner, False))
         level = further
 
@@ -306,6 +310,8 @@ class _Plain:
                 return {name: self.of(item) for name, item in value.items()}
             case Object(maker="numpy scalar"):
                 return self.of(_number(value))
+            case Object() if (inner := opened(value)) is not value:
+                return self.of(inner)
             case str() if _LOCATION.match(value):
                 raise _UnreadError("a path or an address, which a file may not choose,")
             case _ if is_plain(value):

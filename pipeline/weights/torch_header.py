@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError, WeightsError
-from pipeline.weights import archive, danger, files, nested, pickles, wrappers
+from pipeline.weights import archive, danger, files, inert, nested, pickles, wrappers
 from pipeline.weights.header import Header, TensorHeader
 from pipeline.weights.kinds import Kind
 from pipeline.weights.pickle_calls import MAX_TENSORS
@@ -47,7 +47,7 @@ def read(parsed: pickles.Parsed, size_bytes: int, name: str, key: str | None, *,
         size_bytes,
         tensors=tensor_headers(wrapped.tensors),
         wrapped=wrapped,
-        model_class=model_class(parsed.value),
+        model_class=model_class(parsed.value) if kind is Kind.PICKLED_MODEL else None,
         needs=tuple(parsed.foreign),
         has_numpy=parsed.declared.has_numpy,
         facts={
@@ -56,15 +56,16 @@ def read(parsed: pickles.Parsed, size_bytes: int, name: str, key: str | None, *,
             "holds": parsed.value.maker if isinstance(parsed.value, Object) else type(parsed.value).__name__,
         },
         record=parsed.value,
+        places=parsed.declared.places,
     )
 
 
 def _kind_of(value: Any, found: wrappers.Unwrapped, *, legacy: bool) -> Kind:
     """Say what a file is from the value of its main pickle, and the state dicts found there."""
-    if model_class(value) is not None:
-        return Kind.PICKLED_MODEL
+    if not found.tensors and not found.choices:
+        return Kind.PICKLED_MODEL if model_class(value) is not None else Kind.TORCH_OBJECT
     if not found.tensors:
-        return Kind.SEVERAL if found.choices else Kind.TORCH_OBJECT
+        return Kind.SEVERAL
     if found.path:
         return Kind.WRAPPED
     return Kind.STATE_DICT_LEGACY if legacy else Kind.STATE_DICT
@@ -89,17 +90,18 @@ def parse_zip(data: Bytes, entries: Sequence[archive.Entry], name: str, walk: ne
     """Return the records of the main pickle in an archive, of which every storage is there."""
     entry = next(each for each in entries if each.name.partition("/")[2].casefold() == "data.pkl")
     parsed = pickles.parse(archive.content(data, entry, _MAX_PICKLE_BYTES), 0, walk.instructions)
-    danger.require_data(parsed, name)
+    _require_data(parsed, name, walk)
     hidden = entry.size - parsed.end
     if hidden:
         raise UnsafeError(f"{name} hides {hidden:,} bytes behind its pickle", hint=files.ALTERED)
-    sizes = {entry.name.partition("/")[2]: entry.size for entry in entries}
+    records = {entry.name.partition("/")[2]: entry for entry in entries}
     for storage in parsed.declared.storages.values():
-        held = sizes.get(f"data/{storage.key}")
-        if held is None:
+        record = records.get(f"data/{storage.key}")
+        if record is None:
             raise WeightsError(f"{name} lacks the data of storage {storage.key!r:.40}", hint=files.DAMAGED)
-        if held < storage.nbytes:
-            raise UnsafeError(f"{name}: {_stored(storage, held)}", hint=files.ALTERED)
+        if record.size < storage.nbytes:
+            raise UnsafeError(f"{name}: {_stored(storage, record.size)}", hint=files.ALTERED)
+        parsed.declared.places[storage.key] = archive.start_of(data, record)
     return parsed
 
 
@@ -108,7 +110,8 @@ def parse_legacy(data: Bytes, name: str, walk: nested.Walk) -> pickles.Parsed:
     end = 0
     for _ in range(3):  # magic number, protocol version, system info
         end = nested.parse_data(data, name, walk, end).end
-    parsed = nested.parse_data(data, name, walk, end)
+    parsed = pickles.parse(data, end, walk.instructions)
+    _require_data(parsed, name, walk)
     keys = nested.parse_data(data, name, walk, parsed.end)
     if not isinstance(keys.value, list) or len(set(map(str, keys.value))) != len(keys.value):
         raise MalformedError("it does not list its storages")
@@ -122,12 +125,29 @@ def parse_legacy(data: Bytes, name: str, walk: nested.Walk) -> pickles.Parsed:
         held = int.from_bytes(data[position : position + 8], "little") * DTYPE_BYTES[storage.dtype]
         if held != storage.nbytes:
             raise UnsafeError(f"{name}: {_stored(storage, held)}", hint=files.ALTERED)
+        parsed.declared.places[key] = position + 8
         position += 8 + held
     if position > len(data) or len(keys.value) != len(storages):
         raise MalformedError(f"its data is cut off: {len(data):,} of {position:,} bytes are there")
     if position < len(data):
         raise UnsafeError(f"{name} hides {len(data) - position:,} bytes behind its data", hint=files.ALTERED)
     return parsed
+
+
+def _require_data(parsed: pickles.Parsed, name: str, walk: nested.Walk) -> None:
+    """Refuse what is not data; beside the tensors of a checkpoint, objects that nobody makes may stand."""
+    if walk.program or not parsed.declared.tensors or _is_model(parsed.value):
+        danger.require_data(parsed, name)
+    else:
+        inert.require_inert(parsed, name)
+
+
+def _is_model(value: Any) -> bool:
+    """Tell whether a file holds a pickled model and no state dict beside it, as a loss may stand beside one."""
+    if model_class(value) is None:
+        return False
+    found = wrappers.unwrap(value, is_tensor)
+    return not found.tensors and not found.choices
 
 
 def _stored(storage: Storage, held: int) -> str:

@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import in_line
-from pipeline.weights.pickle_records import TooLargeError
+from pipeline.weights.pickle_records import Object, TooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -162,13 +162,14 @@ class _Search:
         self.seen_again = 0
 
     def states(self, value: Any, steps: tuple[str | int, ...]) -> Iterator[State]:
-        if not isinstance(value, dict | list | tuple):
+        if not isinstance(value, dict | list | tuple | Object):
             return
         self.count(value)
+        value = _table(value)
         inner = [
             state
             for step, item in (_entries(value) if len(steps) < _MAX_WRAPPERS else ())
-            if isinstance(item, dict | list | tuple)
+            if isinstance(item, dict | list | tuple | Object)
             and not is_training_state(step, item)
             and not _has_word(str(step), _ARGUMENT_WORD)
             for state in self.states(item, (*steps, step))
@@ -178,21 +179,27 @@ class _Search:
             is_whole = len(tensors) == len(value) or _are_parameters(tensors)
             if tensors and (is_whole or not any(state.is_likely for state in inner)):
                 yield State(steps, tensors, tuple(str(key)[:80] for key in value if key not in tensors))
-        elif count := sum(map(self.is_tensor, value)):
+        elif not isinstance(value, Object) and (count := sum(map(self.is_tensor, value))):
             self.unnamed[".".join(map(str, steps)) or TOP] = count
         yield from inner
 
     def count(self, value: Any) -> None:
         if id(value) in self.seen:
-            self.seen_again += len(value) + _CONTAINER
+            self.seen_again += len(value.pairs if isinstance(value, Object) else value) + _CONTAINER
         self.seen.add(id(value))
         if self.seen_again > _MAX_SEEN_AGAIN:
             raise TooLargeError("its entries refer to one another again and again")
 
 
 def _entries(value: Any) -> Iterator[tuple[str | int, Any]]:
-    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    value = _table(value)
+    pairs = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list | tuple) else ())
     yield from ((step, item) for step, item in pairs if isinstance(step, str | int))
+
+
+def _table(value: Any) -> Any:
+    """Return the keys and values of an object that has some: a record of a subclass of dict."""
+    return value.table() if isinstance(value, Object) and value.pairs else value
 
 
 def is_training_state(step: str | int, item: Any) -> bool:
@@ -219,7 +226,7 @@ def _beside(value: Any, steps: Sequence[str | int]) -> Iterator[str]:
     """Yield the other entries at each level on the way to a state dict."""
     for step in steps:
         yield from (str(key)[:80] for key, _ in _entries(value) if key != step)
-        value = value[step]
+        value = _table(value)[step]
 
 
 def _bare(state: State) -> tuple[str, dict[str, tuple[int, ...]]]:

@@ -1,6 +1,7 @@
 """The commands as a person meets them: instant help, one JSON document, a table, and what to do next."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from pipeline.commands.shared import next_command
 
 HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "scipy"}
 
@@ -187,3 +190,12 @@ def test_a_report_can_be_shown_again(built, weighbridge):
 def test_stdout_and_stderr_are_plain_when_no_terminal(built, weighbridge):
     done = weighbridge("export", "configs/simplenet.yaml", "--out", built.parent.parent, "--no-benchmark")
     assert "\x1b" not in done.out + done.err
+
+
+def test_what_to_do_next_can_be_pasted_into_a_shell(tmp_path):
+    again = next_command("export", tmp_path / "my net.yaml", trust=["mine"], overrides=["a=[1, 2]"], out=Path("out"))
+    assert shlex.split(again) == [
+        *("weighbridge", "export", str(tmp_path / "my net.yaml")),
+        *("--trust", "mine", "--set", "a=[1, 2]", "--out", "out"),
+    ]
+    assert next_command("check", "net.yaml", trust=None) == "weighbridge check net.yaml"

@@ -605,6 +605,14 @@ def test_the_recorded_form_holds_no_folder_key_or_time_limit(tmp_path: Path) -> 
     assert "me.pem" not in text
     assert "run_seconds" not in text
     assert (plain["model"]["weights"], plain["samples"]) == ("simplenet.pth", "in.npz")
+    assert "beside" not in plain["release"]  # as in releases of before
+
+
+def test_files_beside_the_network_are_found_from_the_config_and_told_by_name(tmp_path: Path) -> None:
+    write(SHORTEST + "release: {beside: [bert/vocab.txt]}\n", "own/net.yaml")
+    config = load(Path("own/net.yaml"), vocabulary=VOCABULARY)
+    assert config.release.beside == [str(tmp_path / "own/bert/vocab.txt")]
+    assert resolved(config)["release"]["beside"] == ["vocab.txt"]
 
 
 def test_the_recorded_form_is_the_same_from_any_folder_and_differs_with_any_value() -> None:

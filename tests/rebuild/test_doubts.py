@@ -85,7 +85,7 @@ class Scaled(nn.Module):
 
 
 class Stubborn(nn.Module):
-    """A constructor that takes one value only, and one that cannot be built without data."""
+    """A constructor that takes one value only, and one that is built from data, not from shapes alone."""
 
     def __init__(self, layers: int = 3, largest: float = 1.0, temperature: float = 1.0):
         super().__init__()
@@ -103,7 +103,6 @@ def test_numbers_tuples_and_tables_are_tried_with_others(tmp_path: Path) -> None
 def test_what_could_not_be_tried_is_not_taken_for_decided(tmp_path: Path) -> None:
     assert undecided(network(tmp_path, Stubborn(), {}, target="tests.rebuild.test_doubts:Stubborn")).keys() == {
         "layers",
-        "largest",
         "temperature",
     }
 

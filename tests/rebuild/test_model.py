@@ -372,7 +372,7 @@ def test_an_untrusted_network_is_refused(tmp_path):
 
 def test_building_shapes_draws_no_values_and_imports_no_compiler():
     program = (
-        "import sys, torch\nfrom pipeline.rebuild.model import shapes_only\n"
+        "import sys, torch\nfrom pipeline.rebuild.shapes import shapes_only\n"
         "with shapes_only():\n    made = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 4), torch.nn.LSTM(4, 4))\n"
         "assert all(each.is_meta for each in made.parameters())\nassert 'torch._dynamo' not in sys.modules\n"
     )

@@ -223,3 +223,22 @@ def test_several_processes_that_write_the_same_release_all_succeed(content, tmp_
         errors = writer.communicate()[1].decode()
         assert writer.returncode == 0, errors
     assert find(tmp_path / "tiny").name == "9"
+
+
+def test_what_belongs_to_the_network_lies_beside_it_as_it_came(changed, tmp_path):
+    (tmp_path / "tokenizer.json").write_text('{"its": "own"}')
+    release = write(changed(beside=(tmp_path / "tokenizer.json",)), tmp_path / "out")
+    assert (release / "tokenizer.json").read_text() == '{"its": "own"}'
+    files = {each["path"]: each["role"] for each in json.loads((release / "manifest.json").read_bytes())["files"]}
+    assert files["tokenizer.json"] == "beside"
+    assert check_files(release) == []
+    (release / "tokenizer.json").write_text("another")
+    assert "tokenizer.json" in check_files(release)[0]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json", "verify.py", "SHA256SUMS", "report"])
+def test_what_belongs_to_the_network_takes_no_name_of_the_releases_own_files(changed, tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(InputError, match=rf"{name} has the name of another file of the release"):
+        write(changed(beside=(tmp_path / name,)), tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("manifest.json"))

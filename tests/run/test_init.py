@@ -25,6 +25,7 @@ from pipeline.run.check import check
 from pipeline.run.init import Request
 from pipeline.run.plan import Settings
 from tests import told
+from tests.weights import inert_corpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +61,8 @@ def located(target: str) -> trust.Located:
             {"vocab_size": 99, "hidden_size": 48, "layers": 3, "intermediate_size": 80, "max_positions": 40, "type_vocab_size": 3},
             ("heads",),
         ),
-        ("resnet:ResNet", lambda: ResNet(34, 11), {"depth": 34, "num_classes": 11}, ()),
-        ("resnet:ResNet", lambda: ResNet(50, 12), {"depth": 50, "num_classes": 12}, ()),
+        ("resnet:ResNet", lambda: ResNet(34, 11), {"depth": 34, "output_size": 11}, ()),
+        ("resnet:ResNet", lambda: ResNet(50, 12), {"depth": 50, "output_size": 12}, ()),
     ],
 )  # fmt: skip
 def test_constructor_arguments_follow_from_the_shapes(target, make, told, unsure, tmp_path: Path) -> None:
@@ -427,6 +428,20 @@ def test_a_written_config_passes_check(tmp_path: Path) -> None:
         init.init(Request(weights, f"{OURS}simplenet:SimpleNet"), target, None)
 
 
+def test_a_config_of_omegaconfs_beside_the_weights_is_told_and_check_says_what_was_left_out(
+    weighbridge: Any, tmp_path: Path
+) -> None:
+    hyper = inert_corpus.omegaconf({"lr": 0.1, "net": {"input_size": 7, "hidden_size": 33, "output_size": 5}})
+    state = {f"model.{name}": tensor for name, tensor in SimpleNet(7, 33, 5).state_dict().items()}
+    weights = inert_corpus.save({"state_dict": state, "hyper_parameters": hyper}, tmp_path / "net.ckpt")
+    target = tmp_path / "net.yaml"
+    draft = init.init(Request(weights, f"{OURS}simplenet:SimpleNet"), target, None)
+    assert "# from net.ckpt: hyper_parameters.net (input_size, hidden_size, output_size)" in draft.text
+    done = weighbridge("check", target)
+    assert done.code == 0
+    assert "never made: hyper_parameters (omegaconf.dictconfig.DictConfig)" in done.out
+
+
 def test_what_a_checkpoint_says_is_in_the_config_with_its_source_and_check_asks_for_the_rest(
     tmp_path: Path, weighbridge: Callable[..., Any]
 ) -> None:
@@ -440,6 +455,7 @@ def test_what_a_checkpoint_says_is_in_the_config_with_its_source_and_check_asks_
     done = weighbridge("init", f"{name}#g", *command)
     assert done.code == 0, done.err
     assert "(look at the lines marked CHECK: activation)" in done.err
+    assert f"next: weighbridge check {tmp_path / 'net.yaml'} --trust tests.told\n" in done.err
     lines = [
         "  # from gan.ckpt: hyper_parameters (inputs, width, classes, temperature, residual)",
         "  arguments: {inputs: 12, width: 32, classes: 5, temperature: 2.5, residual: true}",
@@ -453,6 +469,8 @@ def test_what_a_checkpoint_says_is_in_the_config_with_its_source_and_check_asks_
     assert asked in weighbridge(*check).out
     done = weighbridge(*check, "--set", "model.arguments.activation=relu", "--set", "model.arguments.temperature=1.0")
     assert "not decided" not in done.out
+    again = " --trust tests.told --set model.arguments.activation=relu --set model.arguments.temperature=1.0\n"
+    assert f"next: weighbridge export {tmp_path / 'net.yaml'}{again}" in done.out
     assert "contradicted  gan.ckpt: hyper_parameters says temperature=2.5, and --set model.arg" in done.out
     text = (tmp_path / "net.yaml").read_text().replace(", temperature: 2.5", "")
     (tmp_path / "net.yaml").write_text(text)
@@ -512,9 +530,9 @@ def test_weights_of_another_network_are_a_misfit_and_no_config_is_written(tmp_pa
 
 def test_without_an_architecture_those_that_fit_are_listed(tmp_path: Path) -> None:
     weights = saved(tmp_path / "w.pth", lambda: ResNet(18, 7))
-    assert init.match(weights) == {f"{OURS}resnet:ResNet": {"depth": 18, "num_classes": 7}} or init.match(weights)[
+    assert init.match(weights) == {f"{OURS}resnet:ResNet": {"depth": 18, "output_size": 7}} or init.match(weights)[
         f"{OURS}resnet:ResNet"
-    ] == {"depth": 18, "num_classes": 7, "groups": 1, "width_per_group": 64}
+    ] == {"depth": 18, "output_size": 7, "groups": 1, "width_per_group": 64}
 
 
 def test_every_network_of_ours_is_among_the_shipped() -> None:

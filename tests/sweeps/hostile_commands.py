@@ -1,6 +1,6 @@
 """Run every hostile file through every command that takes a file, each in a process of its own, and watch what it does.
 
-    python -m tests.sweeps.hostile_commands [RELEASE] [--part ours|evasions|injected|sharded|limits]...
+    python -m tests.sweeps.hostile_commands [RELEASE] [--part ours|evasions|abuses|injected|sharded|limits]...
 
 A command passes if it refuses with its documented exit code, starts no process, opens no connection, leaves no marker,
 and takes under 2 s of processor time and 200 MB over the interpreter with weighbridge imported. Processes are forked from
@@ -40,7 +40,7 @@ import pipeline.run.stages
 import pipeline.run.verify
 from tests.formats.torchscript import programs
 from tests.release.forgery import forge
-from tests.weights import evasions, injected
+from tests.weights import abuses, evasions, injected
 from tests.weights.corpus import ours
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def _beyond(folder: Path, _marker: Path) -> dict[str, Path]:
 PARTS: dict[str, Callable[[Path, Path], dict[str, Path]]] = {
     "ours": ours,
     "evasions": lambda folder, marker: _written(folder, evasions.files(marker), "evasion"),
+    "abuses": lambda folder, marker: _written(folder, abuses.files(marker), "abuse"),
     "injected": _injected,
     "sharded": lambda folder, marker: dict(evasions.sharded(folder, marker)),
     "limits": _beyond,

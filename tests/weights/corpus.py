@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.errors import UnsafeError
+from tests.weights import abuses, evasions
 from tests.weights import assembler as asm
-from tests.weights import evasions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,7 +139,7 @@ CRASHES = {
 def hostile(folder: Path, marker: Path) -> dict[str, Path]:
     """Write the corpus into `folder`; return name → file."""
     made = ours(folder, marker)
-    for name, content in evasions.files(marker).items():
+    for name, content in {**evasions.files(marker), **abuses.files(marker)}.items():
         path = folder / f"{len(made):03}.pth"
         path.write_bytes(content)
         made[name] = path

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from pipeline.weights import guess, inspect
 from tests.weights.test_identify import FILES, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -109,3 +110,80 @@ def test_what_to_do_next_can_be_copied_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "my files.pth"
     torch.save({"fc.weight": torch.ones(2, 3)}, path)
     assert inspect.description_of(path).next[0].startswith(f"weighbridge init '{path}'  ")
+
+
+def linears() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def partly_half() -> nn.Module:
+    module = linears()
+    module[0].half()
+    return module
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (linears, ()),
+        (lambda: linears().half(), ("in half precision (float16)",)),
+        (lambda: linears().bfloat16(), ("in half precision (bfloat16)",)),
+        (partly_half, ("partly in half precision (float16)",)),
+        (lambda: nn.Sequential(linears().half(), nn.BatchNorm1d(4).bfloat16()), ("in half precision (float16 and bfloat16)",)),
+    ],
+)  # fmt: skip
+def test_half_precision_is_said_in_the_first_line(
+    make: Callable[[], nn.Module], said: tuple[str, ...], tmp_path: Path, weighbridge: Callable[..., Any]
+) -> None:
+    torch.save(make().state_dict(), tmp_path / "a.pth")
+    assert inspect.description_of(tmp_path / "a.pth").traits == said
+    first = weighbridge("inspect", tmp_path / "a.pth").out.splitlines()[0]
+    assert first.startswith(", ".join(["a.pth: state dict", *said, ""]).strip())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_what_torch_quantised_is_said_with_the_way_it_was_done(tmp_path: Path) -> None:
+    dynamic = torch.ao.quantization.quantize_dynamic(linears(), {nn.Linear}, dtype=torch.qint8)
+    torch.save(dynamic.state_dict(), tmp_path / "dynamic.pth")
+    static = nn.Sequential(torch.ao.quantization.QuantStub(), nn.Conv2d(3, 4, 3)).eval()
+    static.qconfig = torch.ao.quantization.get_default_qconfig("fbgemm")  # type: ignore[assignment]
+    prepared = torch.ao.quantization.prepare(static)
+    prepared(torch.ones(1, 3, 8, 8))
+    torch.save(torch.ao.quantization.convert(prepared).state_dict(), tmp_path / "static.pth")
+    for name, said in (("dynamic", "dynamically quantised by torch"), ("static", "quantised by torch")):
+        description = inspect.description_of(tmp_path / f"{name}.pth")
+        assert description.traits == (said,)
+        assert "before torch quantised them" in description.next[0]
+
+
+def test_names_alone_do_not_make_a_state_dict_quantised(tmp_path: Path) -> None:
+    torch.save(
+        {"scale": torch.ones(1), "zero_point": torch.zeros(1), "fc.weight": torch.ones(2, 3)}, tmp_path / "a.pth"
+    )
+    assert inspect.description_of(tmp_path / "a.pth").traits == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "index"),
+    [
+        ("model-00002-of-00003.safetensors", "shard 2 of 3", "model.safetensors.index.json"),
+        ("pytorch_model-00001-of-00002.bin", "shard 1 of 2", "pytorch_model.bin.index.json"),
+        ("net_3_of_4.pt", "shard 3 of 4", "net.pt.index.json"),
+        ("model-00001-of-00001.safetensors", None, None),
+        ("best_7-of-3.pth", None, None),
+        ("out-of-10.pth", None, None),
+    ],
+)
+def test_a_shard_says_which_it_is_and_leads_to_the_index(
+    name: str, said: str | None, index: str | None, tmp_path: Path
+) -> None:
+    torch.save(linears().state_dict(), tmp_path / name)
+    description = inspect.description_of(tmp_path / name)
+    assert description.traits == ((said,) if said else ())
+    if index is None:
+        assert "which of the networks" in description.next[0]
+        return
+    command = f"weighbridge init {tmp_path / index} --architecture MODULE:CLASS --trust MODULE"
+    assert description.next == (f"{command}  (once the index and the other shards are beside it)",)
+    (tmp_path / index).touch()
+    assert inspect.description_of(tmp_path / name).next == (command,)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import json
+import pathlib
+import types
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.weights import headers, stated
+from tests.weights import inert_corpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +24,12 @@ if TYPE_CHECKING:
 STATE = {"fc.weight": torch.ones(3, 2), "fc.bias": torch.ones(3)}
 DEFAULTS = {"width": 16, "depth": 2, "scale": 1.0, "residual": False, "activation": "relu", "limit": None}
 SAID = {"width": 32, "depth": 3, "scale": 2.5, "residual": True, "activation": "gelu", "limit": 0.5}
+
+
+def _configured(**values: Any) -> Any:
+    made = inert_corpus.Meter()  # a dataclass is told by its attributes, as any object
+    made.__dict__ = values
+    return made
 
 
 def said(saved: Any, folder: Path, *, key: str | None = None, fits: Any = lambda _: True) -> stated.Stated:
@@ -53,6 +64,56 @@ def test_arguments_are_found_wherever_scripts_keep_them(saved: Any, source: str,
     assert _values(found) == SAID
     assert {claim.source for claim in found.claims.values()} == {source}
     assert all(claim.is_certain for claim in found.claims.values())
+
+
+@pytest.mark.parametrize(
+    ("hyper", "source"),
+    [
+        (inert_corpus.omegaconf(SAID), "hyper_parameters"),
+        (inert_corpus.omegaconf({**SAID, "width": "${sizes.inner}", "sizes": {"inner": 32}}), "hyper_parameters"),
+        (inert_corpus.omegaconf({"lr": 1, "model": {"net": SAID}}), "hyper_parameters.model.net"),
+        (argparse.Namespace(**SAID), "hyper_parameters"),
+        (argparse.Namespace(model=types.SimpleNamespace(**SAID)), "hyper_parameters.model"),
+        (inert_corpus.AttributeDict(SAID), "hyper_parameters"),
+        ({"config": _configured(**SAID)}, "hyper_parameters.config"),
+        (collections.defaultdict(dict, {"net": SAID}), "hyper_parameters.net"),
+    ],
+)
+def test_configs_namespaces_and_dataclasses_are_tables_of_what_they_hold(
+    hyper: Any, source: str, tmp_path: Path
+) -> None:
+    found = _read(inert_corpus.save({"state_dict": STATE, "hyper_parameters": hyper}, tmp_path / "net.pth"))
+    assert _values(found) == SAID
+    assert {claim.source for claim in found.claims.values()} == {f"net.pth: {source}"}
+    assert all(claim.is_certain for claim in found.claims.values())
+
+
+def test_objects_that_are_no_values_are_named(tmp_path: Path) -> None:
+    omegaconf = inert_corpus.omegaconf
+    hyper = {
+        "width": inert_corpus.Phase.TRAIN, "depth": torch.nn.Linear(1, 1), "scale": omegaconf("${oc.env:HOME}"),
+        "limit": omegaconf("???"), "activation": pathlib.PurePosixPath("runs/a"), "residual": pathlib.PurePosixPath("/etc/a"),
+    }  # fmt: skip
+    found = _read(inert_corpus.save({"state_dict": STATE, "hyper_parameters": hyper}, tmp_path / "net.pth"))
+    assert _values(found) == {"activation": "runs/a"}
+    holds = "net.pth: hyper_parameters holds"
+    assert found.unread == {
+        "width": f"{holds} an object of my_project.kinds.Phase for it",
+        "depth": f"{holds} an object of torch.nn.modules.linear.Linear for it",
+        "scale": f"{holds} an object of omegaconf.nodes.AnyNode for it",
+        "limit": f"{holds} an object of omegaconf.nodes.AnyNode for it",
+        "residual": f"{holds} a path or an address, which a file may not choose, for it",
+    }
+
+
+def test_configs_that_refer_to_one_another_in_a_circle_have_no_value(tmp_path: Path) -> None:
+    circle = {**SAID, "width": "${depth}", "depth": "${width}"}
+    hyper = inert_corpus.omegaconf(circle)
+    found = _read(inert_corpus.save({"state_dict": STATE, "hyper_parameters": hyper}, tmp_path / "net.pth"))
+    assert found.unread.keys() == {"width", "depth"}
+    hyper.__dict__["_content"]["width"].__dict__["_val"] = hyper
+    found = _read(inert_corpus.save({"state_dict": STATE, "hyper_parameters": hyper}, tmp_path / "net.pth"))
+    assert "width" in found.unread
 
 
 def test_a_config_beside_the_weights_is_read(tmp_path: Path) -> None:

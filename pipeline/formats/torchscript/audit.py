@@ -196,10 +196,15 @@ def _plain(value: Any) -> Any:
 def _constant(value: Any) -> Any:
     node = value.node()
     if node.kind() == "prim::Constant":
-        return value.toIValue()
+        return _OPEN if _is_enum(value.type()) else value.toIValue()
     if node.kind() == "prim::ListConstruct":
         return [_constant(each) for each in node.inputs()]
     return _OPEN
+
+
+def _is_enum(kind: Any) -> bool:
+    """Tell whether a constant is a member of an Enum, or holds some: a number of no operator, whose class only its author has."""
+    return kind.kind() == "EnumType" or any(map(_is_enum, kind.containedTypes()))
 
 
 def _all_nodes(block: Any) -> Iterator[Any]:
@@ -215,7 +220,7 @@ def _tensor_constants(graph: Any) -> dict[str, Any]:
 
     found = {}
     for index, node in enumerate(_all_nodes(graph)):
-        if node.kind() == "prim::Constant" and isinstance(value := node.output().toIValue(), torch.Tensor):
+        if node.kind() == "prim::Constant" and isinstance(value := _constant(node.output()), torch.Tensor):
             found[f"constant {index}"] = value
     return found
 

@@ -59,6 +59,26 @@ def diagnose(
     difference = difference_of(expected, found)
     if difference.names == 0:
         return None
+    misfit = _diagnosed(difference, arguments, build_shapes, owner, weights_name, seconds)
+    filled = _filled(difference)
+    if misfit.is_mended or not filled:
+        return misfit
+    rest = difference_of(_without(expected, filled), found)
+    if rest.names == 0:
+        return Misfit(owner, weights_name, dict(arguments), {}, {}, (), changes={}, filled=filled)
+    builder = build_shapes and (lambda changes: _without(build_shapes(changes), filled))
+    mended = _diagnosed(rest, arguments, builder, owner, weights_name, seconds)
+    return replace(mended, filled=filled) if mended.is_mended else misfit
+
+
+def _diagnosed(
+    difference: Difference,
+    arguments: Mapping[str, Any],
+    build_shapes: Callable[[Mapping[str, Any]], Mapping[str, Shape]] | None,
+    owner: str,
+    weights_name: str,
+    seconds: float,
+) -> Misfit:
     if not difference.missing and not difference.misshaped:
         # Names too many are seldom an argument's doing.
         seconds = min(seconds, _EXTRA_SECONDS)
@@ -90,6 +110,20 @@ def diagnose(
         notes=tuple(notes),
         undecided=fix.undecided,
     )
+
+
+def _filled(difference: Difference) -> tuple[str, ...]:
+    """Return the missing buffers that the network's constructors fill, and that no tensor of the file can be."""
+    if not isinstance(difference.expected, Layout):
+        return ()
+    shapes = set(difference.unexpected.values())
+    return tuple(
+        name for name, shape in difference.missing.items() if name in difference.expected.filled and shape not in shapes
+    )
+
+
+def _without(shapes: Mapping[str, Shape], names: Sequence[str]) -> Mapping[str, Shape]:
+    return shapes.without(names) if isinstance(shapes, Layout) else shapes
 
 
 @dataclass(frozen=True, slots=True)

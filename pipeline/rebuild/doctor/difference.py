@@ -6,33 +6,65 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     import torch
+    from torch import nn
 
 Shape = tuple[int, ...]
 
+_STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+
 
 class Layout(dict[str, Shape]):
-    """Name → shape of a network's state dict; `tied` maps each further name of a tensor to its first one."""
+    """Name → shape of a network's state dict; `tied` maps each further name of a tensor to its first one.
 
-    def __init__(self, shapes: Mapping[str, Shape], tied: Mapping[str, str]) -> None:
+    `filled` are the buffers that the network's own constructors fill: training does not change them by itself.
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, Shape], tied: Mapping[str, str], filled: frozenset[str] = frozenset()
+    ) -> None:
         super().__init__(shapes)
         self.tied = tied
+        self.filled = filled
+
+    def without(self, names: Collection[str]) -> Layout:
+        """Return the layout of a network that lacks some of the names."""
+        kept = {name: shape for name, shape in self.items() if name not in names}
+        tied = {name: other for name, other in self.tied.items() if name in kept and other in kept}
+        return Layout(kept, tied, self.filled.difference(names))
 
     def is_same(self, other: Layout) -> bool:
         """Tell whether another network has the same names and shapes, and the same of them tied."""
         return self == other and self.tied == other.tied
 
 
-def layout_of(state: Mapping[str, torch.Tensor]) -> Layout:
+def layout_of_network(module: nn.Module) -> Layout:
+    """Return the layout of a network's state dict, with the buffers that its own constructors fill."""
+    state = module.state_dict()
+    return layout_of(state, frozenset(state.keys() & _filled(module)))
+
+
+def layout_of(state: Mapping[str, torch.Tensor], filled: frozenset[str] = frozenset()) -> Layout:
     """Return the names and shapes of a state dict, and which names are one tensor: the same memory in the same shape."""
     first: dict[object, str] = {}
     tied = {name: first.setdefault(_identity(name, tensor), name) for name, tensor in state.items()}
     return Layout(
         {name: tuple(tensor.shape) for name, tensor in state.items()},
         {name: other for name, other in tied.items() if other != name},
+        filled,
     )
+
+
+def _filled(module: nn.Module) -> set[str]:
+    """Return the buffers of modules that are not torch's, but for those that these have from torch's, as statistics."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in module.named_modules(remove_duplicate=False)
+        for name, _ in part.named_buffers(recurse=False)
+        if not type(part).__module__.startswith("torch.") and name not in _STATISTICS
+    }
 
 
 def _identity(name: str, tensor: torch.Tensor) -> object:

@@ -25,7 +25,8 @@ class Misfit:
     `misshaped` holds (name, found shape, expected shape). `changes` are argument values, `rename` and `ignore` the config's
     keys of that name: with all three it fits strictly, as tested by building the network; `changes` is None where nothing
     was found. `closest` is the best that was tried instead, with the number of names that still differ. `undecided` are
-    names of both sides that belong together with nothing to tell which is which: then nothing is proposed.
+    names of both sides that belong together with nothing to tell which is which: then nothing is proposed. `filled` are
+    buffers that the network's constructors fill and the file lacks, without which all this is said.
     """
 
     owner: str
@@ -40,14 +41,39 @@ class Misfit:
     closest: tuple[Mapping[str, Any], int] | None = None
     notes: tuple[str, ...] = ()
     undecided: tuple[Group, ...] = ()
+    filled: tuple[str, ...] = ()
+
+    @property
+    def is_mended(self) -> bool:
+        """Whether changes of the config are enough to make it fit."""
+        return self.changes is not None and not self.filled
 
     def message(self, where: Callable[[str], str]) -> str:
         """Return the explanation: the fix or the closest, then all keys; `where` gives a config key's file:line:column."""
-        return "\n".join([self._headline(where), *self._questions(), *self.notes, *self._lists()])
+        differs = [self._headline(where)] if self.differs else []
+        return "\n".join([*self._buffers(), *differs, *self._questions(), *self.notes, *self._lists()])
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything differs but the buffers that constructors fill."""
+        return bool(self.missing or self.unexpected or self.misshaped)
+
+    def _buffers(self) -> Iterator[str]:
+        if not self.filled:
+            return
+        is_one = len(self.filled) == 1
+        what = "a buffer that the constructor fills" if is_one else "buffers that the constructor fills"
+        yield (
+            f"{in_line(self.filled, _LISTED)} {'is' if is_one else 'are'} in {self.owner} and not in {self.weights_name}: "
+            f"{what}: register_buffer(…, persistent=False) keeps {'it' if is_one else 'them'} out of the state dict"
+        )
 
     @property
     def hint(self) -> str | None:
-        """What to do where nothing is proposed because nothing decides; None otherwise."""
+        """What to do where nothing is proposed because nothing decides, or where code is to be changed; None otherwise."""
+        if self.filled:
+            then = ", then set what is said here" if self.differs else ""
+            return f"in the code of {self.owner}, register {in_line(self.filled, _LISTED)} with persistent=False{then}"
         by_hand = "write model.rename for these by hand, from the code that made the weights"
         return f"{by_hand}; or give a reference, recorded outputs that tell them apart" if self.undecided else None
 

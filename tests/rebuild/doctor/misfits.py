@@ -17,7 +17,7 @@ from pipeline.architectures.simplenet import SimpleNet
 from pipeline.rebuild.doctor.diagnosis import diagnose
 from pipeline.rebuild.doctor.difference import Layout, layout_of
 from pipeline.rebuild.doctor.prefixes import align_with_exceptions
-from pipeline.rebuild.model import shapes_only
+from pipeline.rebuild.shapes import shapes_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

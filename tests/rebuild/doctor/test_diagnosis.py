@@ -9,8 +9,9 @@ from torch import nn
 
 from pipeline.errors import MisfitError
 from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
-from pipeline.rebuild.doctor.difference import Layout
+from pipeline.rebuild.doctor.difference import Layout, layout_of_network
 from pipeline.rebuild.doctor.prefixes import align_with_exceptions
+from pipeline.rebuild.shapes import shapes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -367,3 +368,92 @@ def test_long_lists_are_cut_with_their_number() -> None:
     misfit = _without_builder({f"a{index}": (1,) for index in range(40)}, {"b": (1,)})
     assert "missing (40): a0, a1," in misfit.message(where)
     assert "a11 … and 28 more" in misfit.message(where)
+
+
+class Normalises(nn.Module):
+    """Mean and deviation of its inputs, as ordinary buffers."""
+
+    def __init__(self, classes: int = 5, scaled: bool = True) -> None:
+        super().__init__()
+        self.net = nn.ModuleDict({"conv": nn.Conv2d(3, 8, 3), "fc": nn.Linear(8, classes)})
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        if scaled:
+            self.register_buffer("scale", torch.ones(1))
+
+
+def inner(classes: int = 5) -> dict[str, tuple[int, ...]]:
+    return {"conv.weight": (8, 3, 3, 3), "conv.bias": (8,), "fc.weight": (classes, 8), "fc.bias": (classes,)}
+
+
+def diagnosed(found: Mapping[str, tuple[int, ...]], make: Callable[..., nn.Module], **arguments: Any) -> Misfit:
+    misfit = diagnose(
+        shapes_of(make, arguments),
+        found,
+        arguments=arguments,
+        build_shapes=lambda changes: shapes_of(make, {**arguments, **changes}),
+        owner=make.__name__,
+        weights_name="w.pth",
+    )
+    assert misfit is not None
+    return misfit
+
+
+BUFFERS = (
+    "mean, std, scale are in Normalises and not in w.pth: buffers that the constructor fills: "
+    "register_buffer(…, persistent=False) keeps them out of the state dict"
+)
+
+
+def test_buffers_that_a_constructor_fills_are_told_beside_the_renames_for_the_rest() -> None:
+    misfit = diagnosed(inner(), Normalises)
+    assert not misfit.is_mended
+    lines = misfit.message(lambda _: "config.yaml:1:1").splitlines()
+    assert lines[0] == BUFFERS
+    assert lines[1].endswith("not in w.pth: set model.rename to {conv: net.conv, fc: net.fc}")
+    assert misfit.hint == (
+        "in the code of Normalises, register mean, std, scale with persistent=False, then set what is said here"
+    )
+
+
+def test_buffers_that_a_constructor_fills_are_told_beside_the_arguments_for_the_rest() -> None:
+    found = {f"net.{name}": shape for name, shape in inner(7).items()}
+    lines = diagnosed(found, Normalises, classes=5).message(lambda _: "config.yaml:1:1").splitlines()
+    assert lines[0] == BUFFERS
+    assert "set model.arguments.classes to 7" in lines[1]
+
+
+def test_a_buffer_that_is_all_that_lacks_is_told_alone() -> None:
+    found = {f"net.{name}": shape for name, shape in inner().items()} | {"mean": (1, 3, 1, 1), "std": (1, 3, 1, 1)}
+    misfit = diagnosed(found, Normalises)
+    (line,) = misfit.message(lambda _: "").splitlines()
+    assert line.startswith("scale is in Normalises and not in w.pth: a buffer that the constructor fills")
+    assert misfit.hint == "in the code of Normalises, register scale with persistent=False"
+
+
+def test_an_argument_that_does_without_a_buffer_goes_before_another_constructor() -> None:
+    found = {f"net.{name}": shape for name, shape in inner().items()} | {"mean": (1, 3, 1, 1), "std": (1, 3, 1, 1)}
+    misfit = diagnosed(found, Normalises, scaled=True)
+    assert (misfit.changes, misfit.filled) == ({"scaled": False}, ())
+
+
+def test_what_may_be_in_the_file_is_not_taken_for_filled_nor_are_statistics() -> None:
+    found = {f"net.{name}": shape for name, shape in inner().items()} | {
+        "scale": (1,),
+        "a": (1, 3, 1, 1),
+        "b": (1, 3, 1, 1),
+    }
+    assert diagnosed(found, Normalises).filled == ()
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    shapes = layout_of_network(network)
+    assert shapes.filled == frozenset()
+    left = {name: shape for name, shape in shapes.items() if "running" not in name}
+    misfit = diagnose(shapes, left, arguments={}, build_shapes=None, owner="Net", weights_name="w.pth")
+    assert misfit is not None
+    assert misfit.filled == ()
+
+
+def test_weights_of_another_network_are_not_excused_by_a_buffer() -> None:
+    misfit = diagnosed({"encoder.weight": (3, 3), "decoder.bias": (9,)}, Normalises)
+    assert misfit.filled == ()
+    assert "not one name is in both" in misfit.message(lambda _: "")

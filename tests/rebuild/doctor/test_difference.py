@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.rebuild.doctor.difference import difference_of, layout_of, tied_names
-from pipeline.rebuild.model import shapes_only
+from pipeline.rebuild.shapes import shapes_only
 from tests.formats.networks import Ties
 
 

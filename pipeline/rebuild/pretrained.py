@@ -1,0 +1,236 @@
+"""What transformers makes of a folder that it saved: the network, the names that its weights get, and what its forward takes.
+
+The network is built by its class from its config object, never by code that came with the folder. What is claimed was run: names
+are those under which transformers itself puts the tensors of the file, and inputs those with which the network ran at each size.
+Runs transformers' code, which must be trusted, so it belongs into a worker.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ArchitectureError
+from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.rebuild import calling, cases, objects, trust
+from pipeline.rebuild.declarations import declarations
+from pipeline.rebuild.doctor.renames import shortest, stems
+from pipeline.rebuild.infer import Arguments
+from pipeline.rebuild.infer_inputs import Inputs
+from pipeline.rebuild.outputs import is_tensor, leaves
+from pipeline.weights import headers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+    from torch import nn
+
+    from pipeline.interface import Arrays
+    from pipeline.rebuild.declarations import Declared
+    from pipeline.weights.pretrained import Pretrained
+
+CONSTANTS = {"use_cache": False}
+"""What a forward is called with where it has such a parameter: without it what was computed before comes back as an object."""
+_FEW_ELEMENTS = 1024
+_SEED = 0
+
+
+def inferred(
+    found: Pretrained, architecture: str, prefixes: Sequence[str], json_file: str | None
+) -> tuple[Arguments, Inputs]:
+    """Return the arguments of a network, the names that its weights get, and what goes in and out of it.
+
+    `json_file` is its config.json as the config is to name it, None where it is to be written out there.
+
+    Raises:
+        UnsafeError: transformers is not trusted.
+        ArchitectureError: it has no such network, or it cannot be built or run, or not from these weights.
+    """
+    make = _class_of(architecture, prefixes)
+    target = f"transformers:{make.config_class.__name__}"
+    written: dict[str, Any] = {objects.TARGET: f"{target}.from_dict", "config_dict": dict(found.config)}
+    read: dict[str, Any] = {objects.TARGET: f"{target}.from_json_file", "json_file": json_file}
+    config = objects.make(written, prefixes, found.folder)
+    module = _built(make, config)
+    rename, ignore = _exceptions(found, make, config)
+    arguments = Arguments(
+        {"config": read if json_file else written}, {}, {}, (), rename, ignore, names_by="transformers"
+    )
+    return arguments, _inputs(module, architecture)
+
+
+def _class_of(architecture: str, prefixes: Sequence[str]) -> Any:
+    make = trust.import_architecture(trust.locate(architecture, prefixes))
+    if not hasattr(make, "config_class") or not hasattr(make, "from_pretrained"):
+        raise ArchitectureError(
+            f"{architecture} is no network of transformers",
+            hint="name the one that the folder was saved from: --architecture transformers:NAME",
+        )
+    return make
+
+
+def _built(make: Any, config: Any) -> nn.Module:
+    import torch
+
+    torch.manual_seed(_SEED)
+    try:
+        module: nn.Module = make(config)
+    except Exception as error:
+        raise ArchitectureError(
+            f"{make.__name__} cannot be built from its config.json: {type(error).__name__}: {error}",
+            hint="does the installed transformers know it? see transformers_version in config.json",
+        ) from error
+    return module.eval()
+
+
+# The names of the weights
+
+
+def _exceptions(found: Pretrained, make: Any, config: Any) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return `rename` and `ignore` as transformers has them for this file, told by where it puts tensors of the same names.
+
+    Raises ArchitectureError where the file lacks tensors, or where it makes one of several, which no name can say.
+    """
+    import torch
+
+    header = headers.read(found.weights)
+    names = [each.name for each in header.tensors]
+    numbered = {
+        each.name: torch.full(each.shape, float(index), dtype=torch.float32)
+        for index, each in enumerate(header.tensors, start=1)
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module, told = make.from_pretrained(None, config=config, state_dict=numbered, output_loading_info=True)
+    placed = module.state_dict()
+    homes: dict[str, str] = {}
+    for name, tensor in placed.items():
+        source = _source_of(tensor, names)
+        if source is not None and homes.get(source) != source:  # of names that are tied, its own
+            homes[source] = name
+    left_out = [name for name in names if name not in homes]
+    if made := [name for name in left_out if name not in told["unexpected_keys"]]:
+        raise ArchitectureError(
+            f"transformers makes other tensors of {made[0]} and {len(made) - 1} more of {found.weights.name}, which no rename can say",
+            hint=f"save it as it is in memory: {make.__name__}.from_pretrained({str(found.folder)!r}).state_dict(), with torch.save",
+        )
+    if lacking := sorted(told["missing_keys"]):
+        raise ArchitectureError(
+            f"{found.weights.name} lacks {lacking[0]}{f' and {len(lacking) - 1} more' if lacking[1:] else ''}, which {make.__name__} would leave at random",
+            hint=f"name the network that was saved: --architecture transformers:{found.architecture}",
+        )
+    moved = any(old != new for old, new in homes.items())
+    return shortest(homes) if moved else {}, stems(left_out, list(homes))
+
+
+def _source_of(tensor: torch.Tensor, names: Sequence[str]) -> str | None:
+    """Return which tensor of the file was put there: the one whose number it holds throughout."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return None
+    first = float(tensor.flatten()[0])
+    if not first.is_integer() or not 1 <= first <= len(names) or not bool((tensor == first).all()):
+        return None
+    return names[int(first) - 1]
+
+
+# What goes in and out
+
+
+def _inputs(module: Any, architecture: str) -> Inputs:
+    """Return the widest declaration with which the network runs at all of its sizes."""
+    constants = {
+        name: value for name, value in CONSTANTS.items() if name in inspect.signature(module.forward).parameters
+    }
+    problem = "nothing is known of what its forward takes"
+    for declared in declarations(module):
+        try:
+            return _settled(module, declared, constants)
+        except Exception as error:  # noqa: BLE001 - a network may raise anything for inputs it does not take
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return Inputs(
+        None,
+        missing=tuple(_required(module)),
+        reason=f"{architecture} ran with none of the usual inputs of its kind ({problem})",
+    )
+
+
+def _required(module: Any) -> list[str]:
+    parameters = inspect.signature(module.forward).parameters
+    main = getattr(module, "main_input_name", None)
+    return [str(main)] if main in parameters else list(parameters)[:1]
+
+
+def _settled(module: Any, declared: Declared, constants: Mapping[str, Any]) -> Inputs:
+    interface = _interface(declared, constants)
+    cap = _cap(interface)
+    places = [
+        _tensors(_called(module, case.inputs, constants))
+        for case in cases.sample(interface, seed=_SEED, cap_elements=cap)
+    ]
+    common = [path for path in places[0] if all(path in each for each in places)]
+    taken = {each.name for each in interface.inputs}
+    top = [path for path in common if "." not in path] or common
+    paths = {_output_name(path, taken): path for path in top}
+    return Inputs(_interface(declared, constants, paths), _comments(declared))
+
+
+def _interface(declared: Declared, constants: Mapping[str, Any], paths: Mapping[str, str] | None = None) -> Interface:
+    inputs, dimensions = declared
+    specs = tuple(
+        InputSpec(
+            name,
+            each["dtype"],
+            tuple(each["shape"]),
+            each.get("low"),
+            each.get("high"),
+            each.get("values", "uniform" if "low" in each else "normal"),
+        )
+        for name, each in inputs.items()
+    )
+    used = {size for spec in specs for size in spec.shape}
+    sizes = tuple(
+        Dimension(name, each["min"], each["max"], each.get("multiple_of", 1))
+        for name, each in dimensions.items()
+        if name in used
+    )
+    named = paths or {}
+    moved = {name: path for name, path in named.items() if name != path}
+    return Interface(specs, sizes, tuple(named), constants=constants, paths=named if moved else {})
+
+
+def _cap(interface: Interface) -> int:
+    """Return how many elements an input of a trial may have: more than the smallest sizes need, and not all that the largest do."""
+    lowest = cases.smallest(interface)
+    needed = max(math.prod(cases.shape_of(spec, lowest)) for spec in interface.inputs)
+    return max(_FEW_ELEMENTS, 4 * needed)
+
+
+def _called(module: Any, arrays: Arrays, constants: Mapping[str, Any]) -> Any:
+    import torch
+
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return module(**calling.tensors_from(arrays), **constants)
+
+
+def _tensors(result: Any) -> dict[str, torch.Tensor]:
+    return {path: value for path, value in leaves(result) if is_tensor(value)}
+
+
+def _output_name(path: str, inputs: set[str]) -> str:
+    name = path.replace(".", "_") or "output"
+    return f"output_{name}" if name[:1].isdigit() else f"new_{name}" if name in inputs else name
+
+
+def _comments(declared: Declared) -> dict[str, str]:
+    """Say which sizes are only what was tried, for somebody to set to what is needed."""
+    inputs, dimensions = declared
+    used = {size for each in inputs.values() for size in each["shape"]}
+    return {
+        name: "it ran at these sizes; set them to what it will be given"
+        for name in dimensions
+        if name in used and name != "batch"
+    }

@@ -1,0 +1,85 @@
+"""`weighbridge init` of a Hugging Face folder: what it refuses, and where transformers is installed, what it writes."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from benchmarks import pretrained as sweep
+from pipeline.errors import ArchitectureError, InputError, UnsafeError
+from pipeline.run import pretrained
+from pipeline.run.init import Request
+
+REAL = pytest.mark.skipif(
+    find_spec("transformers") is None, reason="transformers is not installed: make sweep-pretrained"
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "mine"
+    path.mkdir()
+    save_file({"a": np.zeros(3, np.float32)}, path / "model.safetensors")
+    return path
+
+
+def stated(folder, **config):
+    (folder / "config.json").write_text(json.dumps(config))
+    return Request(folder, "")
+
+
+def test_a_network_whose_code_came_with_the_folder_is_not_run(folder):
+    request = stated(folder, architectures=["Net"], auto_map={"AutoModel": "modeling.Net"})
+    with pytest.raises(ArchitectureError, match=r"auto_map.*is not run"):
+        pretrained.init(request, None)
+
+
+def test_a_folder_that_does_not_say_its_network_is_asked_for_it(folder):
+    with pytest.raises(ArchitectureError, match=r"does not say which network") as caught:
+        pretrained.init(stated(folder, model_type="bert"), None)
+    assert "--architecture transformers:" in caught.value.hint
+
+
+def test_transformers_must_be_trusted_and_the_whole_command_is_said(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnsafeError, match="transformers is not trusted") as caught:
+        pretrained.init(stated(folder, architectures=["BertModel"]), None)
+    assert f"weighbridge init {folder} --trust transformers" in caught.value.hint
+
+
+def test_a_config_that_is_there_is_not_replaced(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("mine")
+    with pytest.raises(InputError, match=r"mine\.yaml is there already"):
+        pretrained.init(stated(folder, architectures=["BertModel"]), None)
+
+
+@REAL
+@pytest.mark.parametrize("name", ["bert", "vit", "t5"])
+def test_a_saved_network_becomes_a_release_that_equals_from_pretrained(name, tmp_path):
+    folder = sweep.save(name, tmp_path)
+    release = sweep.released(folder)
+    assert not isinstance(release, str), release
+    assert sweep.difference(folder, release) < sweep.ALLOWED
+
+
+@REAL
+def test_names_are_those_that_transformers_gives_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = sweep.save("vit", tmp_path)
+    draft = pretrained.init(Request(folder, "", ("transformers",)), None)
+    assert "vit.encoder.layer.*.attention.attention.query: vit.layers.*.attention.q_proj" in draft.text
+    assert "as transformers itself has it" in draft.text
+
+
+@REAL
+def test_weights_of_another_network_are_refused_with_what_they_lack(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = sweep.save("bert", tmp_path)
+    request = Request(folder, "transformers:BertForMaskedLM", ("transformers",))
+    with pytest.raises(ArchitectureError, match=r"lacks cls\.predictions.* at random"):
+        pretrained.init(request, None)
