@@ -61,8 +61,8 @@ def located(target: str) -> trust.Located:
             {"vocab_size": 99, "hidden_size": 48, "layers": 3, "intermediate_size": 80, "max_positions": 40, "type_vocab_size": 3},
             ("heads",),
         ),
-        ("resnet:ResNet", lambda: ResNet(34, 11), {"depth": 34, "output_size": 11}, ()),
-        ("resnet:ResNet", lambda: ResNet(50, 12), {"depth": 50, "output_size": 12}, ()),
+        ("resnet:ResNet", lambda: ResNet(34, 11), {"depth": 34, "num_classes": 11}, ()),
+        ("resnet:ResNet", lambda: ResNet(50, 12), {"depth": 50, "num_classes": 12}, ()),
     ],
 )  # fmt: skip
 def test_constructor_arguments_follow_from_the_shapes(target, make, told, unsure, tmp_path: Path) -> None:
@@ -530,9 +530,9 @@ def test_weights_of_another_network_are_a_misfit_and_no_config_is_written(tmp_pa
 
 def test_without_an_architecture_those_that_fit_are_listed(tmp_path: Path) -> None:
     weights = saved(tmp_path / "w.pth", lambda: ResNet(18, 7))
-    assert init.match(weights) == {f"{OURS}resnet:ResNet": {"depth": 18, "output_size": 7}} or init.match(weights)[
+    assert init.match(weights) == {f"{OURS}resnet:ResNet": {"depth": 18, "num_classes": 7}} or init.match(weights)[
         f"{OURS}resnet:ResNet"
-    ] == {"depth": 18, "output_size": 7, "groups": 1, "width_per_group": 64}
+    ] == {"depth": 18, "num_classes": 7, "groups": 1, "width_per_group": 64}
 
 
 def test_every_network_of_ours_is_among_the_shipped() -> None:
