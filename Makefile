@@ -93,6 +93,12 @@ sweep-pretrained: .venv/installed  ## twelve kinds of Hugging Face folders, from
 	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo]'
 	@$(ONE_THREAD) .venv-zoo/bin/python -m benchmarks.pretrained $(ARGS)
 
+# When it last ran and what it showed: docs/newcomer.md.
+sweep-newcomer: .venv/installed  ## commands and edits from a file to a proven release, for eight kinds of files (five minutes)
+	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo]'
+	@$(ONE_THREAD) .venv-zoo/bin/python -m benchmarks.newcomer
+
 # When it last ran and what it showed: docs/zoo.md. SHARD=1/4 takes a part, ARGS=… is passed on (--only, --again, …), UPDATE=1 writes the ledger.
 sweep-zoo: .venv/installed  ## some 600 networks of transformers, pytorchcv and torch.nn, against the committed ledger (hours; goes on where it stopped)
 	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
