@@ -6,6 +6,7 @@ import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 from pipeline.commands.backends import backends
 from pipeline.commands.benchmark import benchmark
@@ -41,8 +42,20 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich takes twice as long to import as everything else --help needs
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
+
+
+class _Command(TyperCommand):
+    """A command whose help tells its arguments by their names, without Python's types behind them."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        for each in self.params:
+            if isinstance(each, TyperArgument):
+                each.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # noqa: ARG005 - typer's own
+
+
 for command in COMMANDS:
-    app.command()(command)
+    app.command(cls=_Command)(command)
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - how typer calls it

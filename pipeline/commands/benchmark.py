@@ -15,7 +15,8 @@ def benchmark(
     trust: Trust = None,
     set_: Set = None,
     seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0.1, help="Budget of the run; default: benchmark.seconds.")
+        float | None,
+        typer.Option("--seconds", metavar="SECONDS", min=0.1, help="Budget of the run; default: benchmark.seconds."),
     ] = None,
     report_: Annotated[
         Path | None,

@@ -11,7 +11,7 @@ def cache(
     out: Out = ARTIFACTS,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what was used longest ago.")] = False,
     keep_bytes: Annotated[
-        int, typer.Option("--keep-bytes", min=0, help="How much --prune leaves; default: nothing.")
+        int, typer.Option("--keep-bytes", metavar="BYTES", min=0, help="How much --prune leaves; default: nothing.")
     ] = 0,
     as_json: Json = False,
 ) -> None:

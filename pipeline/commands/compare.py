@@ -12,7 +12,7 @@ def compare(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="The older release.")],
     candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", help="The newer one.")],
     margin: Annotated[
-        float, typer.Option("--margin", min=0.001, help="Relative change that counts as a regression.")
+        float, typer.Option("--margin", metavar="SHARE", min=0.001, help="Relative change that counts as a regression.")
     ] = 0.05,
     strict: Annotated[bool, typer.Option("--strict", help="Fail on what cannot be decided, too.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Compare although the machines differ.")] = False,

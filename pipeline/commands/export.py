@@ -43,7 +43,9 @@ def export(
     reuse_timings: Annotated[
         bool, typer.Option("--reuse-timings", help="Do not time files again that were timed here before.")
     ] = False,
-    count: Annotated[int, typer.Option("--jobs", min=1, help="How many configs at once, as far as memory allows.")] = 1,
+    count: Annotated[
+        int, typer.Option("--jobs", metavar="COUNT", min=1, help="How many configs at once, as far as memory allows.")
+    ] = 1,
     log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:

@@ -18,14 +18,17 @@ def init(
     file: Annotated[
         str,
         typer.Argument(
-            help="A state dict: .pth, .pt, .safetensors, the index of a sharded one, or a Hugging Face folder; FILE#KEY for one of several in it."
+            metavar="FILE",
+            help="A state dict: .pth, .pt, .safetensors, the index of a sharded one, or a Hugging Face folder; FILE#KEY for one of several in it.",
         ),
     ],
     architecture: Annotated[
         str | None,
         typer.Option("--architecture", metavar="MODULE:CLASS", help="The network. Without it: those of ours that fit."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="The config; default: FILE's name with .yaml")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="The config; default: FILE's name with .yaml")
+    ] = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,7 +36,8 @@ def init(
         ),
     ] = None,
     outputs: Annotated[
-        list[str] | None, typer.Option("--output-name", help="An output's name, in forward's order; may be repeated.")
+        list[str] | None,
+        typer.Option("--output-name", metavar="NAME", help="An output's name, in forward's order; may be repeated."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
     trust: Trust = None,

@@ -12,7 +12,8 @@ def inspect(
     file: Annotated[
         str,
         typer.Argument(
-            help="Any weights or model file, or a Hugging Face folder; FILE#KEY for one of several state dicts in it."
+            metavar="FILE",
+            help="Any weights or model file, or a Hugging Face folder; FILE#KEY for one of several state dicts in it.",
         ),
     ],
     values: Annotated[

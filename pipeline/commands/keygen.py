@@ -9,7 +9,9 @@ from pipeline.commands.shared import Json, print_json
 
 
 def keygen(
-    name: Annotated[Path, typer.Argument(help="Writes NAME.pem, to keep secret, and NAME.pub.pem, to hand out.")],
+    name: Annotated[
+        Path, typer.Argument(metavar="NAME", help="Writes NAME.pem, to keep secret, and NAME.pub.pem, to hand out.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Make a pair of keys: one to sign releases with, one to verify them with."""

@@ -11,7 +11,9 @@ from pipeline.commands.shared import Json, Release, print_json
 def package(
     release: Release,
     kind: Annotated[str, typer.Option("--as", metavar="KIND", help="triton, mlflow, huggingface, oci or zip.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where; default: NAME-VERSION-KIND here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PATH", help="Where; default: NAME-VERSION-KIND here.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Lay a release out for a server or a registry: Triton, MLflow, Hugging Face, OCI, or a zip file."""

@@ -19,12 +19,17 @@ def predict(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", help="A file, or a folder if the input is one; default: JSON on stdout.")
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="A file, or a folder if the input is one; default: JSON on stdout."
+        ),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", help="Which backend; default: the fastest proven one.")
+        str | None, typer.Option("--backend", metavar="BACKEND", help="Which backend; default: the fastest proven one.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda, where no backend is named.")] = "cpu",
+    device: Annotated[
+        str, typer.Option("--device", metavar="DEVICE", help="cpu or cuda, where no backend is named.")
+    ] = "cpu",
     as_json: Json = False,
 ) -> None:
     """Run a release on inputs from files; outputs are JSON on stdout, or a file.

@@ -14,16 +14,19 @@ from pipeline.errors import WeighbridgeError
 if TYPE_CHECKING:
     from pipeline.run.plan import Settings
 
-Out = Annotated[Path, typer.Option("--out", help="Where releases are written.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where releases are written.")]
 Trust = Annotated[list[str] | None, typer.Option("--trust", metavar="PREFIX", help="A package whose networks may run.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config.")]
 MaxBytes = Annotated[
-    int | None, typer.Option("--max-bytes", min=1, help="Refuse a weights file, or tensors in it, larger than this.")
+    int | None,
+    typer.Option(
+        "--max-bytes", metavar="BYTES", min=1, help="Refuse a weights file, or tensors in it, larger than this."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Report progress on stderr as JSON, a line an event.")]
-Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="One or more configs.")]
-Release = Annotated[Path, typer.Argument(help="A release, or the folder that holds its versions.")]
+Configs = Annotated[list[Path], typer.Argument(metavar="CONFIG", help="One or more configs.")]
+Release = Annotated[Path, typer.Argument(metavar="RELEASE", help="A release, or the folder that holds its versions.")]
 
 ARTIFACTS = Path("artifacts")
 

@@ -10,7 +10,9 @@ from pipeline.commands.shared import ARTIFACTS, Json, Release, Trust, leave, pri
 
 def verify(
     release: Release,
-    backend: Annotated[list[str] | None, typer.Option("--backend", help="Only this backend; may be repeated.")] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option("--backend", metavar="BACKEND", help="Only this backend; may be repeated.")
+    ] = None,
     key: Annotated[Path | None, typer.Option("--key", metavar="PUBLIC", help="It must be signed by this key.")] = None,
     at_least: Annotated[
         str | None, typer.Option("--at-least", metavar="VERSION", help="Refuse an older version than this.")

@@ -1,6 +1,7 @@
 """The commands as a person meets them: instant help, one JSON document, a table, and what to do next."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.commands.app import COMMANDS
 from pipeline.commands.shared import next_command
 
 HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "scipy"}
@@ -36,6 +38,14 @@ def test_help_imports_nothing_heavy(arguments):
     code, modules = imported_by(*arguments)
     assert code == 0
     assert not modules & HEAVY
+
+
+@pytest.mark.parametrize("command", [each.__name__ for each in COMMANDS])
+def test_help_names_what_to_give_and_no_type_of_pythons(weighbridge, command):
+    said = weighbridge(command, "--help").out
+    assert "<" not in said
+    first = said.splitlines()[0]
+    assert not re.search(r"[{[][a-z]+[}\]]", first), first
 
 
 def test_the_package_runs_as_the_command_does(weighbridge):
