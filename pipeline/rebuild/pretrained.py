@@ -99,18 +99,16 @@ def _exceptions(found: Pretrained, make: Any, config: Any) -> tuple[dict[str, st
     header = headers.read(found.weights)
     names = [each.name for each in header.tensors]
     numbered = {
-        each.name: torch.full(each.shape, float(index), dtype=torch.float32)
+        each.name: torch.full(each.shape, index, dtype=torch.int64 if "int" in each.dtype else torch.float32)
         for index, each in enumerate(header.tensors, start=1)
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module, told = make.from_pretrained(None, config=config, state_dict=numbered, output_loading_info=True)
-    placed = module.state_dict()
+    placed, told = _loaded(make, config, numbered)
     homes: dict[str, str] = {}
     for name, tensor in placed.items():
         source = _source_of(tensor, names)
         if source is not None and homes.get(source) != source:  # of names that are tied, its own
             homes[source] = name
+    homes |= {name: name for name in names if name not in homes and name in placed and not placed[name].numel()}
     left_out = [name for name in names if name not in homes]
     if made := [name for name in left_out if name not in told["unexpected_keys"]]:
         raise ArchitectureError(
@@ -126,9 +124,30 @@ def _exceptions(found: Pretrained, make: Any, config: Any) -> tuple[dict[str, st
     return shortest(homes) if moved else {}, stems(left_out, list(homes))
 
 
+def _loaded(make: Any, config: Any, tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Any]:
+    """Return where transformers puts tensors, and what it says of those that have no place, or got nothing.
+
+    In float32 throughout: the type that a config states may not hold the numbers.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module, told = make.from_pretrained(
+                None, config=config, state_dict=dict(tensors), output_loading_info=True, dtype=torch.float32
+            )
+    except Exception as error:
+        raise ArchitectureError(
+            f"{make.__name__} does not take these weights: {' '.join(str(error).split())[:300]}",
+            hint="is this the config.json that was saved with them?",
+        ) from error
+    return module.state_dict(), told
+
+
 def _source_of(tensor: torch.Tensor, names: Sequence[str]) -> str | None:
     """Return which tensor of the file was put there: the one whose number it holds throughout."""
-    if not tensor.numel() or not tensor.is_floating_point():
+    if not tensor.numel():
         return None
     first = float(tensor.flatten()[0])
     if not first.is_integer() or not 1 <= first <= len(names) or not bool((tensor == first).all()):

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from benchmarks import pretrained as sweep
@@ -74,6 +75,37 @@ def test_names_are_those_that_transformers_gives_them(tmp_path, monkeypatch):
     draft = pretrained.init(Request(folder, "", ("transformers",)), None)
     assert "vit.encoder.layer.*.attention.attention.query: vit.layers.*.attention.q_proj" in draft.text
     assert "as transformers itself has it" in draft.text
+
+
+@REAL
+def test_whole_numbers_among_the_weights_and_more_tensors_than_bfloat16_can_count_keep_their_names(
+    tmp_path, monkeypatch
+):
+    import transformers
+
+    monkeypatch.chdir(tmp_path)
+    counted = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    deep = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=8, num_hidden_layers=40, num_attention_heads=2, intermediate_size=8
+    )
+    for name, network in (
+        ("resnet", transformers.ResNetForImageClassification(counted)),
+        ("deep", transformers.LlamaForCausalLM(deep).to(torch.bfloat16)),
+    ):
+        network.save_pretrained(tmp_path / name)
+        draft = pretrained.init(Request(tmp_path / name, "", ("transformers",)), None)
+        assert "rename" not in draft.text
+        assert "ignore" not in draft.text
+
+
+@REAL
+def test_a_config_of_another_network_is_one_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = sweep.save("bert", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+    with pytest.raises(ArchitectureError, match=r"does not take these weights"):
+        pretrained.init(Request(folder, "", ("transformers",)), None)
 
 
 @REAL
