@@ -39,7 +39,8 @@ def inspect(
     name, key = split_key(file)
     path = Path(name)
     if is_pretrained(path):
-        description, path = describe(path, max_bytes=max_bytes), read(path).weights
+        found = read(path)
+        description, path = describe(found, max_bytes=max_bytes), found.weights
     else:
         description = description_of(path, key=key, max_bytes=max_bytes)
     if values:

@@ -219,6 +219,12 @@ def smallest(interface: Interface) -> dict[str, int]:
     )
 
 
+def fewest_elements(interface: Interface) -> int:
+    """Return how many elements the largest input has at the smallest sizes."""
+    lowest = smallest(interface)
+    return max(math.prod(shape_of(spec, lowest)) for spec in interface.inputs)
+
+
 def _cap(interface: Interface, sizes: Sizes, cap_elements: int) -> dict[str, int]:
     """Shrink the largest dimension, step by step, until no input has more than `cap_elements` elements; return all sizes."""
     capped = dict(sizes)

@@ -189,17 +189,16 @@ def _codes(config: Any, ranges: Ranges) -> list[Spec]:
 
 
 def _images(config: Any, ranges: Ranges) -> list[Spec]:
-    stated = _of(config, "image_size", "img_size", "input_image_size") or 64
-    height, width = (stated if isinstance(stated, list | tuple) else (stated, stated))[:2]
+    stated = _of(config, "image_size", "img_size", "input_image_size")
+    height, width = (stated if isinstance(stated, list | tuple) else (stated or 64,) * 2)[:2]
     channels = _of(config, "num_channels", "in_channels", "in_chans", "num_input_channels") or 3
     frames = _of(config, "num_frames", "frames") or 4
     found = []
     side_of_32 = {"min": 32, "max": max(96, min(height, ranges.side) // 32 * 32), "multiple_of": 32}
     side_of_64 = {"min": 64, "max": max(192, min(height, ranges.side) // 64 * 64), "multiple_of": 64}
-    is_stated = _of(config, "image_size", "img_size", "input_image_size") is not None
     dynamic = (side_of_32, side_of_64)
     # What prepares images gives them the size that is stated, and a network of one size is exported in a tenth of the time.
-    for side in (*dynamic, None) if ranges.any_image or not is_stated else (None, *dynamic):
+    for side in (*dynamic, None) if ranges.any_image or stated is None else (None, *dynamic):
         sizes = {"height": side, "width": side} if side else {"height": height, "width": width}
         found.append(({"dtype": "float32", "shape": ["batch", channels, "height", "width"]}, sizes))
     fixed = {"height": height, "width": width}

@@ -8,7 +8,6 @@ Runs transformers' code, which must be trusted, so it belongs into a worker.
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -222,9 +221,7 @@ def _interface(declared: Declared, constants: Mapping[str, Any], paths: Mapping[
 
 def _cap(interface: Interface) -> int:
     """Return how many elements an input of a trial may have: more than the smallest sizes need, and not all that the largest do."""
-    lowest = cases.smallest(interface)
-    needed = max(math.prod(cases.shape_of(spec, lowest)) for spec in interface.inputs)
-    return max(_FEW_ELEMENTS, 4 * needed)
+    return max(_FEW_ELEMENTS, 4 * cases.fewest_elements(interface))
 
 
 def _called(module: Any, arrays: Arrays, constants: Mapping[str, Any]) -> Any:

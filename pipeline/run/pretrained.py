@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +39,8 @@ def init(request: Request, output: Path | None, *, force: bool = False) -> Draft
     """
     found = pretrained.read(request.weights)
     architecture = request.architecture or f"{PACKAGE}:{_saved(found)}"
-    target = target_of(replace(request, title=found.folder.resolve().name).name, output, force=force)
+    told = replace(request, weights=found.weights, architecture=architecture, title=found.folder.resolve().name)
+    target = target_of(told.name, output, force=force)
     prefixes = trust.trusted_prefixes(Path.cwd(), request.trust)
     _require_trust(architecture, prefixes, found.folder)
     header = read.require_state_dict(found.weights, max_bytes=request.max_bytes)
@@ -54,7 +54,6 @@ def init(request: Request, output: Path | None, *, force: bool = False) -> Draft
             f"what {architecture} takes could not be found out: {inferred.inputs.reason}",
             hint="write a config by hand, as configs/minilm.yaml is",
         )
-    told = replace(request, weights=found.weights, architecture=architecture, title=found.folder.resolve().name)
     text = config_text(told, target, inferred, inferred.inputs.interface, weights_digest(found.weights, header))
     text += _further(found, inferred.inputs.interface, target)
     atomic_write(target, text.encode())
@@ -106,11 +105,9 @@ def _beside(found: Pretrained, target: Path) -> list[str]:
 
 def _further(found: Pretrained, interface: Interface, target: Path) -> str:
     """Return what such a config says beside the usual: inputs of a bearable size, and the licence that the model card states."""
-    lowest = cases.smallest(interface)
-    needed = max(math.prod(cases.shape_of(spec, lowest)) for spec in interface.inputs)
     lines = [
         "# The most elements that an input of a case has; the largest sizes are tried one by one.",
-        f"parity: {{cap_elements: {max(_FEW_ELEMENTS, 2 * needed)}}}",
+        f"parity: {{cap_elements: {max(_FEW_ELEMENTS, 2 * cases.fewest_elements(interface))}}}",
         "",
     ]
     release = {"license": found.license, "beside": _beside(found, target)}

@@ -100,9 +100,8 @@ def read(folder: Path) -> Pretrained:
     return Pretrained(folder, config, weights, beside, _license(folder / "README.md"))
 
 
-def describe(folder: Path, *, max_bytes: int | None = None) -> Description:
-    """Say what a folder is that transformers saved: the network and its sizes, what it is for, and what belongs to it; raises as `read` and `inspect.description_of`."""
-    found = read(folder)
+def describe(found: Pretrained, *, max_bytes: int | None = None) -> Description:
+    """Say what a folder is that transformers saved: the network and its sizes, what it is for, and what belongs to it; raises as `inspect.description_of`."""
     weights = inspect.description_of(found.weights, max_bytes=max_bytes)
     labels = found.labels
     details = {
@@ -121,12 +120,12 @@ def describe(folder: Path, *, max_bytes: int | None = None) -> Description:
     }
     return replace(
         weights,
-        name=folder.resolve().name,
+        name=found.folder.resolve().name,
         kind="Hugging Face folder",
         explanation="Written by transformers' save_pretrained: a network's configuration and its weights, without its code.",
         details={name: wrappers.printable(str(each)) for name, each in details.items()},
         likely=None,
-        next=(f"weighbridge init {quote(str(folder))} --trust transformers",),
+        next=(f"weighbridge init {quote(str(found.folder))} --trust transformers",),
     )
 
 

@@ -94,7 +94,7 @@ def test_a_folder_without_weights_says_what_it_looked_for(folder):
 
 
 def test_inspect_describes_it_with_its_tensors_and_the_next_command(folder):
-    found = pretrained.describe(folder)
+    found = pretrained.describe(pretrained.read(folder))
     assert (found.name, found.kind) == ("mine", "Hugging Face folder")
     assert found.details["network"] == "BertForSequenceClassification"
     assert found.details["labels"] == "bad, good"
@@ -105,4 +105,4 @@ def test_inspect_describes_it_with_its_tensors_and_the_next_command(folder):
 
 def test_what_the_folder_says_of_itself_cannot_write_to_a_terminal(folder):
     (folder / "config.json").write_text(json.dumps({**CONFIG, "model_type": "a\x1b[31mred\n"}))
-    assert pretrained.describe(folder).details["model type"] == r"a\x1b[31mred\n"
+    assert pretrained.describe(pretrained.read(folder)).details["model type"] == r"a\x1b[31mred\n"
