@@ -23,7 +23,7 @@ from pipeline.parity import oracle, prove
 from pipeline.parity.budget import Rule
 from pipeline.parity.compare import compare, worst
 from pipeline.rebuild import calling, cases
-from pipeline.rebuild.outputs import is_tensor, leaves
+from pipeline.rebuild.outputs import tensors_in
 from pipeline.run import export as exporting
 from pipeline.run.plan import Settings
 from pipeline.worker.inprocess import InProcessRunner
@@ -55,7 +55,7 @@ class ByPosition(torch.nn.Module):
         self.inner, self.names = inner, names
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(_leaves(self.inner(**dict(zip(self.names, tensors, strict=True)))).values())
+        return tuple(tensors_in(self.inner(**dict(zip(self.names, tensors, strict=True)))).values())
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _network(name: str, recipe: int, module: nn.Module) -> Network | str:
         interface = _interface(inputs, dimensions, ())
         try:
             sampled = cases.sample(interface, seed=SEED, cap_elements=500_000)
-            places = [_leaves(_called(module, case.inputs)) for case in sampled]
+            places = [tensors_in(_called(module, case.inputs)) for case in sampled]
         except SlowError:
             raise
         except Exception as error:  # noqa: BLE001 - a network may raise anything
@@ -194,11 +194,6 @@ def _called(module: nn.Module, arrays: Mapping[str, Any], *, double: bool = Fals
     tensors = {name: each.clone() for name, each in calling.tensors_from(arrays, double=double).items()}
     with torch.inference_mode():
         return module(**tensors)
-
-
-def _leaves(result: Any) -> dict[str, torch.Tensor]:
-    """Return the tensors in what a network returned, by their places."""
-    return {path: value for path, value in leaves(result) if is_tensor(value)}
 
 
 def _worth(places: Mapping[str, None], found: list[dict[str, torch.Tensor]]) -> list[str]:
@@ -270,7 +265,7 @@ def _truth(network: Network, perturbations: int) -> Truth | str:
             self.inner = module
 
         def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-            found = _leaves(self.inner(**tensors))
+            found = tensors_in(self.inner(**tensors))
             return {name: found[path] for path, name in places.items()}
 
     try:
@@ -306,7 +301,7 @@ def _plain(network: Network, route: str, known: Known, folder: Path) -> dict[str
     try:
         with _limited(_PLAIN_S), torch.no_grad():
             _export(module, tensors, network.interface, route, target)
-            paths = list(_leaves(module(**tensors)))
+            paths = list(tensors_in(module(**tensors)))
     except Exception as error:  # noqa: BLE001 - an exporter may raise anything
         return {"exported": False, "right": False, "reason": f"{type(error).__name__}: {_first_line(error)}"[:_SHOWN]}
     seconds = round(time.monotonic() - began_s, 1)

@@ -38,6 +38,11 @@ def leaves(result: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(value, f"{path}.{name}" if path else name)
 
 
+def tensors_in(result: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors in what a network returned, by their paths."""
+    return {path: value for path, value in leaves(result) if is_tensor(value)}
+
+
 def _children(value: Any) -> Sequence[tuple[str, Any]] | None:
     """Return what a container holds, by name; None for what is no container."""
     from torch.utils import _pytree as pytree

@@ -18,7 +18,7 @@ from pipeline.rebuild.declarations import declarations
 from pipeline.rebuild.doctor.renames import shortest, stems
 from pipeline.rebuild.infer import Arguments
 from pipeline.rebuild.infer_inputs import Inputs
-from pipeline.rebuild.outputs import is_tensor, leaves
+from pipeline.rebuild.outputs import tensors_in
 from pipeline.weights import headers
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _settled(module: Any, declared: Declared, constants: Mapping[str, Any]) -> I
     interface = _interface(declared, constants)
     cap = _cap(interface)
     places = [
-        _tensors(_called(module, case.inputs, constants))
+        tensors_in(_called(module, case.inputs, constants))
         for case in cases.sample(interface, seed=_SEED, cap_elements=cap)
     ]
     common = [path for path in places[0] if all(path in each for each in places)]
@@ -230,10 +230,6 @@ def _called(module: Any, arrays: Arrays, constants: Mapping[str, Any]) -> Any:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return module(**calling.tensors_from(arrays), **constants)
-
-
-def _tensors(result: Any) -> dict[str, torch.Tensor]:
-    return {path: value for path, value in leaves(result) if is_tensor(value)}
 
 
 def _output_name(path: str, inputs: set[str]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
-from pipeline.rebuild.outputs import is_tensor, leaves
+from pipeline.rebuild.outputs import is_tensor, leaves, tensors_in
 
 if TYPE_CHECKING:
     import os
@@ -69,7 +69,7 @@ def record(
     inputs, constants = _named(model, method, arguments, keywords)
     with _in_eval_mode(model):
         result, calls = watched(model, method, arguments, keywords)
-    outputs = {name: value for name, value in leaves(result) if is_tensor(value)}
+    outputs = tensors_in(result)
     if not outputs:
         raise InputError(
             f"{type(model).__name__}.{method} returned no tensor", hint="record a method that returns some"
