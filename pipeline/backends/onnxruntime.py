@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -33,6 +35,10 @@ class CudaOptions(Options):
 
     graph_optimization_level: Level = Field("all", description="how far the graph is rewritten before it runs")
     device_id: int = Field(0, ge=0, description="which GPU")
+    cudnn_conv_algo_search: Literal["exhaustive", "heuristic", "default"] = Field(
+        "exhaustive",
+        description="how an algorithm is found for each convolution whenever sizes change: timed, estimated, or always the same",
+    )
     tf32: bool = Field(
         default=False, description="allow TF32 in matrix products and convolutions (errors of about 1e-3)"
     )
@@ -51,7 +57,13 @@ def open_cuda(source: Source, options: Options) -> Session:
         UnavailableError: onnxruntime would have run it on the CPU without a word.
     """
     assert isinstance(options, CudaOptions)  # noqa: S101 - the table pairs them
-    cuda = ("CUDAExecutionProvider", {"device_id": str(options.device_id), "use_tf32": str(int(options.tf32))})
+    _load_cuda_libraries()
+    chosen = {
+        "device_id": str(options.device_id),
+        "use_tf32": str(int(options.tf32)),
+        "cudnn_conv_algo_search": options.cudnn_conv_algo_search.upper(),
+    }
+    cuda = ("CUDAExecutionProvider", chosen)
     providers = [cuda, "CPUExecutionProvider"]
     session = _session(source, options.graph_optimization_level, providers, None, device_id=options.device_id)
     if "CUDAExecutionProvider" not in session.facts["providers"]:
@@ -61,6 +73,17 @@ def open_cuda(source: Source, options: Options) -> Session:
             hint="install onnxruntime-gpu with the CUDA and cuDNN versions it was built for, and an NVIDIA driver",
         )
     return replace(session, facts={**session.facts, "tf32": options.tf32})
+
+
+def _load_cuda_libraries() -> None:
+    """Load CUDA and cuDNN from where pip puts them, where no linker looks; what is missing shows when the session opens.
+
+    Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html, "Preload DLLs"
+    """
+    import onnxruntime as ort
+
+    with redirect_stdout(StringIO()):  # it prints what it could not find
+        ort.preload_dlls()
 
 
 def _session(

@@ -37,6 +37,9 @@ class OnGpu(Part):
     """What the launches tell of their GPU: medians, all that throttled it, and a call's time without copies by size."""
 
     device_ms: dict[str, float | None]
+    changed_ms: dict[str, float] = Field(
+        default={}, description="The first call after one of another size, by size; in no other figure"
+    )
     sm_mhz: Whole | float | None
     max_sm_mhz: Whole | float | None
     memory_mhz: Whole | float | None

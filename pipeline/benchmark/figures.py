@@ -5,12 +5,11 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from pipeline.benchmark.document import Achieved, BackendFigures, OnGpu
+from pipeline.benchmark.document import Achieved, BackendFigures, OnGpu, Roofline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from pipeline.benchmark.document import Roofline
     from pipeline.benchmark.measurements import Measurements, WorkerFacts
     from pipeline.benchmark.statistics import Analysis
 
@@ -51,6 +50,11 @@ def _on_gpu(facts: Sequence[WorkerFacts]) -> OnGpu | None:
     states = [each.gpu for each in facts if each.gpu]
     return OnGpu(
         device_ms={scenario: _median(each[scenario] for each in taken) for scenario in taken[0]},
+        changed_ms={
+            scenario: found
+            for scenario in taken[0]
+            if (found := _median(each.changed_ms.get(scenario) for each in facts)) is not None
+        },
         sm_mhz=_median(each.sm_mhz for each in states),
         max_sm_mhz=_median(each.max_sm_mhz for each in states),
         memory_mhz=_median(each.memory_mhz for each in states),
@@ -61,9 +65,16 @@ def _on_gpu(facts: Sequence[WorkerFacts]) -> OnGpu | None:
 
 
 def achieved(
-    analysis: Analysis, flops: int | None, moved_bytes: int | None, roofline: Roofline
+    analysis: Analysis,
+    flops: int | None,
+    moved_bytes: int | None,
+    roofline: Roofline,
+    elsewhere: Collection[str] = (),
 ) -> tuple[Achieved, ...]:
-    """Return what each backend reaches of the machine's plain matrix product and copy, from its median time."""
+    """Return what each backend reaches of the processor's plain matrix product and copy, from its median time.
+
+    Those that run `elsewhere`, on a GPU, have rates and no share: the roofline is not theirs.
+    """
     found = []
     for row in analysis.rows:
         if row.median_ms is None or row.name == analysis.control:
@@ -71,13 +82,14 @@ def achieved(
         seconds = row.median_ms / 1e3
         flops_per_s = None if flops is None else flops / seconds
         bytes_per_s = None if moved_bytes is None else moved_bytes / seconds
+        best = Roofline() if row.name in elsewhere else roofline
         found.append(
             Achieved(
                 name=row.name,
                 flops_per_s=flops_per_s,
                 bytes_per_s=bytes_per_s,
-                flops_per_s_share=_share(flops_per_s, roofline.flops_per_s),
-                bytes_per_s_share=_share(bytes_per_s, roofline.bytes_per_s),
+                flops_per_s_share=_share(flops_per_s, best.flops_per_s),
+                bytes_per_s_share=_share(bytes_per_s, best.bytes_per_s),
             )
         )
     return tuple(found)

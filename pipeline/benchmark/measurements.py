@@ -86,6 +86,7 @@ class WorkerFacts(Part):
     """What a worker reported about itself, the times and memory of its own start first; a backend may tell more.
 
     `device_ms`: the time of a call by scenario without copies, of a backend on a GPU, whose state then was `gpu`.
+    `changed_ms`: there, the time of the first call after one with other inputs, which is in no other figure.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -99,6 +100,7 @@ class WorkerFacts(Part):
     peak_bytes: Count | None = None
     joules_per_call: Mapping[str, float] = Field(default={})
     device_ms: dict[str, float | None] | None = None
+    changed_ms: dict[str, float] = Field(default={})
     gpu: State | None = None
 
 

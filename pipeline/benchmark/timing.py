@@ -22,10 +22,10 @@ from pipeline.interface import complete_sizes, in_words
 from pipeline.rebuild import cases
 from pipeline.worker.event import Event
 from pipeline.worker.process import LOCAL
-from pipeline.worker.session import Bind, CallTogether, ReadMemory, TimeBlock, TimeOnDevice, opened
+from pipeline.worker.session import Bind, CallTogether, ReadChanges, ReadMemory, TimeBlock, TimeOnDevice, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from pydantic import JsonValue
@@ -91,6 +91,8 @@ class WorkerScenarios:
         if self.gpu is not None:
             now = gpu.state(self.gpu)  # while it is still warm from the rounds
             told["gpu"] = now and asdict(now)
+            changed = self.worker.call(ReadChanges(), timeout_s=self.timeout_s)
+            told["changed_ms"] = {name: statistics.median(each) / 1e6 for name, each in changed.items()}
             told["device_ms"] = {name: self._device_ms(name) for name in self.scenarios}
         try:
             return WorkerFacts.from_json(told)
@@ -201,6 +203,7 @@ def measure(  # noqa: PLR0913 - what a run is made of
         finale=finale,
     )
     analysed = {name: analyse(each, margin=settings.margin) for name, each in measured.items()}
+    elsewhere = {each.name for each in contestants if backends()[each.variant.backend].device != "cpu"}
     return Benchmark(
         schema_version=1,
         arms={each.name: Arm(variant=each.variant.name, threads=each.threads) for each in contestants},
@@ -211,7 +214,7 @@ def measure(  # noqa: PLR0913 - what a run is made of
             backends=tuple(figures.backend(each.name, measured, _file_bytes(each.variant)) for each in contestants),
             roofline=reached.roofline,
             graph=reached.graph,
-            achieved={name: _achieved(inputs[name], each, name, reached) for name, each in analysed.items()},
+            achieved={name: _achieved(inputs[name], each, name, reached, elsewhere) for name, each in analysed.items()},
             energy=_energy([each.name for each in contestants], measured),
             throughput=tuple(rates),
             throughput_notes=tuple(notes),
@@ -249,13 +252,15 @@ def _format(variant: Variant) -> Format:
     return formats()[backends()[variant.backend].format or ""]
 
 
-def _achieved(case: Case, analysis: Analysis, scenario: str, reached: Reached) -> tuple[Achieved, ...]:
+def _achieved(
+    case: Case, analysis: Analysis, scenario: str, reached: Reached, elsewhere: Collection[str]
+) -> tuple[Achieved, ...]:
     """Return what each backend gets out of the machine at one size."""
     flops = moved_bytes = None
     if reached.graph:
         flops = reached.graph.flops[scenario]
         moved_bytes = reached.graph.weight_bytes + sum(array.nbytes for array in case.inputs.values())
-    return figures.achieved(analysis, flops, moved_bytes, reached.roofline)
+    return figures.achieved(analysis, flops, moved_bytes, reached.roofline, elsewhere)
 
 
 def _file_bytes(variant: Variant) -> int | None:

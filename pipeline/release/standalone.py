@@ -16,7 +16,9 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -524,6 +526,10 @@ def open_onnx(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[
     provider = PROVIDERS[backend]
     if provider not in onnxruntime.get_available_providers():
         return None
+    if backend == "onnxruntime-cuda" and hasattr(onnxruntime, "preload_dlls"):
+        # CUDA and cuDNN from pip lie where no linker looks; what it does not find, it prints.
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # a provider that cannot load prints a page; the check below says it in a line
     # TF32 alone loses 1e-3: what is proven here is the model, not that mode.

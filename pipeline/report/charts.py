@@ -196,7 +196,7 @@ def _roofline(figures: Figures) -> Any:
     ]
     if not rows:
         return None
-    return _grouped(rows, "of", "share", "% of what this machine reaches")
+    return _grouped(rows, "of", "share", "% of what this processor reaches")
 
 
 def _grouped(rows: list[dict[str, Any]], group: str, value: str, title: str) -> Any:

@@ -172,6 +172,7 @@ def _gpu(benchmark: Benchmark) -> Iterator[Section]:
             scenario,
             milliseconds(whole.get((each.name, scenario))),
             milliseconds(alone_ms) or "not measured",
+            milliseconds(each.gpu.changed_ms.get(scenario)) or "no other size",
             _clock(each.gpu.sm_mhz, each.gpu.max_sm_mhz),
             _clock(each.gpu.memory_mhz, None),
             ", ".join(each.gpu.throttled_by) or ("unknown" if each.gpu.sm_mhz is None else "nothing"),
@@ -182,9 +183,19 @@ def _gpu(benchmark: Benchmark) -> Iterator[Section]:
     )
     text = (
         "Latencies elsewhere are from host memory to host memory; without copies, inputs and outputs stay on the GPU.",
+        "The first call after one of another size may look for an algorithm anew, and is in no other figure.",
         "PyTorch's calls are then timed by CUDA events, onnxruntime's by the host's clock until the GPU has done its work.",
     )
-    headings = ("backend", "sizes", "with copies", "without", "clock", "memory clock", "throttled by")
+    headings = (
+        "backend",
+        "sizes",
+        "with copies",
+        "without",
+        "after another size",
+        "clock",
+        "memory clock",
+        "throttled by",
+    )
     if body:
         yield Section("GPU", text, headings, body)
 
@@ -302,7 +313,7 @@ def _roofline(figures: Figures) -> Iterator[Section]:
         for each in reached
     )
     text = [
-        f"A plain matrix product reaches {in_units(best.flops_per_s)[:-1]}FLOP/s here, a plain copy {in_units(best.bytes_per_s)}/s."
+        f"A plain matrix product reaches {in_units(best.flops_per_s)[:-1]}FLOP/s on the processor, a plain copy {in_units(best.bytes_per_s)}/s."
     ]
     if graph is None:
         text.append("Operations are counted in an ONNX file, and there is none.")

@@ -66,6 +66,9 @@ def test_first_call_is_the_first_of_the_warm_up_and_memory_is_over_the_baseline(
     assert row.flops_per_s == pytest.approx(1e9)  # 1e6 operations in 1 ms
     assert row.flops_per_s_share == pytest.approx(0.25)
     assert row.bytes_per_s is None
+    on_gpu = figures.achieved(analyse(one, margin=0.03), 10**6, None, Roofline(flops_per_s=4e9), {"onnx"})
+    (row,) = (each for each in on_gpu if each.name == "onnx")
+    assert (row.flops_per_s, row.flops_per_s_share) == (pytest.approx(1e9), None), "the processor's roof is not a GPU's"
 
 
 def test_what_a_gpu_told_is_the_median_of_the_launches_and_whatever_throttled_it():

@@ -65,11 +65,11 @@ def test_where_nodes_ran_is_told_and_what_was_left_on_the_cpu_is_named(documents
 def test_what_copies_to_a_gpu_cost_and_what_throttled_it_is_told(documents, edited):
     assert section(documents, "GPU") is None
     clocks = {"sm_mhz": 1200, "max_sm_mhz": 1980, "memory_mhz": 2600, "temperature_c": 60, "power_w": 70.0}
-    gpu = {"device_ms": {"batch=1": 0.2}, **clocks, "throttled_by": ["power cap"]}
+    gpu = {"device_ms": {"batch=1": 0.2}, "changed_ms": {"batch=1": 770.0}, **clocks, "throttled_by": ["power cap"]}
     (row,) = section(edited(lambda each: each["benchmark"]["figures"]["backends"][2].update(gpu=gpu)), "GPU").body
     assert row[:2] == ("onnxruntime-cpu", "batch=1")
     assert row[2].startswith("0.5")
-    assert row[3:] == ("0.2 ms", "1200 of 1980 MHz", "2600 MHz", "power cap")
+    assert row[3:] == ("0.2 ms", "770 ms", "1200 of 1980 MHz", "2600 MHz", "power cap")
 
 
 def test_what_a_run_cannot_tell_is_said_in_the_verdict(edited):
