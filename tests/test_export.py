@@ -111,11 +111,9 @@ def minilm(tmp_path_factory):
 
 def test_a_healthy_export_passes_on_every_backend(simplenet):
     found = proven(simplenet)
-    assert {proof.variant.name: proof.status for proof in found.proofs if proof.status != "unavailable"} == {
-        "eager": "pass",
-        "torchscript": "pass",
-        "onnxruntime-cpu": "pass",
-    }
+    status = {proof.variant.name: proof.status for proof in found.proofs if proof.status != "unavailable"}
+    assert status.keys() >= {"eager", "torchscript", "onnxruntime-cpu"}
+    assert set(status.values()) == {"pass"}
     assert all(proof.worst.factor < 8 for proof in found.proofs if proof.worst)
 
 

@@ -49,7 +49,7 @@ def test_the_shipped_verifier_passes_from_a_read_only_copy_and_any_directory(rel
     for arguments in ((), (str(release),)):
         done = _shipped(release, elsewhere, *arguments)
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "release: ok: digests, golden cases on onnxruntime-cpu\n"
+        assert done.stdout.startswith("release: ok: digests, golden cases on onnxruntime-cpu")
     release.chmod(0o755)
 
 
