@@ -15,6 +15,9 @@ worst case tried (only one program varies, and to one side only). This is so wit
 Holm's correction bounds the chance of any wrong verdict among several backends. The p-value of a verdict is the smallest
 α at which the 1 - α interval lies within one of the three regions faster, same and slower. As these exclude one another, a
 verdict is wrong only if that interval misses the true ratio.
+
+Where the reference's two copies differ by more than the margin, something favours one of two equal programs by as much as the
+far end of their interval says. Nothing is the same then, and faster or slower is only what lies beyond that.
 """
 
 from __future__ import annotations
@@ -107,8 +110,8 @@ def analyse(measured: Measurements, *, margin: float, confidence: float = 0.95) 
     """Compare every arm with the reference.
 
     A backend is *faster* if its interval lies below 1/(1 + margin), *slower* if above 1 + margin, the *same* if between;
-    it is *undecided* otherwise, or if that does not survive Holm's correction, or if the reference's two copies
-    differ by more than the margin.
+    it is *undecided* otherwise, or if that does not survive Holm's correction. Where the reference's two copies differ by
+    more than the margin, what they may differ by at most takes its place, and nothing is the *same*.
 
     Raises:
         InputError: the margin is not above 0, or the confidence not between 0 and 1.
@@ -118,11 +121,14 @@ def analyse(measured: Measurements, *, margin: float, confidence: float = 0.95) 
         raise InputError(f"the benchmark's margin is {margin}", hint="give a share above 0, such as 0.03")
     if not 0 < confidence < 1:
         raise InputError(f"the benchmark's confidence is {confidence}", hint="give a share such as 0.95")
-    found = {name: _compare(measured, name, margin, confidence) for name in measured.arms if name != measured.reference}
-    fault = _fault(measured, found[measured.control], margin)
+    control = _compare(measured, measured.control, margin, confidence)
+    fault = _fault(measured, control, margin)
+    used = _widest(control) if fault and control else margin
+    found = {name: _compare(measured, name, used, confidence) for name in measured.arms if name != measured.reference}
+    found[measured.control] = control
     rivals = {name: each for name, each in found.items() if each and name != measured.control}
     p_values = dict(zip(rivals, holm([each.p_value for each in rivals.values()]), strict=True))
-    if control := found[measured.control]:
+    if control:
         p_values[measured.control] = control.p_value
 
     rows = [
@@ -130,14 +136,15 @@ def analyse(measured: Measurements, *, margin: float, confidence: float = 0.95) 
     ]
     for name, each in found.items():
         p_value = p_values.get(name)
-        if fault:
+        if fault and (control is None or name == measured.control):
             judged: tuple[Verdict, str] = "undecided", fault
         elif name in measured.failures:
             judged = "undecided", f"dropped out: {measured.failures[name]}"
         elif each is None or p_value is None:
             judged = "undecided", _too_few(len(_launch_logs(measured, name)))
         else:
-            judged = _judge(each, p_value, margin, confidence, len(rivals))
+            judged = _judge(each, p_value, used, confidence, len(rivals))
+            judged = _judge_unsteady(judged, measured.reference, fault) if fault else judged
         rows.append(_row(measured, name, each, p_value, judged, confidence))
     reason = fault or f"two copies of {measured.reference} agree within the margin of {margin:.3g}"
     return Analysis(measured.reference, measured.control, margin, confidence, fault is None, reason, tuple(rows))
@@ -240,6 +247,19 @@ def _fault(measured: Measurements, control: _Comparison | None, margin: float) -
         f"two copies of {measured.reference} differ by a factor of {math.exp(control.estimate):.3f}, "
         f"more than the margin of {margin:.3g}: this machine is too unsteady now"
     )
+
+
+def _widest(control: _Comparison) -> float:
+    """Return by which share the reference's two copies differ at the far end of their interval."""
+    return math.expm1(max(abs(edge) for edge in control.interval))
+
+
+def _judge_unsteady(judged: tuple[Verdict, str], reference: str, fault: str) -> tuple[Verdict, str]:
+    """Return a verdict in a run whose reference differs from itself: only what is farther off than that stands."""
+    verdict, reason = judged
+    if verdict in {"faster", "slower"}:
+        return verdict, f"{reason}, which is as far as two copies of {reference} may be apart in this unsteady run"
+    return "undecided", fault
 
 
 def _too_few(launches: int) -> str:

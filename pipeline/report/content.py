@@ -86,14 +86,14 @@ def _verdict(parity: Parity, benchmark: Benchmark, failed: Sequence[BackendResul
     for size in benchmark.sizes:
         where = in_words(size.sizes)
         faster = [(row.ratio, row) for row in size.rows if row.verdict == "faster" and row.ratio is not None]
-        if not size.can_tell:
-            yield f"Which backend is fastest at {where} cannot be told: {size.reason}."
-        elif faster:
+        if faster:
             ratio, row = min(faster, key=lambda each: each[0])
             yield (
                 f"At {where} {row.name} takes {ratio:.2f} of the time of {size.reference} "
                 f"({milliseconds(row.median_ms)} a call)."
             )
+        elif not size.can_tell:
+            yield f"Which backend is fastest at {where} cannot be told: {size.reason}."
         else:
             yield f"At {where} no backend is proven faster than {size.reference}."
 

@@ -112,8 +112,10 @@ def test_a_burst_in_less_than_half_of_the_rounds_or_calls_changes_nothing() -> N
 
 
 @pytest.mark.parametrize("control_ms", [9.6, 10.4])
-def test_no_verdict_is_given_if_the_reference_differs_from_itself(control_ms: float) -> None:
-    taken = measured({"eager": flat(10), "onnx": steady(5), CONTROL: steady(control_ms)})
+def test_nothing_within_what_the_reference_differs_from_itself_has_a_verdict(control_ms: float) -> None:
+    taken = measured(
+        {"eager": flat(10), "onnx": steady(10.38 if control_ms < 10 else 9.62), CONTROL: steady(control_ms)}
+    )
     analysis = analyse(taken, margin=0.03)
     assert not analysis.can_tell
     assert analysis.reason == (
@@ -121,7 +123,18 @@ def test_no_verdict_is_given_if_the_reference_differs_from_itself(control_ms: fl
         "this machine is too unsteady now"
     )
     assert [(each.verdict, each.reason) for each in analysis.rows[1:]] == [("undecided", analysis.reason)] * 2
-    assert row(taken).ratio == pytest.approx(0.5, rel=1e-6)
+    assert row(taken).ratio == pytest.approx(1.0, rel=0.04)
+
+
+@pytest.mark.parametrize(("call_ms", "verdict"), [(5, "faster"), (20, "slower"), (10, "undecided"), (9.7, "undecided")])
+def test_what_is_farther_off_than_the_reference_from_itself_is_decided_all_the_same(
+    call_ms: float, verdict: str
+) -> None:
+    taken = measured({"eager": flat(10), "onnx": steady(call_ms), CONTROL: steady(10.4)})
+    found = row(taken)
+    assert found.verdict == verdict
+    assert not analyse(taken, margin=0.03).can_tell
+    assert ("two copies of eager may be apart" in found.reason) == (verdict != "undecided")
 
 
 def test_the_control_within_the_margin_is_said_to_be_so() -> None:
