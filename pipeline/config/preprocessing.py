@@ -46,7 +46,10 @@ def check(name: str, each: InputConfig) -> Iterator[Problem]:
 def _layout(each: InputConfig, given: PreprocessConfig) -> Iterator[tuple[str, str]]:
     rank, shape = _RANKS[given.layout] if given.layout else (len(each.shape), "")
     if len(each.shape) != rank:
-        yield "layout", f"{given.layout} arrives where the network takes {shape}, and `shape` is {_list(each.shape)}"
+        yield (
+            "layout",
+            f"{given.layout} arrives where the network takes {shape}, and `shape` is {_list(each.shape)}: leave it out",
+        )
 
 
 def _resize(each: InputConfig, given: PreprocessConfig) -> Iterator[tuple[str, str]]:

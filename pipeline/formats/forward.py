@@ -87,7 +87,8 @@ def _replace_forward(
         found = tuple(outputs_of(result, interface).values())
         return found[0] if len(found) == 1 else found
 
-    replace_method(module, "forward", source, {"_call": call, "_outputs": outputs}, kept=_ORIGINAL)
+    scope = {"_call": call, "_outputs": outputs}
+    replace_method(module, "forward", source, scope, kept=_ORIGINAL, title="the call that the config describes")
 
 
 def _pairs(names: Mapping[str, str]) -> str:

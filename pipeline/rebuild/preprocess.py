@@ -54,7 +54,7 @@ def fold(module: nn.Module, arriving: Interface) -> None:
                 lines.append(f"assert {parameter} is not None")
             lines += _lines(_place(parameter, signature), spec.preprocess, held, casts=casts)
     source, scope = _written(binding.method, signature, attempt(get_type_hints, method) or {}, lines)
-    replace_method(module, binding.method, source, scope, kept=_ORIGINAL)
+    replace_method(module, binding.method, source, scope, kept=_ORIGINAL, title="the config's preprocessing")
 
 
 def _place(parameter: str, signature: inspect.Signature) -> str:

@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def replace_method(module: nn.Module, method: str, source: str, scope: Mapping[str, Any], *, kept: str) -> None:
+def replace_method(
+    module: nn.Module, method: str, source: str, scope: Mapping[str, Any], *, kept: str, title: str
+) -> None:
     """Give a module a class of its own whose `method` is what `source` defines, with `scope` as its globals.
 
-    What was called so before is called `kept`. Nothing else of the module changes: names of modules and parameters stay what they are.
+    What was called so before is called `kept`; `title` is what messages say in place of a file. Nothing else of the module changes: names of modules and parameters stay what they are.
     """
     own = type(module)
     before = vars(module).pop(method, None)
     if isinstance(before, types.FunctionType):
         before = staticmethod(_named(before, kept))  # it stood in the instance, which gives it no self
-    file = f"<{method}, as the config describes it: {zlib.crc32(source.encode()):08x}>"
+    file = f"<{title} {zlib.crc32(source.encode()):08x}>"  # two networks of one process have each its own
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     names = dict(scope)
     # Without this module's own __future__: TorchScript reads annotations that are types, not texts.
