@@ -9,7 +9,7 @@ from math import isfinite
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from pipeline.errors import WeightsError
+from pipeline.errors import WeighbridgeError, WeightsError
 from pipeline.weights import files, inspect, wrappers
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def pixels(found: Pretrained) -> dict[str, Any]:
     """Return what an image processor beside a network makes of pixels from 0 to 255, as `preprocess` of a config says it; {} if nothing."""
     try:
         stated = _config(found.folder / PROCESSOR)
-    except (WeightsError, OSError):
+    except (WeighbridgeError, OSError):
         return {}
     factor = stated.get("rescale_factor") if stated.get("do_rescale") else None
     numbers = {"mean": stated.get("image_mean"), "scale": stated.get("image_std")} if stated.get("do_normalize") else {}
