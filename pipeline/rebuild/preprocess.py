@@ -7,7 +7,9 @@ runs, exports, proves or explains the network sees one network.
 
 from __future__ import annotations
 
+import ast
 import inspect
+import textwrap
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pipeline.errors import ArchitectureError
@@ -16,7 +18,7 @@ from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.rewriting import replace_method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import nn
 
@@ -34,15 +36,11 @@ def fold(module: nn.Module, arriving: Interface) -> None:
     """Let the network's method take what arrives.
 
     Raises:
-        ArchitectureError: the inputs are not those of the method, or the network has hooks that look at what it is given.
+        ArchitectureError: the inputs are not those of the method, hooks look at what the network is given, or it calls itself.
     """
     binding = calling.bind(module, arriving.of_network())
-    if vars(module)["_forward_pre_hooks"]:
-        raise ArchitectureError(
-            f"{type(module).__name__} has forward pre-hooks, which would see what arrives in place of what the network takes",
-            hint="make it a part of a module that has none and calls it, or leave out `preprocess`",
-        )
     method = getattr(module, binding.method)
+    _require_one_call(module, binding.method, method)
     signature = inspect.signature(method)
     lines: list[str] = []
     for spec in arriving.inputs:
@@ -55,6 +53,20 @@ def fold(module: nn.Module, arriving: Interface) -> None:
             lines += _lines(_place(parameter, signature), spec.preprocess, held, casts=casts)
     source, scope = _written(binding.method, signature, attempt(get_type_hints, method) or {}, lines)
     replace_method(module, binding.method, source, scope, kept=_ORIGINAL, title="the config's preprocessing")
+
+
+def _require_one_call(module: nn.Module, name: str, method: Callable[..., Any]) -> None:
+    """Raise ArchitectureError where what arrives would go elsewhere than to the method, or what it takes to be prepared again."""
+    hint = "make it a part of a module that has none of that and calls it, or leave out `preprocess`"
+    owner = type(module).__name__
+    if name == "forward" and vars(module)["_forward_pre_hooks"]:
+        message = f"{owner} has forward pre-hooks, which would see what arrives in place of what the network takes"
+        raise ArchitectureError(message, hint=hint)
+    source = attempt(lambda: ast.parse(textwrap.dedent(inspect.getsource(method))))
+    calls = [ast.unparse(each.func) for each in ast.walk(source) if isinstance(each, ast.Call)] if source else []
+    if {f"self.{name}", *(["self"] if name == "forward" else [])} & set(calls):
+        message = f"{owner}.{name} calls itself, and what it gives itself would be preprocessed again"
+        raise ArchitectureError(message, hint=hint)
 
 
 def _place(parameter: str, signature: inspect.Signature) -> str:

@@ -186,10 +186,17 @@ def test_a_forward_that_stands_in_the_instance_is_still_what_is_called() -> None
     assert torch.equal(module(torch.ones(1, 2)), torch.full((1, 2), 1.5))
 
 
-def test_a_network_whose_hooks_look_at_its_inputs_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (pictures.Hooked, "Hooked has forward pre-hooks, which would see what arrives"),
+        (pictures.Recursive, r"Recursive\.forward calls itself, and what it gives itself would be preprocessed again"),
+    ],
+)
+def test_a_network_that_would_be_given_something_else_is_refused(make, said) -> None:
     given = Preprocessing("float32", ("batch", 4), mean=(1.0,))
-    with pytest.raises(ArchitectureError, match="Hooked has forward pre-hooks"):
-        preprocess.fold(seeded(pictures.Hooked), one("rows", "float32", ("batch", 4), given))
+    with pytest.raises(ArchitectureError, match=said):
+        preprocess.fold(seeded(make), one("rows", "float32", ("batch", 4), given))
 
 
 def test_a_buffer_of_the_networks_own_keeps_its_name() -> None:
