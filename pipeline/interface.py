@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic_core import core_schema
@@ -28,6 +28,7 @@ else:
     Array = Annotated[object, _IsArray]
 
 Arrays: TypeAlias = Mapping[str, Array]
+_SHOWN = 4
 Sizes = Mapping[str, int]
 """Dimension name → size."""
 
@@ -47,10 +48,45 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How what arrives becomes what the network takes, a float `dtype` of `shape`: (resized(x) / divide_by − mean) / scale.
+
+    `layout` is NHWC or HWC where what arrives has its channels last; where it is `resized`, that is to the last two sizes of `shape`.
+    `mean` and `scale` hold one number, or one for each channel along axis `channels` of `shape`.
+    """
+
+    dtype: str
+    shape: tuple[int | str, ...]
+    layout: str | None = None
+    resized: bool = False
+    divide_by: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    channels: int = 1
+
+    def in_words(self) -> str:
+        """Say what is done and what comes of it, in its order."""
+        steps = [
+            *(["channels first"] if self.layout else []),
+            *([f"resized to {self.shape[-2]} × {self.shape[-1]}"] if self.resized else []),
+            *([f"/ {self.divide_by:g}"] if self.divide_by != 1 else []),
+            *([f"− {_numbers(self.mean)}"] if any(self.mean) else []),
+            *([f"/ {_numbers(self.scale)}"] if set(self.scale) != {1.0} else []),
+        ]
+        return f"{', '.join(steps) or 'cast'} → {self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    shown = ", ".join(f"{each:g}" for each in values[:_SHOWN]) + (", …" if len(values) > _SHOWN else "")
+    return shown if len(values) == 1 else f"[{shown}]"
+
+
+@dataclass(frozen=True, slots=True)
 class InputSpec:
     """An input with the values it may hold: integers in [low, high), floats normal × scale or uniform in [low, high).
 
-    A tensor inside a nested input is named by its path: `past.0.key` is `key` of the first item of `past`.
+    A tensor inside a nested input is named by its path: `past.0.key` is `key` of the first item of `past`. With `preprocess` it
+    is what arrives in place of what the network takes.
     """
 
     name: str
@@ -60,6 +96,7 @@ class InputSpec:
     high: float | None = None
     values: str = "normal"
     scale: float = 1.0
+    preprocess: Preprocessing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +127,25 @@ class Interface:
     method: str = "forward"
     constants: Mapping[str, object] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def preprocesses(self) -> bool:
+        """Whether some of what arrives becomes something else before the network takes it."""
+        return any(each.preprocess for each in self.inputs)
+
+    def of_network(self) -> Interface:
+        """Return what goes in and out of the network itself, without preprocessing."""
+        if not self.preprocesses:
+            return self
+        inputs = tuple(
+            InputSpec(each.name, each.preprocess.dtype, each.preprocess.shape) if each.preprocess else each
+            for each in self.inputs
+        )
+        used = {size for each in inputs for size in each.shape}
+        for each in reversed(ordered_dimensions(self.dimensions)):
+            if each.name in used and each.formula is not None:
+                used.update(formula_names(each.formula))
+        return replace(self, inputs=inputs, dimensions=tuple(each for each in self.dimensions if each.name in used))
 
 
 # Sizes that follow from others: `past + new`, of whole numbers, names, +, - and *

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import artifacts
-from pipeline.config.models import DIMENSION_NAME, DTYPES
+from pipeline.config import artifacts, preprocessing
+from pipeline.config.fields import DIMENSION_NAME
+from pipeline.config.inputs import DTYPES
 from pipeline.config.tree import Problem, value_in_words
 from pipeline.errors import suggestion
 from pipeline.interface import formula_bounds, formula_names
@@ -16,12 +17,11 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from pipeline.config.inputs import DimensionConfig, InputConfig
     from pipeline.config.models import (
         BackendConfig,
         BenchmarkConfig,
-        DimensionConfig,
         GateConfig,
-        InputConfig,
         ModelConfig,
         ParityConfig,
         ReferenceConfig,
@@ -93,12 +93,15 @@ def _model(model: ModelConfig) -> Iterator[Problem]:
 def _shapes(inputs: Mapping[str, InputConfig], dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
     used = set()
     for name, each in inputs.items():
-        for index, size in enumerate(each.shape):
+        sizes: dict[KeyPath, int | str] = {("shape", index): size for index, size in enumerate(each.shape)}
+        if each.preprocess and each.preprocess.resize:
+            sizes |= {("preprocess", "resize", index): size for index, size in enumerate(each.preprocess.resize)}
+        for path, size in sizes.items():
             if isinstance(size, str):
                 used.add(size)
                 if size not in dimensions:
                     yield Problem(
-                        ("inputs", name, "shape", index), f"{size!r} is not in dimensions{suggestion(size, dimensions)}"
+                        ("inputs", name, *path), f"{size!r} is not in dimensions{suggestion(size, dimensions)}"
                     )
     for dimension in dimensions.values():
         used.update(_names_in(dimension.formula))
@@ -122,6 +125,7 @@ def _inputs(inputs: Mapping[str, InputConfig]) -> Iterator[Problem]:
             if not (_NAME.fullmatch(part) or part.isdecimal()):
                 yield Problem(path, f"{part!r} in {name!r} is neither a position nor a name", at_key=True)
         yield from ((Problem((*path, key), message)) for key, message in _range(each))
+        yield from preprocessing.check(name, each)
     yield from _nesting(list(inputs))
 
 
@@ -152,18 +156,20 @@ def _nesting(names: list[str]) -> Iterator[Problem]:
 
 
 def _range(each: InputConfig) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with an input's bounds: [low, high), both or none, and within the dtype."""
-    low, high, limits = each.low, each.high, DTYPES[each.dtype]
+    """Yield what is wrong with the bounds of what arrives: [low, high), both or none, and within the dtype."""
+    (low, high), dtype = each.arriving_range, each.arriving_dtype
+    limits = DTYPES[dtype]
     if (low is None) != (high is None):
         yield ("low", "is missing: high is given") if low is None else ("high", "is missing: low is given")
         return
-    if each.dtype == "bool" and low is not None:
+    if dtype == "bool" and low is not None:
         yield "low", "a bool has no range"
     if limits and each.values == "normal":
-        yield "values", f"{each.dtype} inputs have no normal values (valid: 'uniform', 'mask', 'zeros')"
+        yield "values", f"{dtype} inputs have no normal values (valid: 'uniform', 'mask', 'zeros')"
     if low is None or high is None:
         if limits and each.values not in {"mask", "zeros"}:
-            yield "dtype", f"{each.dtype} inputs need low and high, as in {{low: 0, high: 1000}}"
+            bounds = (limits[0], limits[1] + 1) if each.preprocess else (0, 1000)
+            yield "dtype", f"{dtype} inputs need low and high, as in {{low: {bounds[0]}, high: {bounds[1]}}}"
         return
     if low >= high:
         yield "high", f"{high} is not above low, which is {low}"
@@ -171,7 +177,7 @@ def _range(each: InputConfig) -> Iterator[tuple[str, str]]:
         if limits and not isinstance(bound, int):
             yield key, f"expected an integer, given {value_in_words(bound)}"
         elif limits and not limits[0] <= bound - offset <= limits[1]:
-            yield key, f"{bound} is outside {each.dtype}, which holds {limits[0]} to {limits[1]}"
+            yield key, f"{bound} is outside {dtype}, which holds {limits[0]} to {limits[1]}"
 
 
 def _dimensions(dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:

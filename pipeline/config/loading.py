@@ -39,7 +39,7 @@ _PATTERNS = {
     "samples": "a .npz or .safetensors file",
     "file": "a .npz or .safetensors file",
 }
-_REREAD = {"int_type", "float_type", "bool_type", "number_type", "size_type", "string_type"}
+_REREAD = {"int_type", "float_type", "bool_type", "number_type", "numbers_type", "size_type", "string_type"}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -229,7 +229,7 @@ def _keys_at(model: type[BaseModel], path: KeyPath) -> list[str]:
         else:
             arguments = get_args(current)
             current = arguments[-1] if arguments else None
-        while get_origin(current) is Annotated:
+        while get_origin(current) is Annotated or type(None) in get_args(current):
             current = get_args(current)[0]
     if not (isinstance(current, type) and issubclass(current, BaseModel)):
         return []

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     SerializerFunctionWrapHandler,
@@ -19,23 +17,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from pipeline.config.fields import Count, Line, NotNegative, Positive, Section, Slug, VariantName
+from pipeline.config.inputs import DimensionConfig, InputConfig  # noqa: TC001 - pydantic reads them at run time
 from pipeline.config.tree import Place, key_text
-from pipeline.interface import MAX_FORMULA_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DTYPES = {
-    "float16": None, "bfloat16": None, "float32": None, "float64": None, "bool": None,
-    "int8": (-(2**7), 2**7 - 1), "int16": (-(2**15), 2**15 - 1), "int32": (-(2**31), 2**31 - 1),
-    "int64": (-(2**63), 2**63 - 1), "uint8": (0, 2**8 - 1),
-}  # fmt: skip
-"""Input dtypes, numpy's names, with the range of the integers among them."""
-
-DIMENSION_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-SLUG = r"^[a-z0-9][a-z0-9._-]*$"
 ARRAYS_FILE = r"^[^\x00-\x1f\x7f]+\.(npz|safetensors)$"
-_MAX_SIZE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +42,6 @@ class Vocabulary:
     optional: frozenset[str] = frozenset()
 
 
-def _number(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PydanticCustomError("number_type", "expected a number")
-    return value
-
-
-def _size(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise PydanticCustomError("size_type", "expected a size or a dimension's name")
-    if isinstance(value, int) and not 1 <= value <= _MAX_SIZE:
-        raise PydanticCustomError("size_range", "expected a size from 1 to {most}", {"most": _MAX_SIZE})
-    return value
-
-
 def _renames(value: dict[str, str]) -> dict[str, str]:
     for old, new in value.items():
         if new.count("*") > old.count("*"):
@@ -74,21 +49,7 @@ def _renames(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
-Slug = Annotated[str, Field(pattern=SLUG, max_length=128)]
-VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
-Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
-Number = Annotated[int | float, BeforeValidator(_number)]
-Size = Annotated[int | str, BeforeValidator(_size)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", protected_namespaces=())
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The network and its weights."""
 
     architecture: Annotated[str, Field(pattern=r"^[^:\s]+:[^:\s]+$")] = Field(
@@ -120,41 +81,7 @@ class ModelConfig(_Section):
     )
 
 
-class InputConfig(_Section):
-    """One input of the network and the values it may hold."""
-
-    dtype: Literal["float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"] = (
-        Field(description="Element type")
-    )
-    shape: list[Size] = Field(description="A number is a fixed size, a name a dynamic dimension; [] is a scalar")
-    low: Number | None = Field(default=None, description="Smallest value; required for integers")
-    high: Number | None = Field(default=None, description="End of the values, itself excluded; required for integers")
-    values: Literal["normal", "uniform", "mask", "zeros"] | None = Field(
-        default=None,
-        description="Kind of the seeded values: normal, uniform in [low, high), an attention mask, or zeros",
-    )
-    scale: Positive = Field(default=1.0, description="Standard deviation of normal values")
-
-
-class DimensionConfig(_Section):
-    """The sizes a dynamic dimension may take."""
-
-    min: int = Field(default=1, ge=0, le=_MAX_SIZE, description="Smallest size; 0 where an input may be empty")
-    max: int | None = Field(default=None, ge=1, le=_MAX_SIZE, description="Largest size; required but for a formula")
-    multiple_of: int = Field(default=1, ge=1, le=_MAX_SIZE, description="Every size is a multiple of this")
-    formula: Annotated[str, Field(max_length=MAX_FORMULA_LENGTH)] | None = Field(
-        default=None,
-        description="How the size follows from others, as in past + 1, of names, whole numbers, +, -, * and brackets; "
-        "in short: total: past + 1",
-    )
-
-    @property
-    def smallest(self) -> int:
-        """The first multiple of `multiple_of` from `min` on."""
-        return -(-self.min // self.multiple_of) * self.multiple_of
-
-
-class ExportConfig(_Section):
+class ExportConfig(Section):
     """One artifact to write."""
 
     name: VariantName = Field(description="Name of this artifact in `from`, `gates`, results, reports and file names")
@@ -168,7 +95,7 @@ class ExportConfig(_Section):
     )
 
 
-class BackendConfig(_Section):
+class BackendConfig(Section):
     """One way to run an artifact, by its own name if it is a variant."""
 
     name: VariantName = Field(description="Name of this variant in `require`, results and reports")
@@ -180,7 +107,7 @@ class BackendConfig(_Section):
     options: dict[str, Any] = Field(default={}, description="Options of the backend")
 
 
-class ToleranceConfig(_Section):
+class ToleranceConfig(Section):
     """The error budget of one output: a limit, or atol with rtol."""
 
     limit: Positive | None = Field(default=None, description="Largest error, in multiples of the noise floor")
@@ -203,7 +130,7 @@ class OutputConfig(ToleranceConfig):
         return found if self.constant else {name: each for name, each in found.items() if name != "constant"}
 
 
-class ParityConfig(_Section):
+class ParityConfig(Section):
     """How far a backend may be from the network, and on which inputs that is measured."""
 
     limit: Positive = Field(default=16.0, description="Largest error, in multiples of the noise floor")
@@ -218,7 +145,7 @@ class ParityConfig(_Section):
     cap_elements: int = Field(default=2**20, ge=1, description="Most elements any one input of a case may have")
 
 
-class GateConfig(_Section):
+class GateConfig(Section):
     """The error budget of one artifact, where it is not that of `parity`."""
 
     limit: Positive | None = Field(default=None, description="Largest error, in multiples of the noise floor")
@@ -227,7 +154,7 @@ class GateConfig(_Section):
     outputs: dict[str, ToleranceConfig] = Field(default={}, description="Budgets of single outputs")
 
 
-class ReferenceConfig(_Section):
+class ReferenceConfig(Section):
     """What the network gave where it was trained, and how far the rebuilt one may be off."""
 
     file: Annotated[str, Field(pattern=ARRAYS_FILE)] = Field(
@@ -239,7 +166,7 @@ class ReferenceConfig(_Section):
     rtol: NotNegative | None = Field(default=None, description="Largest relative error; goes with atol")
 
 
-class BenchmarkConfig(_Section):
+class BenchmarkConfig(Section):
     """What is timed, for how long, and which difference counts."""
 
     reference: str = Field(default="eager", description="Backend the others are compared with")
@@ -258,7 +185,7 @@ class BenchmarkConfig(_Section):
         return list(dict.fromkeys(given))
 
 
-class ReleaseConfig(_Section):
+class ReleaseConfig(Section):
     """How the release is named and signed."""
 
     version: Slug | None = Field(default=None, description="Version; null: the content digest")
@@ -281,7 +208,7 @@ class ReleaseConfig(_Section):
         return found if self.beside else {name: each for name, each in found.items() if name != "beside"}
 
 
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """How long one child process may take, and how much memory."""
 
     export_seconds: Positive = Field(default=600.0, description="Longest time of one export")
@@ -292,7 +219,7 @@ class LimitsConfig(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """A network, what to export it to, where to run that, and when it counts as proven."""
 
     name: Slug = Field(description="Name of the release")

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import keyword
-import linecache
 import math
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.rebuild import calling
 from pipeline.rebuild.outputs import output_paths, outputs_of
+from pipeline.rebuild.rewriting import replace_method
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from pipeline.interface import Arrays, Interface
     from pipeline.rebuild.calling import Binding
 
-_FILE = "<the call that the config describes>"
 _ORIGINAL = "_original_forward"
 
 
@@ -69,8 +67,7 @@ def _is_flat(result: Any, places: Mapping[str, str]) -> bool:
 def _replace_forward(
     module: nn.Module, interface: Interface, binding: Binding, result: Any, places: Mapping[str, str]
 ) -> None:
-    """Give the module a class of its own whose forward is written out, so that TorchScript can compile it as well."""
-    original = vars(module).pop("forward", None) or type(module).forward
+    """Give the module a forward that makes the call as the config says."""
     names = {name: calling.identifier(name) for name in binding.leaves}
     arguments = _arguments_text(binding, names)
     returned = _outputs_text(result, places)
@@ -81,7 +78,6 @@ def _replace_forward(
         f"    result = {called}\n"
         f"    return {returned if returned is not None else '_outputs(result)'}\n"
     )
-    linecache.cache[_FILE] = (len(source), None, source.splitlines(keepends=True), _FILE)
 
     def call(self: nn.Module, values: Mapping[str, Any]) -> Any:
         positional, keywords = binding.arguments(values)
@@ -91,23 +87,8 @@ def _replace_forward(
         found = tuple(outputs_of(result, interface).values())
         return found[0] if len(found) == 1 else found
 
-    scope: dict[str, Any] = {"_call": call, "_outputs": outputs}
-    exec(compile(source, _FILE, "exec"), scope)  # noqa: S102 - our own text: names are checked, constants are plain values
-    own = type(module)
-    members = {"forward": scope["forward"], _ORIGINAL: _under_its_name(original), "__module__": own.__module__}
-    module.__class__ = type(own.__name__, (own,), members)
-
-
-def _under_its_name(original: Any) -> Any:
-    """Return a copy of a function that is called as it is reached: TorchScript names methods by their functions."""
-    if not isinstance(original, types.FunctionType):
-        return original
-    made = types.FunctionType(
-        original.__code__, original.__globals__, _ORIGINAL, original.__defaults__, original.__closure__
-    )
-    made.__kwdefaults__, made.__annotations__ = original.__kwdefaults__, original.__annotations__
-    made.__module__, made.__dict__ = original.__module__, dict(vars(original))
-    return made
+    scope = {"_call": call, "_outputs": outputs}
+    replace_method(module, "forward", source, scope, kept=_ORIGINAL, title="the call that the config describes")
 
 
 def _pairs(names: Mapping[str, str]) -> str:

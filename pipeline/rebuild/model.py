@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError, MisfitError, WeighbridgeError
-from pipeline.rebuild import objects, quantised, trust
+from pipeline.rebuild import objects, preprocess, quantised, trust
 from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor import prefixes
 from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
@@ -73,7 +73,7 @@ class _Opened:
 
 
 def load(network: Network, *, device: str = "cpu", examine: bool = False) -> Loaded:
-    """Build `network`, load its weights strictly and return it in eval mode on `device`, without gradients.
+    """Build `network`, load its weights strictly and return it in eval mode on `device`, without gradients, its preprocessing in front.
 
     `examine`: look at the weights as well, which somebody has to once in a run (see `read.load`); unverified ones always are.
 
@@ -93,6 +93,8 @@ def load(network: Network, *, device: str = "cpu", examine: bool = False) -> Loa
     if not opened.is_skeleton:
         _require_equal_ties(network, opened, converted)
     opened.module.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    if network.arriving is not None:
+        preprocess.fold(opened.module, network.arriving)
     checkpoint = opened.checkpoint
     return Loaded(opened.module.to(device), (*checkpoint.notes, *opened.notes), checkpoint.sha256, contradictions)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +149,7 @@ def interface_facts(interface: Interface) -> dict[str, Any]:
         },
         "inputs": [
             {"dtype": each.dtype, "high": each.high, "low": each.low, "name": each.name, "shape": list(each.shape)}
+            | ({"preprocess": asdict(each.preprocess)} if each.preprocess else {})
             for each in interface.inputs
         ],
         "outputs": [{"name": name} for name in interface.outputs],

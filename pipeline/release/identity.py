@@ -12,6 +12,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from pipeline.formats.table import formats
+from pipeline.interface import Preprocessing
 from pipeline.storage.store import canonical_json, key
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ def _card_text(manifest: Facts) -> list[str]:
             for name, each in manifest["dimensions"].items()
         ),
         "",
+        *_preprocessed(manifest["inputs"]),
         "## Run it",
         "",
         "```python",
@@ -241,6 +243,18 @@ def _card_text(manifest: Facts) -> list[str]:
         *(f"| {name} | {each['verdict']} |" for name, each in sorted(manifest["backends"].items())),
         "",
         *(f"- `{name}`: {_budget(each)}" for name, each in manifest["parity"].items()),
+    ]
+
+
+def _preprocessed(inputs: Sequence[Facts]) -> list[str]:
+    found = {each["name"]: Preprocessing(**each["preprocess"]) for each in inputs if each.get("preprocess")}
+    if not found:
+        return []
+    return [
+        "What the files do themselves before the network computes, and nobody must do before them:",
+        "",
+        *(f"- `{name}`: {each.in_words()}" for name, each in found.items()),
+        "",
     ]
 
 

@@ -36,6 +36,19 @@ class File(_Section):
     size_bytes: Count
 
 
+class Preprocessing(_Section):
+    """What the files themselves make of an input before the network takes it: (resized(x) / divide_by - mean) / scale."""
+
+    dtype: Dtype = Field(description="What the network takes; numpy's name of it")
+    shape: list[Size | str] = Field(description="What the network takes, a size as in `inputs`")
+    layout: Literal["NHWC", "HWC"] | None = Field(description="How the input lies where that is not as in `shape`")
+    resized: bool = Field(description="To the last two sizes of `shape`, bilinearly, before anything is computed")
+    divide_by: float
+    mean: list[float] = Field(min_length=1, description="One number, or one for each channel")
+    scale: list[float] = Field(min_length=1, description="One number, or one for each channel")
+    channels: Count = Field(description="The axis of `shape` along which channels lie")
+
+
 class Input(_Section):
     """An input, with the range its values had when it was proven: integers in [low, high)."""
 
@@ -44,6 +57,7 @@ class Input(_Section):
     shape: list[Size | str] = Field(description="A number is a fixed size, a name one of `dimensions`")
     low: int | float | None
     high: int | float | None
+    preprocess: Preprocessing | None = Field(default=None, description="null: the network takes it as it is")
 
 
 class Output(_Section):

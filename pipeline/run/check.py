@@ -45,8 +45,7 @@ def check(path: Path, settings: Settings) -> dict[str, Any]:
         undecided: tuple[Doubt, ...] = ()
         if recording:
             seed, last = planned.config.parity.seed, len(recording.calls)
-            evaluation = worker.call(Evaluate(seed=seed, last=last), timeout_s=timeout_s)
-            agreement = agreed(state, evaluation)
+            agreement = agreed(state, lambda: worker.call(Evaluate(seed=seed, last=last), timeout_s=timeout_s))
         else:
             undecided = worker.call(FindUndecided(network=planned.network), timeout_s=timeout_s)
     plan_ = _described(planned, facts, sampled, undecided)
@@ -73,11 +72,15 @@ def _described(planned: Plan, facts: Rehearsed, cases: Sequence[Case], undecided
         ],
     }
     binding = {"called by": list(facts.binding)} if facts.binding else {}
+    preprocessed = [
+        f"{spec.name}: {spec.preprocess.in_words()}" for spec in planned.interface.inputs if spec.preprocess
+    ]
     return {
         "network": f"{config.model.architecture}, {facts.parameters:,} parameters, {facts.bytes:,} bytes",
         "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts.notes],
         **{key: lines for key, lines in doubts.items() if lines},
         "inputs": [f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in planned.interface.inputs],
+        **({"preprocessed": preprocessed} if preprocessed else {}),
         "dimensions": [_dimension(each) for each in planned.interface.dimensions] or ["none"],
         "outputs": list(planned.interface.outputs),
         **binding,

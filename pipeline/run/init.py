@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import architectures
-from pipeline.config.models import DIMENSION_NAME, DTYPES
+from pipeline.config.fields import DIMENSION_NAME
+from pipeline.config.inputs import DTYPES
 from pipeline.config.text import parse_value
 from pipeline.errors import InputError
 from pipeline.interface import Dimension, InputSpec

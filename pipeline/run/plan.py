@@ -14,7 +14,15 @@ from pipeline.benchmark import machine
 from pipeline.config import Vocabulary, load
 from pipeline.errors import ConfigError, DigestError, UnavailableError, WeighbridgeError
 from pipeline.formats.table import formats
-from pipeline.interface import Dimension, InputSpec, Interface, formula_bounds, free_dimensions, ordered_dimensions
+from pipeline.interface import (
+    Dimension,
+    InputSpec,
+    Interface,
+    Preprocessing,
+    formula_bounds,
+    free_dimensions,
+    ordered_dimensions,
+)
 from pipeline.rebuild import objects, trust
 from pipeline.rebuild.cases import allowed
 from pipeline.rebuild.network import Network
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pipeline.config import Config
+    from pipeline.config.inputs import InputConfig, PreprocessConfig
     from pipeline.rebuild.trust import Located
     from pipeline.weights.header import Header
     from pipeline.weights.verified import Verified
@@ -137,6 +146,7 @@ def plan(path: Path, settings: Settings) -> Plan:
     arguments = dict(config.model.arguments)
     places = {key: config.place(key) for key in ["model.arguments", *(f"model.arguments.{name}" for name in arguments)]}
     sign = settings.sign or (path.parent / config.release.sign if config.release.sign else None)
+    taken = interface(config)
     planned = Plan(
         config=config,
         network=Network(
@@ -151,8 +161,9 @@ def plan(path: Path, settings: Settings) -> Plan:
             folder=str(path.parent),
             key=config.model.key,
             verified=verified,
+            arriving=taken if taken.preprocesses else None,
         ),
-        interface=interface(config),
+        interface=taken,
         variants=_variants(config),
         weights_sha256=verified.sha256,
         weights_bytes=sum(
@@ -193,25 +204,39 @@ def _objects(config: Config, prefixes: Sequence[str]) -> tuple[Located, ...]:
 
 
 def interface(config: Config) -> Interface:
-    """Return what goes in and out of the configured network."""
+    """Return what goes in and out of the configured network, with its preprocessing in front."""
     return Interface(
-        inputs=tuple(
-            InputSpec(
-                name,
-                each.dtype,
-                tuple(each.shape),
-                each.low,
-                each.high,
-                each.values or usual_values(each.dtype),
-                each.scale,
-            )
-            for name, each in config.inputs.items()
-        ),
+        inputs=tuple(_input(name, each) for name, each in config.inputs.items()),
         dimensions=_dimensions(config),
         outputs=tuple(config.outputs),
         method=config.model.call,
         constants=config.constants,
         paths=config.output_paths,
+    )
+
+
+def _input(name: str, given: InputConfig) -> InputSpec:
+    """Return an input of the artifacts: what arrives."""
+    dtype, (low, high) = given.arriving_dtype, given.arriving_range
+    made = InputSpec(
+        name, dtype, tuple(given.arriving_shape), low, high, given.values or usual_values(dtype), given.scale
+    )
+    return replace(made, preprocess=_preprocessing(given, given.preprocess)) if given.preprocess else made
+
+
+def _preprocessing(given: InputConfig, wanted: PreprocessConfig) -> Preprocessing:
+    mean, scale = (
+        tuple(map(float, each if isinstance(each, list) else [each])) for each in (wanted.mean, wanted.scale)
+    )
+    return Preprocessing(
+        dtype=given.dtype,
+        shape=tuple(given.shape),
+        layout=wanted.layout,
+        resized=wanted.resize is not None,
+        divide_by=wanted.divide_by,
+        mean=mean,
+        scale=scale,
+        channels=given.channel_axis,
     )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PACKAGE = "transformers"
 TIMEOUT_S = 600.0
 _FEW_ELEMENTS = 512
+_IMAGES = 4
 
 
 def init(request: Request, output: Path | None, *, force: bool = False) -> Draft:
@@ -103,9 +104,29 @@ def _beside(found: Pretrained, target: Path) -> list[str]:
     ]
 
 
+def _pixel_lines(found: Pretrained, interface: Interface) -> list[str]:
+    """Say how the artifacts would take pixels as they are, where an image processor beside the network says what becomes of them."""
+    stated = pretrained.pixels(found)
+    image = next(
+        (each for each in interface.inputs if each.name == "pixel_values" and len(each.shape) == _IMAGES), None
+    )
+    if image is None or not stated:
+        return []
+    whole = {
+        name: int(each) if isinstance(each, float) and each.is_integer() else each for name, each in stated.items()
+    }
+    return [
+        f"# What {pretrained.PROCESSOR} does to pixels, the artifacts can do themselves: then they take images of uint8, channels last,",
+        f"# of the size above. For that, add to {image.name} above:",
+        f"#   preprocess: {flow({'dtype': 'uint8', 'layout': 'NHWC', **whole})}",
+        "",
+    ]
+
+
 def _further(found: Pretrained, interface: Interface, target: Path) -> str:
     """Return what such a config says beside the usual: inputs of a bearable size, and the licence that the model card states."""
     lines = [
+        *_pixel_lines(found, interface),
         "# The most elements that an input of a case has; the largest sizes are tried one by one.",
         f"parity: {{cap_elements: {max(_FEW_ELEMENTS, 2 * cases.fewest_elements(interface))}}}",
         "",

@@ -19,9 +19,14 @@ def lines(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     constants = [f"{name}={value!r}" for name, value in config.constants.items()] if config else []
     method = [f"method={config.model.call!r}"] if config and config.model.call != "forward" else []
     given = ", ".join([*(f"{name}={name}" for name in roots), *constants, *method])
+    taken = {name: each for name, each in config.inputs.items() if each.preprocess} if config else {}
     return {
         "python": [
             "from pipeline import record",
+            *(
+                f"# {name} as the network takes it, {each.dtype} [{', '.join(map(str, each.shape))}]: preprocessed"
+                for name, each in taken.items()
+            ),
             f'record("reference.npz", model, {given})',
             f'record("reference.npz", model, {given}, append=True)  # and again, with another input',
         ],

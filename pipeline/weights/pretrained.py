@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
+from math import isfinite
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from pipeline.errors import WeightsError
+from pipeline.errors import WeighbridgeError, WeightsError
 from pipeline.weights import files, inspect, wrappers
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _TASKS = (
     ("ForImageClassification", "image classification"), ("ForSemanticSegmentation", "a class for each pixel"), ("ForObjectDetection", "objects in an image"),
     ("ForCTC", "speech recognition"), ("ForAudioClassification", "audio classification"), ("ForPreTraining", "what it was pretrained on"),
 )  # fmt: skip
+PROCESSOR = "preprocessor_config.json"
 _NAMED = 4
 _MOST_BYTES = 16 * 2**20
 _LICENSE = re.compile(r"^license:\s*[\"']?([A-Za-z0-9.+-]+)", re.MULTILINE)
@@ -98,6 +100,26 @@ def read(folder: Path) -> Pretrained:
     names = sorted(each.name for each in folder.iterdir() if each.is_file())
     beside = tuple(folder / name for name in names if _BESIDE.fullmatch(name) and name not in WEIGHTS)
     return Pretrained(folder, config, weights, beside, _license(folder / "README.md"))
+
+
+def pixels(found: Pretrained) -> dict[str, Any]:
+    """Return what an image processor beside a network makes of pixels from 0 to 255, as `preprocess` of a config says it; {} if nothing."""
+    try:
+        stated = _config(found.folder / PROCESSOR)
+    except (WeighbridgeError, OSError):
+        return {}
+    factor = stated.get("rescale_factor") if stated.get("do_rescale") else None
+    numbers = {"mean": stated.get("image_mean"), "scale": stated.get("image_std")} if stated.get("do_normalize") else {}
+    return {
+        **({"divide_by": round(1 / factor, 6)} if _is_number(factor) and factor > 0 else {}),
+        **{
+            key: each for key, each in numbers.items() if isinstance(each, list) and each and all(map(_is_number, each))
+        },
+    }
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def describe(found: Pretrained, *, max_bytes: int | None = None) -> Description:

@@ -106,3 +106,32 @@ def test_inspect_describes_it_with_its_tensors_and_the_next_command(folder):
 def test_what_the_folder_says_of_itself_cannot_write_to_a_terminal(folder):
     (folder / "config.json").write_text(json.dumps({**CONFIG, "model_type": "a\x1b[31mred\n"}))
     assert pretrained.describe(pretrained.read(folder)).details["model type"] == r"a\x1b[31mred\n"
+
+
+@pytest.mark.parametrize(
+    ("stated", "found"),
+    [
+        (
+            {
+                "do_rescale": True,
+                "rescale_factor": 1 / 255,
+                "do_normalize": True,
+                "image_mean": [0.5],
+                "image_std": [0.2],
+            },
+            {"divide_by": 255.0, "mean": [0.5], "scale": [0.2]},
+        ),
+        ({"do_rescale": True, "rescale_factor": 1 / 127.5, "image_mean": [0.5]}, {"divide_by": 127.5}),
+        ({"do_normalize": True, "image_mean": [0.5, 1], "image_std": "0.2"}, {"mean": [0.5, 1]}),
+        ({"do_rescale": True, "rescale_factor": 0, "do_normalize": True, "image_mean": [True], "image_std": []}, {}),
+        ([], {}),
+    ],
+)
+def test_what_an_image_processor_does_to_pixels_is_said_as_a_config_says_it(folder, stated, found):
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+    assert pretrained.pixels(pretrained.read(folder)) == found
+
+
+def test_where_no_image_processor_is_saved_nothing_is_said_of_pixels(folder):
+    (folder / "preprocessor_config.json").unlink()
+    assert pretrained.pixels(pretrained.read(folder)) == {}

@@ -297,6 +297,13 @@ def _pad(step: Step, _: Mapping[str, Step]) -> Expected:
     return {"mode": names.get(mode, mode)}
 
 
+def _bilinear(step: Step, _: Mapping[str, Step]) -> Expected:
+    """How a nearest pixel is found makes no difference where none is looked for."""
+    place = "align_corners" if step.arguments["align_corners"] else "half_pixel"
+    nearest = _Check("any", lambda *_: True)
+    return {"mode": "linear", "coordinate_transformation_mode": place, "nearest_mode": nearest}
+
+
 _RULES: dict[tuple[str, str], Rule] = {
     ("conv", "Conv"): _conv,
     ("conv_transpose", "ConvTranspose"): _conv_transpose,
@@ -349,6 +356,7 @@ _RULES: dict[tuple[str, str], Rule] = {
     ("constant_pad_nd", "Pad"): lambda _step, _: {"mode": "constant"},
     ("reflection_pad1d", "Pad"): lambda _step, _: {"mode": "reflect"},
     ("reflection_pad2d", "Pad"): lambda _step, _: {"mode": "reflect"},
+    ("upsample_bilinear2d", "Resize"): _bilinear,
     ("lstm", "LSTM"): _recurrent,
     ("gru", "GRU"): _recurrent,
     ("rnn_tanh", "RNN"): _recurrent,

@@ -32,7 +32,7 @@ def _run(state: State) -> tuple[object, ...]:
     """Run the network on every case; then export every artifact and evaluate the oracle, each in a worker of its own."""
     wanted = state.plan.config.exports
     with rehearsed(state) as evaluate, ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
-        agreement = agreed(state, evaluate()) if state.need(Inputs).recording else None
+        agreement = agreed(state, evaluate)
         made: dict[str, Any] = {
             each.name: pool.submit(_from_network, state, each) for each in wanted if each.made_from is None
         }

@@ -84,7 +84,7 @@ def rehearse(worker: Worker, state: State) -> Rehearsed:
             network=planned.network,
             interface=planned.interface,
             cases=inputs.cases,
-            recorded=len(recording.calls) if recording else 0,
+            recorded=len(recording.calls) if recording and not planned.interface.preprocesses else 0,
         )
         return worker.call(request, timeout_s=planned.config.limits.run_seconds)
     except MisfitError as error:
@@ -95,7 +95,7 @@ def rehearse(worker: Worker, state: State) -> Rehearsed:
         def agrees(evaluation: Evaluation) -> bool:
             return _judged(state, recording, given, evaluation)[0].passed
 
-        raise choice.explained(error, worker, conditions_of(state), recording, agrees) from None
+        raise choice.explained(error, worker, _alone(state), recording, agrees) from None
 
 
 def evaluate_oracle(state: State) -> Evaluation:
@@ -104,8 +104,11 @@ def evaluate_oracle(state: State) -> Evaluation:
         return evaluate()
 
 
-def agreed(state: State, evaluation: Evaluation) -> Agreement | None:
-    """Hold the rebuilt network against the recording, if there is one, with the oracle's evaluation of all or the recorded cases.
+def agreed(state: State, evaluate: Callable[[], Evaluation]) -> Agreement | None:
+    """Hold the rebuilt network against the recording, if there is one.
+
+    `evaluate` gives the oracle's evaluation of all or the recorded cases; with preprocessing in front of the network there are none of
+    these, and the network is evaluated without it.
 
     Raises:
         GateError: it is not the network that was recorded.
@@ -114,11 +117,29 @@ def agreed(state: State, evaluation: Evaluation) -> Agreement | None:
     if recording is None or given is None:
         return None
     state.settings.report(Event("reference", recording.name, "started"))
+    evaluation = _evaluated_alone(state, recording) if state.plan.interface.preprocesses else evaluate()
     own = evaluation.model_copy(update={"references": evaluation.references[-len(recording.calls) :]})
     found, rules = _judged(state, recording, given, own)
-    trained.require(found, recording, own, conditions_of(state), rules)
+    trained.require(found, recording, own, _alone(state), rules)
     state.settings.report(Event("reference", recording.name, "ended"))
     return found
+
+
+def _evaluated_alone(state: State, recording: Recording) -> Evaluation:
+    """Return the oracle's evaluation of the recorded cases, by the network without preprocessing."""
+    own, timeout_s = _alone(state), state.plan.config.limits.run_seconds
+    request = Rehearse(
+        network=own.network, interface=own.interface, cases=recording.cases, recorded=len(recording.calls)
+    )
+    with oracle.started(state.runner) as worker:
+        worker.call(request, timeout_s=timeout_s)
+        return worker.call(Evaluate(seed=state.plan.config.parity.seed), timeout_s=timeout_s)
+
+
+def _alone(state: State) -> prove.Conditions:
+    """Return what every run of the network itself needs, without preprocessing."""
+    found = conditions_of(state)
+    return replace(found, interface=found.interface.of_network(), network=found.network.alone())
 
 
 def conditions_of(state: State) -> prove.Conditions:
@@ -166,7 +187,7 @@ def _judged(
     """Compare a network with the recording, given its oracle's evaluation of the recorded cases; return that and the rules."""
     rule = Rule(state.plan.config.parity.limit, given.atol, given.rtol)
     rules = dict.fromkeys(state.plan.interface.outputs, rule)
-    return trained.judge(recording, evaluation, conditions_of(state), rules, explicit=given.atol is not None), rules
+    return trained.judge(recording, evaluation, _alone(state), rules, explicit=given.atol is not None), rules
 
 
 def _note_contradictions(state: State, facts: Rehearsed) -> None:

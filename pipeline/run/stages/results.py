@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Every case, those that were recorded with the trained network last, and the recording."""
+    """Every case, those that were recorded with the trained network last, and the recording.
+
+    With preprocessing in front of the network, recorded inputs are no cases.
+    """
 
     cases: tuple[Case, ...]
     recording: Recording | None = None

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def sample(planned: Plan) -> Inputs:
     """Return seeded inputs, the user's own, and those that were recorded, in this order.
 
+    Recorded is what the network itself takes: with preprocessing in front of it that is no case of the artifacts.
+
     Raises:
         WeighbridgeError: a file of inputs is not what the config says.
     """
@@ -31,8 +33,8 @@ def sample(planned: Plan) -> Inputs:
     if not config.reference:
         return Inputs(found)
     file = Path(config.reference.file)
-    recording = reference.parse(predict.read_arrays(file), planned.interface, file.name)
-    return Inputs((*found, *recording.cases), recording)
+    recording = reference.parse(predict.read_arrays(file), planned.interface.of_network(), file.name)
+    return Inputs(found if planned.interface.preprocesses else (*found, *recording.cases), recording)
 
 
 def examples(planned: Plan) -> Case:
