@@ -39,6 +39,13 @@ def init(
         list[str] | None,
         typer.Option("--output-name", metavar="NAME", help="An output's name, in forward's order; may be repeated."),
     ] = None,
+    with_cache: Annotated[
+        bool,
+        typer.Option(
+            "--with-cache",
+            help="A Hugging Face folder of a decoder: one step of it, with keys and values of what came before as inputs and outputs.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
     trust: Trust = None,
     set_: Set = None,
@@ -54,8 +61,13 @@ def init(
     name, key = split_key(file)
     if is_pretrained(Path(name)):
         request = run.Request(Path(name), architecture or "", tuple(trust or ()), max_bytes=max_bytes)
-        _tell(pretrained.init(request, output, force=force), as_json=as_json, trust=trust)
+        _tell(pretrained.init(request, output, force=force, with_cache=with_cache), as_json=as_json, trust=trust)
         return
+    if with_cache:
+        raise InputError(
+            f"--with-cache is for the folder of a decoder that transformers saved, and {name} is none",
+            hint="leave it out; what a network of your own takes is told with --input",
+        )
     if architecture is None:
         found = run.match(Path(name), key=key, max_bytes=max_bytes)
         print_json({"architectures": found}) if as_json else _print_matches(file, found)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-Declared: TypeAlias = "tuple[dict[str, dict[str, Any]], dict[str, dict[str, int]]]"
+Declared: TypeAlias = "tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]"
 """The `inputs` and `dimensions` of a config."""
 
 Spec: TypeAlias = "tuple[dict[str, Any], dict[str, Any]]"
@@ -54,6 +54,28 @@ def declarations(model: Any, ranges: Ranges = AS_STATED) -> Iterator[Declared]:
             if repr((inputs, dimensions)) not in seen:
                 seen.add(repr((inputs, dimensions)))
                 yield inputs, dimensions
+
+
+def steps(model: Any, past: Mapping[str, Sequence[int]], ranges: Ranges = AS_STATED) -> Iterator[Declared]:
+    """Yield what may be declared for a step of a decoder: at most as many tokens before as new ones, and together what it states.
+
+    `past` is what it goes on from: names, and shapes of one row and one token.
+    """
+    for ids, sizes in _ids(model.config, ranges, "sequence", _lengths(model.config, ranges)):
+        length = sizes["sequence"]
+        if not isinstance(length, dict) or length["min"] > 1:
+            continue  # a past of any length makes sequences of any length
+        before = length["max"] // 2
+        dimensions = {
+            "batch": {"min": 1, "max": ranges.batch},
+            "sequence": {"min": 1, "max": length["max"] - before},
+            "past": {"min": 0, "max": before},
+            "total": {"min": 1, "max": length["max"], "formula": "past + sequence"},
+        }
+        tensors = {name: ["batch", *middle, "past", width] for name, (_, *middle, _, width) in past.items()}
+        mask = {"attention_mask": {"dtype": "int64", "values": "mask", "shape": ["batch", "total"]}}
+        kept = {name: {"dtype": "float32", "shape": shape} for name, shape in tensors.items()}
+        yield {"input_ids": ids, **mask, **kept}, dimensions
 
 
 def _choices(model: Any) -> list[tuple[str, ...]]:

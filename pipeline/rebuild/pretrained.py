@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError
 from pipeline.interface import Dimension, InputSpec, Interface
-from pipeline.rebuild import calling, cases, objects, trust
+from pipeline.rebuild import calling, cases, decoders, objects, trust
 from pipeline.rebuild.declarations import declarations
 from pipeline.rebuild.doctor.renames import shortest, stems
 from pipeline.rebuild.infer import Arguments
@@ -22,7 +22,7 @@ from pipeline.rebuild.outputs import tensors_in
 from pipeline.weights import headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import torch
     from torch import nn
@@ -38,11 +38,12 @@ _SEED = 0
 
 
 def inferred(
-    found: Pretrained, architecture: str, prefixes: Sequence[str], json_file: str | None
+    found: Pretrained, architecture: str, prefixes: Sequence[str], json_file: str | None, *, with_cache: bool = False
 ) -> tuple[Arguments, Inputs]:
     """Return the arguments of a network, the names that its weights get, and what goes in and out of it.
 
-    `json_file` is its config.json as the config is to name it, None where it is to be written out there.
+    `json_file` is its config.json as the config is to name it, None where it is to be written out there. `with_cache`: they are
+    those of a step of it, as `decoders.STEP` makes it.
 
     Raises:
         UnsafeError: transformers is not trusted.
@@ -53,12 +54,16 @@ def inferred(
     written: dict[str, Any] = {objects.TARGET: f"{target}.from_dict", "config_dict": dict(found.config)}
     read: dict[str, Any] = {objects.TARGET: f"{target}.from_json_file", "json_file": json_file}
     config = objects.make(written, prefixes, found.folder)
-    module = _built(make, config)
+    values: dict[str, Any] = {"config": read if json_file else written}
+    if with_cache:
+        module, declared = decoders.step(_built(make, config))
+        values, constants = {"model": {objects.TARGET: architecture, **values}}, {}
+    else:
+        module = _built(make, config)
+        declared, constants = declarations(module), _constants(module)
     rename, ignore = _exceptions(found, make, config)
-    arguments = Arguments(
-        {"config": read if json_file else written}, {}, {}, (), rename, ignore, names_by="transformers"
-    )
-    return arguments, _inputs(module, architecture)
+    arguments = Arguments(values, {}, {}, (), rename, ignore, names_by="transformers")
+    return arguments, _inputs(module, architecture, declared, constants)
 
 
 def _class_of(architecture: str, prefixes: Sequence[str]) -> Any:
@@ -157,13 +162,15 @@ def _source_of(tensor: torch.Tensor, names: Sequence[str]) -> str | None:
 # What goes in and out
 
 
-def _inputs(module: Any, architecture: str) -> Inputs:
-    """Return the widest declaration with which the network runs at all of its sizes."""
-    constants = {
-        name: value for name, value in CONSTANTS.items() if name in inspect.signature(module.forward).parameters
-    }
+def _constants(module: Any) -> dict[str, Any]:
+    parameters = inspect.signature(module.forward).parameters
+    return {name: value for name, value in CONSTANTS.items() if name in parameters}
+
+
+def _inputs(module: Any, architecture: str, tried: Iterable[Declared], constants: Mapping[str, Any]) -> Inputs:
+    """Return the first, the widest, declaration with which the network runs at all of its sizes."""
     problem = "nothing is known of what its forward takes"
-    for declared in declarations(module):
+    for declared in tried:
         try:
             return _settled(module, declared, constants)
         except Exception as error:  # noqa: BLE001 - a network may raise anything for inputs it does not take
@@ -190,8 +197,9 @@ def _settled(module: Any, declared: Declared, constants: Mapping[str, Any]) -> I
     ]
     common = [path for path in places[0] if all(path in each for each in places)]
     taken = {each.name for each in interface.inputs}
-    top = [path for path in common if "." not in path] or common
-    paths = {_output_name(path, taken): path for path in top}
+    # What lies deeper is wanted only if it goes in as well, as the past of a step does.
+    wanted = [path for path in common if "." not in path or path in taken] or common
+    paths = {_output_name(path, taken): path for path in wanted}
     return Inputs(_interface(declared, constants, paths), _comments(declared))
 
 
@@ -210,7 +218,7 @@ def _interface(declared: Declared, constants: Mapping[str, Any], paths: Mapping[
     )
     used = {size for spec in specs for size in spec.shape}
     sizes = tuple(
-        Dimension(name, each["min"], each["max"], each.get("multiple_of", 1))
+        Dimension(name, each["min"], each["max"], each.get("multiple_of", 1), each.get("formula"))
         for name, each in dimensions.items()
         if name in used
     )
@@ -227,14 +235,20 @@ def _cap(interface: Interface) -> int:
 def _called(module: Any, arrays: Arrays, constants: Mapping[str, Any]) -> Any:
     import torch
 
+    tensors = calling.tensors_from(arrays)
+    given = {
+        root: calling.assemble(tensors, root) for root in dict.fromkeys(name.partition(".")[0] for name in tensors)
+    }
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return module(**calling.tensors_from(arrays), **constants)
+        return module(**given, **constants)
 
 
 def _output_name(path: str, inputs: set[str]) -> str:
+    if path in inputs:
+        return f"new_{path}"
     name = path.replace(".", "_") or "output"
-    return f"output_{name}" if name[:1].isdigit() else f"new_{name}" if name in inputs else name
+    return f"output_{name}" if name[:1].isdigit() else name
 
 
 def _comments(declared: Declared) -> dict[str, str]:
@@ -243,6 +257,6 @@ def _comments(declared: Declared) -> dict[str, str]:
     used = {size for each in inputs.values() for size in each["shape"]}
     return {
         name: "it ran at these sizes; set them to what it will be given"
-        for name in dimensions
-        if name in used and name != "batch"
+        for name, each in dimensions.items()
+        if name in used and name != "batch" and "formula" not in each
     }

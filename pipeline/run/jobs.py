@@ -102,13 +102,16 @@ class InferPretrained(Request[Inferred]):
     architecture: str
     prefixes: tuple[str, ...]
     json_file: str | None
+    with_cache: bool = False
 
     def run(self, _: Context) -> Inferred:
         """Build it and run it; raises as they do."""
         from pipeline.rebuild import pretrained
         from pipeline.weights.pretrained import read
 
-        arguments, inputs = pretrained.inferred(read(self.folder), self.architecture, self.prefixes, self.json_file)
+        arguments, inputs = pretrained.inferred(
+            read(self.folder), self.architecture, self.prefixes, self.json_file, with_cache=self.with_cache
+        )
         return Inferred(arguments=arguments, inputs=inputs)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchitectureError, InputError, UnsafeError
 from pipeline.rebuild import cases, trust
+from pipeline.rebuild.decoders import STEP
 from pipeline.run.init import Draft, config_text, flow, target_of
 from pipeline.run.jobs import InferPretrained
 from pipeline.storage.store import atomic_write
@@ -28,10 +29,11 @@ TIMEOUT_S = 600.0
 _FEW_ELEMENTS = 512
 
 
-def init(request: Request, output: Path | None, *, force: bool = False) -> Draft:
+def init(request: Request, output: Path | None, *, force: bool = False, with_cache: bool = False) -> Draft:
     """Write a config for the folder `request.weights` and return it.
 
-    `request.architecture` is a network of transformers, "" for the one that config.json names.
+    `request.architecture` is a network of transformers, "" for the one that config.json names. `with_cache`: the config is for one
+    step of a decoder, with what was computed before as inputs and outputs.
 
     Raises:
         WeightsError, UnsafeError, ArchitectureError: the folder or the network is not to be used, or not there.
@@ -39,13 +41,18 @@ def init(request: Request, output: Path | None, *, force: bool = False) -> Draft
     """
     found = pretrained.read(request.weights)
     architecture = request.architecture or f"{PACKAGE}:{_saved(found)}"
-    told = replace(request, weights=found.weights, architecture=architecture, title=found.folder.resolve().name)
+    title = found.folder.resolve().name
+    told = replace(request, weights=found.weights, architecture=STEP if with_cache else architecture, title=title)
     target = target_of(told.name, output, force=force)
     prefixes = trust.trusted_prefixes(Path.cwd(), request.trust)
     _require_trust(architecture, prefixes, found.folder)
     header = read.require_state_dict(found.weights, max_bytes=request.max_bytes)
     wanted = InferPretrained(
-        folder=found.folder, architecture=architecture, prefixes=prefixes, json_file=_named_from(target, found)
+        folder=found.folder,
+        architecture=architecture,
+        prefixes=prefixes,
+        json_file=_named_from(target, found),
+        with_cache=with_cache,
     )
     with LOCAL.start("the network", threads=1, modules=("torch", InferPretrained.__module__)) as worker:
         inferred = worker.call(wanted, timeout_s=TIMEOUT_S)
