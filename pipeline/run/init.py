@@ -15,7 +15,7 @@ from pipeline.config.models import DIMENSION_NAME, DTYPES
 from pipeline.config.text import parse_value
 from pipeline.errors import InputError
 from pipeline.interface import Dimension, InputSpec
-from pipeline.rebuild import calling, trust
+from pipeline.rebuild import auto, calling, trust
 from pipeline.rebuild.doctor.renames import as_yaml
 from pipeline.run.jobs import FindArchitectures, InferConfig
 from pipeline.storage.store import atomic_write
@@ -78,6 +78,7 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
         InputError: an input could not be found out and was not given; or the config is there already.
     """
     target = target_of(request.name, output, force=force)
+    auto.require_none(request.architecture, request.weights.parent)
     request = _with_key(request, ask)
     header = read.require_state_dict(request.weights, key=request.key, max_bytes=request.max_bytes)
     prefixes = trust.trusted_prefixes(Path.cwd(), request.trust)

@@ -9,7 +9,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchitectureError, InputError, UnsafeError
-from pipeline.rebuild import cases, trust
+from pipeline.rebuild import auto, cases, trust
 from pipeline.rebuild.decoders import STEP
 from pipeline.run.init import Draft, config_text, flow, target_of
 from pipeline.run.inspect import require_new
@@ -53,6 +53,7 @@ def init(request: Request, output: Path | None, *, force: bool = False, wishes: 
         InputError: what it takes could not be found out, or the config or the file for the weights is there already.
     """
     found = pretrained.read(request.weights)
+    auto.require_none(request.architecture, found.folder)
     architecture = request.architecture or f"{PACKAGE}:{_saved(found)}"
     weights = wishes.save_weights or found.weights
     told = replace(
