@@ -61,16 +61,16 @@ def steps(model: Any, past: Mapping[str, Sequence[int]], ranges: Ranges = AS_STA
 
     `past` is what it goes on from: names, and shapes of one row and one token.
     """
-    for ids, sizes in _ids(model.config, ranges, "sequence", _lengths(model.config, ranges)):
-        length = sizes["sequence"]
-        if not isinstance(length, dict) or length["min"] > 1:
-            continue  # a past of any length makes sequences of any length
-        before = length["max"] // 2
+    longest, *others = [each if isinstance(each, int) else each["max"] for each in _lengths(model.config, ranges)]
+    lengths = sorted({longest, *(each for each in others if each < longest)}, reverse=True)
+    for ids, sizes in _ids(model.config, ranges, "sequence", lengths):
+        total = sizes["sequence"]
+        before = total // 2
         dimensions = {
             "batch": {"min": 1, "max": ranges.batch},
-            "sequence": {"min": 1, "max": length["max"] - before},
+            "sequence": {"min": 1, "max": total - before},
             "past": {"min": 0, "max": before},
-            "total": {"min": 1, "max": length["max"], "formula": "past + sequence"},
+            "total": {"min": 1, "max": total, "formula": "past + sequence"},
         }
         tensors = {name: ["batch", *middle, "past", width] for name, (_, *middle, _, width) in past.items()}
         mask = {"attention_mask": {"dtype": "int64", "values": "mask", "shape": ["batch", "total"]}}
@@ -147,7 +147,9 @@ def _specs(name: str, model: Any, ranges: Ranges) -> list[Spec]:
 
 def _lengths(config: Any, ranges: Ranges, *names: str) -> list[Any]:
     """Return sizes of a sequence to try: up to what the config states as its longest, without what it may keep for itself, or less."""
-    stated = _of(config, *names, "max_position_embeddings", "n_positions", "max_target_positions", "seq_length")
+    stated = _of(
+        config, *names, "max_position_embeddings", "n_positions", "max_target_positions", "seq_length", "max_seq_len"
+    )
     longest = min(stated, ranges.longest) if isinstance(stated, int) and stated > _SPARE else ranges.longest
     return [
         *({"min": 1, "max": each} for each in dict.fromkeys((longest, longest - _SPARE)) if each > 1),
