@@ -88,7 +88,7 @@ sweep-ledger: .venv/installed-dev  ## every entry of torch's module_db through b
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.module_ledger --check
 
 # Last run on 2026-11-26: 12 of 12 released, none differs.
-sweep-pretrained: .venv/installed  ## twelve kinds of Hugging Face folders, from init to a release that equals from_pretrained (ten minutes)
+sweep-pretrained: .venv/installed  ## thirteen kinds of Hugging Face folders, from init to a release that equals from_pretrained (ten minutes)
 	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
 	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo]'
 	@$(ONE_THREAD) .venv-zoo/bin/python -m benchmarks.pretrained $(ARGS)

@@ -39,6 +39,21 @@ def init(
         list[str] | None,
         typer.Option("--output-name", metavar="NAME", help="An output's name, in forward's order; may be repeated."),
     ] = None,
+    with_cache: Annotated[
+        bool,
+        typer.Option(
+            "--with-cache",
+            help="A Hugging Face folder of a decoder: one step of it, with keys and values of what came before as inputs and outputs.",
+        ),
+    ] = False,
+    save_weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-weights",
+            metavar="NEW.safetensors",
+            help="A Hugging Face folder: also write the tensors that transformers makes of its file, and take those.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
     trust: Trust = None,
     set_: Set = None,
@@ -54,8 +69,17 @@ def init(
     name, key = split_key(file)
     if is_pretrained(Path(name)):
         request = run.Request(Path(name), architecture or "", tuple(trust or ()), max_bytes=max_bytes)
-        _tell(pretrained.init(request, output, force=force), as_json=as_json, trust=trust)
+        wishes = pretrained.Wishes(with_cache, save_weights)
+        _tell(pretrained.init(request, output, force=force, wishes=wishes), as_json=as_json, trust=trust)
         return
+    if with_cache or save_weights is not None:
+        option = "--with-cache" if with_cache else "--save-weights"
+        raise InputError(
+            f"{option} is for a folder that transformers saved, and {name} is none",
+            hint="leave it out; what a network of your own takes is told with --input"
+            if with_cache
+            else f"for the weights alone: weighbridge inspect {file} --save-weights {save_weights}",
+        )
     if architecture is None:
         found = run.match(Path(name), key=key, max_bytes=max_bytes)
         print_json({"architectures": found}) if as_json else _print_matches(file, found)

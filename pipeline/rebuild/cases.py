@@ -167,11 +167,11 @@ def _require_related(interface: Interface, sizes: dict[str, int], what: str) -> 
 
 def _notable_sizes(interface: Interface, cap_elements: int) -> dict[str, dict[str, int]]:
     """Name the combinations of sizes worth testing, each once."""
-    shown = example_sizes(interface)
+    shown, odd = example_sizes(interface), _odd_sizes(interface)
     picks: dict[str, Callable[[Dimension, int], int]] = {
         "minimum": lambda dimension, _: allowed(dimension)[0],
         "one": lambda dimension, _: next((size for size in allowed(dimension) if size), 0),
-        "odd": lambda dimension, index: _odd(dimension, index, shown[dimension.name]),
+        "odd": lambda dimension, _: odd[dimension.name],
         "exporter": lambda dimension, _: shown[dimension.name],
         "maximum": lambda dimension, _: allowed(dimension)[-1],
     }
@@ -199,6 +199,14 @@ def _corners(interface: Interface, cap_elements: int) -> Iterator[tuple[Dimensio
         yield dimension, _cap(interface, sizes, cap_elements)
 
 
+def _odd_sizes(interface: Interface) -> dict[str, int]:
+    shown = example_sizes(interface)
+    free = enumerate(free_dimensions(interface.dimensions))
+    return complete_sizes(
+        interface.dimensions, {each.name: _odd(each, index, shown[each.name]) for index, each in free}
+    )
+
+
 def _odd(dimension: Dimension, index: int, shown: int) -> int:
     """Return a small prime, or at least odd, size that differs from the one exporters saw; another for each index."""
     sizes = list(allowed(dimension)[:_SEARCH_STEPS])
@@ -220,9 +228,9 @@ def smallest(interface: Interface) -> dict[str, int]:
 
 
 def fewest_elements(interface: Interface) -> int:
-    """Return how many elements the largest input has at the smallest sizes."""
+    """Return how many elements the largest input has at the smallest sizes; where one may be empty, at those of most kinds of values."""
     lowest = smallest(interface)
-    return max(math.prod(shape_of(spec, lowest)) for spec in interface.inputs)
+    return _largest(interface, lowest if all(lowest.values()) else _odd_sizes(interface))
 
 
 def _cap(interface: Interface, sizes: Sizes, cap_elements: int) -> dict[str, int]:

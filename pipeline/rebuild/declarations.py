@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-Declared: TypeAlias = "tuple[dict[str, dict[str, Any]], dict[str, dict[str, int]]]"
+Declared: TypeAlias = "tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]"
 """The `inputs` and `dimensions` of a config."""
 
 Spec: TypeAlias = "tuple[dict[str, Any], dict[str, Any]]"
@@ -54,6 +54,28 @@ def declarations(model: Any, ranges: Ranges = AS_STATED) -> Iterator[Declared]:
             if repr((inputs, dimensions)) not in seen:
                 seen.add(repr((inputs, dimensions)))
                 yield inputs, dimensions
+
+
+def steps(model: Any, past: Mapping[str, Sequence[int]], ranges: Ranges = AS_STATED) -> Iterator[Declared]:
+    """Yield what may be declared for a step of a decoder: at most as many tokens before as new ones, and together what it states.
+
+    `past` is what it goes on from: names, and shapes of one row and one token.
+    """
+    longest, *others = [each if isinstance(each, int) else each["max"] for each in _lengths(model.config, ranges)]
+    lengths = sorted({longest, *(each for each in others if each < longest)}, reverse=True)
+    for ids, sizes in _ids(model.config, ranges, "sequence", lengths):
+        total = sizes["sequence"]
+        before = total // 2
+        dimensions = {
+            "batch": {"min": 1, "max": ranges.batch},
+            "sequence": {"min": 1, "max": total - before},
+            "past": {"min": 0, "max": before},
+            "total": {"min": 1, "max": total, "formula": "past + sequence"},
+        }
+        tensors = {name: ["batch", *middle, "past", width] for name, (_, *middle, _, width) in past.items()}
+        mask = {"attention_mask": {"dtype": "int64", "values": "mask", "shape": ["batch", "total"]}}
+        kept = {name: {"dtype": "float32", "shape": shape} for name, shape in tensors.items()}
+        yield {"input_ids": ids, **mask, **kept}, dimensions
 
 
 def _choices(model: Any) -> list[tuple[str, ...]]:
@@ -125,7 +147,9 @@ def _specs(name: str, model: Any, ranges: Ranges) -> list[Spec]:
 
 def _lengths(config: Any, ranges: Ranges, *names: str) -> list[Any]:
     """Return sizes of a sequence to try: up to what the config states as its longest, without what it may keep for itself, or less."""
-    stated = _of(config, *names, "max_position_embeddings", "n_positions", "max_target_positions", "seq_length")
+    stated = _of(
+        config, *names, "max_position_embeddings", "n_positions", "max_target_positions", "seq_length", "max_seq_len"
+    )
     longest = min(stated, ranges.longest) if isinstance(stated, int) and stated > _SPARE else ranges.longest
     return [
         *({"min": 1, "max": each} for each in dict.fromkeys((longest, longest - _SPARE)) if each > 1),

@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError
 from pipeline.interface import Dimension, InputSpec, Interface
-from pipeline.rebuild import calling, cases, objects, trust
+from pipeline.rebuild import calling, cases, conversion, decoders, objects, trust
 from pipeline.rebuild.declarations import declarations
-from pipeline.rebuild.doctor.renames import shortest, stems
 from pipeline.rebuild.infer import Arguments
 from pipeline.rebuild.infer_inputs import Inputs
 from pipeline.rebuild.outputs import tensors_in
-from pipeline.weights import headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import torch
     from torch import nn
@@ -33,32 +31,73 @@ if TYPE_CHECKING:
 
 CONSTANTS = {"use_cache": False}
 """What a forward is called with where it has such a parameter: without it what was computed before comes back as an object."""
+_GROUPED, _EXPERTS = "grouped_mm", "batched_mm"
+"""How transformers computes experts by itself, by an operator that no exporter has, and otherwise: the same numbers from plain ones."""
 _FEW_ELEMENTS = 1024
 _SEED = 0
 
 
 def inferred(
-    found: Pretrained, architecture: str, prefixes: Sequence[str], json_file: str | None
+    found: Pretrained,
+    architecture: str,
+    prefixes: Sequence[str],
+    json_file: str | None,
+    *,
+    with_cache: bool,
+    again: str,
 ) -> tuple[Arguments, Inputs]:
     """Return the arguments of a network, the names that its weights get, and what goes in and out of it.
 
-    `json_file` is its config.json as the config is to name it, None where it is to be written out there.
+    `json_file` is its config.json as the config is to name it, None where it is to be written out there. `with_cache`: they are
+    those of a step of it, as `decoders.STEP` makes it. `again` is the command that saves what transformers makes of the weights,
+    "" where it did.
 
     Raises:
         UnsafeError: transformers is not trusted.
         ArchitectureError: it has no such network, or it cannot be built or run, or not from these weights.
     """
-    make = _class_of(architecture, prefixes)
-    target = f"transformers:{make.config_class.__name__}"
-    written: dict[str, Any] = {objects.TARGET: f"{target}.from_dict", "config_dict": dict(found.config)}
-    read: dict[str, Any] = {objects.TARGET: f"{target}.from_json_file", "json_file": json_file}
-    config = objects.make(written, prefixes, found.folder)
+    make, config = _network(found, architecture, prefixes)
     module = _built(make, config)
-    rename, ignore = _exceptions(found, make, config)
-    arguments = Arguments(
-        {"config": read if json_file else written}, {}, {}, (), rename, ignore, names_by="transformers"
+    values: dict[str, Any] = {"config": _config_as_written(found, module.config, json_file)}
+    if with_cache:
+        module, declared = decoders.step(module)
+        values, constants = {"model": {objects.TARGET: architecture, **values}}, {}
+    else:
+        declared, constants = declarations(module), _constants(module)
+    rename, ignore = conversion.exceptions(found, make, config, again) if again else ({}, ())
+    arguments = Arguments(values, {}, {}, (), rename, ignore, names_by="transformers")
+    return arguments, _inputs(module, architecture, declared, constants)
+
+
+def weights(
+    found: Pretrained, architecture: str, prefixes: Sequence[str], *, max_bytes: int | None
+) -> dict[str, torch.Tensor]:
+    """Return the weights as transformers has them in memory; raises as `inferred`."""
+    make, config = _network(found, architecture, prefixes)
+    return conversion.converted(found, make, config, max_bytes=max_bytes)
+
+
+def _network(found: Pretrained, architecture: str, prefixes: Sequence[str]) -> tuple[Any, Any]:
+    """Return a network's class, and its config object."""
+    make = _class_of(architecture, prefixes)
+    return make, objects.make(_written(found, make.config_class), prefixes, found.folder)
+
+
+def _written(found: Pretrained, kind: type) -> dict[str, Any]:
+    return {objects.TARGET: f"transformers:{kind.__name__}.from_dict", "config_dict": dict(found.config)}
+
+
+def _config_as_written(found: Pretrained, config: Any, json_file: str | None) -> dict[str, Any]:
+    """Return what makes the config object, as an object of the config; experts are computed so that exporters take them."""
+    choice = (
+        {"experts_implementation": _EXPERTS} if getattr(config, "_experts_implementation", None) == _GROUPED else {}
     )
-    return arguments, _inputs(module, architecture)
+    if json_file is None:
+        return {**_written(found, type(config)), **choice}
+    target = f"transformers:{type(config).__name__}"
+    if choice:
+        return {objects.TARGET: f"{target}.from_pretrained", "pretrained_model_name_or_path": json_file, **choice}
+    return {objects.TARGET: f"{target}.from_json_file", "json_file": json_file}
 
 
 def _class_of(architecture: str, prefixes: Sequence[str]) -> Any:
@@ -85,85 +124,18 @@ def _built(make: Any, config: Any) -> nn.Module:
     return module.eval()
 
 
-# The names of the weights
-
-
-def _exceptions(found: Pretrained, make: Any, config: Any) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return `rename` and `ignore` as transformers has them for this file, told by where it puts tensors of the same names.
-
-    Raises ArchitectureError where the file lacks tensors, or where it makes one of several, which no name can say.
-    """
-    import torch
-
-    header = headers.read(found.weights)
-    names = [each.name for each in header.tensors]
-    numbered = {
-        each.name: torch.full(each.shape, index, dtype=torch.int64 if "int" in each.dtype else torch.float32)
-        for index, each in enumerate(header.tensors, start=1)
-    }
-    placed, told = _loaded(make, config, numbered)
-    homes: dict[str, str] = {}
-    for name, tensor in placed.items():
-        source = _source_of(tensor, names)
-        if source is not None and homes.get(source) != source:  # of names that are tied, its own
-            homes[source] = name
-    homes |= {name: name for name in names if name not in homes and name in placed and not placed[name].numel()}
-    left_out = [name for name in names if name not in homes]
-    if made := [name for name in left_out if name not in told["unexpected_keys"]]:
-        raise ArchitectureError(
-            f"transformers makes other tensors of {made[0]} and {len(made) - 1} more of {found.weights.name}, which no rename can say",
-            hint=f"save it as it is in memory: {make.__name__}.from_pretrained({str(found.folder)!r}).state_dict(), with torch.save",
-        )
-    if lacking := sorted(told["missing_keys"]):
-        raise ArchitectureError(
-            f"{found.weights.name} lacks {lacking[0]}{f' and {len(lacking) - 1} more' if lacking[1:] else ''}, which {make.__name__} would leave at random",
-            hint=f"name the network that was saved: --architecture transformers:{found.architecture}",
-        )
-    moved = any(old != new for old, new in homes.items())
-    return shortest(homes) if moved else {}, stems(left_out, list(homes))
-
-
-def _loaded(make: Any, config: Any, tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Any]:
-    """Return where transformers puts tensors, and what it says of those that have no place, or got nothing.
-
-    In float32 throughout: the type that a config states may not hold the numbers.
-    """
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module, told = make.from_pretrained(
-                None, config=config, state_dict=dict(tensors), output_loading_info=True, dtype=torch.float32
-            )
-    except Exception as error:
-        raise ArchitectureError(
-            f"{make.__name__} does not take these weights: {' '.join(str(error).split())[:300]}",
-            hint="is this the config.json that was saved with them?",
-        ) from error
-    return module.state_dict(), told
-
-
-def _source_of(tensor: torch.Tensor, names: Sequence[str]) -> str | None:
-    """Return which tensor of the file was put there: the one whose number it holds throughout."""
-    if not tensor.numel():
-        return None
-    first = float(tensor.flatten()[0])
-    if not first.is_integer() or not 1 <= first <= len(names) or not bool((tensor == first).all()):
-        return None
-    return names[int(first) - 1]
-
-
 # What goes in and out
 
 
-def _inputs(module: Any, architecture: str) -> Inputs:
-    """Return the widest declaration with which the network runs at all of its sizes."""
-    constants = {
-        name: value for name, value in CONSTANTS.items() if name in inspect.signature(module.forward).parameters
-    }
+def _constants(module: Any) -> dict[str, Any]:
+    parameters = inspect.signature(module.forward).parameters
+    return {name: value for name, value in CONSTANTS.items() if name in parameters}
+
+
+def _inputs(module: Any, architecture: str, tried: Iterable[Declared], constants: Mapping[str, Any]) -> Inputs:
+    """Return the first, the widest, declaration with which the network runs at all of its sizes."""
     problem = "nothing is known of what its forward takes"
-    for declared in declarations(module):
+    for declared in tried:
         try:
             return _settled(module, declared, constants)
         except Exception as error:  # noqa: BLE001 - a network may raise anything for inputs it does not take
@@ -190,8 +162,9 @@ def _settled(module: Any, declared: Declared, constants: Mapping[str, Any]) -> I
     ]
     common = [path for path in places[0] if all(path in each for each in places)]
     taken = {each.name for each in interface.inputs}
-    top = [path for path in common if "." not in path] or common
-    paths = {_output_name(path, taken): path for path in top}
+    # What lies deeper is wanted only if it goes in as well, as the past of a step does.
+    wanted = [path for path in common if "." not in path or path in taken] or common
+    paths = {_output_name(path, taken): path for path in wanted}
     return Inputs(_interface(declared, constants, paths), _comments(declared))
 
 
@@ -210,7 +183,7 @@ def _interface(declared: Declared, constants: Mapping[str, Any], paths: Mapping[
     )
     used = {size for spec in specs for size in spec.shape}
     sizes = tuple(
-        Dimension(name, each["min"], each["max"], each.get("multiple_of", 1))
+        Dimension(name, each["min"], each["max"], each.get("multiple_of", 1), each.get("formula"))
         for name, each in dimensions.items()
         if name in used
     )
@@ -227,14 +200,20 @@ def _cap(interface: Interface) -> int:
 def _called(module: Any, arrays: Arrays, constants: Mapping[str, Any]) -> Any:
     import torch
 
+    tensors = calling.tensors_from(arrays)
+    given = {
+        root: calling.assemble(tensors, root) for root in dict.fromkeys(name.partition(".")[0] for name in tensors)
+    }
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return module(**calling.tensors_from(arrays), **constants)
+        return module(**given, **constants)
 
 
 def _output_name(path: str, inputs: set[str]) -> str:
+    if path in inputs:
+        return f"new_{path}"
     name = path.replace(".", "_") or "output"
-    return f"output_{name}" if name[:1].isdigit() else f"new_{name}" if name in inputs else name
+    return f"output_{name}" if name[:1].isdigit() else name
 
 
 def _comments(declared: Declared) -> dict[str, str]:
@@ -243,6 +222,6 @@ def _comments(declared: Declared) -> dict[str, str]:
     used = {size for each in inputs.values() for size in each["shape"]}
     return {
         name: "it ran at these sizes; set them to what it will be given"
-        for name in dimensions
-        if name in used and name != "batch"
+        for name, each in dimensions.items()
+        if name in used and name != "batch" and "formula" not in each
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from pipeline.errors import ArchitectureError, InputError, UnsafeError, suggestion
-from pipeline.rebuild import definitions, project, sources
+from pipeline.rebuild import auto, definitions, imports, project, sources
 from pipeline.rebuild.definitions import Parameter
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def _located(
     module: str, name: str, prefixes: Sequence[str], require: Callable[..., None], seen: tuple[str, ...] = ()
 ) -> Located:
     _require_trust(module, prefixes)
+    auto.require_none(f"{module}:{name}")
     path = sources.find(module)
     source = sources.read(path)
     tree = sources.parse(source, path)
@@ -179,10 +180,7 @@ def _imported(name: str, path: Path) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise ArchitectureError(
-            f"{name} ({path}) cannot be imported: {type(error).__name__}: {error}",
-            hint="import it in Python to see where it fails",
-        ) from error
+        raise imports.failure(name, path, error) from error
 
 
 def _split(dotted: str) -> tuple[str, str]:

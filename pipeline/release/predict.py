@@ -183,7 +183,8 @@ def _json_array(value: Any, spec: InputSpec | None) -> Array:
     exact = np.dtype(spec.dtype).kind != "f"
     if (exact and not np.array_equal(converted, array)) or (not exact and np.isinf(converted.astype(float)).any()):
         raise ValueError(f"{spec.name} holds numbers that {spec.dtype} does not")
-    return converted
+    tail = () if converted.size else spec.shape[converted.ndim :]  # an empty list cannot say how wide it is
+    return converted.reshape(*converted.shape, *(size if isinstance(size, int) else 0 for size in tail))
 
 
 _READERS: Mapping[str, Callable[[Path, Sequence[InputSpec], int], dict[str | None, Array]]] = {

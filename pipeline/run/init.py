@@ -16,7 +16,7 @@ from pipeline.config.inputs import DTYPES
 from pipeline.config.text import parse_value
 from pipeline.errors import InputError
 from pipeline.interface import Dimension, InputSpec
-from pipeline.rebuild import trust
+from pipeline.rebuild import auto, calling, trust
 from pipeline.rebuild.doctor.renames import as_yaml
 from pipeline.run.jobs import FindArchitectures, InferConfig
 from pipeline.storage.store import atomic_write
@@ -79,6 +79,7 @@ def init(request: Request, output: Path | None, ask: Callable[[str], str] | None
         InputError: an input could not be found out and was not given; or the config is there already.
     """
     target = target_of(request.name, output, force=force)
+    auto.require_none(request.architecture, request.weights.parent)
     request = _with_key(request, ask)
     header = read.require_state_dict(request.weights, key=request.key, max_bytes=request.max_bytes)
     prefixes = trust.trusted_prefixes(Path.cwd(), request.trust)
@@ -242,13 +243,11 @@ def config_text(request: Request, target: Path, found: Inferred, interface: Inte
         "",
         "# The arguments of the network's forward. In a shape, a number is a fixed size and a name a dynamic one.",
         "inputs:",
-        *(line for spec in interface.inputs for line in _input_lines(spec, comments)),
+        *_input_lines(interface.inputs, comments),
         "",
         *_constant_lines(interface.constants),
         *_dimension_lines(interface.dimensions, comments),
-        "# Names for what forward returns, in its order.",
-        f"outputs: {flow(dict(interface.paths) or list(interface.outputs))}",
-        "",
+        *_output_lines(interface),
         "exports: [torchscript, onnx]",
         "backends: [eager, torchscript, onnxruntime-cpu, onnxruntime-cuda]",
         "# These must be there and agree with the network; the others are tried.",
@@ -274,14 +273,32 @@ def _exception_lines(arguments: Arguments) -> Iterator[str]:
         yield f"  ignore: [{', '.join(map(as_yaml, ignore))}]"
 
 
-def _input_lines(spec: InputSpec, comments: Mapping[str, str]) -> list[str]:
+def _input_lines(specs: Sequence[InputSpec], comments: Mapping[str, str]) -> Iterator[str]:
+    fields = {spec.name: _fields(spec) for spec in specs}
+    for root in dict.fromkeys(name.partition(".")[0] for name in fields):
+        if root in comments and root in fields:
+            yield f"  # CHECK {root}: {comments[root]}."
+        given = calling.assemble(fields, root)
+        if isinstance(given, list):
+            yield f"  {root}:"
+            yield from (f"    - {flow(each)}" for each in given)
+        else:
+            yield f"  {root}: {flow(given)}"
+
+
+def _fields(spec: InputSpec) -> dict[str, Any]:
     fields: dict[str, Any] = {"dtype": spec.dtype, "shape": list(spec.shape)}
     if spec.values == "uniform":
-        fields |= {"low": _whole(spec.low), "high": _whole(spec.high)}
-    elif spec.values != "normal":
-        fields |= {"values": spec.values}
-    comment = [f"  # CHECK {spec.name}: {comments[spec.name]}."] if spec.name in comments else []
-    return [*comment, f"  {spec.name}: {flow(fields)}"]
+        return fields | {"low": _whole(spec.low), "high": _whole(spec.high)}
+    return fields if spec.values == "normal" else fields | {"values": spec.values}
+
+
+def _output_lines(interface: Interface) -> list[str]:
+    if any("." in name for name in interface.outputs):
+        places = (f"  {name}: {flow(interface.paths.get(name, name))}" for name in interface.outputs)
+        return ["# Names for what forward returns, and where each lies.", "outputs:", *places, ""]
+    named = flow(dict(interface.paths) or list(interface.outputs))
+    return ["# Names for what forward returns, in its order.", f"outputs: {named}", ""]
 
 
 def _constant_lines(constants: Mapping[str, object]) -> list[str]:
@@ -296,7 +313,7 @@ def _dimension_lines(dimensions: Sequence[Dimension], comments: Mapping[str, str
         if each.name in comments:
             lines.append(f"  # CHECK {each.name}: {comments[each.name]}.")
         steps = {"multiple_of": each.multiple_of} if each.multiple_of > 1 else {}
-        lines.append(f"  {each.name}: {flow({'min': each.min, 'max': each.max, **steps})}")
+        lines.append(f"  {each.name}: {each.formula or flow({'min': each.min, 'max': each.max, **steps})}")
     return [*lines, ""]
 
 

@@ -31,13 +31,18 @@ def save_weights(weights: Path, target: Path, *, key: str | None = None, max_byt
 
     Raises InputError for a target that is there or is called something else, and what `read.load` raises.
     """
+    require_new(target)
+    read.require_state_dict(weights, key=key, max_bytes=max_bytes)
+    request = SaveWeights(weights=weights.resolve(), key=key, max_bytes=max_bytes, target=target.resolve())
+    with LOCAL.start(f"saving {target.name}", threads=1) as worker:
+        worker.call(request, timeout_s=TIMEOUT_S)
+
+
+def require_new(target: Path) -> None:
+    """Raise InputError for a safetensors file to write that is there, is called something else, or has no folder."""
     if target.suffix != ".safetensors":
         raise InputError(f"{target} would be a safetensors file", hint=f"call it {target.stem}.safetensors")
     if target.exists():
         raise InputError(f"{target} is there already", hint="name another file, or remove it")
     if not target.parent.is_dir():
         raise InputError(f"there is no folder {target.parent}", hint="make it, or name another")
-    read.require_state_dict(weights, key=key, max_bytes=max_bytes)
-    request = SaveWeights(weights=weights.resolve(), key=key, max_bytes=max_bytes, target=target.resolve())
-    with LOCAL.start(f"saving {target.name}", threads=1) as worker:
-        worker.call(request, timeout_s=TIMEOUT_S)

@@ -102,14 +102,42 @@ class InferPretrained(Request[Inferred]):
     architecture: str
     prefixes: tuple[str, ...]
     json_file: str | None
+    with_cache: bool
+    again: str
 
     def run(self, _: Context) -> Inferred:
         """Build it and run it; raises as they do."""
         from pipeline.rebuild import pretrained
         from pipeline.weights.pretrained import read
 
-        arguments, inputs = pretrained.inferred(read(self.folder), self.architecture, self.prefixes, self.json_file)
+        arguments, inputs = pretrained.inferred(
+            read(self.folder),
+            self.architecture,
+            self.prefixes,
+            self.json_file,
+            with_cache=self.with_cache,
+            again=self.again,
+        )
         return Inferred(arguments=arguments, inputs=inputs)
+
+
+class SavePretrained(Request[None]):
+    """Write the weights of such a folder as transformers has them in memory, to a safetensors file."""
+
+    folder: Path
+    architecture: str
+    prefixes: tuple[str, ...]
+    max_bytes: int | None
+    target: Path
+
+    def run(self, _: Context) -> None:
+        """Let transformers load what was read safely, and write it; raises as they do."""
+        from pipeline.rebuild import pretrained
+        from pipeline.weights import save
+        from pipeline.weights.pretrained import read
+
+        made = pretrained.weights(read(self.folder), self.architecture, self.prefixes, max_bytes=self.max_bytes)
+        save.save(made, self.target)
 
 
 class FindArchitectures(Request[dict[str, dict[str, JsonValue]]]):

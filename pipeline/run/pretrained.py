@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchitectureError, InputError, UnsafeError
-from pipeline.rebuild import cases, trust
+from pipeline.rebuild import auto, cases, trust
+from pipeline.rebuild.decoders import STEP
 from pipeline.run.init import Draft, config_text, flow, target_of
-from pipeline.run.jobs import InferPretrained
+from pipeline.run.inspect import require_new
+from pipeline.run.jobs import InferPretrained, SavePretrained
 from pipeline.storage.store import atomic_write
 from pipeline.weights import pretrained, read
 from pipeline.weights.verified import weights_digest
@@ -29,24 +32,50 @@ _FEW_ELEMENTS = 512
 _IMAGES = 4
 
 
-def init(request: Request, output: Path | None, *, force: bool = False) -> Draft:
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a config for such a folder is to be for.
+
+    `with_cache`: one step of a decoder, with what was computed before as inputs and outputs. `save_weights`: a new safetensors file
+    for the weights as transformers has them in memory, which the config then takes.
+    """
+
+    with_cache: bool = False
+    save_weights: Path | None = None
+
+
+def init(request: Request, output: Path | None, *, force: bool = False, wishes: Wishes = Wishes()) -> Draft:
     """Write a config for the folder `request.weights` and return it.
 
     `request.architecture` is a network of transformers, "" for the one that config.json names.
 
     Raises:
         WeightsError, UnsafeError, ArchitectureError: the folder or the network is not to be used, or not there.
-        InputError: what it takes could not be found out, or the config is there already.
+        InputError: what it takes could not be found out, or the config or the file for the weights is there already.
     """
     found = pretrained.read(request.weights)
+    auto.require_none(request.architecture, found.folder)
     architecture = request.architecture or f"{PACKAGE}:{_saved(found)}"
-    told = replace(request, weights=found.weights, architecture=architecture, title=found.folder.resolve().name)
+    weights = wishes.save_weights or found.weights
+    told = replace(
+        request,
+        weights=weights,
+        architecture=STEP if wishes.with_cache else architecture,
+        title=found.folder.resolve().name,
+    )
     target = target_of(told.name, output, force=force)
     prefixes = trust.trusted_prefixes(Path.cwd(), request.trust)
     _require_trust(architecture, prefixes, found.folder)
-    header = read.require_state_dict(found.weights, max_bytes=request.max_bytes)
+    read.require_state_dict(found.weights, max_bytes=request.max_bytes)
+    if wishes.save_weights is not None:
+        _save(found, architecture, prefixes, request.max_bytes, wishes.save_weights)
     wanted = InferPretrained(
-        folder=found.folder, architecture=architecture, prefixes=prefixes, json_file=_named_from(target, found)
+        folder=found.folder,
+        architecture=architecture,
+        prefixes=prefixes,
+        json_file=_named_from(target, found),
+        with_cache=wishes.with_cache,
+        again="" if wishes.save_weights else _saving(request, output, wishes, told.name),
     )
     with LOCAL.start("the network", threads=1, modules=("torch", InferPretrained.__module__)) as worker:
         inferred = worker.call(wanted, timeout_s=TIMEOUT_S)
@@ -55,10 +84,32 @@ def init(request: Request, output: Path | None, *, force: bool = False) -> Draft
             f"what {architecture} takes could not be found out: {inferred.inputs.reason}",
             hint="write a config by hand, as configs/minilm.yaml is",
         )
-    text = config_text(told, target, inferred, inferred.inputs.interface, weights_digest(found.weights, header))
+    header = read.require_state_dict(weights, max_bytes=request.max_bytes)
+    text = config_text(told, target, inferred, inferred.inputs.interface, weights_digest(weights, header))
     text += _further(found, inferred.inputs.interface, target)
     atomic_write(target, text.encode())
     return Draft(target, text, tuple(inferred.inputs.comments))
+
+
+def _save(found: Pretrained, architecture: str, prefixes: tuple[str, ...], max_bytes: int | None, target: Path) -> None:
+    require_new(target)
+    wanted = SavePretrained(
+        folder=found.folder, architecture=architecture, prefixes=prefixes, max_bytes=max_bytes, target=target.resolve()
+    )
+    with LOCAL.start(f"saving {target.name}", threads=1, modules=("torch", SavePretrained.__module__)) as worker:
+        worker.call(wanted, timeout_s=TIMEOUT_S)
+
+
+def _saving(request: Request, output: Path | None, wishes: Wishes, name: str) -> str:
+    """Return the same command again, with which transformers' own tensors are saved and taken."""
+    options = [
+        *(["--architecture", request.architecture] if request.architecture else []),
+        *(["--with-cache"] if wishes.with_cache else []),
+        *(["--output", str(output)] if output else []),
+        *(word for prefix in request.trust for word in ("--trust", prefix)),
+    ]
+    words = ["init", str(request.weights), *options, "--save-weights", f"{name}.safetensors"]
+    return f"weighbridge {' '.join(map(quote, words))}"
 
 
 def _saved(found: Pretrained) -> str:

@@ -56,8 +56,7 @@ class Pretrained:
     @property
     def architecture(self) -> str | None:
         """The name of the class that was saved; None where the file does not say."""
-        named = self.config.get("architectures")
-        return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+        return _architecture(self.config)
 
     @property
     def task(self) -> str:
@@ -82,6 +81,11 @@ class Pretrained:
 def is_pretrained(path: Path) -> bool:
     """Tell whether a path is such a folder."""
     return (path / CONFIG).is_file()
+
+
+def architecture_in(folder: Path) -> str | None:
+    """Return the name of the class that was saved in a folder; None where there is no config.json, or it does not say."""
+    return _architecture(_config(folder / CONFIG)) if is_pretrained(folder) else None
 
 
 def read(folder: Path) -> Pretrained:
@@ -149,6 +153,11 @@ def describe(found: Pretrained, *, max_bytes: int | None = None) -> Description:
         likely=None,
         next=(f"weighbridge init {quote(str(found.folder))} --trust transformers",),
     )
+
+
+def _architecture(config: Mapping[str, Any]) -> str | None:
+    named = config.get("architectures")
+    return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
 
 
 def _config(path: Path) -> Mapping[str, Any]:

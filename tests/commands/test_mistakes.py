@@ -265,3 +265,13 @@ def test_a_changed_release_fails_verification(built, tmp_path, weighbridge):
     assert done.code == 1
     assert "model.onnx" in done.err
     assert weighbridge("predict", copy, "--input", tmp_path / "x.npy").code in {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [(["--with-cache"], "leave it out"), (["--save-weights", "new.safetensors"], "weighbridge inspect my_model.pth --save-weights new.safetensors")],
+)  # fmt: skip
+def test_what_only_a_hugging_face_folder_has_is_refused_for_a_file(project, weighbridge, monkeypatch, options, fix):
+    monkeypatch.chdir(project)
+    done = weighbridge("init", "my_model.pth", *options)
+    assert done.failed_with(2, f"{options[0]} is for a folder that transformers saved", fix)

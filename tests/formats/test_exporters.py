@@ -103,6 +103,25 @@ def test_script_alone_fails_with_the_reason_and_the_fix(tmp_path):
     assert "trace" in caught.value.hint
 
 
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # noqa: ARG004 - as torch calls it
+        return 2 * x
+
+
+class ByHand(torch.nn.Module):
+    def forward(self, x):
+        return _Doubled.apply(x)
+
+
+def test_a_trace_that_cannot_be_saved_is_refused_in_one_line_with_the_fix(tmp_path):
+    with pytest.raises(
+        ExportError, match=r"torch\.jit\.trace: Could not export Python function call '_Doubled'[^\n]*$"
+    ) as caught:
+        export(ByHand(), ONE, "torchscript", tmp_path)
+    assert "leave `torchscript` out" in caught.value.hint
+
+
 @pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean")
 def test_a_trace_of_a_branch_is_wrong_on_the_other_side_so_parity_has_something_to_catch(tmp_path):
     artifact = export(networks.Branch(), ONE, "torchscript", tmp_path, method="trace")

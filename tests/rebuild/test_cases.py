@@ -123,3 +123,12 @@ def test_samples_are_taken_as_a_case_with_their_sizes():
 def test_samples_that_do_not_fit_are_refused_with_the_numbers(arrays, message):
     with pytest.raises(InputError, match=message):
         cases.from_samples(TEXT, arrays)
+
+
+def test_where_an_input_may_be_empty_it_is_counted_at_sizes_at_which_it_is_not():
+    ids, past = InputSpec("ids", "int64", ("new",), 0, 9), InputSpec("past", "float32", ("past", 8))
+    never = Interface((ids, past), (Dimension("new", 1, 9), Dimension("past", 1, 9)), ("y",))
+    assert cases.fewest_elements(never) == 8
+    empty = Interface((ids, past), (Dimension("new", 1, 9), Dimension("past", 0, 9)), ("y",))
+    odd = next(each for each in cases.sample(empty, seed=0, cap_elements=10**6) if each.name == "odd")
+    assert cases.fewest_elements(empty) == odd.inputs["past"].size > 8

@@ -343,6 +343,12 @@ def test_a_broken_file_given_as_an_input_is_merely_wrong(name, content, tmp_path
         read_inputs([str(tmp_path / name)], ONE)
 
 
+def test_an_empty_past_in_json_is_as_wide_as_declared(tmp_path):
+    spec = InputSpec("past.0.key", "float32", ("batch", 2, "past", 8))
+    (tmp_path / "x.json").write_text('{"past": [{"key": [[[], []]]}]}')
+    assert read_inputs([str(tmp_path / "x.json")], (spec,))["past.0.key"].shape == (1, 2, 0, 8)
+
+
 def test_json_may_be_nested_as_the_network_takes_it(tmp_path):
     specs = (
         InputSpec("past.0.key", "float32", (2,)),

@@ -17,12 +17,14 @@ from pipeline.architectures.bert import BertEncoder
 from pipeline.architectures.resnet import ResNet
 from pipeline.architectures.silero_vad import SileroVAD
 from pipeline.architectures.simplenet import SimpleNet
+from pipeline.config.loading import load
 from pipeline.errors import ArchitectureError, InputError, MisfitError, UnsafeError
-from pipeline.interface import InputSpec
+from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import infer, infer_inputs, trust
-from pipeline.run import init
+from pipeline.run import init, plan
 from pipeline.run.check import check
 from pipeline.run.init import Request
+from pipeline.run.jobs import Inferred
 from pipeline.run.plan import Settings
 from tests import told
 from tests.weights import inert_corpus
@@ -566,3 +568,29 @@ def test_inputs_are_read_from_the_command_line(text: str, spec: InputSpec) -> No
 def test_an_input_that_cannot_be_read_says_how_to_write_it(text: str) -> None:
     with pytest.raises(InputError, match=r"--input"):
         init.parse_input(text)
+
+
+def test_a_config_of_nested_inputs_and_sizes_that_follow_reads_back_as_what_it_was_written_from(tmp_path: Path) -> None:
+    past = [
+        InputSpec(f"past.{index}.{name}", "float32", ("batch", "past", 4))
+        for index in (0, 1)
+        for name in ("key", "value")
+    ]
+    ids = InputSpec("ids", "int64", ("batch", "new"), 0, 9, "uniform")
+    names = [each.name for each in past]
+    interface = Interface(
+        (ids, InputSpec("mask", "int64", ("batch", "total"), values="mask"), *past),
+        (
+            Dimension("batch", 1, 2),
+            Dimension("new", 1, 3),
+            Dimension("past", 0, 4),
+            Dimension("total", 1, 7, formula="past + new"),
+        ),
+        ("logits", *(f"new_{name}" for name in names)),
+        paths={"logits": "logits", **{f"new_{name}": name for name in names}},
+    )
+    found = Inferred(arguments=infer.Arguments({}, {}, {}, ()), inputs=infer_inputs.Inputs(interface, {}))
+    target = tmp_path / "net.yaml"
+    request = Request(tmp_path / "net.pth", "pipeline.architectures.simplenet:SimpleNet")
+    target.write_text(init.config_text(request, target, found, interface, "ab" * 32))
+    assert plan.interface(load(target, overrides=(), vocabulary=plan.vocabulary())) == interface

@@ -60,7 +60,7 @@ def test_a_config_that_is_there_is_not_replaced(folder, tmp_path, monkeypatch):
 
 
 @REAL
-@pytest.mark.parametrize("name", ["bert", "vit", "t5"])
+@pytest.mark.parametrize("name", ["bert", "vit", "t5", "gpt2-cache"])
 def test_a_saved_network_becomes_a_release_that_equals_from_pretrained(name, tmp_path):
     folder = sweep.save(name, tmp_path)
     release = sweep.released(folder)
@@ -115,3 +115,50 @@ def test_weights_of_another_network_are_refused_with_what_they_lack(tmp_path, mo
     request = Request(folder, "transformers:BertForMaskedLM", ("transformers",))
     with pytest.raises(ArchitectureError, match=r"lacks cls\.predictions.* at random"):
         pretrained.init(request, None)
+
+
+@REAL
+@pytest.mark.parametrize(
+    ("name", "why"), [("t5", "keep two caches"), ("bert", "takes nothing of what it computed before")]
+)
+def test_a_network_without_a_step_is_refused_with_its_reason(name, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    request = Request(sweep.save(name, tmp_path), "", ("transformers",))
+    with pytest.raises(ArchitectureError, match=why):
+        pretrained.init(request, None, wishes=pretrained.Wishes(with_cache=True))
+
+
+@REAL
+def test_tensors_that_transformers_merges_are_saved_by_the_command_that_the_refusal_names(tmp_path, monkeypatch):
+    import transformers
+    from safetensors.torch import load_file
+
+    monkeypatch.chdir(tmp_path)
+    config = transformers.MixtralConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, intermediate_size=16,
+        num_local_experts=4, max_position_embeddings=16,
+    )  # fmt: skip
+    network = transformers.MixtralForCausalLM(config).eval()
+    network.save_pretrained(tmp_path / "mixtral")
+    request = Request(tmp_path / "mixtral", "", ("transformers",))
+    with pytest.raises(ArchitectureError, match=r"makes other tensors of .*experts") as caught:
+        pretrained.init(request, None)
+    assert caught.value.hint.endswith(
+        f"weighbridge init {tmp_path / 'mixtral'} --trust transformers --save-weights mixtral.safetensors"
+    )
+    new = tmp_path / "mixtral.safetensors"
+    draft = pretrained.init(request, None, wishes=pretrained.Wishes(save_weights=new))
+    saved, theirs = load_file(new), network.state_dict()
+    assert {name: torch.equal(each, theirs[name]) for name, each in saved.items()} == dict.fromkeys(theirs, True)
+    assert "experts_implementation: batched_mm" in draft.text
+    assert 'weights: "mixtral.safetensors"' in draft.text
+    with pytest.raises(InputError, match="is there already"):
+        pretrained.init(request, tmp_path / "again.yaml", wishes=pretrained.Wishes(save_weights=new))
+
+
+@pytest.mark.parametrize("named", ["transformers:AutoModel", "transformers:AutoModelForCausalLM"])
+def test_an_auto_class_is_answered_with_the_class_that_the_folder_names(named, folder):
+    stated(folder, architectures=["BertForMaskedLM"])
+    with pytest.raises(ArchitectureError, match=rf"{named} is no network") as caught:
+        pretrained.init(Request(folder, named, ("transformers",)), None)
+    assert "--architecture transformers:BertForMaskedLM" in caught.value.hint

@@ -60,7 +60,7 @@ def _written(origin: FromNetwork, method: str) -> Written:
 def _save(prepared: Forward, method: str, origin: FromNetwork) -> tuple[str, tuple[str, ...], str]:
     """Write the module to the target, by `method`; return the method that it came to, and why."""
     if method == "trace":
-        _keep(_trace(prepared), origin)
+        _keep_traced(prepared, origin)
         return "trace", (), ""
     try:
         _keep_scripted(prepared, origin)
@@ -69,7 +69,7 @@ def _save(prepared: Forward, method: str, origin: FromNetwork) -> tuple[str, tup
             raise
         reason = error.message.splitlines()[0]
         try:
-            _keep(_trace(prepared), origin)
+            _keep_traced(prepared, origin)
         except ExportError as second:
             raise ExportError(f"{reason}; {second.message}", hint=second.hint) from error
         return "trace", (f"traced, because it cannot be scripted: {reason}",), reason
@@ -105,6 +105,15 @@ def _keep_scripted(prepared: Forward, origin: FromNetwork) -> None:
         raise
     except Exception as error:
         raise ExportError(f"torch.jit.script: {_first_line(error)}", hint="set `method: trace`") from error
+
+
+def _keep_traced(prepared: Forward, origin: FromNetwork) -> None:
+    try:
+        _keep(_trace(prepared), origin)
+    except RuntimeError as error:  # what is traced cannot always be saved
+        raise ExportError(
+            f"torch.jit.trace: {_first_line(error)}", hint="leave `torchscript` out of `exports`"
+        ) from error
 
 
 def _trace(prepared: Forward) -> Any:
