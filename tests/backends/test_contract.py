@@ -103,7 +103,9 @@ def test_the_bound_call_computes_on_the_bound_inputs(session):
 
 def test_calls_without_host_copies_are_timed_on_what_has_memory_of_its_own(session):
     case = cases.make(INTERFACE, {"batch": 4}, seed=0, name="device")
-    on_gpu = "CUDAExecutionProvider" in session.facts.get("providers", ()) or session.facts.get("device", "cpu") != "cpu"
+    on_gpu = (
+        "CUDAExecutionProvider" in session.facts.get("providers", ()) or session.facts.get("device", "cpu") != "cpu"
+    )
     assert (session.bind_on_device is not None) == on_gpu
     if session.bind_on_device:
         durations_ns = session.bind_on_device(case.inputs)(7)
