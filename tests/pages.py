@@ -57,7 +57,7 @@ def quickened(config: str) -> str:
     What a page shows of a timing does not depend on either.
     """
     timed = re.compile(r"^backends: \[eager, ([\w-]+)\](.*?^benchmark: \{)", re.MULTILINE | re.DOTALL)
-    return re.sub(r"seconds: \d+", "seconds: 3", timed.sub(r"backends: [\1]\2reference: \1, ", config))
+    return re.sub(r"\bseconds: \d+", "seconds: 3", timed.sub(r"backends: [\1]\2reference: \1, ", config))
 
 
 def follow(page: Path, folder: Path, variables: dict[str, str]) -> list[str]:
