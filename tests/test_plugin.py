@@ -1,4 +1,4 @@
-"""A distribution with a format and a backend of its own, as CONTRIBUTING.md shows it, goes all the way without a change of ours."""
+"""Distributions with a backend and a format of their own, as docs/i-add-a-backend.md shows them, go all the way without a change of ours."""
 
 from __future__ import annotations
 
@@ -7,78 +7,75 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
+import tomllib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
-CONFIG = """
-extends: {root}/configs/simplenet.yaml
-exports: {exports}
-backends: {backends}
-require: [{required}]
-benchmark: {{reference: {required}, seconds: 3, sizes: [{{batch: 1}}]}}
-"""
-ENGINE = """
-import numpy as np
-from pipeline.backends.backend import Backend, Options, Session
-from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU
+from tests import pages
+from tests.pages import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = ROOT / "docs" / "i-add-a-backend.md"
+GIVEN = {each.name: each.text for each in pages.steps(PAGE) if isinstance(each, pages.File)}
 
 
-def open_engine(source, options):
-    inner = ONNXRUNTIME_CPU.open(source, ONNXRUNTIME_CPU.options())
-    run = lambda arrays: {name: value * np.float32(1.01) for name, value in inner.run(arrays).items()}
-    return Session(run, bind=lambda arrays: lambda: run(arrays), facts={})
+def install(site: Path, name: str, code: str | None = None) -> Path:
+    """Install a distribution of the page into a folder, as pip would, with its code or another; return the folder."""
+    project = tomllib.loads(GIVEN[f"{name}/pyproject.toml"])["project"]
+    module, version = project["name"], project["version"]
+    info = site / f"{module}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (site / f"{module}.py").write_text(code or GIVEN[f"{name}/{module}.py"])
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: {version}\n")
+    groups = [
+        (f"[{group}]", *(f"{key} = {value}" for key, value in each.items()))
+        for group, each in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(line for group in groups for line in group))
+    return site
 
 
-ENGINE = Backend("engine", "an engine of ONNX files with an error of 1 %", "onnx", "cpu", "", Options, lambda: None, open_engine)
-"""
-
-
-def install(folder: Path, name: str, code: str, entries: str) -> Path:
-    """Install a distribution of one module into a folder, as pip would; return the folder."""
-    info = folder / f"{name}-1.dist-info"
-    info.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.py").write_text(code)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(entries)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    (entries,) = re.findall(r"```ini\n(.*?)```", text, re.DOTALL)
-    (code,) = re.findall(r'```python\n("""weighbridge_flat.*?)```', text, re.DOTALL)
-    return install(tmp_path_factory.mktemp("site"), "weighbridge_flat", code, entries)
+def variables(site: Path) -> dict[str, str]:
+    """Return variables with which the distributions of a folder are installed."""
+    return pages.environment(PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
 
 
 def weighbridge(site: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command in a process in which the distributions of a folder are installed."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), "COLUMNS": "200"}
     command = [sys.executable, "-m", "pipeline.commands", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-
-def configured(folder: Path, exports: str, backends: str, required: str) -> Path:
-    file = folder / "simplenet.yaml"
-    file.write_text(CONFIG.format(root=ROOT, exports=exports, backends=backends, required=required))
-    return file
+    return subprocess.run(command, cwd=ROOT, env=variables(site), capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
-def released(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """Return a config, the folder of its releases, and what the export said: flat is the only format of the release."""
-    folder = tmp_path_factory.mktemp("flat")
-    config = configured(folder, "[flat]", "[eager, flat-numpy]", "flat-numpy")
-    done = weighbridge(flat, "export", config, "--out", folder / "out")
-    assert done.returncode == 0, done.stderr
-    return config, folder / "out", done.stdout
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    return install(install(folder, "engine"), "flat")
 
 
-def test_it_is_exported_proven_timed_and_what_it_cannot_do_is_said(released: tuple[Path, Path, str]) -> None:
-    _, out, said = released
+@pytest.fixture(scope="module")
+def followed(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Return the folder in which the page's commands were run, and what was not as it shows."""
+    folder = tmp_path_factory.mktemp("plugin") / "mine"
+    folder.mkdir()
+    (folder.parent / "weighbridge").symlink_to(ROOT)
+    return folder, pages.follow(PAGE, folder, variables(site))
+
+
+@pytest.mark.timeout(600)
+def test_the_page_does_what_it_says(followed: tuple[Path, list[str]]) -> None:
+    _, wrong = followed
+    assert not wrong, "\n\n".join(wrong)
+
+
+def test_it_is_exported_proven_timed_and_what_it_cannot_do_is_said(
+    site: Path, followed: tuple[Path, list[str]]
+) -> None:
+    out = followed[0] / "artifacts"
+    said = weighbridge(site, "report", out / "simplenet").stdout
     assert re.search(r"export +flat +layers 2", said)
     assert re.search(r"audit +flat +not done: its format cannot be audited", said)
     assert re.search(r"parity +flat-numpy +pass", said)
@@ -91,51 +88,36 @@ def test_it_is_exported_proven_timed_and_what_it_cannot_do_is_said(released: tup
     assert manifest["tools"]["weighbridge_flat"] == "1"
 
 
-def test_its_release_is_verified_predicted_and_reported_without_naming_the_backend(
-    flat: Path, released: tuple[Path, Path, str], tmp_path: Path
-) -> None:
-    _, out, _ = released
-    np.savez(tmp_path / "x.npz", x=np.ones((3, 10), np.float32))
-    verified = weighbridge(flat, "verify", out / "simplenet")
-    assert verified.returncode == 0, verified.stderr
-    assert "flat-numpy" in verified.stdout
-    predicted = weighbridge(flat, "predict", out / "simplenet", "--input", tmp_path / "x.npz", "--json")
-    assert predicted.returncode == 0, predicted.stderr
-    assert "logits" in predicted.stdout
-    assert weighbridge(flat, "report", out / "simplenet").returncode == 0
-
-
 def test_a_release_whose_format_nobody_here_knows_is_refused_with_a_clear_word(
-    released: tuple[Path, Path, str], tmp_path: Path
+    followed: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    _, out, _ = released
-    done = weighbridge(tmp_path, "predict", out / "simplenet", "--input", tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", x=np.ones((3, 10), np.float32))
+    done = weighbridge(tmp_path, "predict", followed[0] / "artifacts/simplenet", "--input", tmp_path / "x.npz")
     assert done.returncode == 4
     assert "no backend can run this release (it holds flat)" in done.stderr
 
 
 def test_a_changed_backend_is_proven_again_and_a_wrong_one_does_not_ship_with_the_old_proof(
-    flat: Path, released: tuple[Path, Path, str], tmp_path: Path
+    followed: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    config, out, _ = released
-    code = (flat / "weighbridge_flat.py").read_text()
+    code = GIVEN["flat/weighbridge_flat.py"]
     assert "return {output: value}" in code
-    zeros = install(
-        tmp_path,
-        "weighbridge_flat",
-        code.replace("{output: value}", "{output: 0 * value}"),
-        (flat / "weighbridge_flat-1.dist-info/entry_points.txt").read_text(),
-    )
-    done = weighbridge(zeros, "export", config, "--out", out, "--no-benchmark")
+    zeros = install(tmp_path, "flat", code.replace("{output: value}", "{output: 0 * value}"))
+    folder, _ = followed
+    done = weighbridge(zeros, "export", folder / "flat.yaml", "--out", folder / "artifacts", "--no-benchmark")
     assert done.returncode == 1, done.stdout
     assert "flat-numpy: output 'logits'" in done.stderr
 
 
-def test_an_engine_is_explained_with_its_own_options_and_named_where_it_breaks(tmp_path: Path) -> None:
-    entries = "[weighbridge.backends]\nengine = weighbridge_engine:ENGINE\n"
-    site = install(tmp_path / "site", "weighbridge_engine", ENGINE, entries)
-    config = configured(tmp_path, "[onnx]", "[eager, engine]", "engine")
-    done = weighbridge(site, "parity", config, "--explain", "--json", "--out", tmp_path / "out")
+def test_an_engine_that_is_off_by_a_hundredth_is_named_as_what_breaks(
+    followed: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    code, exact = GIVEN["engine/weighbridge_engine.py"], "evaluator.run(None, dict(arrays))"
+    assert exact in code
+    wrong = install(tmp_path, "engine", code.replace(exact, f"[each * each.dtype.type(1.01) for each in {exact}]"))
+    folder, _ = followed
+    config = folder / "engine.yaml"
+    done = weighbridge(wrong, "parity", config, "--explain", "--json", "--out", folder / "artifacts")
     assert done.returncode == 1, done.stderr
     (explanation,) = json.loads(done.stdout)["explanations"]
     rungs = {each["rung"]: each for each in explanation["ladder"]}
