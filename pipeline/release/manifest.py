@@ -44,6 +44,7 @@ class Input(_Section):
     shape: list[Size | str] = Field(description="A number is a fixed size, a name one of `dimensions`")
     low: int | float | None
     high: int | float | None
+    unit: str | None = Field(default=None, description="What its numbers are; null: not said")
 
 
 class Output(_Section):
@@ -54,6 +55,10 @@ class Output(_Section):
     shape: list[Size | str | None] = Field(
         description="A number is a fixed size, a name one of `dimensions`, null a size that depends on several"
     )
+    labels: list[str] | None = Field(
+        default=None, description="Names of the classes along its last axis; null: not said"
+    )
+    unit: str | None = Field(default=None, description="What its numbers are; null: not said")
 
 
 class Dimension(_Section):

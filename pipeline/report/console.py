@@ -154,8 +154,6 @@ def print_cache(root: Path, entries: Sequence[Entry], removed: Sequence[Entry]) 
     print(f"{root}: {len(entries)} results, {total}" if entries else f"{root}: nothing is kept")
     if removed:
         print(f"removed {len(removed)} results, {filesize.decimal(sum(each.size_bytes for each in removed))}")
-    elif entries:
-        print("next: weighbridge cache --prune [--keep-bytes N]")
 
 
 def _change(change: Change) -> str:
