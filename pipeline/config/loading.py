@@ -185,7 +185,7 @@ def _existing(value: Any, details: ErrorDetails) -> tuple[KeyPath, Any]:
     """Return the path of an error without pydantic's own additions (branches of a union), and the value there."""
     path: KeyPath = ()
     for part in details["loc"]:
-        if not isinstance(value, dict | list):
+        if not isinstance(value, dict | list) or (isinstance(value, list) and not isinstance(part, int)):
             break
         path = (*path, part)
         try:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.formats.onnx.record import ONNX
 from pipeline.formats.table import formats
-from pipeline.interface import Dimension, Interface
-from pipeline.rebuild.cases import smallest
+from pipeline.interface import formula_names, formula_value
 from pipeline.release.identity import release_of, shape_in_words
 
 if TYPE_CHECKING:
@@ -195,22 +194,21 @@ def _run(manifest: Facts, folder: str) -> Iterator[str]:
 
 def _arrays(manifest: Facts) -> Iterator[tuple[str, str]]:
     """Yield each input's name and the code for an array that it takes, at the smallest sizes."""
-    dimensions = tuple(
-        Dimension(name, max(each["min"], 1), each["max"], each["multiple_of"], each.get("formula"))
-        for name, each in manifest["dimensions"].items()
-    )
-    sizes = smallest(Interface((), dimensions, ()))
-    for each in manifest["inputs"]:
-        shape = [sizes[size] if isinstance(size, str) else size for size in each["shape"]]
-        low = each.get("low")
-        if low is not None and low > 0:
-            yield each["name"], f'np.full({_tuple(shape)}, {low}, dtype="{each["dtype"]}")'
-        else:
-            yield each["name"], f'np.zeros({_tuple(shape)}, dtype="{each["dtype"]}")'
+    for given in manifest["inputs"]:
+        shape = tuple(_size(each, manifest["dimensions"]) if isinstance(each, str) else each for each in given["shape"])
+        low, dtype = given.get("low"), f'dtype="{given["dtype"]}"'
+        is_positive = low is not None and low > 0
+        yield given["name"], f"np.full({shape}, {low}, {dtype})" if is_positive else f"np.zeros({shape}, {dtype})"
 
 
-def _tuple(shape: Sequence[int]) -> str:
-    return str(tuple(shape))
+def _size(name: str, dimensions: Facts) -> int:
+    """Return the smallest size of a dimension that is not empty."""
+    each = dimensions[name]
+    if formula := each.get("formula"):
+        return formula_value(formula, {other: _size(other, dimensions) for other in formula_names(formula)})
+    step: int = each["multiple_of"]
+    units: int = -(-max(each["min"], 1) // step)
+    return units * step
 
 
 def _signed(manifest: Facts) -> Iterator[str]:
