@@ -32,5 +32,5 @@ def cache(
         print_cache(cached.root, entries, removed)
         if entries and not prune:
             typer.echo(
-                f"next: {next_command('cache', '--prune', out=out)}  # all of it; --keep-bytes N leaves the N newest"
+                f"next: {next_command('cache', '--prune', out=out)}  # all of it; --keep-bytes N leaves N bytes, the newest"
             )

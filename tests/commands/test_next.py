@@ -55,7 +55,7 @@ def test_inspect_leads_to_a_config_and_that_to_a_check(weighbridge):
     assert yours[-4:] == ["--architecture", "MODULE:CLASS", "--trust", "MODULE"]
     (written,) = steps(weighbridge(*ours))
     (checked,) = steps(weighbridge(*written))
-    assert checked == ["check", "my weights.yaml"]
+    assert checked == ["check", "my-weights.yaml"]
     assert weighbridge(*checked).code == 0
 
 
