@@ -129,6 +129,6 @@ def test_names_of_classes_come_from_its_config_where_somebody_named_them(tmp_pat
         network = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes, **more))
         network.save_pretrained(tmp_path / name)
         draft = pretrained.init(Request(tmp_path / name, "", ("transformers",)), None)
-        assert ("describe: {logits: {labels: named/config.json}}" in draft.text) == (name == "named")
-    planned = plan(tmp_path / "named.yaml", Settings(trust=("transformers",)))
+        assert ('describe: {logits: {labels: "named/config.json"}}' in draft.text) == (name == "named")
+    planned = plan(tmp_path / "named.yaml", Settings(out=tmp_path, trust=("transformers",)))
     assert labels(planned.config) == {"logits": ("cat", "dog", "cow")}
