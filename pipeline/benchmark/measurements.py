@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence  # noqa: TC003 - pydantic evaluates annotations in this module
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -14,6 +15,10 @@ from pipeline.errors import InputError
 from pipeline.storage.documents import Count, Many, Part, Positive
 
 KEPT_CALLS = 200
+# How much more rounds scatter than launches, roughly, which decides when another launch tells more than further rounds:
+# the variance of the mean, (launch² + round² ÷ rounds) ÷ launches, is smallest for a given time if a launch measures for
+# this × √(time to prepare it × time of a round).
+_SCATTER = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,10 @@ class Plan:
                 f"benchmark launches is {self.launches}, below the minimum of {self.min_launches}",
                 hint=f"give at least {self.min_launches} launches: an interval needs their spread",
             )
+
+    def worth_s(self, fixed_s: float, round_s: float) -> float:
+        """How long a launch should measure before another one tells more, if preparing one takes `fixed_s`."""
+        return max(self.min_rounds * round_s, _SCATTER * math.sqrt(fixed_s * round_s))
 
 
 Nanoseconds = Annotated[int, Field(gt=0, lt=2**63)]
@@ -127,6 +136,11 @@ class Launch:
     warm_up_s: float
     measure_s: float
     stop_s: float
+
+    @property
+    def fixed_s(self) -> float:
+        """What it took besides measuring."""
+        return self.start_s + self.warm_up_s + self.stop_s
 
 
 @dataclass(frozen=True, slots=True)

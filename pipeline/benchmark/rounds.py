@@ -10,7 +10,6 @@ cannot tell.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,10 +39,6 @@ __all__ = ["Arm", "Phase", "Plan", "Progress", "Timed", "run"]
 _WARM_UP_SHARE = 1 / 3
 _OVERRUN = 1.1
 _LATEST = 1.05
-# How much more rounds scatter than launches, roughly, which decides when another launch tells more than further rounds:
-# the variance of the mean, (launch² + round² ÷ rounds) ÷ launches, is smallest for a given time if a launch measures for
-# this × √(time to prepare it × time of a round).
-_SCATTER = 3.0
 
 Phase = Literal["starting", "warming up", "measuring", "measuring throughput", "done"]
 
@@ -189,7 +184,7 @@ class _Contest:
         notes = []
         made, wanted = len(self.launches), self.plan.launches
         if made < wanted:
-            cost_s = statistics.fmean(_fixed_s(launch) for launch in self._spent())
+            cost_s = statistics.fmean(launch.fixed_s for launch in self._spent())
             notes.append(
                 f"{made} of {wanted} launches: one takes {cost_s:.1f} s to start, warm up and stop its workers, "
                 f"and the budget is {self.plan.seconds:.3g} s"
@@ -210,8 +205,8 @@ class _Contest:
         `preparing_s`: what starting and warming up have just taken; `round_s`: what a round will take.
         """
         stop_s = self._stop_s()
-        fixed_s = statistics.fmean([*map(_fixed_s, self._spent()), preparing_s + stop_s])
-        worth_s = max(self.plan.min_rounds * round_s, _SCATTER * math.sqrt(fixed_s * round_s))
+        fixed_s = statistics.fmean([*(launch.fixed_s for launch in self._spent()), preparing_s + stop_s])
+        worth_s = self.plan.worth_s(fixed_s, round_s)
         left_s = self.plan.seconds - self.plan.reserve_s - self.elapsed_s()
         more = max(1, int((left_s + preparing_s) / (fixed_s + worth_s)))
         self.planned = min(self.planned, max(self.plan.min_launches, len(self.launches) + more))
@@ -337,10 +332,6 @@ class _Contest:
     def _tell(self, phase: Phase, rounds: int) -> None:
         launch = min(len(self.launches) + 1, self.planned)
         self.report(Progress(phase, launch, self.planned, rounds, self.elapsed_s(), self.plan.seconds))
-
-
-def _fixed_s(launch: Launch) -> float:
-    return launch.start_s + launch.warm_up_s + launch.stop_s
 
 
 def _warm_up(worker: Timed, scenario: str, plan: Plan, clock: Callable[[], float], cap_s: float) -> WarmUp:

@@ -23,7 +23,7 @@ far end of their interval says. Nothing is the same then, and faster or slower i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, SupportsFloat
 
 import numpy as np
@@ -62,7 +62,8 @@ class Row:
 
     `interval` is that of this backend alone; `p_value` is the verdict's, corrected for the number of backends.
     A quantile of None has too few calls; quantiles pool the calls of all launches, and their bounds take calls for
-    independent, which bursts of load are not.
+    independent, which bursts of load are not. `decides_in_s`: the budget with which an undecided one would have as many launches
+    as decide it, if they go on to differ as these did; None where that is not known, or more than a run makes.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Row:
     rounds: Count
     launches: Count
     settled: bool
+    decides_in_s: Positive | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,16 @@ class _Comparison:
     interval: Interval
     region: Verdict
     p_value: float
+    logs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A verdict with its reason, and the budget that would decide it."""
+
+    verdict: Verdict
+    reason: str
+    decides_in_s: float | None = None
 
 
 def analyse(measured: Measurements, *, margin: float, confidence: float = 0.95) -> Analysis:
@@ -131,20 +143,22 @@ def analyse(measured: Measurements, *, margin: float, confidence: float = 0.95) 
     if control:
         p_values[measured.control] = control.p_value
 
-    rows = [
-        _row(measured, measured.reference, None, None, ("reference", "what the others are compared with"), confidence)
-    ]
+    reference = _Judged("reference", "what the others are compared with")
+    rows = [_row(measured, measured.reference, None, None, reference, confidence)]
     for name, each in found.items():
         p_value = p_values.get(name)
         if fault and (control is None or name == measured.control):
-            judged: tuple[Verdict, str] = "undecided", fault
+            judged = _Judged("undecided", fault)
         elif name in measured.failures:
-            judged = "undecided", f"dropped out: {measured.failures[name]}"
+            judged = _Judged("undecided", f"dropped out: {measured.failures[name]}")
         elif each is None or p_value is None:
-            judged = "undecided", _too_few(len(_launch_logs(measured, name)))
+            judged = _Judged("undecided", _too_few(len(_launch_logs(measured, name))))
         else:
             judged = _judge(each, p_value, used, confidence, len(rivals))
-            judged = _judge_unsteady(judged, measured.reference, fault) if fault else judged
+            if fault:
+                judged = _judged_unsteady(judged, measured.reference, fault)
+            elif judged.verdict == "undecided":
+                judged = _foreseen(judged, measured, each, margin, (1 - confidence) / len(rivals))
         rows.append(_row(measured, name, each, p_value, judged, confidence))
     reason = fault or f"two copies of {measured.reference} agree within the margin of {margin:.3g}"
     return Analysis(measured.reference, measured.control, margin, confidence, fault is None, reason, tuple(rows))
@@ -207,7 +221,7 @@ def _compare(measured: Measurements, name: str, margin: float, confidence: float
     low, high = t_interval(logs, confidence)
     estimate, limit = float(logs.mean()), math.log1p(margin)
     region: Verdict = "same" if abs(estimate) <= limit else "faster" if estimate < 0 else "slower"
-    return _Comparison(estimate, (float(low), float(high)), region, _p_value(logs, limit))
+    return _Comparison(estimate, (float(low), float(high)), region, _p_value(logs, limit), tuple(map(float, logs)))
 
 
 def _p_value(logs: Floats, limit: float) -> float:
@@ -254,33 +268,63 @@ def _widest(control: _Comparison) -> float:
     return math.expm1(max(abs(edge) for edge in control.interval))
 
 
-def _judge_unsteady(judged: tuple[Verdict, str], reference: str, fault: str) -> tuple[Verdict, str]:
+def _judged_unsteady(judged: _Judged, reference: str, fault: str) -> _Judged:
     """Return a verdict in a run whose reference differs from itself: only what is farther off than that stands."""
-    verdict, reason = judged
-    if verdict in {"faster", "slower"}:
-        return verdict, f"{reason}, which is as far as two copies of {reference} may be apart in this unsteady run"
-    return "undecided", fault
+    if judged.verdict in {"faster", "slower"}:
+        reason = f"{judged.reason}, which is as far as two copies of {reference} may be apart in this unsteady run"
+        return _Judged(judged.verdict, reason)
+    return _Judged("undecided", fault)
 
 
 def _too_few(launches: int) -> str:
     return f"{launches} launches; an interval needs at least {MIN_LAUNCHES}: raise benchmark.seconds"
 
 
-def _judge(
-    comparison: _Comparison, p_value: float, margin: float, confidence: float, rivals: int
-) -> tuple[Verdict, str]:
+def _judge(comparison: _Comparison, p_value: float, margin: float, confidence: float, rivals: int) -> _Judged:
     low, high = (math.exp(each) for each in comparison.interval)
-    edges = f"1 ± {margin:.3g}"
+    edges = f"±{100 * margin:.3g} %"
     place = f"the interval {low:.3f} to {high:.3f}"
     if p_value <= 1 - confidence:
         where = {"faster": "lies below", "slower": "lies above", "same": "lies within"}[comparison.region]
-        return comparison.region, f"{place} {where} {edges}"
+        return _Judged(comparison.region, f"{place} {where} {edges}")
     if comparison.p_value <= 1 - confidence:
-        return (
-            "undecided",
-            f"{place} is clear of the edges of {edges}, but not surely enough for one of {rivals} backends",
+        return _Judged(
+            "undecided", f"{place} is clear of the edges of {edges}, but not surely enough for one of {rivals} backends"
         )
-    return "undecided", f"{place} crosses an edge of {edges}"
+    return _Judged("undecided", f"{place} reaches across an edge of {edges}")
+
+
+def _foreseen(judged: _Judged, measured: Measurements, found: _Comparison, margin: float, alpha: float) -> _Judged:
+    """Return a verdict that is not decided with the budget that would decide it, or that this is more than a run makes."""
+    from scipy.special import stdtrit
+
+    plan, spread = measured.plan, float(np.std(found.logs, ddof=1))
+    distance = abs(abs(found.estimate) - math.log1p(margin))
+    more = range(len(found.logs) + 1, plan.launches + 1)
+    wanted = next((n for n in more if stdtrit(n - 1, 1 - alpha / 2) * spread / math.sqrt(n) < distance), None)
+    if wanted is None:
+        return replace(
+            judged, reason=f"{judged.reason}; {plan.launches} launches that differ as these do would not decide"
+        )
+    fixed_s = _mean([each.fixed_s for each in measured.launches])
+    round_s = _mean([each.measure_s / max(len(each.round_orders), 1) for each in measured.launches])
+    seconds = wanted * (fixed_s + plan.worth_s(fixed_s, round_s)) + plan.reserve_s
+    if not seconds > measured.elapsed_s:  # what was spent made fewer: it is not known what would make more
+        return judged
+    said = (
+        f"about {_rounded(seconds - measured.elapsed_s):g} s more would decide, if launches go on to differ as these do"
+    )
+    return _Judged("undecided", f"{judged.reason}; {said}", _rounded(seconds))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _rounded(seconds: float) -> float:
+    """Return a time that is only roughly known, up to two digits."""
+    step = 10 ** max(math.floor(math.log10(seconds)) - 1, 0)
+    return float(math.ceil(seconds / step) * step)
 
 
 def _row(
@@ -288,7 +332,7 @@ def _row(
     name: str,
     comparison: _Comparison | None,
     p_value: float | None,
-    judged: tuple[Verdict, str],
+    judged: _Judged,
     confidence: float,
 ) -> Row:
     taken = [launch.arms[name] for launch in measured.launches if name in launch.arms and launch.arms[name].blocks]
@@ -300,8 +344,8 @@ def _row(
         name=name,
         ratio=ratio,
         interval=_exp(comparison.interval) if comparison else None,
-        verdict=judged[0],
-        reason=judged[1],
+        verdict=judged.verdict,
+        reason=judged.reason,
         p_value=p_value,
         median_ms=math.exp(logs.mean()) if len(logs) else None,
         median_interval_ms=_exp(t_interval(logs, confidence)) if len(logs) >= MIN_LAUNCHES else None,
@@ -313,6 +357,7 @@ def _row(
         rounds=len(blocks),
         launches=len(taken),
         settled=bool(taken) and all(arm.warm_up is not None and arm.warm_up.settled for arm in taken),
+        decides_in_s=judged.decides_in_s,
     )
 
 

@@ -43,10 +43,10 @@ def benchmark(
     print_figures(documents.benchmark)
     typer.echo(f"\n{page}" if page else "")
     if run.is_undecided(documents.benchmark):
-        twice_s = 2 * documents.benchmark.budget_s
-        again = next_command("benchmark", target, trust=trust, overrides=set_, out=out)
-        typer.echo(f"next: something is undecided; {again} --seconds {twice_s:g} can tell more")
+        longer_s = f"{run.deciding_s(documents.benchmark):g}"
+        again = next_command("benchmark", target, "--seconds", longer_s, trust=trust, overrides=set_, out=out)
+        typer.echo(f"next: {again}  # something is undecided: a longer run can tell more")
     elif target.suffix.lower() in run.CONFIGS:
         typer.echo(f"next: {next_command('export', target, trust=trust, overrides=set_, out=out)}")
     else:
-        typer.echo(f"next: weighbridge compare {target} ANOTHER_RELEASE")
+        typer.echo(f"next: {next_command('predict', target, '--example')}")

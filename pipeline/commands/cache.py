@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, Out, print_json, settings_of
+from pipeline.commands.shared import ARTIFACTS, Json, Out, next_command, print_json, settings_of
 
 
 def cache(
@@ -30,3 +30,7 @@ def cache(
         )
     else:
         print_cache(cached.root, entries, removed)
+        if entries and not prune:
+            typer.echo(
+                f"next: {next_command('cache', '--prune', out=out)}  # all of it; --keep-bytes N leaves N bytes, the newest"
+            )

@@ -18,6 +18,7 @@ from pipeline.commands.shared import (
     Trust,
     attempt,
     leave,
+    next_command,
     print_json,
     settings_of,
 )
@@ -61,7 +62,7 @@ def export(
     if as_json:
         print_json({"runs": outcomes})
     elif release := next((each["release"] for each in outcomes if "release" in each), None):
-        typer.echo(f"\nnext: weighbridge verify {release}")
+        typer.echo(f"\nnext: {next_command('verify', release)}")
     leave(max(each["exit_code"] for each in outcomes))
 
 

@@ -113,7 +113,8 @@ def _tell(draft: "Draft", *, as_json: bool, trust: list[str] | None) -> None:
 def _print_matches(file: str, found: dict[str, Any]) -> None:
     if not found:
         typer.echo(f"none of the networks that come with weighbridge takes {Path(file).name}", err=True)
-        typer.echo(f"next: weighbridge init {file} --architecture MODULE:CLASS --trust MODULE", err=True)
+        yours = next_command("init", file, "--architecture", "MODULE:CLASS", trust=["MODULE"])
+        typer.echo(f"next: {yours}  # MODULE:CLASS: your own network", err=True)
     for target, arguments in found.items():
         typer.echo(f"{target}  {', '.join(f'{name}={value!r}' for name, value in arguments.items())}")
-        typer.echo(f"next: weighbridge init {file} --architecture {target}", err=True)
+        typer.echo(f"next: {next_command('init', file, '--architecture', target)}", err=True)

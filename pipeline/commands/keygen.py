@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import Json, print_json
+from pipeline.commands.shared import Json, next_command, print_json
 
 
 def keygen(
@@ -22,4 +22,5 @@ def keygen(
         print_json({"private": str(private), "public": str(public)})
     else:
         typer.echo(f"{private}  keep it secret\n{public}  hand it out")
-        typer.echo(f"next: weighbridge export CONFIG --sign {private}, and weighbridge verify RELEASE --key {public}")
+        typer.echo(f"next: {next_command('export', 'CONFIG', '--sign', private)}  # CONFIG: yours")
+        typer.echo(f"then: {next_command('verify', 'RELEASE', '--key', public)}  # RELEASE: what the export wrote")

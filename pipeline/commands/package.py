@@ -12,11 +12,27 @@ def package(
     release: Release,
     kind: Annotated[str, typer.Option("--as", metavar="KIND", help="triton, mlflow, huggingface, oci or zip.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="PATH", help="Where; default: NAME-VERSION-KIND here.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="PATH",
+            help="The folder or file itself; default: NAME-VERSION-KIND here, and NAME-VERSION.zip of a zip.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Lay a release out for a server or a registry: Triton, MLflow, Hugging Face, OCI, or a zip file."""
+    """Lay a release out for a server or a registry.
+
+    triton: a folder, NAME-VERSION-triton, a model repository with config.pbtxt for tritonserver.
+
+    mlflow: a folder, NAME-VERSION-mlflow, an MLflow model.
+
+    huggingface: a folder, NAME-VERSION-huggingface, the card and the release, to upload to the Hub.
+
+    oci: a folder, NAME-VERSION-oci, an OCI image layout for any registry of containers.
+
+    zip: a file, NAME-VERSION.zip, of the whole release.
+    """
     from pipeline.release.packages import package as lay_out
 
     packaged = lay_out(release, kind, out)

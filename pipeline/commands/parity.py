@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Set, Trust, leave, print_json, settings_of
+from pipeline.commands.shared import (
+    ARTIFACTS,
+    Json,
+    LogJson,
+    Out,
+    Set,
+    Trust,
+    leave,
+    next_command,
+    print_json,
+    settings_of,
+)
 
 
 def parity(
@@ -50,5 +61,11 @@ def parity(
     else:
         print_parity(found)
         if not found.passed and not explain:
-            typer.echo("next: run it again with --explain, which names the node where the error begins")
+            options = [
+                *(("--candidate", candidate) if candidate else ()),
+                *(["--trust-candidate"] if trust_candidate else ()),
+            ]
+            options += ["--custom-ops", custom_ops] if custom_ops else []
+            again = next_command("parity", config, *options, "--explain", trust=trust, overrides=set_, out=out)
+            typer.echo(f"next: {again}  # names the node where the error begins")
     leave(0 if found.passed else 1)

@@ -8,16 +8,20 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.shared import Json, Release, print_json
+from pipeline.errors import InputError
 
 
 def predict(
     release: Release,
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--input", metavar="[NAME=]FILE", help="Inputs: .npy .npz .safetensors .json, or a folder of them."
         ),
-    ],
+    ] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="In place of --input: the inputs of the release's first golden case.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -30,6 +34,10 @@ def predict(
     device: Annotated[
         str, typer.Option("--device", metavar="DEVICE", help="cpu or cuda, where no backend is named.")
     ] = "cpu",
+    top: Annotated[
+        int | None,
+        typer.Option("--top", metavar="COUNT", min=1, help="Only the best classes, by the names that the release has."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a release on inputs from files; outputs are JSON on stdout, or a file.
@@ -37,15 +45,22 @@ def predict(
     A folder is run file by file: outputs are a JSON line for each, or a .npz for each in the output folder.
     """
     from pipeline.release.load import load_release
-    from pipeline.release.predict import predict_file, predict_folder
+    from pipeline.release.predict import predict_example, predict_file, predict_folder
 
+    if bool(inputs) == example:
+        raise InputError(
+            "--input and --example are both given" if example else "there is no input",
+            hint="give --input FILE, or --example to see what the release gives on its first golden case",
+        )
     model = load_release(release, backend=backend, device=device)
-    if len(inputs) == 1 and Path(inputs[0]).is_dir():
+    if not inputs:
+        wrote = ", ".join(predict_example(model, release, output, top))
+    elif len(inputs) == 1 and Path(inputs[0]).is_dir():
         with _counter() as count:
-            done = predict_folder(model, Path(inputs[0]), output, count)
+            done = predict_folder(model, Path(inputs[0]), output, count, top)
         wrote = f"{done} files"
     else:
-        wrote = ", ".join(predict_file(model, inputs, output))
+        wrote = ", ".join(predict_file(model, inputs, output, top))
     if output and as_json:
         print_json({"output": str(output), "wrote": wrote, "backend": model.backend})
     elif output:

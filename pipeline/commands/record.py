@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import Json, Set, print_json
+from pipeline.commands.shared import Json, Set, next_command, print_json
 
 
 def record(
@@ -25,4 +25,5 @@ def record(
     )
     typer.echo("\n".join(f"    {line}" for line in lines["python"]))
     typer.echo(f"\nThen, in the config:\n\n    {lines['config']}\n")
-    typer.echo(f"next: weighbridge check {config or 'CONFIG'}")
+    check = next_command("check", config or "CONFIG", overrides=set_)
+    typer.echo(f"next: {check}" + ("" if config else "  # CONFIG: the config of that network"))

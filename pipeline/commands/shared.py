@@ -52,7 +52,7 @@ def leave(code: int) -> None:
 def next_command(
     command: str,
     *targets: object,
-    trust: list[str] | None,
+    trust: list[str] | None = None,
     overrides: list[str] | None = None,
     out: Path = ARTIFACTS,
 ) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, Release, Trust, leave, print_json, settings_of
+from pipeline.commands.shared import ARTIFACTS, Json, Release, Trust, leave, next_command, print_json, settings_of
 
 
 def verify(
@@ -45,5 +45,5 @@ def verify(
             )
         )
         if verdict.passed:
-            typer.echo(f"next: weighbridge predict {release} --input FILE")
+            typer.echo(f"next: {next_command('predict', release, '--example')}")
     leave(0 if verdict.passed else 1)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.config.models import (
         BackendConfig,
         BenchmarkConfig,
+        DescribeConfig,
         GateConfig,
         ModelConfig,
         ParityConfig,
@@ -354,6 +355,19 @@ def _budgeted(parity: ParityConfig, gates: Mapping[str, GateConfig], outputs: li
                 )
 
 
+def _described(
+    describe: Mapping[str, DescribeConfig], inputs: Mapping[str, InputConfig], outputs: list[str]
+) -> Iterator[Problem]:
+    for name, each in describe.items():
+        if name not in {*inputs, *outputs}:
+            known = suggestion(name, [*inputs, *outputs])
+            yield Problem(("describe", name), f"{name!r} is neither an input nor an output{known}", at_key=True)
+        elif each.labels is not None and name not in outputs:
+            yield Problem(
+                ("describe", name, "labels"), "an input has no classes: give labels to an output", at_key=True
+            )
+
+
 _CHECKS: Iterable[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = (
     (("model",), _model),
     (("inputs",), _inputs),
@@ -370,4 +384,5 @@ _CHECKS: Iterable[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = (
     (("reference",), _recorded),
     (("gates",), _gates),
     (("parity", "gates", "outputs"), _budgeted),
+    (("describe", "inputs", "outputs"), _described),
 )

@@ -97,8 +97,18 @@ def _model_form(tree: Mapping[str, Any], places: Mapping[str, Place]) -> dict[st
         form["reference"] = form["reference"] | {"file": _absolute(given, places, ("reference", "file"))}
     if isinstance(form.get("samples"), str):
         form["samples"] = _absolute(form["samples"], places, ("samples",))
-    form |= _release_form(form.get("release"), places)
-    return form
+    return form | _release_form(form.get("release"), places) | _describe_form(form.get("describe"), places)
+
+
+def _describe_form(describe: Any, places: Mapping[str, Place]) -> dict[str, Any]:
+    if not isinstance(describe, dict):
+        return {}
+    files = {
+        name: {**each, "labels": _absolute(each["labels"], places, ("describe", name, "labels"))}
+        for name, each in describe.items()
+        if isinstance(each, dict) and isinstance(each.get("labels"), str)
+    }
+    return {"describe": {**describe, **files}}
 
 
 def _release_form(release: Any, places: Mapping[str, Place]) -> dict[str, Any]:
@@ -175,7 +185,7 @@ def _existing(value: Any, details: ErrorDetails) -> tuple[KeyPath, Any]:
     """Return the path of an error without pydantic's own additions (branches of a union), and the value there."""
     path: KeyPath = ()
     for part in details["loc"]:
-        if not isinstance(value, dict | list):
+        if not isinstance(value, dict | list) or (isinstance(value, list) and not isinstance(part, int)):
             break
         path = (*path, part)
         try:

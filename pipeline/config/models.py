@@ -81,6 +81,16 @@ class ModelConfig(Section):
     )
 
 
+class DescribeConfig(Section):
+    """What the numbers of an input or output mean."""
+
+    labels: Annotated[list[Line], Field(min_length=1)] | Line | None = Field(
+        default=None,
+        description="Names of the classes along an output's last axis: a list, or a file (.txt: a name a line; .json: a list or `id2label`)",
+    )
+    unit: Line | None = Field(default=None, description="What the numbers are, as in RGB from 0 to 1, or logits")
+
+
 class ExportConfig(Section):
     """One artifact to write."""
 
@@ -243,6 +253,10 @@ class Config(Section):
     output_paths: dict[str, Line] = Field(
         default={}, description="Where outputs lie in what is returned; in short: outputs: {logits: 0, mean: 3}"
     )
+    describe: dict[str, DescribeConfig] = Field(
+        default={},
+        description="What the numbers of inputs and outputs mean, by their names: of no effect on what is proven",
+    )
     exports: list[ExportConfig] = Field(
         min_length=1, description="Artifacts to write: a format, or a mapping with name, format, from and options"
     )
@@ -297,6 +311,11 @@ def resolved(config: Config) -> dict[str, Any]:
         plain["reference"]["file"] = _file_name(config.reference.file)
     if config.release.beside:
         plain["release"]["beside"] = [_file_name(each) for each in config.release.beside]
+    if not config.describe:
+        del plain["describe"]  # releases of older versions hold configs without it
+    for name, each in config.describe.items():
+        labels = _file_name(each.labels) if isinstance(each.labels, str) else each.labels
+        plain["describe"][name] = {k: v for k, v in (("labels", labels), ("unit", each.unit)) if v is not None}
     plain["input_order"] = list(config.inputs)
     return plain
 

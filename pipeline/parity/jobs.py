@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Rehearsed(Model):
     """A network that was built and took every case: what was noted, its size, and what its inputs are bound to.
 
-    Of recorded cases also what it gave in float32, `plain`, and what identifies the network.
+    Of recorded cases also what it gave in float32, `plain`, and what identifies the network. `shapes`: its outputs', in the first case.
     """
 
     notes: tuple[str, ...]
@@ -46,6 +46,7 @@ class Rehearsed(Model):
     bytes: int
     binding: tuple[str, ...]
     plain: tuple[dict[str, Array], ...]
+    shapes: dict[str, tuple[int, ...]]
     fingerprint: dict[str, JsonValue]
 
 
@@ -100,6 +101,7 @@ class Rehearse(Request[Rehearsed]):
             bytes=sum(tensor.nbytes for tensor in state),
             binding=tuple(found.binding),
             plain=tuple({name: calling.array_from(each) for name, each in call.items()} for call in recorded),
+            shapes={name: tuple(each.shape) for name, each in found.outputs[0].items()} if found.outputs else {},
             fingerprint=record.fingerprint(loaded.module) if self.recorded else {},
         )
         context.leave(_Network(loaded, self.interface, self.cases, found, facts))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 from pipeline.interface import Dimension, InputSpec, Interface
-from pipeline.release import identity, signing, standalone
+from pipeline.release import card, identity, signing, standalone
 from pipeline.storage.store import (
     atomic_directory,
     atomic_write,
@@ -45,7 +45,7 @@ _RESERVED = {
     VERIFIER,
     identity.SBOM,
     identity.PROVENANCE,
-    identity.CARD,
+    card.CARD,
     "reference.npz",
     "reference.safetensors",
 }
@@ -233,7 +233,7 @@ def _with_documents(directory: Path, manifest: Mapping[str, Any], files: list[di
         facts.append(_file_facts(directory, name, role))
 
     add(identity.SBOM, "sbom", identity.sbom(manifest, files))
-    add(identity.CARD, "card", identity.card(manifest))
+    add(card.CARD, "card", card.card(manifest))
     add(identity.PROVENANCE, "provenance", identity.provenance(manifest, facts))
     return sorted(facts, key=lambda entry: str(entry["path"]))
 

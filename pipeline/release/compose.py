@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.backends.table import backends
 from pipeline.config import resolved
+from pipeline.config.labels import labels
 from pipeline.errors import GateError, InputError
 from pipeline.parity import ties
 from pipeline.parity.rows import Rows
@@ -101,8 +102,16 @@ def _budget(rule: Rule) -> dict[str, float | None]:
 def _manifest(evidence: Evidence) -> dict[str, Any]:
     dtypes = evidence.truth.references[0].dtypes
     interface = bundle.interface_facts(evidence.interface)
+    interface["inputs"] = [{**each, **_unit(evidence.config, each["name"])} for each in interface["inputs"]]
+    named = labels(evidence.config)
     interface["outputs"] = [
-        {"dtype": dtypes[each["name"]], "shape": _output_shape(evidence.truth, each["name"]), **each}
+        {
+            "dtype": dtypes[each["name"]],
+            "shape": _output_shape(evidence.truth, each["name"]),
+            **each,
+            **_unit(evidence.config, each["name"]),
+            **({"labels": list(named[each["name"]])} if each["name"] in named else {}),
+        }
         for each in interface["outputs"]
     ]
     return {
@@ -126,6 +135,12 @@ def _manifest(evidence: Evidence) -> dict[str, Any]:
         "tools": tools(evidence.distributions),
         "weights": dict(evidence.weights),
     }
+
+
+def _unit(config: Config, name: str) -> dict[str, str]:
+    """Return what the config says the numbers of an input or output are; nothing where it does not."""
+    said = config.describe.get(name)
+    return {"unit": said.unit} if said and said.unit else {}
 
 
 def _rows(truth: Truth) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,8 @@ DEVICES = ("cpu", "cuda")
 class Model:
     """An opened release. Calls are independent of each other and may come from several threads.
 
-    `rows`: what its manifest says of rows of a batch, None for older ones.
+    `rows`: what its manifest says of rows of a batch, None for older ones. `labels`: the names of classes along the last axis of
+    an output, for those that the manifest names.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Model:
     interface: Interface
     run: Callable[[Arrays], dict[str, Any]]
     rows: Mapping[str, Any] | None = None
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __call__(self, **inputs: Any) -> dict[str, Array]:
         """Return the outputs by name; raises InputError for inputs the manifest does not declare so.
@@ -97,7 +99,10 @@ def load_release(
     source = Source(interface, file)
     with _failing(f"{release} on {chosen.name}"):
         session = chosen.open(source, _validated(chosen, options))
-    return Model(manifest["name"], manifest["version"], chosen.name, interface, session.run, manifest.get("rows"))
+    labels = {each["name"]: tuple(each["labels"]) for each in manifest["outputs"] if each.get("labels")}
+    return Model(
+        manifest["name"], manifest["version"], chosen.name, interface, session.run, manifest.get("rows"), labels
+    )
 
 
 @contextmanager

@@ -58,6 +58,7 @@ class Input(_Section):
     low: int | float | None
     high: int | float | None
     preprocess: Preprocessing | None = Field(default=None, description="null: the network takes it as it is")
+    unit: str | None = Field(default=None, description="What its numbers are; null: not said")
 
 
 class Output(_Section):
@@ -68,6 +69,10 @@ class Output(_Section):
     shape: list[Size | str | None] = Field(
         description="A number is a fixed size, a name one of `dimensions`, null a size that depends on several"
     )
+    labels: list[str] | None = Field(
+        default=None, description="Names of the classes along its last axis; null: not said"
+    )
+    unit: str | None = Field(default=None, description="What its numbers are; null: not said")
 
 
 class Dimension(_Section):

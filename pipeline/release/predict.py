@@ -16,10 +16,10 @@ from numpy.lib import format as npy
 
 from pipeline.errors import InputError
 from pipeline.interface import formula_names, free_dimensions
-from pipeline.release.golden import safetensors_bytes
+from pipeline.release import bundle
+from pipeline.release.outputs import best, json_bytes, require_writable, write
 from pipeline.release.rows import dependence
-from pipeline.release.standalone import DamagedError, read_safetensors
-from pipeline.storage.store import atomic_write, canonical_json
+from pipeline.release.standalone import GOLDEN, DamagedError, read_golden, read_safetensors
 from pipeline.weights import headers
 
 if TYPE_CHECKING:
@@ -306,21 +306,35 @@ def _agree(joined: Array, whole: Array) -> bool:
     )
 
 
-def predict_file(model: Model, inputs: Sequence[str], output: Path | None) -> list[str]:
-    """Run inputs from files (see `read_inputs`) and write the outputs (see `write_outputs`); return their names."""
-    if output:
-        _writer(output)  # no work whose result has nowhere to go
-    outputs = run(model, read_inputs(inputs, model.interface.inputs))
-    write_outputs(outputs, output)
+def predict_file(model: Model, inputs: Sequence[str], output: Path | None, top: int | None = None) -> list[str]:
+    """Run inputs from files (see `read_inputs`) and write the outputs (see `outputs.write`); return their names."""
+    require_writable(output, top)  # no work whose result has nowhere to go
+    return _predicted(model, read_inputs(inputs, model.interface.inputs), output, top)
+
+
+def predict_example(model: Model, release: Path, output: Path | None, top: int | None = None) -> list[str]:
+    """Run the inputs of a release's first golden case, and write the outputs as `predict_file` does; return their names."""
+    require_writable(output, top)
+    case = read_golden(bundle.find(release) / GOLDEN).cases[0]
+    return _predicted(model, case.inputs, output, top)
+
+
+def _predicted(model: Model, inputs: Arrays, output: Path | None, top: int | None) -> list[str]:
+    outputs = run(model, inputs)
+    write(best(outputs, model.labels, top) if top else outputs, output)
     return list(outputs)
 
 
 def predict_folder(
-    model: Model, folder: Path, output: Path | None, progress: Callable[[int, int, str], None] = lambda *_: None
+    model: Model,
+    folder: Path,
+    output: Path | None,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
+    top: int | None = None,
 ) -> int:
     """Run every file of a folder, by name, one at a time, so that memory does not grow with them; return how many.
 
-    Outputs go to `<output>/<stem>.npz`, or to stdout as a JSON line for each file. `progress(done, total, name)` is
+    Outputs go to `<output>/<stem>.npz` (the best classes to .json), or to stdout as a JSON line for each file. `progress(done, total, name)` is
     called after each. Raises InputError for a folder without inputs, and for a file that cannot be read or run, named.
     """
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _READERS and path.is_file())
@@ -337,64 +351,12 @@ def predict_folder(
     for done, path in enumerate(files, 1):
         try:
             outputs = run(model, read_inputs([str(path)], model.interface.inputs))
+            shown = best(outputs, model.labels, top) if top else outputs
         except InputError as error:
             raise InputError(f"{path.name}: {error.message}", hint=error.hint) from error
         if output:
-            write_outputs(outputs, output / f"{path.stem}.npz")
+            write(shown, output / f"{path.stem}{'.json' if top else '.npz'}")
         else:
-            sys.stdout.write(f'{{"file":{json.dumps(path.name)},"outputs":{_json_bytes(outputs).decode()}}}\n')
+            sys.stdout.write(f'{{"file":{json.dumps(path.name)},"outputs":{json_bytes(shown).decode()}}}\n')
         progress(done, len(files), path.name)
     return len(files)
-
-
-# Writing
-
-
-def write_outputs(outputs: Arrays, path: Path | None = None) -> None:
-    """Write outputs to a `.npz`, `.npy`, `.safetensors` or `.json` file, or as JSON to stdout.
-
-    Raises InputError for an unknown suffix, for several outputs in a `.npy`, and for NaN or infinity in JSON.
-    """
-    if path is None:
-        sys.stdout.write(_json_bytes(outputs).decode() + "\n")
-        return
-    atomic_write(path, _writer(path)(outputs))
-
-
-def _writer(path: Path) -> Callable[[Arrays], bytes]:
-    writer = _WRITERS.get(path.suffix.lower())
-    if writer is None:
-        raise InputError(f"{path} is no kind of file this writes", hint=f"use {', '.join(_WRITERS)}")
-    return writer
-
-
-def _npz_bytes(outputs: Arrays) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:  # np.savez cannot hold an output named "file"
-        for name, array in outputs.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
-                npy.write_array(entry, np.asanyarray(array), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _npy_bytes(outputs: Arrays) -> bytes:
-    if len(outputs) != 1:
-        raise InputError(f"a .npy holds one array, and there are {', '.join(outputs)}", hint="write a .npz")
-    buffer = io.BytesIO()
-    npy.write_array(buffer, np.asanyarray(next(iter(outputs.values()))), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _json_bytes(outputs: Arrays) -> bytes:
-    for name, array in outputs.items():
-        if array.dtype.kind == "f" and not np.isfinite(array.astype(np.float64)).all():
-            raise InputError(f"output {name} holds NaN or infinity, which JSON cannot", hint="write a .npz")
-    return canonical_json({name: array.tolist() for name, array in outputs.items()})
-
-
-_WRITERS: Mapping[str, Callable[[Arrays], bytes]] = {
-    ".npz": _npz_bytes,
-    ".npy": _npy_bytes,
-    ".safetensors": lambda outputs: safetensors_bytes(outputs, {}),
-    ".json": _json_bytes,
-}

@@ -6,24 +6,28 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 from rich import filesize
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.backends import placement
 from pipeline.parity.document import Exported
-from pipeline.report.content import besides_latency, explanations, findings
 from pipeline.report.log import print_line
-from pipeline.report.summary import HEADINGS, lines
+from pipeline.report.measured import besides_latency
+from pipeline.report.proven import explanations, findings
+from pipeline.report.section import VERDICT, Section
+from pipeline.report.summary import HEADINGS, lines, reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -31,13 +35,16 @@ if TYPE_CHECKING:
     from pipeline.parity.document import Parity
     from pipeline.report.compare import Change, Comparison
     from pipeline.report.document import Documents
+    from pipeline.report.section import Tone
     from pipeline.storage.cache import Entry
     from pipeline.worker.event import Event
 
     Begin = Callable[[str], AbstractContextManager[Callable[[Event], None]]]
 
-_TONES = {"good": "green", "bad": "bold red", "neutral": ""}
-_VERDICTS = {"pass": "green", "FAIL": "bold red"}
+_TONES: Mapping[Tone, str] = {"good": "green", "bad": "bold red", "warn": "yellow", "neutral": ""}
+_OUTCOMES: Mapping[str, Tone] = {"regression": "bad", "undecided": "warn", "improvement": "good", "same": "neutral"}
+_PIPE_WIDTH = 240
+_UNFOLDED = 10_000
 _ON_THE_RIGHT = {"× noise floor", "size"}
 _PROBLEMS = 10  # of an audit, before the rest is counted
 _HEARTBEAT_S = 10.0
@@ -66,32 +73,29 @@ def board(total: int = 1, *, as_lines: bool = False) -> Iterator[Begin]:
 
 
 def print_run(name: str, documents: Documents) -> None:
-    """Print the table of a run to stdout."""
-    body = []
-    for line in lines(documents.parity, documents.benchmark):
-        cells = [Text(cell) for cell in line.cells]
-        cells[2].stylize(_TONES[line.tone])
-        body.append(cells)
-    _print_table(name, HEADINGS, body)
+    """Print the table of a run to stdout, and the reasons of verdicts that have one to tell."""
+    found = lines(documents.parity, documents.benchmark)
+    body = tuple(each.cells for each in found)
+    _print_section(Section(name, headings=HEADINGS, body=body, tones=tuple(each.tone for each in found)))
+    for said in reasons(found):
+        print(said)
 
 
 def print_figures(benchmark: Benchmark) -> None:
     """Print what was measured besides latencies: starting, memory, throughput, and what of the machine is reached."""
     for section in besides_latency(benchmark):
         print()
-        _print_table(section.title, section.headings, section.body)
+        _print_section(section)
 
 
 def print_parity(parity: Parity) -> None:
     """Print parity.json to stdout: every output of every case, what the table cannot say, and where errors begin."""
-    section = findings(parity)
-    body = [[Text(cell, _VERDICTS.get(cell[:4], "")) for cell in row[:-1]] for row in section.body]
-    _print_table("", section.headings[:-1], body)
+    _print_section(replace(findings(parity), title=""))
     for said in remarks(parity):
         print(said)
     for section in explanations(parity):
         print("\n".join(section.text))
-        _print_table("", section.headings, section.body)
+        _print_section(replace(section, title=""))
 
 
 def remarks(parity: Parity) -> list[str]:
@@ -120,12 +124,13 @@ def print_comparison(comparison: Comparison) -> None:
     """Print what changed from one release to another, the worst first, and what follows from it."""
     order = ("regression", "undecided", "improvement", "same")
     changes = sorted(comparison.changes, key=lambda each: (order.index(each.outcome), each.what, each.where))
-    body = [
+    body = tuple(
         (each.what, each.where, f"{each.base:.6g}", f"{each.candidate:.6g}", _change(each), each.outcome, each.reason)
         for each in changes
-    ]
-    headings = ("figure", "of", "base", "candidate", "change", "outcome", "how sure")
-    _print_table(f"candidate against base, margin {comparison.margin:.1%}", headings, body)
+    )
+    headings = ("figure", "of", "base", "candidate", "change", VERDICT, "how sure")
+    tones = tuple(_OUTCOMES[each.outcome] for each in changes)
+    _print_section(Section(f"candidate against base, margin {comparison.margin:.1%}", (), headings, body, tones=tones))
     for note in comparison.notes:
         print(f"note: {note}")
     print(
@@ -136,21 +141,19 @@ def print_comparison(comparison: Comparison) -> None:
 def print_cache(root: Path, entries: Sequence[Entry], removed: Sequence[Entry]) -> None:
     """Print what a cache holds, the least recently used first, its size, and what was removed from it."""
     if entries:
-        body = [
+        body = tuple(
             (
                 each.about,
                 filesize.decimal(each.size_bytes),
                 f"{datetime.fromtimestamp(each.used_ns / 1e9, tz=UTC).astimezone():%Y-%m-%d %H:%M}",
             )
             for each in entries
-        ]
-        _print_table(str(root), ("result", "size", "last used"), body)
+        )
+        _print_section(Section(str(root), (), ("result", "size", "last used"), body))
     total = filesize.decimal(sum(each.size_bytes for each in entries))
     print(f"{root}: {len(entries)} results, {total}" if entries else f"{root}: nothing is kept")
     if removed:
         print(f"removed {len(removed)} results, {filesize.decimal(sum(each.size_bytes for each in removed))}")
-    elif entries:
-        print("next: weighbridge cache --prune [--keep-bytes N]")
 
 
 def _change(change: Change) -> str:
@@ -160,16 +163,52 @@ def _change(change: Change) -> str:
     )
 
 
-def _print_table(title: str, headings: Iterable[str], body: Iterable[Iterable[str | Text]]) -> None:
-    table = Table(
-        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
-    )
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading in _ON_THE_RIGHT else "left")
-    for row in body:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+def _print_section(section: Section) -> None:
+    """Print the table of a section, or, on a terminal that is narrower than it, each row as a few lines."""
     # A pipe has no width: do not fold what is written to it.
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 240).print(table)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    table = _table(section)
+    if console.measure(table, options=console.options.update(max_width=_UNFOLDED)).maximum <= console.width:
+        console.print(table)
+        return
+    if section.title:
+        console.print(Text(section.title, style="bold"))
+    for index in range(len(section.body)):
+        about, others = _card(section, index)
+        if len(about) + len(others) + 3 <= console.width:
+            console.print(Text(" · ").join(each for each in (about, others) if each))
+        else:
+            console.print(about)
+            console.print(Padding(others, (0, 0, 0, 4), expand=False))
+
+
+def _cell(section: Section, row: int, column: int) -> Text:
+    return Text(section.body[row][column], _TONES[section.tone(row, column)])
+
+
+def _table(section: Section) -> Table:
+    table = Table(
+        title=section.title or None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
+    for heading in section.headings:
+        table.add_column(heading, justify="right" if heading in _ON_THE_RIGHT else "left")
+    for row, cells in enumerate(section.body):
+        table.add_row(*(_cell(section, row, column) for column in range(len(cells))))
+    return table
+
+
+def _card(section: Section, row: int) -> tuple[Text, Text]:
+    """Return what a row is about, its verdict with it, and its other cells, each behind its heading."""
+    first = section.headings.index(VERDICT) + 1 if VERDICT in section.headings else 1
+    about = [_cell(section, row, column) for column in range(first) if section.body[row][column]]
+    cells = zip(section.headings[first:], section.body[row][first:], strict=True)
+    others = " · ".join(f"{heading} {cell}" for heading, cell in cells if cell)
+    return Text("  ").join(about), Text(others)
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def print_description(description: Description) -> None:
     if len(description.candidates) > _SHOWN_CANDIDATES:
         console.print(Text(f"… and {len(description.candidates) - _SHOWN_CANDIDATES} more (--json lists all)"))
     for step in description.next:
-        console.print(Text(f"next: {step}", style="cyan"))
+        label = "next" if step.startswith("weighbridge ") else "to do"  # what stands behind `next:` can be pasted
+        console.print(Text(f"{label}: {step}", style="cyan"), soft_wrap=True)
 
 
 def _objects(held: Sequence[Held]) -> list[str]:

@@ -40,6 +40,7 @@ def _lines(found: Content) -> Iterator[str]:
     yield f"# {found.name}: {found.headline}"
     yield ""
     yield from (f"- {sentence}" for sentence in found.verdict)
+    yield from ("", f"Next: {found.next}.")
     for section in found.sections:
         yield from _section(section)
 
@@ -48,11 +49,17 @@ def _section(section: Section) -> Iterator[str]:
     yield from ("", f"## {section.title}", "")
     if section.headings:
         yield from (line for sentence in section.text for line in (sentence, ""))
-        yield from table(section.headings, section.body)
+        yield from table(section.headings, _marked(section))
     else:
         yield from (f"- {sentence}" for sentence in section.text)
     if section.code:
         yield from ("", "```sh", section.code, "```")
+
+
+def _marked(section: Section) -> Iterator[Sequence[str]]:
+    """Yield the rows of a table, verdicts that are bad in bold."""
+    for index, row in enumerate(section.body):
+        yield [f"**{cell}**" if section.tone(index, column) == "bad" else cell for column, cell in enumerate(row)]
 
 
 def _escaped(cell: str) -> str:

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 from pipeline.interface import in_words
 from pipeline.parity.document import Exported
+from pipeline.report.section import Section
 from pipeline.report.words import factor, in_units, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pipeline.benchmark.document import Benchmark
     from pipeline.benchmark.statistics import Row
-    from pipeline.parity.document import Audit, Parity
+    from pipeline.parity.document import Audit, BackendResult, Parity
+    from pipeline.report.section import Tone
 
 _SHOWN_FACTS = 2
 HEADINGS = ("stage", "backend", "verdict", "× noise floor", "latency", "size")
@@ -22,7 +24,7 @@ HEADINGS = ("stage", "backend", "verdict", "× noise floor", "latency", "size")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the table; `tone` is good, bad or neutral."""
+    """One line of the table; `why` is the reason of a verdict that has one to tell."""
 
     stage: str
     backend: str
@@ -30,7 +32,8 @@ class Line:
     factor: str = ""
     latency: str = ""
     size: str = ""
-    tone: str = "neutral"
+    tone: Tone = "neutral"
+    why: str = ""
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -43,13 +46,33 @@ def lines(parity: Parity, benchmark: Benchmark) -> list[Line]:
     return [_trained(parity), *_exports(parity), *_backends(parity), *_timings(benchmark)]
 
 
+def section(parity: Parity, benchmark: Benchmark) -> Section:
+    """Return the table as a section, each verdict with its reason in its cell."""
+    found = lines(parity, benchmark)
+    body = tuple((each.stage, each.backend, _said(each), *each.cells[3:]) for each in found)
+    return Section("Summary", headings=HEADINGS, body=body, tones=tuple(each.tone for each in found))
+
+
+def reasons(found: Sequence[Line]) -> list[str]:
+    """Return what stands behind the verdicts of a table, a sentence a reason: whose it is, and of which stage."""
+    whose: dict[tuple[str, str], list[str]] = {}
+    for each in found:
+        if each.why:
+            whose.setdefault((each.stage, f"{each.verdict.partition(' ')[0]}: {each.why}"), []).append(each.backend)
+    return [f"{stage}, {', '.join(backends)}: {said}" for (stage, said), backends in whose.items()]
+
+
+def _said(line: Line) -> str:
+    return f"{line.verdict}: {line.why}" if line.why else line.verdict
+
+
 def _trained(parity: Parity) -> Line:
     """Say whether the network was held against the one that was trained."""
     found = parity.reference
     if found is None:
-        return Line("network", "eager", "not compared with the trained network")
+        return Line("network", "eager", "not compared with the trained network", tone="warn")
     calls = f"the trained network's, {found.calls} call{'s' if found.calls > 1 else ''}"
-    return Line("network", "eager", calls, factor(found.factor), tone="good")
+    return Line("network", "eager", f"pass: {calls}", factor(found.factor), tone="good")
 
 
 def _exports(parity: Parity) -> Iterator[Line]:
@@ -58,38 +81,48 @@ def _exports(parity: Parity) -> Iterator[Line]:
             yield Line("export", each.artifact, _how(each), size=in_units(each.size_bytes), tone="good")
             yield _audit(each.artifact, each.audit)
         else:
-            yield Line("export", each.artifact, "refused", tone="bad")
+            yield Line("export", each.artifact, "refused", tone="bad", why=each.reason)
 
 
 def _how(exported: Exported) -> str:
-    """Return the plain facts of a file in the order of their names, and what it was made from: "script", "export, opset 20"."""
+    """Return the plain facts of a file in the order of their names, and what it was made from: "written: export, opset 20"."""
     facts = sorted(exported.facts.items())
     plain = [
         fact if isinstance(fact, str) else f"{name} {fact}"
         for name, fact in facts
         if isinstance(fact, str | int) and not isinstance(fact, bool)
     ]
-    how = ", ".join(plain[:_SHOWN_FACTS]) or "exported"
-    return f"{how}, from {exported.made_from}" if exported.made_from else how
+    said = plain[:_SHOWN_FACTS] + ([f"from {exported.made_from}"] if exported.made_from else [])
+    return f"written: {', '.join(said)}" if said else "written"
 
 
 def _audit(name: str, audit: Audit | None) -> Line:
     if audit is None:
-        return Line("audit", name, "not done: its format cannot be audited", tone="neutral")
+        return Line("audit", name, "not done: its format cannot be audited", tone="warn")
     if not audit.passed:
-        said = "could not be done" if audit.crashed else f"{audit.problem_count} problems"
-        return Line("audit", name, said, tone="bad")
+        said = "could not be done" if audit.crashed else f"FAIL: {audit.problem_count} problems"
+        return Line("audit", name, said, tone="bad", why=audit.in_words())
     if left := audit.unaccounted_count:
         said = f"{left} not accounted for ({audit.share:.2%}): {audit.left_in_words()}"
-        return Line("audit", name, said, tone="neutral")
-    return Line("audit", name, f"all of {audit.elements:,} elements", tone="good")
+        return Line("audit", name, said, tone="warn")
+    return Line("audit", name, f"pass: all of {audit.elements:,} elements", tone="good")
 
 
 def _backends(parity: Parity) -> Iterator[Line]:
-    tones = {"pass": "good", "unavailable": "neutral"}
     for each in parity.backends:
         shown = factor(each.worst.factor) if each.worst else ""
-        yield Line("parity", each.name, each.status, shown, tone=tones.get(each.status, "bad"))
+        word, tone = status(each)
+        why = each.reason or "" if not each.required or each.status == "unavailable" else ""
+        yield Line("parity", each.name, word, shown, tone=tone, why=why)
+
+
+def status(result: BackendResult) -> tuple[str, Tone]:
+    """Return the word for what became of a backend, and its tone."""
+    if result.status == "pass":
+        return "pass", "good"
+    if result.status == "unavailable" and not result.required:
+        return "unavailable", "warn"
+    return ("FAIL" if result.status == "fail" else result.status), "bad"
 
 
 def _timings(benchmark: Benchmark) -> Iterator[Line]:
@@ -97,7 +130,15 @@ def _timings(benchmark: Benchmark) -> Iterator[Line]:
         stage = in_words(each.sizes) if each.sizes else "benchmark"
         for row in each.rows:
             if row.name != each.control:
-                yield Line(stage, row.name, _verdict(row), latency=_latency(row))
+                why = row.reason if row.verdict == "undecided" else ""
+                yield Line(stage, row.name, _verdict(row), latency=_latency(row), tone=speed(row), why=why)
+
+
+def speed(row: Row) -> Tone:
+    """Return the tone of a verdict on speed: being slower is nothing wrong."""
+    if row.verdict == "faster":
+        return "good"
+    return "warn" if row.verdict in {"slower", "undecided"} else "neutral"
 
 
 def _verdict(row: Row) -> str:

@@ -80,6 +80,17 @@ def is_undecided(benchmark: Benchmark) -> bool:
     )
 
 
+def deciding_s(benchmark: Benchmark) -> float:
+    """Return the budget with which to time again what is undecided: what it is known to take, or else twice as much."""
+    known = [
+        row.decides_in_s + benchmark.budget_s - size.measurements.plan.seconds
+        for size in benchmark.sizes
+        for row in size.rows
+        if row.decides_in_s is not None
+    ]
+    return float(math.ceil(max([2 * benchmark.budget_s, *known])))
+
+
 def _require_sound(problems: Sequence[str], release: Path) -> None:
     if problems:
         raise DigestError(f"{release} is not what was released: {problems[0]}", hint="fetch the release again")

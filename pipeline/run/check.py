@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config.labels import labels
 from pipeline.interface import in_words
 from pipeline.parity.jobs import Evaluate
 from pipeline.run.jobs import FindUndecided
@@ -16,10 +17,12 @@ from pipeline.run.stages.state import State, run
 from pipeline.worker.event import Event
 from pipeline.worker.process import LOCAL
 
+_NAMED = 3
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.config.models import ExportConfig
+    from pipeline.config.models import Config, ExportConfig
     from pipeline.interface import Case, Dimension
     from pipeline.parity.jobs import Rehearsed
     from pipeline.parity.trained import Agreement
@@ -79,10 +82,13 @@ def _described(planned: Plan, facts: Rehearsed, cases: Sequence[Case], undecided
         "network": f"{config.model.architecture}, {facts.parameters:,} parameters, {facts.bytes:,} bytes",
         "weights": [f"{Path(planned.network.weights).name}, sha256 {planned.weights_sha256}", *facts.notes],
         **{key: lines for key, lines in doubts.items() if lines},
-        "inputs": [f"{spec.name}: {spec.dtype} {list(spec.shape)}" for spec in planned.interface.inputs],
+        "inputs": [
+            f"{spec.name}: {spec.dtype} {list(spec.shape)}{_unit(spec.name, config)}"
+            for spec in planned.interface.inputs
+        ],
         **({"preprocessed": preprocessed} if preprocessed else {}),
         "dimensions": [_dimension(each) for each in planned.interface.dimensions] or ["none"],
-        "outputs": list(planned.interface.outputs),
+        "outputs": [_output(name, planned) for name in planned.interface.outputs],
         **binding,
         "exports": [_export(each) for each in config.exports],
         "backends": [
@@ -93,6 +99,22 @@ def _described(planned: Plan, facts: Rehearsed, cases: Sequence[Case], undecided
         "parity cases": [f"{case.name}: {in_words(case.sizes)}, runs" for case in cases],
         "benchmark": f"{config.benchmark.seconds:g} s, against {config.benchmark.reference}",
     }
+
+
+def _unit(name: str, config: Config) -> str:
+    said = config.describe.get(name)
+    return f", {said.unit}" if said and said.unit else ""
+
+
+def _output(name: str, planned: Plan) -> str:
+    said = planned.config.describe.get(name)
+    classes = f"{len(found)} classes: {_few(found)}" if (found := labels(planned.config).get(name)) else ""
+    parts = [each for each in (said and said.unit, classes) if each]
+    return f"{name}: {'; '.join(parts)}" if parts else name
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f", … {names[-1]}" if len(names) > _NAMED else "")
 
 
 def _export(each: ExportConfig) -> str:

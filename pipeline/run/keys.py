@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.backends import table as backends_table
 from pipeline.backends.table import backends
 from pipeline.config import resolved
+from pipeline.config.labels import label_files
 from pipeline.formats import table as formats_table
 from pipeline.formats.table import formats
 from pipeline.rebuild import objects
@@ -46,6 +47,7 @@ def of_release(planned: Plan, settings: Settings) -> dict[str, Any]:
         **_network(planned),
         "samples": _samples(planned),
         "reference": _recording(planned),
+        **{f"names of classes, {each.name}": digest_file(each) for each in label_files(planned.config)},
         **{f"beside it, {Path(each).name}": digest_file(Path(each)) for each in planned.config.release.beside},
         **_machine(),
         **_makers(planned.config.exports, planned.variants),

@@ -12,6 +12,7 @@ from pipeline.backends.table import backends
 from pipeline.backends.variant import Variant
 from pipeline.benchmark import machine
 from pipeline.config import Vocabulary, load
+from pipeline.config.labels import labels
 from pipeline.errors import ConfigError, DigestError, UnavailableError, WeighbridgeError
 from pipeline.formats.table import formats
 from pipeline.interface import (
@@ -176,6 +177,7 @@ def plan(path: Path, settings: Settings) -> Plan:
     )
     _require_available(planned)
     _require_beside(config)
+    labels(config)
     return planned
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -30,6 +31,8 @@ PACKAGE = "transformers"
 TIMEOUT_S = 600.0
 _FEW_ELEMENTS = 512
 _IMAGES = 4
+_LOGITS = "logits"
+_UNNAMED = re.compile(r"LABEL_\d+")  # what transformers writes where nobody named them
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,16 @@ def _further(found: Pretrained, interface: Interface, target: Path) -> str:
         f"parity: {{cap_elements: {max(_FEW_ELEMENTS, 2 * cases.fewest_elements(interface))}}}",
         "",
     ]
+    config = _beside(found, target)[0]
+    if _names_classes(found, interface):
+        lines += ["# The names of its classes, in their order.", f"describe: {flow({_LOGITS: {'labels': config}})}", ""]
     release = {"license": found.license, "beside": _beside(found, target)}
     if stated := {name: each for name, each in release.items() if each}:
         lines += [f"release: {flow(stated)}", ""]
     return "\n".join(lines)
+
+
+def _names_classes(found: Pretrained, interface: Interface) -> bool:
+    """Tell whether config.json names what the network tells apart, one after another along its last axis."""
+    is_classifier = (found.architecture or "").endswith("Classification") and _LOGITS in interface.outputs
+    return is_classifier and bool(found.labels) and not all(map(_UNNAMED.fullmatch, found.labels))

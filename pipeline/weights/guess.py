@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 _SHOWN = 10
+_CHAINED = 3  # sizes of two layers
 _DIGITS = 6
 _SMALLEST_PATCH = 4
 _MOST_LISTED = 3
@@ -31,6 +32,8 @@ _TABLE = re.compile(r"(?:^|[._])(?:wte|wpe|shared|lookup|emb\w*|\w*embeddings?|\
 _NO_TABLE = re.compile(r"proj|linear|dense|fc|mlp")
 _NO_WORDS = re.compile(r"pos|type|segment|wpe|patch|relative|time|class|speaker", re.IGNORECASE)
 _IN_BLOCK = re.compile(r"\b\d+\.\w+\.")
+_LORA = re.compile(r"(?:^|[._])lora_(?:A|down)(?:[._]|$)")
+_EXPERT = re.compile(r"(?:^|[._])experts?(?:[._]|$)")
 _SHORTCUT = re.compile(r"downsample|shortcut")
 _DIMENSIONS = {3: "1-D", 4: "2-D", 5: "3-D"}
 _GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}
@@ -38,12 +41,24 @@ _GATES = {4: "LSTM", 3: "GRU", 1: "RNN"}
 
 def likely(shapes: Mapping[str, Shape]) -> str | None:
     """Return a one-line guess at the network (name → shape), or None where nothing tells."""
+    if adapter := _adapter(shapes):
+        return adapter
     parts = _Parts(_in_order(shapes))
     if parts.is_transformer:
         return _transformer(parts)
     if parts.recurrent or parts.tables or (parts.attention and not parts.convolutions):
         return _chained(parts)
-    return _convolutional(parts) if parts.convolutions else _stack(list(parts.linears.values()))
+    return _convolutional(parts) if parts.convolutions else _stack(parts.linears)
+
+
+def _adapter(shapes: Mapping[str, Shape]) -> str | None:
+    """Recognise pairs of matrices that are added to another network's: LoRA, which is no network by itself."""
+    pairs = [each for name, each in shapes.items() if _LORA.search(name) and len(each) > 1]
+    if not pairs or 2 * len(pairs) < len(shapes):
+        return None
+    ranks = sorted({shape[0] for shape in pairs})
+    rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
+    return f"a LoRA adapter: {_count(len(pairs), 'pair')} of matrices, {rank}, to be added to the weights of the network it was made for"
 
 
 @dataclass(frozen=True)
@@ -304,11 +319,14 @@ def _kernels(parts: _Parts, names: Sequence[str]) -> str:
     return f"{many}{kind}{shortcuts}{taken}"
 
 
-def _stack(matrices: Sequence[Shape]) -> str | None:
-    """Recognise layers that feed one another: 10 → 20 → 2."""
-    chain = list(_chain(matrices))
-    if not chain:
-        return None
+def _stack(linears: Mapping[str, Shape]) -> str | None:
+    """Recognise layers that feed one another: 10 → 20 → 2; of others, such as experts, say how many there are."""
+    matrices = list(linears.values())
+    chain = [] if any(_EXPERT.search(name) for name in linears) else list(_chain(matrices))
+    if len(chain) < _CHAINED:
+        return (
+            _one(len(matrices), "linear layer") + (f": {chain[0]} → {chain[1]}" if chain else "") if matrices else None
+        )
     sizes = [*map(str, chain[:_SHOWN]), *(["…", str(chain[-1])] if len(chain) > _SHOWN else [])]
     return f"a stack of {_count(len(chain) - 1, 'linear layer')}: {' → '.join(sizes)}"
 

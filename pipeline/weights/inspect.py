@@ -191,7 +191,7 @@ def _next_of_special(path: Path, header: Header) -> tuple[str, ...]:
     index = traits.index_of(path)
     if header.kind not in STATE_DICTS or index is None:
         return ()
-    is_there = "" if index.is_file() else "  (once the index and the other shards are beside it)"
+    is_there = "" if index.is_file() else "  # once the index and the other shards are beside it"
     return (f"weighbridge init {quote(str(index))} --architecture MODULE:CLASS --trust MODULE{is_there}",)
 
 
@@ -202,12 +202,12 @@ def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) 
     if header.kind in STATE_DICTS:
         name = quote(f"{path}#{key}" if key else str(path))
         alone = (
-            f"weighbridge inspect {name} --save-weights weights.safetensors  (the weights alone, without the objects)"
+            f"weighbridge inspect {name} --save-weights weights.safetensors  # the weights alone, without the objects"
         )
         return (
             *([alone] if header.needs else []),
-            f"weighbridge init {name}  (which of the networks that come with weighbridge takes it?)",
-            f"weighbridge init {name} --architecture MODULE:CLASS --trust MODULE  (your own network)",
+            f"weighbridge init {name}  # which of the networks that come with weighbridge takes it?",
+            f"weighbridge init {name} --architecture MODULE:CLASS --trust MODULE  # your own network",
         )
     if header.kind is Kind.SEVERAL:
         keys = [state.key for state in header.wrapped.choices[:_NAMED]]
@@ -215,7 +215,9 @@ def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) 
             f"weighbridge init {quote(f'{path}#{each}')} --architecture MODULE:CLASS --trust MODULE" for each in keys
         )
     if header.kind in (Kind.ONNX, Kind.TORCHSCRIPT):
-        return (f"weighbridge parity CONFIG --candidate {quote(str(path))}",)
+        return (
+            f"weighbridge parity CONFIG --candidate {quote(str(path))}  # CONFIG: that of the network it was made from",
+        )
     weights = [name for name in inside if name.lower().endswith(files.SUFFIXES)]
     if weights and header.kind is not Kind.NUMPY:
         return (f"unpack it, then: weighbridge inspect {weights[0]!r}",)

@@ -170,7 +170,35 @@ def test_a_backend_surely_enough_alone_is_undecided_among_many() -> None:
     assert among.verdict == "undecided"
     assert among.p_value == pytest.approx(3 * alone.p_value)
     assert among.interval == alone.interval
-    assert among.reason.endswith("not surely enough for one of 3 backends")
+    assert "not surely enough for one of 3 backends" in among.reason
+
+
+def spending(taken: Measurements, *, fixed_s: float, round_s: float) -> Measurements:
+    """Measurements of launches that took this long to prepare and for each of their five rounds."""
+    launches = tuple(
+        dataclasses.replace(each, round_orders=(("eager",),) * 5, start_s=fixed_s, measure_s=5 * round_s)
+        for each in taken.launches
+    )
+    return dataclasses.replace(taken, launches=launches, elapsed_s=len(launches) * (fixed_s + 5 * round_s))
+
+
+def test_how_long_would_decide_is_what_the_launches_differ_by_and_cost() -> None:
+    # 2 % between launches, 0.0256 from the margin: t(2)·0.02/√3 = 0.050 and t(3)·0.02/√4 = 0.032 reach further, t(4)·0.02/√5 = 0.0248 does not.
+    eager, onnx = [[10.0] * 5] * 3, steady(10 * 1.004, (0.02, -0.02, 0.0))
+    taken = measured({"eager": eager, "onnx": onnx, CONTROL: eager})
+    found = row(spending(taken, fixed_s=4.0, round_s=0.2))
+    assert found.verdict == "undecided"
+    assert "reaches across an edge of ±3 %" in found.reason
+    # 5 launches of 4 s and 5 rounds of 0.2 s, or what another launch is worth: 3 × √(4 × 0.2) = 2.7 s
+    assert found.decides_in_s == pytest.approx(5 * (4 + 3 * math.sqrt(0.8)), abs=1)
+    assert "about 19 s more would decide" in found.reason
+
+
+def test_launches_that_differ_too_much_are_not_said_to_be_decided_by_a_longer_run() -> None:
+    eager, onnx = [[10.0] * 5] * 3, steady(10 * 1.02, (0.5, -0.5, 0.0))
+    found = row(spending(measured({"eager": eager, "onnx": onnx, CONTROL: eager}), fixed_s=4.0, round_s=0.2))
+    assert found.decides_in_s is None
+    assert found.reason.endswith("; 6 launches that differ as these do would not decide")
 
 
 def test_a_run_that_is_not_settled_says_so() -> None:

@@ -16,12 +16,10 @@ from cyclonedx.model.bom import Bom
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from google.protobuf import json_format
-from huggingface_hub import ModelCard
 from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
 from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 
-from pipeline.release import identity
 from pipeline.release.manifest import schema
 from pipeline.release.verify import check
 from pipeline.storage.store import canonical_json, digest_file
@@ -107,30 +105,6 @@ def test_the_provenance_is_read_by_in_totos_own_bindings(any_release):
     predicate = json_format.ParseDict(json.loads(text)["predicate"], Provenance())
     assert predicate.build_definition.build_type == "urn:weighbridge:export:1"
     assert predicate.run_details.builder.id.startswith("pkg:pypi/weighbridge@")
-
-
-def test_the_card_is_read_by_the_hub(any_release):
-    card = ModelCard.load(any_release / "README.md")
-    assert card.data.library_name == "onnx"
-    assert {"onnx", "torchscript"} <= set(card.data.tags)
-    assert card.data.license in {"mit", "apache-2.0"}
-    assert "| `x` | input | float32 | [batch, " in card.text
-    assert "| onnxruntime-cpu | pass |" in card.text
-
-
-def test_a_licence_the_hub_does_not_know_is_named(content, tmp_path):
-    release = {"license": "LicenseRef-Ours", "datasets": ["a: b"], "description": None}
-    manifest = {**content.manifest, "config": {"release": release}, "name": "tiny", "models": []}
-    (tmp_path / "README.md").write_bytes(identity.card(manifest))
-    card = ModelCard.load(tmp_path / "README.md")
-    assert (card.data.license, card.data.license_name, card.data.datasets) == ("other", "LicenseRef-Ours", ["a: b"])
-
-
-def test_the_card_names_no_format_that_the_release_lacks(content):
-    models = [{"format": "torchscript", "path": "model.torchscript"}]
-    text = identity.card({**content.manifest, "name": "tiny", "models": models}).decode()
-    assert "libtorch opens `model.torchscript` as it is." in text
-    assert "onnx" not in text.partition("## Proven")[0].replace("onnxruntime", "")
 
 
 def test_nothing_outside_the_report_holds_a_time(any_release):

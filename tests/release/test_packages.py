@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,20 @@ def test_an_unknown_kind_is_named_with_the_known_ones(pristine, weighbridge):
 def test_the_command_says_where_and_what_next(pristine, weighbridge, tmp_path):
     done = json.loads(weighbridge("package", pristine, "--as", "zip", "--out", tmp_path / "a.zip", "--json").out)
     assert done["path"] == str(tmp_path / "a.zip")
-    assert "unzip" in done["next"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = ["bash", "-ec", done["next"]]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "ok: digests, golden cases" in ran.stdout
+
+
+def test_the_help_says_what_each_kind_gives_and_under_which_name(weighbridge, pristine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = " ".join(weighbridge("package", "--help").out.split())
+    for kind, each in KINDS.items():
+        assert f"{kind}: a {'file' if each.suffix else 'folder'}, NAME-VERSION{each.suffix or f'-{kind}'}" in text
+        path = package(pristine, kind).path
+        assert path == Path(f"{pristine.parent.name}-{pristine.name}{each.suffix or f'-{kind}'}")
+        assert path.is_file() == bool(each.suffix)
 
 
 # Triton: its own schema, as NVIDIA publishes it (tritonclient 2.73.0, model_config.proto, BSD-3-Clause)

@@ -14,15 +14,17 @@ import safetensors.numpy
 
 from pipeline.errors import InputError
 from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.release import bundle
 from pipeline.release.load import Model, load_release
+from pipeline.release.outputs import best, write
 from pipeline.release.predict import (
     MAX_JSON_BYTES,
     predict_file,
     predict_folder,
     read_inputs,
     run,
-    write_outputs,
 )
+from pipeline.release.standalone import read_golden
 from tests.weights.corpus import require_refused
 
 ONE = (InputSpec("x", "float32", ("batch", 4)),)
@@ -239,31 +241,79 @@ OUTPUTS = {"logits": X, "file": IDS}
 
 def test_every_format_is_read_back_equal(tmp_path):
     for name in ("out.npz", "out.safetensors", "out.json"):
-        write_outputs(OUTPUTS, tmp_path / name)
+        write(OUTPUTS, tmp_path / name)
         arrays = read_inputs([str(tmp_path / name)], TWO)
         assert arrays.keys() == OUTPUTS.keys()
         for key, array in OUTPUTS.items():
             np.testing.assert_array_equal(arrays[key], array)
     with np.load(tmp_path / "out.npz", allow_pickle=False) as loaded:
         np.testing.assert_array_equal(loaded["logits"], X)
-    write_outputs({"y": X}, tmp_path / "out.npy")
+    write({"y": X}, tmp_path / "out.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy", allow_pickle=False), X)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json", "out.npy", "out.npz", "out.safetensors"]
 
 
 def test_without_a_file_outputs_are_one_json_document_on_stdout(capsys):
-    write_outputs(OUTPUTS)
+    write(OUTPUTS)
     assert json.loads(capsys.readouterr().out) == {"logits": X.tolist(), "file": IDS.tolist()}
 
 
 def test_what_a_format_cannot_hold_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(InputError, match="y holds NaN or infinity"):
-        write_outputs({"y": np.array([math.nan])}, tmp_path / "out.json")
+        write({"y": np.array([math.nan])}, tmp_path / "out.json")
     with pytest.raises(InputError, match=r"a \.npy holds one array"):
-        write_outputs(OUTPUTS, tmp_path / "out.npy")
+        write(OUTPUTS, tmp_path / "out.npy")
     with pytest.raises(InputError, match="no kind of file this writes"):
-        write_outputs(OUTPUTS, tmp_path / "out.txt")
+        write(OUTPUTS, tmp_path / "out.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+# The best classes
+
+LABELS = {"logits": ("cat", "dog", "cow")}
+
+
+def test_the_best_classes_are_named_the_best_first():
+    logits = np.array([[0.1, 2.0, -1.0], [5.0, 4.0, 4.5]], np.float32)
+    found = best({"logits": logits, "best": IDS}, LABELS, 2).classes
+    assert found == {
+        "logits": [
+            [{"label": "dog", "value": 2.0}, {"label": "cat", "value": pytest.approx(0.1)}],
+            [{"label": "cat", "value": 5.0}, {"label": "cow", "value": 4.5}],
+        ]
+    }
+    assert best({"logits": logits[0]}, LABELS, 9).classes["logits"][-1] == {"label": "cow", "value": -1.0}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "said"),
+    [
+        ({"logits": np.zeros((2, 3))}, {}, "does not name the classes of logits"),
+        ({"logits": np.zeros((2, 4))}, LABELS, r"shape \[2, 4\], and the release names 3 classes"),
+        ({"logits": np.array([math.nan, 0, 0])}, LABELS, "NaN or infinity"),
+    ],
+)
+def test_classes_that_cannot_be_named_are_one_error(outputs, labels, said):
+    with pytest.raises(InputError, match=said):
+        best(outputs, labels, 1)
+
+
+def test_predict_gives_the_best_classes_of_an_example_by_name(changed, content, weighbridge, tmp_path):
+    logits, other = content.manifest["outputs"]
+    named = {**content.manifest, "outputs": [{**logits, "labels": ["cat", "dog", "cow"]}, other]}
+    release = bundle.write(changed(manifest=named), tmp_path)
+    done = weighbridge("predict", release, "--example", "--top", 1)
+    (row,) = json.loads(done.out)["logits"]
+    case = read_golden(release / "golden.safetensors").cases[0]
+    assert row[0]["label"] == ["cat", "dog", "cow"][case.outputs["logits"][0].argmax()]
+    weighbridge("predict", release, "--example", "--top", 1, "--output", tmp_path / "a.npz").failed_with(2, "a.json")
+    weighbridge("predict", release, "--example", "--top", 1, "--output", tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == json.loads(done.out)
+
+
+def test_without_inputs_or_with_two_kinds_predict_says_what_to_give(pristine, weighbridge):
+    assert weighbridge("predict", pristine).failed_with(2, "there is no input", "--example")
+    assert weighbridge("predict", pristine, "--example", "--input", "x.npy").failed_with(2, "both given")
 
 
 # Folders

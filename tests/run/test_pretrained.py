@@ -11,9 +11,11 @@ import torch
 from safetensors.numpy import save_file
 
 from benchmarks import pretrained as sweep
+from pipeline.config.labels import labels
 from pipeline.errors import ArchitectureError, InputError, UnsafeError
 from pipeline.run import pretrained
 from pipeline.run.init import Request
+from pipeline.run.plan import Settings, plan
 
 REAL = pytest.mark.skipif(
     find_spec("transformers") is None, reason="transformers is not installed: make sweep-pretrained"
@@ -162,3 +164,17 @@ def test_an_auto_class_is_answered_with_the_class_that_the_folder_names(named, f
     with pytest.raises(ArchitectureError, match=rf"{named} is no network") as caught:
         pretrained.init(Request(folder, named, ("transformers",)), None)
     assert "--architecture transformers:BertForMaskedLM" in caught.value.hint
+
+
+def test_names_of_classes_come_from_its_config_where_somebody_named_them(tmp_path, monkeypatch):
+    import transformers
+
+    monkeypatch.chdir(tmp_path)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    for name, more in (("named", {"id2label": {0: "cat", 1: "dog", 2: "cow"}}), ("unnamed", {"num_labels": 3})):
+        network = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes, **more))
+        network.save_pretrained(tmp_path / name)
+        draft = pretrained.init(Request(tmp_path / name, "", ("transformers",)), None)
+        assert ('describe: {logits: {labels: "named/config.json"}}' in draft.text) == (name == "named")
+    planned = plan(tmp_path / "named.yaml", Settings(out=tmp_path, trust=("transformers",)))
+    assert labels(planned.config) == {"logits": ("cat", "dog", "cow")}

@@ -242,8 +242,22 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str | None, str | None]] = {
     "names of attention": (
         lambda: named(key=nn.Linear(8, 16), value=nn.Linear(16, 4), in_proj=nn.Linear(4, 12)),
         "a stack of 3 linear layers: 8 → 16 → 4 → 12",
-        None,
+        "3 linear layers",
     ),
+    "autoencoder": (
+        lambda: named(
+            encode=nn.Linear(784, 400), mean=nn.Linear(400, 20), spread=nn.Linear(400, 20),
+            decode=nn.Linear(20, 400), out=nn.Linear(400, 784),
+        ),
+        "5 linear layers",
+        "5 linear layers",
+    ),
+    "mixture of experts": (
+        lambda: named(gate=nn.Linear(16, 4), experts=nn.ModuleList(nn.Linear(16, 16) for _ in range(4))),
+        "5 linear layers",
+        "5 linear layers",
+    ),
+    "one layer": (lambda: named(fc=nn.Linear(5, 2)), "a linear layer: 5 → 2", "a linear layer: 5 → 2"),
 }  # fmt: skip
 
 
@@ -262,6 +276,18 @@ def test_no_order_is_claimed_of_a_file_that_is_sorted_by_name(name: str) -> None
     """As safetensors has it."""
     make, _, says = NETWORKS[name]
     assert likely(dict(sorted(shapes(make()).items()))) == says
+
+
+def test_an_adapter_is_no_stack_of_layers() -> None:
+    pairs = {
+        f"base.layers.{layer}.q_proj.lora_{side}.weight": (4, 32) if side == "A" else (32, 4)
+        for layer in range(3)
+        for side in "AB"
+    }
+    assert likely(pairs) == (
+        "a LoRA adapter: 3 pairs of matrices, rank 4, to be added to the weights of the network it was made for"
+    )
+    assert "LoRA" not in (likely({"lora_A.weight": (4, 32), "fc.weight": (2, 32), "fc2.weight": (3, 2)}) or "")
 
 
 def test_nothing_at_all_is_no_network() -> None:

