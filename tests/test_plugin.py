@@ -79,7 +79,7 @@ def released(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 def test_it_is_exported_proven_timed_and_what_it_cannot_do_is_said(released: tuple[Path, Path, str]) -> None:
     _, out, said = released
-    assert re.search(r"export +flat +layers 2", said)
+    assert re.search(r"export +flat +written: layers 2", said)
     assert re.search(r"audit +flat +not done: its format cannot be audited", said)
     assert re.search(r"parity +flat-numpy +pass", said)
     assert re.search(r"batch=1 +flat-numpy", said)
