@@ -76,7 +76,7 @@ def test_it_is_exported_proven_timed_and_what_it_cannot_do_is_said(
 ) -> None:
     out = followed[0] / "artifacts"
     said = weighbridge(site, "report", out / "simplenet").stdout
-    assert re.search(r"export +flat +layers 2", said)
+    assert re.search(r"export +flat +written: layers 2", said)
     assert re.search(r"audit +flat +not done: its format cannot be audited", said)
     assert re.search(r"parity +flat-numpy +pass", said)
     assert re.search(r"batch=1 +flat-numpy", said)
