@@ -158,7 +158,7 @@ def analyse(measured: Measurements, *, margin: float, confidence: float = 0.95) 
             if fault:
                 judged = _judged_unsteady(judged, measured.reference, fault)
             elif judged.verdict == "undecided":
-                judged = _foreseen(judged, measured, each, margin, (1 - confidence) / len(rivals))
+                judged = _foreseen(judged, measured, each, margin, (1 - confidence) / max(len(rivals), 1))
         rows.append(_row(measured, name, each, p_value, judged, confidence))
     reason = fault or f"two copies of {measured.reference} agree within the margin of {margin:.3g}"
     return Analysis(measured.reference, measured.control, margin, confidence, fault is None, reason, tuple(rows))

@@ -194,6 +194,11 @@ def test_how_long_would_decide_is_what_the_launches_differ_by_and_cost() -> None
     assert "about 19 s more would decide" in found.reason
 
 
+def test_a_reference_that_nothing_is_held_against_may_be_undecided_with_itself() -> None:
+    taken = measured({"eager": [[10.0] * 5] * 3, CONTROL: steady(10, (0.06, -0.06, 0.0))})
+    assert row(spending(taken, fixed_s=4.0, round_s=0.2), CONTROL).verdict == "undecided"
+
+
 def test_launches_that_differ_too_much_are_not_said_to_be_decided_by_a_longer_run() -> None:
     eager, onnx = [[10.0] * 5] * 3, steady(10 * 1.02, (0.5, -0.5, 0.0))
     found = row(spending(measured({"eager": eager, "onnx": onnx, CONTROL: eager}), fixed_s=4.0, round_s=0.2))
