@@ -164,7 +164,10 @@ def _build(make: Callable[..., nn.Module], network: Network) -> nn.Module:
             hint=f"change model.arguments ({network.places['model.arguments']})",
         ) from error
     if not isinstance(module, nn.Module):
-        raise ArchitectureError(f"{network.architecture} returned {type(module).__name__}, which is not an nn.Module")
+        raise ArchitectureError(
+            f"{network.architecture} returned {type(module).__name__}, which is not an nn.Module",
+            hint="return the network itself from it",
+        )
     return module
 
 
@@ -239,6 +242,7 @@ def _contradictions(network: Network, opened: _Opened) -> tuple[str, ...]:
         raise MisfitError(
             f"{_says(left)}; {network.places['model.arguments']} leaves {opened.located.name} at its default {used}",
             hint=f"{fixes}; or write out what is right, where the checkpoint is not",
+            about="contradicted",
         )
     return tuple(
         f"{_says([each])}, and {network.places.get(f'model.arguments.{each.name}', 'the config')} says "

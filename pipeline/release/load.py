@@ -156,7 +156,8 @@ def check_inputs(interface: Interface, inputs: Mapping[str, Array]) -> None:
 def _check_shape(spec: InputSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
     """Refuse another rank or size than declared; add the sizes of dimensions not seen before."""
     if len(shape) != len(spec.shape):
-        raise InputError(f"{spec.name} has shape {_text(shape)}, declared is {_text(spec.shape)}")
+        told = f"{spec.name} has shape {_text(shape)}, declared is {_text(spec.shape)}"
+        raise InputError(told, hint=f"give an array of {len(spec.shape)} axes")
     for declared, size in zip(spec.shape, shape, strict=True):
         expected = sizes.setdefault(declared, size) if isinstance(declared, str) else declared
         if size != expected:
@@ -181,7 +182,8 @@ def _check_integers(spec: InputSpec, array: Any) -> None:
     high = math.inf if spec.high is None else spec.high
     outside = array[(array < low) | (array >= high)]
     if outside.size:
-        raise InputError(f"{spec.name} holds {outside[0]}, declared are integers from {low} to below {high}")
+        told = f"{spec.name} holds {outside[0]}, declared are integers from {low} to below {high}"
+        raise InputError(told, hint="give integers in that range")
 
 
 def _names_error(interface: Interface, inputs: Mapping[str, Array]) -> InputError:
@@ -205,7 +207,8 @@ def _dtype_error(spec: InputSpec, array: object) -> InputError:
 
 def _size_error(spec: InputSpec, shape: tuple[int, ...], declared: int | str, expected: int) -> InputError:
     other = f", and {declared} is {expected} elsewhere" if isinstance(declared, str) else ""
-    return InputError(f"{spec.name} has shape {_text(shape)}, declared is {_text(spec.shape)}{other}")
+    told = f"{spec.name} has shape {_text(shape)}, declared is {_text(spec.shape)}{other}"
+    return InputError(told, hint=f"give it {expected} in place {spec.shape.index(declared) + 1}")
 
 
 def _range_error(dimension: Dimension, size: int) -> InputError:

@@ -81,7 +81,7 @@ def verify(
                 ran.append(backend)
                 problems += found
             elif backends is not None:
-                raise UnavailableError(f"{backend} cannot run here", hint=table()[backend].install)
+                raise UnavailableError(f"{backend} cannot run here", hint=f"install {table()[backend].install}")
     if not ran:
         problems.append("no backend of this release can run here, so the golden cases did not run")
     return Verdict(
@@ -175,7 +175,8 @@ def _models_of(manifest: Mapping[str, Any], backend: str) -> list[str]:
     if found := [str(model["path"]) for model in manifest["models"] if model["format"] == wanted]:
         return found
     formats = ", ".join(model["format"] for model in manifest["models"])
-    raise InputError(f"{backend} runs {wanted or 'the network itself'}, and this release holds {formats}")
+    told = f"{backend} runs {wanted or 'the network itself'}, and this release holds {formats}"
+    raise InputError(told, hint="leave --backend out: every one that can run its files is taken")
 
 
 def _golden_problems(

@@ -188,7 +188,8 @@ def _objects(config: Config, prefixes: Sequence[str]) -> tuple[Located, ...]:
             found.append(objects.locate(given, prefixes))
         except WeighbridgeError as error:
             place = config.place(f"model.arguments.{path}")
-            raise type(error)(f"{place}: model.arguments.{path}: {error.message}", hint=error.hint) from None
+            told = f"{place}: model.arguments.{path}: {error.message}"
+            raise type(error)(told, hint=error.hint, about=error.about) from None
     return tuple(found)
 
 
@@ -259,7 +260,7 @@ def _weights(config: Config, settings: Settings) -> tuple[Path, Header, Verified
     if config.model.sha256 not in {None, found.sha256}:
         raise DigestError(
             f"{path.name} has sha256 {found.sha256}, and {config.place('model.sha256')} says {config.model.sha256}",
-            hint="this is another file than the config was written for: fetch it again, or correct model.sha256",
+            hint=f"fetch the file again that the config was written for; if this one is meant, set model.sha256 to {found.sha256}",
         )
     return path, header, found
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ArchitectureError, InputError, UnsafeError
+from pipeline.errors import ArchitectureError, InputError, UnsafeError, command
 from pipeline.rebuild import cases, trust
 from pipeline.run.init import Draft, config_text, flow, target_of
 from pipeline.run.jobs import InferPretrained
@@ -82,7 +82,7 @@ def _require_trust(architecture: str, prefixes: Sequence[str], folder: Path) -> 
         trust.locate(architecture, prefixes)
     except UnsafeError as error:
         raise UnsafeError(
-            error.message, hint=f"if you trust it: weighbridge init {folder} --trust {PACKAGE}"
+            error.message, hint=f"if you trust it: {command('init', folder, '--trust', PACKAGE)}", about=error.about
         ) from error
 
 
