@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Set, Trust, next_command, print_json, settings_of
+from pipeline.commands.shared import (
+    ARTIFACTS,
+    Json,
+    LogJson,
+    Out,
+    Set,
+    Trust,
+    next_command,
+    point_to,
+    print_json,
+    settings_of,
+)
 
 
 def benchmark(
@@ -46,6 +57,7 @@ def benchmark(
         twice_s = 2 * documents.benchmark.budget_s
         again = next_command("benchmark", target, trust=trust, overrides=set_, out=out)
         typer.echo(f"next: something is undecided; {again} --seconds {twice_s:g} can tell more")
+        point_to("undecided")
     elif target.suffix.lower() in run.CONFIGS:
         typer.echo(f"next: {next_command('export', target, trust=trust, overrides=set_, out=out)}")
     else:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Set, Trust, leave, print_json, settings_of
+from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Set, Trust, leave, point_to, print_json, settings_of
 
 
 def parity(
@@ -51,4 +51,6 @@ def parity(
         print_parity(found)
         if not found.passed and not explain:
             typer.echo("next: run it again with --explain, which names the node where the error begins")
+        if not found.passed:
+            point_to("parity-fail")
     leave(0 if found.passed else 1)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, Release, Trust, leave, print_json, settings_of
+from pipeline.commands.shared import ARTIFACTS, Json, Release, Trust, leave, point_to, print_json, settings_of
 
 
 def verify(
@@ -46,4 +46,6 @@ def verify(
         )
         if verdict.passed:
             typer.echo(f"next: weighbridge predict {release} --input FILE")
+        else:
+            point_to("verify-failed")
     leave(0 if verdict.passed else 1)

@@ -137,9 +137,7 @@ def _read_file(path: Path, depth: int) -> tuple[dict[str, Any], dict[str, Place]
 
 def _text_of(path: Path, shown: str) -> str:
     if path.suffix.lower() in _WEIGHTS_SUFFIXES:
-        raise ConfigError(
-            f"{shown} is a weights file, not a config", hint=f"it gets a config by: {command('init', path)}"
-        )
+        raise ConfigError(f"{shown} is a weights file, not a config", hint=command("inspect", shown))
     try:
         if path.is_dir():
             raise ConfigError(f"{shown} is a folder, not a config", hint=_beside(path) or "name a .yaml file")

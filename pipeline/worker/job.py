@@ -145,7 +145,7 @@ def request_from(message: object, packages: Collection[str] = ()) -> Request[obj
         raise errors.DefectError(f"{job} is no job: {top} is neither {_OWN_PACKAGE} nor a plugin of it")
     found = getattr(import_module(module), name, None)
     if not (isinstance(found, type) and issubclass(found, Request)):
-        raise errors.DefectError(f"{job} is no job: {module} has no request of that name")
+        raise errors.DefectError(f"{job} is no job: {module} it has none of that name")
     return cast("Request[object]", found.model_validate(asked.request))
 
 
