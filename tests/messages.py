@@ -45,9 +45,7 @@ class Raised:
     def made(self, message):
         """Whether a message that was met may be one of this place."""
         words = [re.escape(part) for part in self.message.split(HOLE)]
-        return any(part.strip() for part in self.message.split(HOLE)) and re.fullmatch(
-            ".*?".join(words), message, re.DOTALL
-        )
+        return re.fullmatch(".*?".join(words), message, re.DOTALL)
 
 
 class _Reader:
@@ -62,7 +60,7 @@ class _Reader:
                     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                         self.local.setdefault(function.name, {}).setdefault(node.targets[0].id, []).append(node.value)
 
-    def text(self, node, function):
+    def text(self, node, function):  # noqa: PLR0911 - one for each form
         match node:
             case ast.Constant(value=str() as text):
                 return text
@@ -81,8 +79,8 @@ class _Reader:
                 return self.text(self.constants[name], function)
             case ast.Call(func=ast.Name(id="command"), args=words):
                 return " ".join(["weighbridge", *(self.text(each, function) for each in words)])
-            case ast.Call(func=ast.Attribute(value=ast.Constant(value=str()) as text, attr="join")):
-                return f"{HOLE}{text.value}{HOLE}"
+            case ast.Call(func=ast.Attribute(attr="join"), args=[ast.List(elts=parts)]):
+                return HOLE.join(self.text(each, function) for each in parts)
             case _:
                 return HOLE
 

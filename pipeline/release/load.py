@@ -90,7 +90,7 @@ def load_release(
         )
     manifest = standalone.read_manifest(release)
     candidates = [backend] if backend else _by_speed(release, manifest, device, may_run_code=verify)
-    chosen, file, options = _choose(candidates, release, manifest)
+    chosen, file, options = _choose(candidates, release, manifest, is_named=backend is not None)
     if not verify and _runs_code(chosen):
         raise InputError(f"a {chosen.format} file is only opened once its digest is checked", hint="leave verify=True")
     interface = bundle.interface_from(manifest)
@@ -270,7 +270,7 @@ def _medians_ms(release: Path) -> dict[str, float]:
 
 
 def _choose(
-    names: Sequence[str], release: Path, manifest: Mapping[str, Any]
+    names: Sequence[str], release: Path, manifest: Mapping[str, Any], *, is_named: bool
 ) -> tuple[Backend, Path, Mapping[str, Any]]:
     """Return the first backend of these that can run the release here, with the file it opens and its options."""
     reasons = []
@@ -279,7 +279,8 @@ def _choose(
         variant = proven.get(name, {"backend": name, "options": {}})
         backend = backends().get(variant["backend"])
         if backend is None:
-            raise InputError(f"there is no backend {name!r}", hint=f"choose from {', '.join(backends())}")
+            able = [each.name for each in backends().values() if each.format in {model["format"] for model in models}]
+            raise InputError(f"there is no backend {name!r}", hint=f"choose from {', '.join(able)}")
         wanted = variant.get("artifact") or backend.format
         fitting = [each for each in models if each["format"] == backend.format]
         named = [each for each in fitting if each.get("name", each["format"]) == wanted]
@@ -291,7 +292,6 @@ def _choose(
         if reason is None:
             return backend, release / model["path"], variant["options"]
         reasons.append(f"{name}: {reason}; install {backend.install}")
-    raise UnavailableError(
-        f"no backend can run this release (it holds {', '.join(each['format'] for each in models)})",
-        hint=" · ".join(reasons),
-    )
+    told = f"no backend can run this release (it holds {', '.join(each['format'] for each in models)})"
+    hint = "leave --backend out: the fastest that can run here is taken" if is_named else "install one of these"
+    raise UnavailableError("\n  ".join([f"{told}:", *reasons]), hint=hint)

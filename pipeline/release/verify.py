@@ -169,13 +169,14 @@ def _possible(manifest: Mapping[str, Any], run: Run | None) -> list[str]:
 
 
 def _models_of(manifest: Mapping[str, Any], backend: str) -> list[str]:
+    formats = [model["format"] for model in manifest["models"]]
     if backend not in table():
-        raise InputError(f"there is no backend {backend!r}", hint=f"choose from {', '.join(table())}")
+        able = [name for name, each in table().items() if each.format in formats]
+        raise InputError(f"there is no backend {backend!r}", hint=f"choose from {', '.join(able)}")
     wanted = table()[backend].format
     if found := [str(model["path"]) for model in manifest["models"] if model["format"] == wanted]:
         return found
-    formats = ", ".join(model["format"] for model in manifest["models"])
-    told = f"{backend} runs {wanted or 'the network itself'}, and this release holds {formats}"
+    told = f"{backend} runs {wanted or 'the network itself'}, and this release holds {', '.join(formats)}"
     raise InputError(told, hint="leave --backend out: every one that can run its files is taken")
 
 

@@ -104,7 +104,7 @@ def target_of(name: str, output: Path | None, *, force: bool) -> Path:
     """Return the file to write a config into; raises InputError where it is there already."""
     target = output or Path(f"{name}.yaml")
     if target.exists() and not force:
-        raise InputError(f"{target} is there already", hint="name another with --output, or replace it with --force")
+        raise InputError(f"{target} is there already", hint="replace it with --force, or name another with --output")
     return target
 
 

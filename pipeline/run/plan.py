@@ -241,7 +241,7 @@ def _with_key(config: Config) -> Config:
         raise ConfigError(
             f"{config.place('model.key')}: model.key is {config.model.key!r}, and model.weights "
             f"({config.place('model.weights')}) names {key!r} behind its #",
-            hint="take one of them away",
+            hint="remove model.key, or what stands behind the #",
         )
     return config.model_copy(update={"model": config.model.model_copy(update={"weights": weights, "key": key})})
 

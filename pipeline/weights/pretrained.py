@@ -130,7 +130,7 @@ def describe(found: Pretrained, *, max_bytes: int | None = None) -> Description:
 
 
 def _config(path: Path) -> Mapping[str, Any]:
-    files.require_below(path.stat().st_size, _MOST_BYTES, f"{path} has {path.stat().st_size:,} bytes")
+    files.require_below(path.stat().st_size, _MOST_BYTES, f"{path} has {path.stat().st_size:,} bytes", is_fixed=True)
     try:
         found = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError, OSError) as error:
