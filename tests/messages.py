@@ -86,8 +86,11 @@ class _Reader:
 
     def filled(self, node, function):
         """Return what fills an f-string: the text of a constant or a command, else a hole."""
-        is_known = isinstance(node, ast.Attribute | ast.Call) or (
-            isinstance(node, ast.Name) and node.id in self.constants
+        local = self.local.get(function, {}).get(getattr(node, "id", ""), [node])
+        is_known = (
+            isinstance(node, ast.Attribute | ast.Call)
+            or (isinstance(node, ast.Name) and node.id in self.constants)
+            or (len(local) == 1 and isinstance(local[0], ast.JoinedStr))
         )
         return self.text(node, function) if is_known else HOLE
 

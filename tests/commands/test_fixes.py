@@ -5,7 +5,9 @@ Each names the place of its error in the list of all (tests/messages.py), so tha
 
 from __future__ import annotations
 
+import re
 import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.architectures.bert import BertEncoder
+from pipeline.architectures.efficientnet import EfficientNetLite
+from pipeline.architectures.resnet import ResNet
+from pipeline.architectures.simplenet import SimpleNet
 from pipeline.errors import WeighbridgeError
+from pipeline.release.load import load_release
 from tests.fixes import Error, fixed
 from tests.messages import ROOT, raised
 
@@ -52,6 +59,17 @@ class Even(nn.Module):
 
     def forward(self, x):
         return x[:, None] + self.b(self.a(x[:, None]))
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 4)
+
+    def forward(self, x):
+        y = self.a(x)
+        if y.sum() > 0:
+            return y
+        return -y
 
 class Heads(nn.Module):
     def __init__(self, heads: int = 2):
@@ -128,10 +146,6 @@ class Project:
         tail = "exports: [torchscript]\nbackends: [eager, torchscript]\n"
         self.config.write_text(head + "".join(f"{key}: {value}\n" for key, value in lines.items()) + tail)
         return ["check", "c.yaml", "--trust", "fixing"]
-
-    def ran(self, code: str, **names: Any) -> None:
-        """Run a line of Python that a hint gives, in the folder."""
-        exec(compile(code, "hint", "exec"), {"torch": torch, "numpy": np, "np": np, **names})  # noqa: S102 - ours
 
 
 @pytest.fixture
@@ -273,6 +287,31 @@ def integers(project):
     ]
 
 
+def not_an_input(project):
+    return [*there_already(project), "--force", "--input", "x: float32"]
+
+
+def remote(project):
+    return project.edited("weights: w.pth", f"weights: {project.weights.as_uri()}\n  sha256: {'ab' * 32}")
+
+
+def no_candidate(_):
+    return ["parity", "c.yaml", "--candidate", "w.pth"]
+
+
+def refused(project):
+    """A network whose branch on values torch.export refuses, and a script keeps."""
+    project.of("Branch", LINEAR)
+    project.edited("exports: [torchscript]", "exports: [{format: onnx, method: export}, torchscript]")
+    project.edited("backends: [eager, torchscript]", "backends: [eager, onnxruntime-cpu, torchscript]")
+    return ["export", "c.yaml", "--trust", "fixing", "--no-benchmark"]
+
+
+def infinite(project):
+    np.save("x.npy", np.full((1, 4), np.inf, np.float32))
+    return ["predict", str(project.release), "--input", "x.npy"]
+
+
 def two_inputs(project):
     np.save("x.npy", np.zeros((1, 4), np.float32))
     np.savez("x.npz", x=np.zeros((1, 4), np.float32), y=np.zeros(1, np.float32))
@@ -319,7 +358,9 @@ TABLE = [
     Mistake("config/source.py: … is a weights file, not a config", lambda _: ["check", "w.pth"], "is a weights file"),
     Mistake("config/source.py: … is empty", empty),
     Mistake(
-        "config/source.py: …: not of the form", from_simplenet("--set", "hidden"), "model.arguments.hidden_size to 20"
+        "config/source.py: --set …: not of the form",
+        from_simplenet("--set", "hidden"),
+        "model.arguments.hidden_size to 20",
     ),
     Mistake("config/loading.py: …", lambda p: p.edited("dimensions:", "dimentions:")),
     Mistake("config/loading.py: …", lambda p: p.edited("dtype: float32", "dtype: float31")),
@@ -332,7 +373,9 @@ TABLE = [
     Mistake("run/plan.py: …: model.key is", both_keys),
     Mistake("run/plan.py: … has sha256", digest),
     Mistake("run/plan.py: required backend", required),
-    Mistake("rebuild/sources.py: … has no", lambda p: p.edited("architectures.simplenet:", "architectures.simplnet:")),
+    Mistake(
+        "rebuild/sources.py: … has no … ……", lambda p: p.edited("architectures.simplenet:", "architectures.simplnet:")
+    ),
     Mistake("rebuild/trust.py: … defines no", lambda p: p.edited(":SimpleNet", ":SimpelNet")),
     Mistake("rebuild/trust.py: …… is not trusted", lambda p: p.of("Plain", LINEAR, outputs="[y, z]")[:2]),
     Mistake("weights/files.py: there is no file", lambda p: (p.weights.rename("w1.pth"), ["check", "c.yaml"])[1]),
@@ -350,13 +393,18 @@ TABLE = [
     Mistake("run/init.py: … is there already", there_already),
     Mistake("rebuild/infer.py: … could not be built", needs_argument),
     Mistake("run/init.py: --input …: integers need", integers),
+    Mistake("run/init.py: --input … is not NAME", not_an_input),
+    Mistake("weights/remote.py: … has sha256", remote),
+    Mistake("parity/candidate.py: … is …; a candidate is", no_candidate, "a candidate is"),
+    Mistake("parity/prove.py: a required backend did not run", refused),
+    Mistake("release/predict.py: output … holds NaN", infinite),
     Mistake("run/inspect.py: … would be a safetensors", lambda _: ["inspect", "w.pth", "--save-weights", "new.bin"]),
     Mistake("run/pretrained.py: …", hugging, "no package or source file 'transformers'"),
     Mistake("run/explain.py: nothing is called", lambda _: ["explain", "undecidd"]),
     Mistake("commands/schema.py: there is no schema", lambda _: ["schema", "--of", "nothing"]),
     Mistake("release/predict.py: … holds … arrays", two_inputs, "unknown y"),
     Mistake("release/predict.py: a .npy holds one array", predicted("--output", "out.npy")),
-    Mistake("release/load.py: …", predicted("--backend", "eager")),
+    Mistake("release/load.py: no backend can run", predicted("--backend", "eager")),
     Mistake("release/load.py: there is no backend", predicted("--backend", "onnxruntim")),
     Mistake("release/load.py: there is no device", predicted("--device", "tpu")),
     Mistake("release/verify.py: there is no backend", lambda p: ["verify", str(p.release), "--backend", "onnx"]),
@@ -374,8 +422,11 @@ TABLE = [
 
 
 def of_place(place):
-    """Return the entries of the list that a place names."""
-    return [each for each in raised() if each.place.startswith(place)]
+    """Return the one entry of the list that a place names."""
+    exact = [each for each in raised() if each.place == place]
+    found = exact or [each for each in raised() if each.place.startswith(place)]
+    assert len(found) == 1, (place, found)
+    return found
 
 
 @pytest.mark.parametrize("mistake", TABLE, ids=lambda each: each.place.replace("/", "-"))
@@ -393,3 +444,80 @@ def test_what_the_error_says_to_do_is_enough(mistake, project, weighbridge, made
         assert before.code == 0 or (mistake.then and mistake.then in before.err), before.err
     again = weighbridge(*fix.arguments)
     assert (again.code == 0) or (mistake.then and mistake.then in again.err), f"{fix.arguments}: {again.err}"
+
+
+# --- hints that are lines of Python ---------------------------------------------------------------------------------------
+
+
+def whole(project):
+    network = SimpleNet()
+    torch.save(network, project.weights)
+    return {"model": network}
+
+
+def scripted(project):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.jit.trace(SimpleNet(), torch.ones(1, 10))
+        torch.jit.save(module, project.weights)
+    return {"module": module}
+
+
+def arrays(project):
+    np.savez(project.folder / "w.npz", **{name: each.numpy() for name, each in torch.load(WEIGHTS).items()})
+    (project.folder / "w.npz").rename(project.weights)
+    return {"file": str(project.weights), "numpy": np}
+
+
+PYTHON = [("weights/read.py: … …", whole), ("weights/read.py: … …", scripted), ("weights/read.py: … …", arrays)]
+
+
+@pytest.mark.parametrize(("place", "make"), PYTHON, ids=lambda each: getattr(each, "__name__", ""))
+def test_the_line_of_python_in_a_hint_saves_what_is_wanted(place, make, project, weighbridge, made):
+    names = make(project)
+    error = Error.read(weighbridge("check", "c.yaml").err)
+    (entry,) = of_place(place)
+    assert any(file == entry.file and entry.line <= line <= entry.end for file, line in made)
+    code = re.search(r"torch\.save\(.*?'weights\.pth'\)", error.fix)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(code, "hint", "exec"), {"torch": torch, **names})  # noqa: S102 - what the hint says, of a file of ours
+    again = weighbridge("check", "c.yaml", "--set", f"model.weights={project.folder}/weights.pth")
+    assert again.code == 0, again.err
+
+
+ARRAY = np.zeros((1, 4), np.float32)
+CALLS = [
+    ("architectures/bert.py: BertEncoder cannot split", lambda **given: BertEncoder(9, **given), {"hidden_size": 16, "layers": 1, "heads": 5, "intermediate_size": 8, "max_positions": 4}),
+    ("architectures/efficientnet.py: EfficientNetLite has no variant", EfficientNetLite, {"variant": 7, "num_classes": 2}),
+    ("architectures/resnet.py: ResNet has no depth", ResNet, {"depth": 20}),
+    ("architectures/resnet.py: ResNet of depth", ResNet, {"depth": 18, "groups": 2, "width_per_group": 4}),
+    ("release/load.py: … is …, expected", None, {"x": ARRAY.astype(np.float64)}),
+    ("release/load.py: … is a …, expected a numpy array", None, {"x": ARRAY.tolist()}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "call", "given"), CALLS, ids=[place.replace("/", "-") for place, _, _ in CALLS])
+def test_a_call_takes_what_the_hint_says(place, call, given, pristine, made):
+    call = call or load_release(pristine)
+    with torch.device("meta"), pytest.raises(WeighbridgeError) as caught:
+        call(**given)
+    (entry,) = of_place(place)
+    assert any(file == entry.file and entry.line <= line <= entry.end for file, line in made)
+    hint = caught.value.hint
+    for name, value in re.findall(r"set model\.arguments\.(\w+) to (\w+)", hint):
+        given = {**given, name: int(value)}
+    if found := re.search(r"remove (\w+) and (\w+) from model\.arguments", hint):
+        given = {name: value for name, value in given.items() if name not in found.groups()}
+    if "np." in hint:
+        given = {"x": eval(hint, {"np": np, **given})}  # noqa: S307 - what the hint says, of an array of ours
+    with torch.device("meta"):
+        call(**given)
+
+
+def test_how_many_hints_are_executed_is_known():
+    """Each place is counted once; what is left are hints for people: a file to get again, code to write, a maker to ask."""
+    places = {of_place(each.place)[0] for each in TABLE} | {of_place(place)[0] for place, *_ in [*PYTHON, *CALLS]}
+    hinted = [each for each in raised() if each.hint]
+    assert len(places) >= 50
+    assert len(hinted) >= 360
