@@ -100,7 +100,7 @@ def _require_count(found: Mapping[str, Any], names: Sequence[str]) -> None:
         f"the network returns {len(found)} outputs ({_listed(found)}), the config names {len(names)}: {', '.join(names)}{told}",
         hint=f"say where each lies: outputs: {_mapping(places)}"
         if len(tensors) >= len(names)
-        else f"name the {len(tensors)} that there are: outputs: [{', '.join(names[: len(tensors)])}]",
+        else f"list {len(tensors)} names: outputs: [{', '.join(names[: len(tensors)])}]",
         about="outputs",
     )
 
