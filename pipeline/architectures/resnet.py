@@ -104,7 +104,7 @@ def _check(depth: int, groups: int, width_per_group: int) -> None:
     if depth not in _BASIC | _BOTTLENECK:
         raise ArchitectureError(
             f"ResNet has no depth {depth}",
-            hint=f"set model.arguments.depth to {min(_BASIC | _BOTTLENECK, key=lambda each: abs(each - depth))} (there are 18, 34, 50, 101 and 152)",
+            hint="set model.arguments.depth to 18 (there are 18, 34, 50, 101 and 152)",
         )
     if depth in _BASIC and (groups, width_per_group) != (1, 64):
         raise ArchitectureError(
