@@ -163,7 +163,7 @@ def test_a_changed_onnx_file_closes_the_gate_and_leaves_a_report_but_no_release(
     report = json.loads((folder / "failed" / "report" / "parity.json").read_bytes())
     assert next(each for each in report["backends"] if each["name"] == "onnxruntime-cpu")["status"] == "fail"
     assert not (folder / "latest").exists()
-    assert str(folder / "failed") in caught.value.hint
+    assert str(folder / "failed") in caught.value.message
     assert "the error begins in Gemm" in (folder / "failed" / "report" / "report.md").read_text()
 
 

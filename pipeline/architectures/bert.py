@@ -37,7 +37,7 @@ class BertEncoder(nn.Module):
         if heads < 1 or hidden_size % heads:
             raise ArchitectureError(
                 f"BertEncoder cannot split hidden_size={hidden_size} into heads={heads} equal parts",
-                hint="set model.arguments.heads to a divisor of hidden_size",
+                hint=f"set model.arguments.heads to {max(n for n in range(1, max(heads, 1) + 1) if hidden_size % n == 0)}",
             )
         self.embeddings = _Embeddings(vocab_size, hidden_size, max_positions, type_vocab_size)
         self.encoder = _Encoder(hidden_size, layers, heads, intermediate_size)

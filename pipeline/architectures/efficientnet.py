@@ -47,7 +47,7 @@ class EfficientNetLite(nn.Module):
         if variant not in range(len(_VARIANTS)):
             raise ArchitectureError(
                 f"EfficientNetLite has no variant {variant}",
-                hint="set model.arguments.variant to 0, 1, 2, 3 or 4",
+                hint="set model.arguments.variant to 0 (there are 0 to 4)",
             )
         width, depth, size, dropout = _VARIANTS[variant]
         self._conv_stem = _SameConv2d(3, _STEM_CHANNELS, 3, size=size, stride=2)

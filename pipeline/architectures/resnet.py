@@ -103,10 +103,11 @@ def _downsample(channels: int, channels_out: int, stride: int) -> nn.Sequential 
 def _check(depth: int, groups: int, width_per_group: int) -> None:
     if depth not in _BASIC | _BOTTLENECK:
         raise ArchitectureError(
-            f"ResNet has no depth {depth}", hint="set model.arguments.depth to 18, 34, 50, 101 or 152"
+            f"ResNet has no depth {depth}",
+            hint="set model.arguments.depth to 18 (there are 18, 34, 50, 101 and 152)",
         )
     if depth in _BASIC and (groups, width_per_group) != (1, 64):
         raise ArchitectureError(
             f"ResNet of depth {depth} takes no groups={groups}, width_per_group={width_per_group}",
-            hint="remove both from model.arguments, or set depth to 50, 101 or 152",
+            hint="remove groups and width_per_group from model.arguments: depths from 50 on take them",
         )

@@ -27,7 +27,10 @@ def _open(source: Source, options: Options, device: str) -> Session:
     from pipeline.rebuild import calling, model
 
     if source.network is None:
-        raise InputError("eager runs the network itself, and a release holds only what was exported from it")
+        raise InputError(
+            "eager runs the network itself, and a release holds only what was exported from it",
+            hint="leave --backend out: the fastest proven one is taken",
+        )
     facts = pytorch.prepare(device, options)
     loaded = model.load(source.network, device=device)
     binding = calling.bind(loaded.module, source.interface)

@@ -360,8 +360,8 @@ def _block(worker: Timed, scenario: str, calls: int, index: int) -> Block:
     durations = [int(each) for each in worker.block(scenario, calls)]
     if not 1 <= len(durations) <= calls or min(durations) <= 0:
         raise WorkerError(
-            f"a worker asked to time {calls} calls answered {len(durations)} durations, the shortest of "
+            f"a backend that was to time {calls} calls gave {len(durations)} durations, the shortest of "
             f"{min(durations, default=0)} ns",
-            hint="every call takes time: report this as a defect",
+            hint="every call takes time: report it to whoever made the backend",
         )
     return Block(index, len(durations), sum(durations), thin(durations))

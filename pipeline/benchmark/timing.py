@@ -97,7 +97,8 @@ class WorkerScenarios:
         try:
             return WorkerFacts.from_json(told)
         except ValueError as error:
-            raise WorkerError(f"a backend tells of itself what cannot be: {error}") from None
+            said = f"a backend tells of itself what cannot be: {error}"
+            raise WorkerError(said, hint="report it to whoever made the backend") from None
 
     def _device_ms(self, scenario: str) -> float | None:
         """Return the median time of a call in the GPU's own memory."""

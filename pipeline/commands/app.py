@@ -13,6 +13,7 @@ from pipeline.commands.benchmark import benchmark
 from pipeline.commands.cache import cache
 from pipeline.commands.check import check
 from pipeline.commands.compare import compare
+from pipeline.commands.explain import explain
 from pipeline.commands.export import export
 from pipeline.commands.init import init
 from pipeline.commands.inspect import inspect
@@ -29,7 +30,7 @@ from pipeline.errors import STOPPING, InputError, InterruptedRunError, Weighbrid
 
 COMMANDS = (
     *(export, check, inspect, init, record, parity, verify, predict, benchmark, compare, report),
-    *(backends, cache, keygen, package, schema),
+    *(backends, cache, explain, keygen, package, schema),
 )
 
 app = typer.Typer(

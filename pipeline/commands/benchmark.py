@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Set, Trust, next_command, print_json, settings_of
+from pipeline.commands.shared import (
+    ARTIFACTS,
+    Json,
+    LogJson,
+    Out,
+    Set,
+    Trust,
+    next_command,
+    point_to,
+    print_json,
+    settings_of,
+)
 
 
 def benchmark(
@@ -46,6 +57,7 @@ def benchmark(
         longer_s = f"{run.deciding_s(documents.benchmark):g}"
         again = next_command("benchmark", target, "--seconds", longer_s, trust=trust, overrides=set_, out=out)
         typer.echo(f"next: {again}  # something is undecided: a longer run can tell more")
+        point_to("undecided")
     elif target.suffix.lower() in run.CONFIGS:
         typer.echo(f"next: {next_command('export', target, trust=trust, overrides=set_, out=out)}")
     else:

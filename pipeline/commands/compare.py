@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import Json, leave, print_json
+from pipeline.commands.shared import Json, leave, point_to, print_json
 
 
 def compare(
@@ -28,4 +28,6 @@ def compare(
         print_json({"passed": not is_failed, **found.to_json()})
     else:
         print_comparison(found)
+        if is_failed:
+            point_to("regression" if found.regressions else "undecided")
     leave(1 if is_failed else 0)

@@ -15,6 +15,7 @@ from pipeline.commands.shared import (
     Trust,
     leave,
     next_command,
+    point_to,
     print_json,
     settings_of,
 )
@@ -68,4 +69,6 @@ def parity(
             options += ["--custom-ops", custom_ops] if custom_ops else []
             again = next_command("parity", config, *options, "--explain", trust=trust, overrides=set_, out=out)
             typer.echo(f"next: {again}  # names the node where the error begins")
+        if not found.passed:
+            point_to("parity-fail")
     leave(0 if found.passed else 1)

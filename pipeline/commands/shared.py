@@ -64,10 +64,17 @@ def next_command(
 
 
 def complain(error: WeighbridgeError) -> None:
-    """Print what is wrong, and what to do about it."""
+    """Print what is wrong, what to do about it, and where more is said of errors of its kind."""
     typer.echo(f"error: {error.message}", err=True)
     if error.hint:
         typer.echo(f"fix:   {error.hint}", err=True)
+    if error.about:
+        point_to(error.about)
+
+
+def point_to(name: str) -> None:
+    """Print which command says more of a verdict or an error, on stderr."""
+    typer.echo(f"more:  weighbridge explain {name}", err=True)
 
 
 def attempt(work: Callable[[], dict[str, Any]], *, as_json: bool) -> dict[str, Any]:
@@ -79,4 +86,7 @@ def attempt(work: Callable[[], dict[str, Any]], *, as_json: bool) -> dict[str, A
             raise
         if not as_json:
             complain(error)
-        return {"exit_code": error.exit_code, "error": {"message": error.message, "hint": error.hint}}
+        return {
+            "exit_code": error.exit_code,
+            "error": {"message": error.message, "hint": error.hint, "about": error.about},
+        }

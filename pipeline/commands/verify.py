@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, Release, Trust, leave, next_command, print_json, settings_of
+from pipeline.commands.shared import (
+    ARTIFACTS,
+    Json,
+    Release,
+    Trust,
+    leave,
+    next_command,
+    point_to,
+    print_json,
+    settings_of,
+)
 
 
 def verify(
@@ -46,4 +56,6 @@ def verify(
         )
         if verdict.passed:
             typer.echo(f"next: {next_command('predict', release, '--example')}")
+        else:
+            point_to("verify-failed")
     leave(0 if verdict.passed else 1)

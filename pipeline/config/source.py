@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import references
 from pipeline.config.text import FaultError, parse, parse_value
 from pipeline.config.tree import KeyPath, Place, Problem, assign, key_text, value_in_words
-from pipeline.errors import ConfigError, suggestion
+from pipeline.errors import ConfigError, command, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence, Set
@@ -52,7 +52,10 @@ def _read_chain(path: Path, readers: tuple[Path, ...]) -> Source:
     real = Path(os.path.realpath(path))
     if real in readers:
         chain = " → ".join(_shown(each) for each in (*readers[readers.index(real) :], real))
-        raise ConfigError(f"{_shown(readers[-1])}: extends goes in a circle: {chain}", hint="remove one `extends`")
+        raise ConfigError(
+            f"{_shown(readers[-1])}: extends goes in a circle: {chain}",
+            hint=f"remove `extends` from {_shown(readers[-1])}",
+        )
     if len(readers) >= MAX_EXTENDS:
         raise ConfigError(
             f"{_shown(path)}: more than {MAX_EXTENDS} files extend one another", hint="merge some of them"
@@ -64,7 +67,8 @@ def _read_chain(path: Path, readers: tuple[Path, ...]) -> Source:
     label = places["extends"].label
     if not isinstance(base_name, str) or not base_name or not base_name.isprintable():
         raise ConfigError(
-            f"{label}: extends: expected a file's path, given {value_in_words(base_name)}", hint="extends: base.yaml"
+            f"{label}: extends: expected a file's path, given {value_in_words(base_name)}",
+            hint="write a file there, as in extends: base.yaml",
         )
     base_path = path.parent / base_name
     if not base_path.is_file():
@@ -116,7 +120,7 @@ def _read_file(path: Path, depth: int) -> tuple[dict[str, Any], dict[str, Place]
             raise FaultError(f"expected a mapping of keys, given {value_in_words(value)}")
     except FaultError as fault:
         raise ConfigError(
-            f"{shown}:{fault.line + 1}:{fault.column + 1}: {fault.message}", hint="weighbridge schema prints every key"
+            f"{shown}:{fault.line + 1}:{fault.column + 1}: {fault.message}", hint="correct that line of YAML"
         ) from fault
     folder = os.path.realpath(path.parent)
     places = {
@@ -133,7 +137,7 @@ def _read_file(path: Path, depth: int) -> tuple[dict[str, Any], dict[str, Place]
 
 def _text_of(path: Path, shown: str) -> str:
     if path.suffix.lower() in _WEIGHTS_SUFFIXES:
-        raise ConfigError(f"{shown} is a weights file, not a config", hint=f"weighbridge inspect {shown}")
+        raise ConfigError(f"{shown} is a weights file, not a config", hint=command("inspect", shown))
     try:
         if path.is_dir():
             raise ConfigError(f"{shown} is a folder, not a config", hint=_beside(path) or "name a .yaml file")
@@ -141,7 +145,9 @@ def _text_of(path: Path, shown: str) -> str:
             raise ConfigError(_no_file(path), hint="give the path of a .yaml file")
         size_bytes = path.stat().st_size
         if size_bytes > MAX_FILE_BYTES:
-            raise ConfigError(f"{shown} has {size_bytes} bytes, the limit is {MAX_FILE_BYTES}", hint="name a config")
+            raise ConfigError(
+                f"{shown} has {size_bytes} bytes, the limit is {MAX_FILE_BYTES}", hint="name the config: this is none"
+            )
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(

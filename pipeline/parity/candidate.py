@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError, UnsafeError
+from pipeline.errors import InputError, UnsafeError, command
 from pipeline.formats import table
 from pipeline.rebuild.calling import identifier
 from pipeline.rebuild.cases import allowed
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from pipeline.formats.format import Format, Signature
     from pipeline.interface import Arrays, Interface
+
+_HINT = "export the candidate again with the inputs that the config declares"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def format_of(path: Path, *, trusted: bool) -> Format:
         able = " or ".join(
             with_article(each.kind) for each in table.formats().values() if each.kind and each.read_signature
         )
-        raise InputError(f"{path.name} is {kind.value}; a candidate is {able}")
+        told = f"{path.name} is {kind.value}; a candidate is {able}"
+        raise InputError(told, hint=f"what can be done with it: {command('inspect', path)}")
     if found.runs_code and not trusted:
         raise UnsafeError(
             f"{path.name} is {kind.value}: loading it runs code that came with it",
@@ -94,7 +97,8 @@ def match(signature: Signature, interface: Interface) -> Names:
     if len(declared) != len(wanted):
         raise InputError(
             f"the candidate takes {len(declared)} inputs ({', '.join(declared)}), the config declares {len(wanted)}: "
-            f"{', '.join(wanted)}"
+            f"{', '.join(wanted)}",
+            hint=_HINT,
         )
     inputs = {name: theirs for theirs, name in own.items()} if by_name else _by_shape(signature, interface)
     theirs = {name: (dtype, shape) for name, dtype, shape in signature.inputs}
@@ -143,12 +147,14 @@ def _conflicts(
     spec: Any, name: str, dtype: str | None, shape: Sequence[int | str] | None, interface: Interface
 ) -> list[str]:
     if dtype not in {None, spec.dtype}:
-        raise InputError(f"input {name} is {dtype} in the candidate, and {spec.name} is {spec.dtype} in the config")
+        told = f"input {name} is {dtype} in the candidate, and {spec.name} is {spec.dtype} in the config"
+        raise InputError(told, hint=_HINT)
     if shape is None:
         return []
     if len(shape) != len(spec.shape):
         raise InputError(
-            f"input {name} is {list(shape)} in the candidate, and {spec.name} is {list(spec.shape)} in the config"
+            f"input {name} is {list(shape)} in the candidate, and {spec.name} is {list(spec.shape)} in the config",
+            hint=_HINT,
         )
     ranges = {each.name: allowed(each) for each in interface.dimensions}
     problems = []
@@ -159,5 +165,5 @@ def _conflicts(
                 f"{ours} is fixed to {other} in input {name}; the config declares {sizes[0]} to {sizes[-1]}"
             )
         elif isinstance(ours, int) and isinstance(other, int) and ours != other:
-            raise InputError(f"input {name} has a size of {other} where {spec.name} has {ours}")
+            raise InputError(f"input {name} has a size of {other} where {spec.name} has {ours}", hint=_HINT)
     return problems

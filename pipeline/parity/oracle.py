@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 FALLBACK_FACTOR = 2.0
 _FEWEST = 2
+_DIFFERED = "came out differently twice on the same input"
 BOUNDED_ROUNDOFFS = 4
 """What a sigmoid or softmax may be off by, in unit roundoffs of its range of 1; onnxruntime's sigmoid is off by 2.4 at most."""
 ENVIRONMENT = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
@@ -189,17 +190,14 @@ def _require_same_twice(run: Caller, case: Arrays) -> None:
     changed = [name for name in first if not _same(first[name], again[name])]
     if changed:
         raise ArchitectureError(
-            f"the network draws random numbers when it is called: {', '.join(changed)} came out differently twice on the same input",
+            f"the network draws random numbers when it is called: {', '.join(changed)} {_DIFFERED}",
             hint="make them an input, or leave them out in eval() mode: nothing can be held against outputs of chance",
+            about="changes-between-calls",
         )
 
 
 def _require_witness(
-    module: nn.Module,
-    interface: Interface,
-    run: Caller,
-    case: Arrays,
-    ours: Mapping[str, torch.Tensor],
+    module: nn.Module, interface: Interface, run: Caller, case: Arrays, ours: Mapping[str, torch.Tensor]
 ) -> None:
     """Hold a call of ours against one by hand (see `pipeline.rebuild.witness`)."""
     try:
@@ -210,8 +208,9 @@ def _require_witness(
         if not changed:
             raise
         raise ArchitectureError(
-            f"the network keeps a state between calls: {', '.join(changed)} came out differently twice on the same input",
+            f"the network keeps a state between calls: {', '.join(changed)} {_DIFFERED}",
             hint="make the state an input and an output: an exported file starts from the same state at every call",
+            about="changes-between-calls",
         ) from None
 
 

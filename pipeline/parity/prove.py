@@ -270,6 +270,8 @@ def gate(proofs: Sequence[Proof]) -> None:
         what = "a required backend is not what was asked for"
         if not all(each.passed for proof in failed for each in proof.findings):
             what = "a required backend left its error budget"
-        raise GateError("\n  ".join([f"{what}:", *told]))
+        raise GateError("\n  ".join([f"{what}:", *told]), about="parity-fail")
     if bad:
-        raise UnavailableError("\n  ".join(["a required backend did not run:", *told]))
+        is_crash = any(proof.status == "crashed" for proof in bad)
+        about = "crashed" if is_crash else UnavailableError.about
+        raise UnavailableError("\n  ".join(["a required backend did not run:", *told]), about=about)

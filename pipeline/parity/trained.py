@@ -116,7 +116,7 @@ def require(
     told = "\n  ".join(
         [f"the rebuilt network is not the one that was recorded in {recording.name} ({recording.place}):", *lines]
     )
-    raise GateError(told, hint=found.fix or _way_out(recording, failed))
+    raise GateError(told, hint=found.fix or _way_out(recording, failed), about="trained-network")
 
 
 def _way_out(recording: Recording, failed: Sequence[Finding]) -> str:

@@ -125,4 +125,5 @@ def require_telling(known: Truth) -> None:
         "give inputs that it responds to: real ones as `samples:`, or the scale, low and high of inputs; if it is meant to be so, "
         f"say it: parity: {{outputs: {{{name}: {{constant: true}}}}}}"
     )
-    raise GateError("\n  ".join(["nothing was proven, because no case could show a defect:", *told, ways]))
+    message = "\n  ".join(["nothing was proven, because no case could show a defect:", *told])
+    raise GateError(message, hint=ways, about="silent")

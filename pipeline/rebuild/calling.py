@@ -145,6 +145,7 @@ def _require_known(
             raise ArchitectureError(
                 f"{owner} has no parameter {name!r}{suggestion(name, keywords)}; it takes {', '.join(keywords) or 'none'}",
                 hint="name inputs and constants as its parameters are called, or all inputs otherwise: then they go by position",
+                about="inputs",
             )
 
 
@@ -155,10 +156,12 @@ def _too_many(
         return ArchitectureError(
             f"{owner} takes {', '.join(roots[len(free) :])} through *args, which has no names to bind them to",
             hint="give its inputs names in a method of the network, and name that under model.call",
+            about="inputs",
         )
     return ArchitectureError(
         f"{owner} takes {len(free)} inputs ({', '.join(free) or 'none'}), the config names {len(roots)}: {', '.join(roots)}",
         hint="name its parameters under `inputs`",
+        about="inputs",
     )
 
 
@@ -173,6 +176,7 @@ def _require_all(parameters: Mapping[str, inspect.Parameter], given: set[str], o
             f"{owner} needs {', '.join(lacking)}, which {'has' if len(lacking) == 1 else 'have'} no default and "
             f"{'is' if len(lacking) == 1 else 'are'} no input of the config",
             hint=f"add {lacking[0]} to `inputs`, or to `constants` if it is no tensor",
+            about="inputs",
         )
 
 
@@ -192,6 +196,7 @@ def _require_nesting(kinds: Mapping[str, Any], leaves: Sequence[str], owner: str
             raise ArchitectureError(
                 f"{owner} takes a {container.__name__.lower()} of tensors for {root}, and the config gives one tensor",
                 hint=f"write what it holds: inputs: {{{root}: {form}}}",
+                about="inputs",
             )
 
 

@@ -141,19 +141,22 @@ def from_samples(interface: Interface, arrays: Arrays, *, name: str = "samples",
     for spec in interface.inputs:
         if spec.name not in arrays:
             raise InputError(
-                f"{what}: no array for input '{spec.name}'; there are {', '.join(sorted(arrays)) or 'none'}"
+                f"{what}: no array for input '{spec.name}'; there are {', '.join(sorted(arrays)) or 'none'}",
+                hint=f"save one under the name {spec.name}",
             )
     sizes: dict[str, int] = {}
     for spec in interface.inputs:
         array = arrays[spec.name]
         if array.dtype.name != spec.dtype or array.ndim != len(spec.shape):
             raise InputError(
-                f"{what}: '{spec.name}' is {array.dtype} {list(array.shape)}, declared is {spec.dtype} {list(spec.shape)}"
+                f"{what}: '{spec.name}' is {array.dtype} {list(array.shape)}, declared is {spec.dtype} {list(spec.shape)}",
+                hint="save it as declared, or declare it as it is",
             )
         for declared, given in zip(spec.shape, array.shape, strict=True):
             known = sizes.setdefault(declared, given) if isinstance(declared, str) else declared
             if known != given:
-                raise InputError(f"{what}: '{spec.name}' has size {given} where {declared} is {known}")
+                told = f"{what}: '{spec.name}' has size {given} where {declared} is {known}"
+                raise InputError(told, hint=f"save it with {known} there")
     _require_related(interface, sizes, what)
     return Case(name, sizes, {spec.name: arrays[spec.name] for spec in interface.inputs})
 
@@ -162,7 +165,8 @@ def _require_related(interface: Interface, sizes: dict[str, int], what: str) -> 
     for name, size in complete_sizes(interface.dimensions, sizes).items():
         if sizes.setdefault(name, size) != size:
             formula = next(each.formula for each in interface.dimensions if each.name == name)
-            raise InputError(f"{what}: {name} is {sizes[name]}, and {formula} is {size}")
+            told = f"{what}: {name} is {sizes[name]}, and {formula} is {size}"
+            raise InputError(told, hint=f"save it with {size} there")
 
 
 def _notable_sizes(interface: Interface, cap_elements: int) -> dict[str, dict[str, int]]:

@@ -7,16 +7,18 @@ it belongs into a worker.
 from __future__ import annotations
 
 import inspect
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from pipeline.rebuild import model, trust
+from pipeline.rebuild import model, objects, trust
 from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor.search import FAMILIES
+from pipeline.rebuild.fields import fields_of
 from pipeline.rebuild.shapes import build_for_shapes, shapes_of
 from pipeline.weights import read, stated
 
@@ -56,13 +58,14 @@ def undecided(network: Network) -> list[Doubt]:
     make = model.constructor(located, network)
     weights = Path(network.weights)
     header = read.require_state_dict(weights, key=network.key, max_bytes=network.max_bytes)
-    parameters = trust.parameters_of(located, make)
-    left = [each for each in parameters if each.has_default and each.name not in network.arguments]
-    doubts = Doubts(make, weights.name, network.arguments, left)
-    names = {each.name: each.default for each in parameters}
+    apart = fields_of(make, trust.parameters_of(located, make), network.trust, network.arguments)
+    values = apart.flat(network.arguments)
+    left = [each for each in apart.parameters if each.has_default and each.name not in values]
+    doubts = Doubts(apart.building(make), weights.name, values, left)
+    names = {each.name: each.default for each in apart.parameters}
     said = stated.read(weights, header, names, key=network.key, fits=doubts.fits)
     found = [doubt for each in left if (doubt := doubts.about(each, said))]
-    return [doubt for doubt in found if not doubt.is_idle]
+    return [replace(doubt, name=apart.place(doubt.name)) for doubt in found if not doubt.is_idle]
 
 
 class Doubts:
@@ -106,7 +109,7 @@ class Doubts:
             unread = said.unread.get(parameter.name)
             return f"{unread}, which is not read" if unread else f"neither the shapes nor {self.weights_name} tell"
         says = f"{claim.source} says {shown(claim.value)}"
-        if not stated.is_plain(parameter.default):
+        if not stated.is_plain(parameter.default) and not isinstance(claim.value, Enum):
             return f"{says}, which does not tell what that is in the code"
         if claim.others:
             return ", ".join([says, *(f"{source} says {shown(other)}" for source, other in claim.others)])
@@ -198,6 +201,8 @@ def shown(value: Any) -> str:
     """Return a value in a line, a class or function by its name."""
     if inspect.isclass(value) or inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, Enum) and stated.is_plain(value.value):  # as a config has it
+        return json.dumps(objects.written(value), ensure_ascii=False)
     text = " ".join(repr(value).split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 

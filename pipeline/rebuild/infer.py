@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping  # noqa: TC003 - read when answers are validated
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchitectureError, MisfitError
 from pipeline.rebuild import objects, trust
+from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.doctor import prefixes
 from pipeline.rebuild.doctor.diagnosis import diagnose
 from pipeline.rebuild.doubts import Doubt, Doubts, shown
@@ -80,7 +82,9 @@ def arguments(
     network = _Unbuilt(located, given, header, weights.name, trusted)
     defaults = {each.name: each.default for each in network.parameters}
     said = stated.read(weights, header, defaults, key=key, fits=network.fits)
-    taken = {name: said.claims[name].value for name, default in defaults.items() if _is_taken(name, default, said)}
+    taken = {
+        name: said.claims[name].value for name, default in defaults.items() if _is_taken(name, default, said, trusted)
+    }
     start, refused = network.start(taken)
     misfit = network.misfit_or_raise(start, taken)
     chosen = {**start, **(misfit.changes or {} if misfit else {})}
@@ -91,16 +95,16 @@ def arguments(
     free = [each for each in network.parameters if each.name not in confirmed]
     doubts = Doubts(network.make, weights.name, chosen, free)
     doubtful = [doubt for each in network.parameters if (doubt := doubts.about(each, said))]
-    checks = {each.name: _sentence(each, located.name) for each in doubtful}
+    checks = {network.fields.place(each.name): _sentence(each, located.name) for each in doubtful}
     for name, value in taken.items():
         if name not in confirmed:
             how = "it cannot be built" if name in refused else "the weights do not fit"
             says = f"{said.claims[name].source} says {shown(value)}, with which {how}"
-            checks[name] = f"{shown(chosen.get(name))} is used; {says}"
+            checks[network.fields.place(name)] = f"{shown(chosen.get(name))} is used; {says}"
     # What is only a default is not written down: `check` asks for it until somebody does.
     left_out = {each.name for each in doubtful if each.is_default and each.name not in confirmed}
     values = {
-        name: list(value) if isinstance(value, tuple) else value
+        name: list(value) if isinstance(value, tuple) else objects.written(value)
         for name, value in chosen.items()
         if name not in left_out
     }
@@ -120,9 +124,14 @@ def _by_source(names: Iterable[str], said: stated.Stated) -> dict[str, tuple[str
     return sources
 
 
-def _is_taken(name: str, default: Any, said: stated.Stated) -> bool:
+def _is_taken(name: str, default: Any, said: stated.Stated, trusted: Sequence[str]) -> bool:
     """Tell whether what a file says can be an argument: where the code has a class or function, a file has its name only."""
-    return name in said.claims and stated.is_plain(default)
+    if name not in said.claims:
+        return False
+    value = said.claims[name].value
+    if isinstance(default, Enum) and isinstance(value, Enum):
+        return stated.is_plain(value.value) and attempt(objects.locate, objects.written(value), trusted) is not None
+    return stated.is_plain(default)
 
 
 class _Unbuilt:

@@ -69,7 +69,8 @@ def inputs(
     unknown = [name for name in given if name not in parameters]
     if unknown:
         raise ArchitectureError(
-            f"forward of {located.name} has no argument {unknown[0]!r}", hint=f"it takes {', '.join(parameters)}"
+            f"forward of {located.name} has no argument {unknown[0]!r}",
+            hint=f"name what it takes with --input: {', '.join(parameters)}",
         )
     named = [each for each in parameters.values() if each.kind in _NAMED]
     names = list(dict.fromkeys([*(each.name for each in named if each.default is each.empty), *given]))

@@ -16,6 +16,7 @@ from pipeline.rebuild.doctor import prefixes
 from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
 from pipeline.rebuild.doctor.difference import Layout, layout_of_network, storage_of
 from pipeline.rebuild.doctor.renames import Exceptions, combined
+from pipeline.rebuild.fields import fields_of
 from pipeline.rebuild.shapes import shapes_of, shapes_only
 from pipeline.weights import read, stated
 
@@ -166,7 +167,10 @@ def _build(make: Callable[..., nn.Module], network: Network) -> nn.Module:
             hint=f"change model.arguments ({network.places['model.arguments']})",
         ) from error
     if not isinstance(module, nn.Module):
-        raise ArchitectureError(f"{network.architecture} returned {type(module).__name__}, which is not an nn.Module")
+        raise ArchitectureError(
+            f"{network.architecture} returned {type(module).__name__}, which is not an nn.Module",
+            hint="return the network itself from it",
+        )
     return module
 
 
@@ -217,10 +221,12 @@ def _contradictions(network: Network, opened: _Opened) -> tuple[str, ...]:
 
     Raises MisfitError for those that it does not write out: nobody decided them.
     """
+    apart = fields_of(opened.make, trust.parameters_of(opened.located, opened.make), network.trust, network.arguments)
+    make, arguments = apart.building(opened.make), apart.flat(network.arguments)
 
     def builds(changes: Mapping[str, Any], where: Callable[[], AbstractContextManager[None]]) -> bool | None:
         with where():
-            layout = attempt(lambda: layout_of_network(opened.make(**{**network.arguments, **changes})))
+            layout = attempt(lambda: layout_of_network(make(**{**arguments, **changes})))
         return None if layout is None else layout.is_same(opened.layout)
 
     @cache
@@ -230,20 +236,23 @@ def _contradictions(network: Network, opened: _Opened) -> tuple[str, ...]:
     def fits(changes: Mapping[str, Any]) -> bool | None:
         return builds(changes, where())
 
-    parameters = trust.parameters_of(opened.located, opened.make)
-    names = {each.name: each.default for each in parameters}
-    defaults = {each.name: each.default for each in parameters if each.has_default}
+    names = {each.name: each.default for each in apart.parameters}
+    defaults = {each.name: each.default for each in apart.parameters if each.has_default}
     said = stated.read(_path(network), opened.checkpoint.header, names, key=network.key, fits=fits)
-    found = stated.contradictions(said, defaults, network.arguments, fits)
+    found = stated.contradictions(said, defaults, arguments, fits)
     if left := [each for each in found if not each.is_written]:
         used = ", ".join(f"{each.name}={each.used!r:.60}" for each in left)
-        fixes = ", ".join(f"set model.arguments.{each.name} to {each.claim.value!r:.60}" for each in left)
+        fixes = ", ".join(
+            f"set model.arguments.{apart.place(each.name)} to {objects.written(each.claim.value)!r:.120}"
+            for each in left
+        )
         raise MisfitError(
             f"{_says(left)}; {network.places['model.arguments']} leaves {opened.located.name} at its default {used}",
             hint=f"{fixes}; or write out what is right, where the checkpoint is not",
+            about="contradicted",
         )
     return tuple(
-        f"{_says([each])}, and {network.places.get(f'model.arguments.{each.name}', 'the config')} says "
+        f"{_says([each])}, and {network.places.get(f'model.arguments.{apart.places.get(each.name, (each.name,))[0]}', 'the config')} says "
         f"{each.used!r:.60}, which is taken"
         for each in found
     )

@@ -10,6 +10,7 @@ Source: https://hydra.cc/docs/advanced/instantiate_objects/overview/
 from __future__ import annotations
 
 import functools
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,14 @@ def targets(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
     for key, item in items:
         yield from targets(item, f"{path}.{key}" if path else str(key))
+
+
+def written(value: Any) -> Any:
+    """Return a value as a config has it: a member of an Enum by its class and value."""
+    if not isinstance(value, Enum):
+        return value
+    kind = type(value)
+    return {TARGET: f"{kind.__module__}:{kind.__qualname__}", ARGUMENTS: [value.value]}
 
 
 def locate(given: Mapping[str, Any], prefixes: Sequence[str]) -> Located:

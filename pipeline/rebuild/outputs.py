@@ -83,6 +83,7 @@ def output_paths(result: Any, interface: Interface) -> dict[str, str]:
             f"output {lost!r}: the network returns no {stated[lost]!r}{suggestion(stated[lost], found)}; it returns "
             f"{_listed(found)}",
             hint="name outputs as they are called there, or all of them otherwise: then they go in order",
+            about="outputs",
         )
     _require_tensors(stated, found)
     return stated
@@ -98,8 +99,9 @@ def _require_count(found: Mapping[str, Any], names: Sequence[str]) -> None:
     raise ArchitectureError(
         f"the network returns {len(found)} outputs ({_listed(found)}), the config names {len(names)}: {', '.join(names)}{told}",
         hint=f"say where each lies: outputs: {_mapping(places)}"
-        if others and len(tensors) >= len(names)
-        else f"list {len(found)} names under `outputs`, or say where those lie that are wanted: outputs: {_mapping(places)}",
+        if len(tensors) >= len(names)
+        else f"list {len(tensors)} names: outputs: [{', '.join(names[: len(tensors)])}]",
+        about="outputs",
     )
 
 
@@ -114,7 +116,10 @@ def _require_tensors(stated: Mapping[str, str], found: Mapping[str, Any]) -> Non
         wanted = {name: path for name, path in stated.items() if name not in others}
         raise ArchitectureError(
             f"every output must be a tensor, and {told}",
-            hint=f"return tensors, or leave {'it' if len(others) == 1 else 'them'} out: outputs: {_mapping(wanted)}",
+            hint=f"leave {'it' if len(others) == 1 else 'them'} out: outputs: {_mapping(wanted)}"
+            if wanted
+            else "return tensors",
+            about="outputs",
         )
 
 

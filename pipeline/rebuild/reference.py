@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"(?P<call>\d{1,4})/(?P<kind>input|output|module)(?:/(?P<name>.*))?")
 _MAX_META_BYTES = 64 * 2**20
 _SHOWN = 6
+_AGAIN = "record it again: weighbridge record CONFIG prints the line, with the names of the config"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,8 @@ def _renamed(found: Arrays, wanted: Sequence[str], what: str, *, may_have_more: 
     lost = next((name for name in wanted if name not in found), None)
     listed = ", ".join(name or "one value" for name in found) or "none"
     if lost is None:
-        raise InputError(f"{what}s {listed} were recorded, the config names {', '.join(wanted)}", hint="name them all")
-    raise InputError(f"{what} {lost!r} was not recorded{suggestion(lost, found)}; recorded: {listed}")
+        raise InputError(f"{what}s {listed} were recorded, the config names {', '.join(wanted)}", hint=_AGAIN)
+    raise InputError(f"{what} {lost!r} was not recorded{suggestion(lost, found)}; recorded: {listed}", hint=_AGAIN)
 
 
 def _as_declared(arrays: Arrays, interface: Interface) -> dict[str, Array]:

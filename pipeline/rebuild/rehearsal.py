@@ -143,7 +143,7 @@ def _failure(troubles: Sequence[Trouble], total: int, remedy: remedies.Remedy | 
     hint = remedy.advice if remedy else (
         "no min, max, multiple_of, related size or constant was found with which every case runs: look at that line"
     )  # fmt: skip
-    return ArchitectureError(told, hint=hint)
+    return ArchitectureError(told, hint=hint, about="network-fails")
 
 
 def _misnamed(
@@ -153,4 +153,4 @@ def _misnamed(
     constant = remedies.find_constant(module, interface, cases[:1])
     if constant is None:
         return error
-    return ArchitectureError(error.message, hint=f"{constant.advice}; or {error.hint}")
+    return ArchitectureError(error.message, hint=f"{constant.advice}; or {error.hint}", about=error.about)

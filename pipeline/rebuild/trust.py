@@ -189,7 +189,7 @@ def _split(dotted: str) -> tuple[str, str]:
         strange = next((character for character in dotted if not character.isascii()), None)
         detail = f": {strange!r} (U+{ord(strange):04X}) is not ASCII" if strange else ""
         raise ArchitectureError(
-            f"{dotted!r} is not module:Name{detail}", hint="write it as pipeline.architectures.mlp:MLP"
+            f"{dotted!r} is not module:Name{detail}", hint="write it as in pipeline.architectures.simplenet:SimpleNet"
         )
     module, name = match["module"], match["name"]
     dunder = next((part for part in (*module.split("."), name) if part.startswith("__")), None)
@@ -219,6 +219,7 @@ def _require_trust(module: str, prefixes: Sequence[str], how: str = "") -> None:
             hint=f"if you trust it, add --trust {module}, or to pyproject.toml: [tool.weighbridge] trust = [{module!r}]".replace(
                 "'", '"'
             ),
+            about="trust",
         )
 
 

@@ -129,7 +129,9 @@ def find(path: Path) -> Path:
             version = file.read(_MAX_LATEST_BYTES).decode(errors="replace").strip()
         if _NAME.fullmatch(version) and (path / version / standalone.MANIFEST).is_file():
             return path / version
-        raise InputError(f"{latest} names {version[:80]!r}, which is no release", hint=f"name one of {path} yourself")
+        raise InputError(
+            f"{latest} names {version[:80]!r}, which is no release", hint=f"name the folder of a version below {path}"
+        )
     raise InputError(f"{path} holds no release", hint=_hint(path))
 
 
@@ -171,7 +173,10 @@ def interface_from(manifest: Mapping[str, Any]) -> Interface:
             tuple(each["name"] for each in manifest["outputs"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{standalone.MANIFEST} states no inputs, outputs and dimensions ({error!r})") from error
+        raise InputError(
+            f"{standalone.MANIFEST} states no inputs, outputs and dimensions ({error!r})",
+            hint="fetch the release again",
+        ) from error
 
 
 def content_digest(manifest: Mapping[str, Any]) -> str:

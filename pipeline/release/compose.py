@@ -227,7 +227,8 @@ def _unrepresentable(references: Sequence[Reference]) -> GateError:
     return GateError(
         f"a release could not prove itself: in every case {', '.join(names)} holds NaN or infinity in the network's own precision "
         "where it does not in float64, or moves there by an infinite amount",
-        hint=f"leave {names[0] if names else 'that output'} out of `outputs`, or give inputs (scale, bounds, samples) with which it is finite",
+        hint=f"leave {names[0] if names else 'that output'} out of `outputs`, or give inputs (scale, low and high, samples) with which it is finite",
+        about="golden",
     )
 
 

@@ -92,7 +92,7 @@ def load_release(
         )
     manifest = standalone.read_manifest(release)
     candidates = [backend] if backend else _by_speed(release, manifest, device, may_run_code=verify)
-    chosen, file, options = _choose(candidates, release, manifest)
+    chosen, file, options = _choose(candidates, release, manifest, is_named=backend is not None)
     if not verify and _runs_code(chosen):
         raise InputError(f"a {chosen.format} file is only opened once its digest is checked", hint="leave verify=True")
     interface = bundle.interface_from(manifest)
@@ -161,7 +161,8 @@ def check_inputs(interface: Interface, inputs: Mapping[str, Array]) -> None:
 def _check_shape(spec: InputSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
     """Refuse another rank or size than declared; add the sizes of dimensions not seen before."""
     if len(shape) != len(spec.shape):
-        raise InputError(f"{spec.name} has shape {_text(shape)}, declared is {_text(spec.shape)}")
+        told = f"{spec.name} has shape {_text(shape)}, declared is {_text(spec.shape)}"
+        raise InputError(told, hint=f"give an array of {len(spec.shape)} axes")
     for declared, size in zip(spec.shape, shape, strict=True):
         expected = sizes.setdefault(declared, size) if isinstance(declared, str) else declared
         if size != expected:
@@ -186,7 +187,8 @@ def _check_integers(spec: InputSpec, array: Any) -> None:
     high = math.inf if spec.high is None else spec.high
     outside = array[(array < low) | (array >= high)]
     if outside.size:
-        raise InputError(f"{spec.name} holds {outside[0]}, declared are integers from {low} to below {high}")
+        told = f"{spec.name} holds {outside[0]}, declared are integers from {low} to below {high}"
+        raise InputError(told, hint="give integers in that range")
 
 
 def _names_error(interface: Interface, inputs: Mapping[str, Array]) -> InputError:
@@ -210,7 +212,8 @@ def _dtype_error(spec: InputSpec, array: object) -> InputError:
 
 def _size_error(spec: InputSpec, shape: tuple[int, ...], declared: int | str, expected: int) -> InputError:
     other = f", and {declared} is {expected} elsewhere" if isinstance(declared, str) else ""
-    return InputError(f"{spec.name} has shape {_text(shape)}, declared is {_text(spec.shape)}{other}")
+    told = f"{spec.name} has shape {_text(shape)}, declared is {_text(spec.shape)}{other}"
+    return InputError(told, hint=f"give it {expected} in place {spec.shape.index(declared) + 1}")
 
 
 def _range_error(dimension: Dimension, size: int) -> InputError:
@@ -272,7 +275,7 @@ def _medians_ms(release: Path) -> dict[str, float]:
 
 
 def _choose(
-    names: Sequence[str], release: Path, manifest: Mapping[str, Any]
+    names: Sequence[str], release: Path, manifest: Mapping[str, Any], *, is_named: bool
 ) -> tuple[Backend, Path, Mapping[str, Any]]:
     """Return the first backend of these that can run the release here, with the file it opens and its options."""
     reasons = []
@@ -281,7 +284,8 @@ def _choose(
         variant = proven.get(name, {"backend": name, "options": {}})
         backend = backends().get(variant["backend"])
         if backend is None:
-            raise InputError(f"there is no backend {name!r}", hint=f"choose from {', '.join(backends())}")
+            able = [each.name for each in backends().values() if each.format in {model["format"] for model in models}]
+            raise InputError(f"there is no backend {name!r}", hint=f"choose from {', '.join(able)}")
         wanted = variant.get("artifact") or backend.format
         fitting = [each for each in models if each["format"] == backend.format]
         named = [each for each in fitting if each.get("name", each["format"]) == wanted]
@@ -293,7 +297,6 @@ def _choose(
         if reason is None:
             return backend, release / model["path"], variant["options"]
         reasons.append(f"{name}: {reason}; install {backend.install}")
-    raise UnavailableError(
-        f"no backend can run this release (it holds {', '.join(each['format'] for each in models)})",
-        hint=" · ".join(reasons),
-    )
+    told = f"no backend can run this release (it holds {', '.join(each['format'] for each in models)})"
+    hint = "leave --backend out: the fastest that can run here is taken" if is_named else "install one of these"
+    raise UnavailableError("\n  ".join([f"{told}:", *reasons]), hint=hint)

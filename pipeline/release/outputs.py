@@ -99,7 +99,7 @@ def _npz_bytes(outputs: Arrays) -> bytes:
 
 def _npy_bytes(outputs: Arrays) -> bytes:
     if len(outputs) != 1:
-        raise InputError(f"a .npy holds one array, and there are {', '.join(outputs)}", hint="write a .npz")
+        raise InputError(f"a .npy holds one array, and there are {', '.join(outputs)}", hint="write a .npz: --output outputs.npz")
     buffer = io.BytesIO()
     npy.write_array(buffer, np.asanyarray(next(iter(outputs.values()))), allow_pickle=False)
     return buffer.getvalue()
@@ -111,7 +111,7 @@ def json_bytes(outputs: Arrays | Best) -> bytes:
         return canonical_json(outputs.classes)
     for name, array in outputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array.astype(np.float64)).all():
-            raise InputError(f"output {name} holds NaN or infinity, which JSON cannot", hint="write a .npz")
+            raise InputError(f"output {name} holds NaN or infinity, which JSON cannot", hint="write a .npz: --output outputs.npz")
     return canonical_json({name: array.tolist() for name, array in outputs.items()})
 
 

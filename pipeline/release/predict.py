@@ -33,6 +33,7 @@ MAX_INPUT_BYTES = 4 * 2**30
 MAX_JSON_BYTES = 256 * 2**20
 """The most that a JSON file may hold: its numbers take some ten times that in memory."""
 
+_NPZ = "write a .npz: --output outputs.npz"
 _MAX_JSON_LISTS = 500_000
 _SPLIT_TOLERANCE = 1e-3  # of the largest value: far above rounding, far below what a mixed-up batch gives
 
@@ -54,7 +55,7 @@ def read_inputs(
         name, path = _split(argument, specs)
         for found, array in _read(path, name, specs, max_bytes).items():
             if found in arrays:
-                raise InputError(f"input {found} is given twice, the second time by {path}")
+                raise InputError(f"input {found} is given twice, the second time by {path}", hint="give it once")
             arrays[found] = array
     return arrays
 
@@ -78,21 +79,21 @@ def _read(path: Path, name: str | None, specs: Sequence[InputSpec], max_bytes: i
     if path.stat().st_size > max_bytes:
         raise InputError(f"{path} is {path.stat().st_size} bytes, at most {max_bytes} are read", hint="split it")
     if reader is _read_json and path.stat().st_size > MAX_JSON_BYTES:
-        raise InputError(
-            f"{path} is {path.stat().st_size} bytes, at most {MAX_JSON_BYTES} of JSON are read",
-            hint="write it as .npy or .safetensors",
-        )
+        told = f"{path} is {path.stat().st_size} bytes, at most {MAX_JSON_BYTES} of JSON are read"
+        raise InputError(told, hint="write it as .npy or .safetensors")
     try:
         found = reader(path, specs, max_bytes)
     except (DamagedError, ValueError, EOFError, zipfile.BadZipFile, RecursionError, NotImplementedError) as error:
         headers.require_harmless(path)  # it is broken, or something else under this name
-        raise InputError(f"{path} cannot be read as {path.suffix}: {error}") from error
+        raise InputError(f"{path} cannot be read as {path.suffix}: {error}", hint="write it again") from error
     if None in found and name is None and len(specs) != 1:
         names = ", ".join(spec.name for spec in specs)
-        raise InputError(f"{path} holds one array, and the model takes {names}", hint=f"give NAME={path}")
+        hint = f"name it: --input {specs[0].name}={path}"
+        raise InputError(f"{path} holds one array, and the model takes {names}", hint=hint)
     if name is not None:
         if len(found) != 1:
-            raise InputError(f"{path} holds {len(found)} arrays, and is given for {name} alone", hint=f"give {path}")
+            hint = f"give them all: --input {path}"
+            raise InputError(f"{path} holds {len(found)} arrays, and is given for {name} alone", hint=hint)
         return {name: next(iter(found.values()))}
     return {specs[0].name if key is None else key: array for key, array in found.items()}
 
@@ -254,7 +255,7 @@ def _ranges(size: int, dimension: Dimension) -> list[tuple[int, int]]:
     step = dimension.multiple_of
     largest = dimension.max // step
     if size % step:
-        raise InputError(f"{dimension.name} is {size}, which is no multiple of {step}")
+        raise InputError(f"{dimension.name} is {size}, no multiple of {step}", hint=f"give {-(-size // step) * step}")
     units = size // step
     count = -(-units // largest)
     edges = [units * index // count * step for index in range(count + 1)]

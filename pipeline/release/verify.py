@@ -81,7 +81,7 @@ def verify(
                 ran.append(backend)
                 problems += found
             elif backends is not None:
-                raise UnavailableError(f"{backend} cannot run here", hint=table()[backend].install)
+                raise UnavailableError(f"{backend} cannot run here", hint=f"install {table()[backend].install}")
     if not ran:
         problems.append("no backend of this release can run here, so the golden cases did not run")
     return Verdict(
@@ -169,13 +169,15 @@ def _possible(manifest: Mapping[str, Any], run: Run | None) -> list[str]:
 
 
 def _models_of(manifest: Mapping[str, Any], backend: str) -> list[str]:
+    formats = [model["format"] for model in manifest["models"]]
     if backend not in table():
-        raise InputError(f"there is no backend {backend!r}", hint=f"choose from {', '.join(table())}")
+        able = [name for name, each in table().items() if each.format in formats]
+        raise InputError(f"there is no backend {backend!r}", hint=f"choose from {', '.join(able)}")
     wanted = table()[backend].format
     if found := [str(model["path"]) for model in manifest["models"] if model["format"] == wanted]:
         return found
-    formats = ", ".join(model["format"] for model in manifest["models"])
-    raise InputError(f"{backend} runs {wanted or 'the network itself'}, and this release holds {formats}")
+    told = f"{backend} runs {wanted or 'the network itself'}, and this release holds {', '.join(formats)}"
+    raise InputError(told, hint="leave --backend out: every one that can run its files is taken")
 
 
 def _golden_problems(

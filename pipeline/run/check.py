@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.labels import labels
+from pipeline.errors import in_line
 from pipeline.interface import in_words
 from pipeline.parity.jobs import Evaluate
 from pipeline.run.jobs import FindUndecided
@@ -20,7 +21,7 @@ from pipeline.worker.process import LOCAL
 _NAMED = 3
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pipeline.config.models import Config, ExportConfig
     from pipeline.interface import Case, Dimension
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pipeline.rebuild.doubts import Doubt
     from pipeline.rebuild.reference import Recording
     from pipeline.run.plan import Plan, Settings
+
+_MOST_FIELDS = 6
 
 
 def check(path: Path, settings: Settings) -> dict[str, Any]:
@@ -68,11 +71,7 @@ def _described(planned: Plan, facts: Rehearsed, cases: Sequence[Case], undecided
     config = planned.config
     doubts = {
         "contradicted": list(facts.contradictions),
-        "not decided": [
-            f"{each.name}={each.value} (default of {planned.located.name}): {each.why}; "
-            "write it under model.arguments, or give a reference"
-            for each in undecided
-        ],
+        "not decided": list(_undecided(planned.located.name, undecided)),
     }
     binding = {"called by": list(facts.binding)} if facts.binding else {}
     preprocessed = [
@@ -115,6 +114,27 @@ def _output(name: str, planned: Plan) -> str:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f", … {names[-1]}" if len(names) > _NAMED else "")
+
+
+def _undecided(owner: str, doubts: Sequence[Doubt]) -> Iterator[str]:
+    """Say which arguments nothing decides, a line each; of an object with many such fields, as a library's config has, in one."""
+    by_object: dict[str, list[Doubt]] = {}
+    for each in doubts:
+        by_object.setdefault(each.name.rpartition(".")[0], []).append(each)
+    for path, fields in by_object.items():
+        if path and len(fields) > _MOST_FIELDS:
+            names = in_line([each.name.rpartition(".")[2] for each in fields])
+            yield (
+                f"{len(fields)} fields of {path} are left at their defaults, and nothing tells whether that is right: {names}; "
+                f"write those that matter under model.arguments.{path}, or give a reference"
+            )
+            continue
+        whose = "its class" if path else owner
+        for each in fields:
+            yield (
+                f"{each.name}={each.value} (default of {whose}): {each.why}; "
+                "write it under model.arguments, or give a reference"
+            )
 
 
 def _export(each: ExportConfig) -> str:

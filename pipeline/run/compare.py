@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, command
 from pipeline.release import bundle, standalone
 from pipeline.release.manifest import Manifest
 from pipeline.report import compare as comparing
@@ -37,7 +37,7 @@ def _recorded(release: Path) -> Recorded:
     except ValidationError as error:
         raise InputError(
             f"{release / standalone.MANIFEST} is not as this version writes one: {described(error)}",
-            hint="see weighbridge verify",
+            hint=f"what is wrong with it: {command('verify', release)}",
         ) from None
     sizes_bytes = {file.path: file.size_bytes for file in manifest.files}
     models = {

@@ -98,6 +98,7 @@ def reproduce(path: Path, settings: Settings, release: Path) -> tuple[str, ...]:
         raise GateError(
             f"{path} is not reproducible: a second build gave other bytes for {', '.join(differing)}",
             hint="look for what depends on time, order or chance in the network's code, or in an exporter of another package",
+            about="not-reproducible",
         )
     return tuple(sorted(first))
 

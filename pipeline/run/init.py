@@ -106,7 +106,7 @@ def target_of(name: str, output: Path | None, *, force: bool) -> Path:
     """Return the file to write a config into; raises InputError where it is there already."""
     target = output or Path(f"{name}.yaml")
     if target.exists() and not force:
-        raise InputError(f"{target} is there already", hint="name another with --output, or replace it with --force")
+        raise InputError(f"{target} is there already", hint="replace it with --force, or name another with --output")
     return target
 
 
@@ -159,7 +159,8 @@ def parse_input(given: str) -> InputSpec:
     parts = [part for part in match["shape"].split(",") if part]
     strange = next((p for p in parts if not re.fullmatch(rf"[1-9][0-9]{{0,9}}|{DIMENSION_NAME}", p)), None)
     if strange is not None:
-        raise InputError(f"--input {given!r}: {strange!r} is neither a size nor a dimension's name")
+        told = f"--input {given!r}: {strange!r} is neither a size nor a dimension's name"
+        raise InputError(told, hint="give a whole number from 1 on, or a name such as batch")
     shape = tuple(int(part) if part.isdigit() else part for part in parts)
     try:
         low, high = (None if extra[name] is None else float(extra[name]) for name in ("low", "high"))
@@ -169,7 +170,7 @@ def parse_input(given: str) -> InputSpec:
     if "int" in dtype and low is None and values == "normal":
         raise InputError(
             f"--input {given!r}: integers need a range, or to be a mask",
-            hint=f"--input '{match['name']}={dtype}[{match['shape']}]:0..100', or …:mask",
+            hint=f"--input '{match['name']}={dtype}[{match['shape']}]:0..100', with its range (or :mask)",
         )
     return InputSpec(match["name"], dtype, shape, low, high, values)
 

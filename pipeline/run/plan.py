@@ -201,7 +201,8 @@ def _objects(config: Config, prefixes: Sequence[str]) -> tuple[Located, ...]:
             found.append(objects.locate(given, prefixes))
         except WeighbridgeError as error:
             place = config.place(f"model.arguments.{path}")
-            raise type(error)(f"{place}: model.arguments.{path}: {error.message}", hint=error.hint) from None
+            told = f"{place}: model.arguments.{path}: {error.message}"
+            raise type(error)(told, hint=error.hint, about=error.about) from None
     return tuple(found)
 
 
@@ -267,7 +268,7 @@ def _with_key(config: Config) -> Config:
         raise ConfigError(
             f"{config.place('model.key')}: model.key is {config.model.key!r}, and model.weights "
             f"({config.place('model.weights')}) names {key!r} behind its #",
-            hint="take one of them away",
+            hint="remove model.key, or what stands behind the #",
         )
     return config.model_copy(update={"model": config.model.model_copy(update={"weights": weights, "key": key})})
 
@@ -286,7 +287,7 @@ def _weights(config: Config, settings: Settings) -> tuple[Path, Header, Verified
     if config.model.sha256 not in {None, found.sha256}:
         raise DigestError(
             f"{path.name} has sha256 {found.sha256}, and {config.place('model.sha256')} says {config.model.sha256}",
-            hint="this is another file than the config was written for: fetch it again, or correct model.sha256",
+            hint=f"fetch the file again that the config was written for; if this one is meant, set model.sha256 to {found.sha256}",
         )
     return path, header, found
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ArchitectureError, InputError, UnsafeError
+from pipeline.errors import ArchitectureError, InputError, UnsafeError, command
 from pipeline.rebuild import auto, cases, trust
 from pipeline.rebuild.decoders import STEP
 from pipeline.run.init import Draft, config_text, flow, target_of
@@ -137,7 +137,7 @@ def _require_trust(architecture: str, prefixes: Sequence[str], folder: Path) -> 
         trust.locate(architecture, prefixes)
     except UnsafeError as error:
         raise UnsafeError(
-            error.message, hint=f"if you trust it: weighbridge init {folder} --trust {PACKAGE}"
+            error.message, hint=f"if you trust it: {command('init', folder, '--trust', PACKAGE)}", about=error.about
         ) from error
 
 

@@ -81,7 +81,10 @@ def canonical_json(value: Any) -> bytes:
     try:
         return "".join(_json_parts(value)).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{error.object[:80]!r} is not valid Unicode, so JSON cannot hold it") from error
+        raise InputError(
+            f"{error.object[:80]!r} is not valid Unicode, so JSON cannot hold it",
+            hint="write it without that character",
+        ) from error
 
 
 def read_json(path: Path) -> Any:

@@ -62,6 +62,7 @@ _HINT = (
     "do not load it anywhere, least of all with weights_only=False; a maker you trust can give you the weights alone: "
     "torch.save(model.state_dict(), 'weights.pth')"
 )
+_ABOUT = "unsafe-pickle"
 _PROGRAM_CLASS = re.compile(r"__torch__(\.\w+)+")
 _NAME = re.compile(r"[\w.-]*\w")
 # Functions that a network keeps as its activation: to name them imports torch.
@@ -108,12 +109,14 @@ def require_harmless(foreign: Mapping[str, str], name: str, own: Collection[str]
         known = harm_of(dotted)
         if known is not None:
             verb = "would" if how != "names" else "names it, and could"
-            raise UnsafeError(f"{name} is hostile: {dotted!r:.120} {verb} {known} as soon as it is loaded", hint=_HINT)
+            told = f"{name} is hostile: {dotted!r:.120} {verb} {known} as soon as it is loaded"
+            raise UnsafeError(told, hint=_HINT, about=_ABOUT)
     if strange:
         dotted, how = max(strange.items(), key=lambda item: tuple(_DOES).index(item[1]))
         raise UnsafeError(
             f"{name} is refused: loading it would need {dotted!r:.120}, which is not data; it would {_DOES[how]}",
             hint=_HINT,
+            about=_ABOUT,
         )
 
 

@@ -71,10 +71,11 @@ def _hint(path: Path) -> str:
     return f"{nearest}{path.parent} holds {in_line(beside)}"
 
 
-def require_below(size_bytes: int, max_bytes: int | None, what: str) -> None:
-    """Raise UnsafeError where a size is above a limit; `what` is the first half of its message."""
+def require_below(size_bytes: int, max_bytes: int | None, what: str, *, is_fixed: bool = False) -> None:
+    """Raise UnsafeError where a size is above a limit; `what` is the first half of its message. A user may raise what is not fixed."""
     if max_bytes is not None and size_bytes > max_bytes:
-        raise UnsafeError(f"{what}, more than the limit of {max_bytes:,}", hint="raise --max-bytes if you trust it")
+        hint = "do not load it" if is_fixed else f"if you trust it: --max-bytes {size_bytes}"
+        raise UnsafeError(f"{what}, more than the limit of {max_bytes:,}", hint=hint)
 
 
 def in_brackets(shape: tuple[int, ...]) -> str:

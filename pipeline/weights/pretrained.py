@@ -161,7 +161,7 @@ def _architecture(config: Mapping[str, Any]) -> str | None:
 
 
 def _config(path: Path) -> Mapping[str, Any]:
-    files.require_below(path.stat().st_size, _MOST_BYTES, f"{path} has {path.stat().st_size:,} bytes")
+    files.require_below(path.stat().st_size, _MOST_BYTES, f"{path} has {path.stat().st_size:,} bytes", is_fixed=True)
     try:
         found = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError, OSError) as error:

@@ -103,6 +103,7 @@ def _require_weights(header: Header, path: Path) -> None:
         raise WeightsError(
             f"{path.name} holds {len(choices)} state dicts, and nothing says which one is meant:\n{wrappers.listed(choices)}",
             hint=f"{header.kind.remedy}, as in `model.key: {key}` in the config, or {path.name}#{key} wherever the file is named",
+            about="several-state-dicts",
         )
     if header.kind not in kinds.STATE_DICTS:
         raise WeightsError(f"{path.name} {_what(header)}", hint=header.kind.remedy)

@@ -29,7 +29,7 @@ def fetch(url: str, sha256: str, cache: Path) -> Path:
         if (found := digest(part)) != sha256:
             raise DigestError(
                 f"{url} has sha256 {found}, and the config says {sha256}",
-                hint="somebody changed that file, or model.sha256 is of another one",
+                hint=f"somebody changed that file; if this one is meant, set model.sha256 to {found}",
             )
         with disk_errors(local):
             local.parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,7 @@ def _download(url: str, target: Path) -> None:
     try:
         import fsspec
     except ImportError:
-        raise UnavailableError(
-            f"{url} needs fsspec", hint="pip install fsspec, or download the file yourself"
-        ) from None
+        raise UnavailableError(f"{url} needs fsspec", hint="install it: pip install fsspec") from None
     try:
         fsspec.open(url)  # finds the package for this kind of URL
         with fsspec.open(url, "rb") as source, disk_errors(target), target.open("wb") as file:

@@ -13,10 +13,12 @@ import math
 import re
 import struct
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from pipeline.weights.beside import opened
 from pipeline.weights.kinds import Kind
+from pipeline.weights.members import member_of
 from pipeline.weights.pickle_records import Global, Object, Tensor
 from pipeline.weights.wrappers import is_training_state, printable
 
@@ -160,7 +162,7 @@ def contradictions(
         for name, claim in found.claims.items()
         if name in used
         and claim.is_near
-        and is_plain(used[name])
+        and (is_plain(used[name]) or (isinstance(used[name], Enum) and isinstance(claim.value, Enum)))
         and not any(is_same(value, used[name]) for value in (claim.value, *(value for _, value in claim.others)))
     }
     together = len(differing) > 1 and fits({name: claim.value for name, claim in differing.items()})
@@ -275,6 +277,9 @@ def _section(
             continue  # of a state dict
         if is_text and not isinstance(default, str):
             value = _parsed(value)
+        if isinstance(default, Enum) and (member := member_of(type(default), value)) is not None:
+            values[name] = member
+            continue
         try:
             values[name] = _Plain().of(value)
         except _UnreadError as error:

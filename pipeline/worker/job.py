@@ -67,7 +67,7 @@ class Context:
         """
         value = self._left.get(kind)
         if not isinstance(value, kind):
-            raise errors.DefectError(f"a worker was asked for what needs its {kind.__name__}, which no job has left")
+            raise errors.DefectError(f"a process was asked for what needs its {kind.__name__}, which no job has left")
         return value
 
     def take(self, kind: type[Value]) -> Value:
@@ -115,6 +115,7 @@ class Failure(Model):
     kind: str
     message: str
     hint: str | None = None
+    about: str | None = None
     trace: str | None = None
 
 
@@ -144,7 +145,7 @@ def request_from(message: object, packages: Collection[str] = ()) -> Request[obj
         raise errors.DefectError(f"{job} is no job: {top} is neither {_OWN_PACKAGE} nor a plugin of it")
     found = getattr(import_module(module), name, None)
     if not (isinstance(found, type) and issubclass(found, Request)):
-        raise errors.DefectError(f"{job} is no job: {module} has no request of that name")
+        raise errors.DefectError(f"{job} is no job: {module} it has none of that name")
     return cast("Request[object]", found.model_validate(asked.request))
 
 
@@ -176,7 +177,7 @@ def failure_of(error: Exception) -> Failure:
     """Return what a job raised as it goes over the wire."""
     kind = type(error).__name__
     if isinstance(error, errors.WeighbridgeError):
-        return Failure(kind=kind, message=error.message, hint=error.hint)
+        return Failure(kind=kind, message=error.message, hint=error.hint, about=error.about)
     trace = "".join(traceback.format_exception(error))
     return Failure(kind=kind, message=str(error).strip() or kind, trace=trace)
 
@@ -185,7 +186,7 @@ def raised(failure: Failure, label: str, allowance: str = "") -> errors.Weighbri
     """Return a failure as the error of ours that it was; anything that is not one is a crash of the worker `label`."""
     kind = getattr(errors, failure.kind, None)
     if isinstance(kind, type) and issubclass(kind, errors.WeighbridgeError):
-        return kind(failure.message, hint=failure.hint)
+        return kind(failure.message, hint=failure.hint, about=failure.about)
     error = errors.WorkerError(f"{label} failed: {failure.kind}: {failure.message}{allowance}", hint=failure.hint)
     error.add_note(failure.trace or "")
     return error

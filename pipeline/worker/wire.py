@@ -63,22 +63,24 @@ def receive(read: Callable[[int], bytearray]) -> object:
     """
     length = int.from_bytes(read(_LENGTH_BYTES), "little")
     if length > HEADER_LIMIT_BYTES:
-        raise WorkerError(f"a worker announced a header of {length:,} bytes; the limit is {HEADER_LIMIT_BYTES:,}")
+        raise WorkerError(
+            f"a process of weighbridge announced a header of {length:,} bytes; the limit is {HEADER_LIMIT_BYTES:,}"
+        )
     try:
         header = json.loads(bytes(read(length)))
         described = [(str(dtype), tuple(map(int, shape)), int(count)) for dtype, shape, count in header["arrays"]]
         body = header["body"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WorkerError(f"a worker answered something that is not a message: {error}") from None
+        raise WorkerError(f"a process of weighbridge answered something that is not a message: {error}") from None
     if any(count < 0 for _, _, count in described):
-        raise WorkerError("a worker announced an array of fewer than 0 bytes")
+        raise WorkerError("a process of weighbridge announced an array of fewer than 0 bytes")
     if sum(count for _, _, count in described) > ARRAYS_LIMIT_BYTES:
-        raise WorkerError(f"a worker announced arrays of more than {ARRAYS_LIMIT_BYTES:,} bytes")
+        raise WorkerError(f"a process of weighbridge announced arrays of more than {ARRAYS_LIMIT_BYTES:,} bytes")
     arrays = [_array(dtype, shape, read(count)) for dtype, shape, count in described]
     try:
         return _insert(body, arrays)
     except (IndexError, TypeError, RecursionError) as error:
-        raise WorkerError(f"a worker answered something that is not a message: {error}") from None
+        raise WorkerError(f"a process of weighbridge answered something that is not a message: {error}") from None
 
 
 class Writable(Protocol):
@@ -167,4 +169,6 @@ def _array(dtype: str, shape: tuple[int, ...], raw: bytearray) -> Array:
             return np.frombuffer(raw, dtype=getattr(ml_dtypes, dtype)).reshape(shape)
         return np.frombuffer(raw, dtype=dtype).reshape(shape)
     except (TypeError, ValueError, AttributeError) as error:
-        raise WorkerError(f"a worker answered an array that is none: {dtype} {list(shape)}: {error}") from None
+        raise WorkerError(
+            f"a process of weighbridge answered an array that is none: {dtype} {list(shape)}: {error}"
+        ) from None

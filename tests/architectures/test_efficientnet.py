@@ -54,4 +54,4 @@ def test_the_classifier_can_have_another_size():
 def test_an_unknown_variant_is_refused_with_the_known_ones():
     with pytest.raises(ArchitectureError, match="no variant 5") as caught:
         EfficientNetLite(variant=5)
-    assert caught.value.hint == "set model.arguments.variant to 0, 1, 2, 3 or 4"
+    assert caught.value.hint == "set model.arguments.variant to 0 (there are 0 to 4)"

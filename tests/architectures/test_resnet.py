@@ -173,7 +173,7 @@ def test_equals_the_published_forward_over_the_same_names(depth):
 def test_an_unknown_depth_is_refused_with_the_known_ones():
     with pytest.raises(ArchitectureError, match="no depth 20") as caught:
         ResNet(depth=20)
-    assert caught.value.hint == "set model.arguments.depth to 18, 34, 50, 101 or 152"
+    assert caught.value.hint == "set model.arguments.depth to 18 (there are 18, 34, 50, 101 and 152)"
 
 
 @pytest.mark.parametrize("arguments", [{"groups": 32}, {"width_per_group": 128}])

@@ -213,7 +213,7 @@ def test_a_worker_that_answers_too_few_durations_drops_out() -> None:
     world = World()
     arm = world.arm("onnx", call_ms=0.0)
     measured = run(world, [world.arm("eager"), arm], Plan(seconds=20))
-    assert measured.failures["onnx"] == "a worker asked to time 1 calls answered 1 durations, the shortest of 0 ns"
+    assert measured.failures["onnx"] == "a backend that was to time 1 calls gave 1 durations, the shortest of 0 ns"
 
 
 def test_scenarios_share_launches_and_the_budget() -> None:

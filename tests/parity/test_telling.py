@@ -48,8 +48,9 @@ def known_of(network, *, rule=Rule(), **spec):  # noqa: B008 - frozen
 )
 def test_an_output_that_no_weight_moves_closes_the_gate_and_it_is_said_what_it_is_and_what_to_do(network, said):
     known, _ = known_of(network)
-    with pytest.raises(GateError, match=rf"no case could show a defect:\n.*'y'.*{said}.*\n.*`samples:`"):
+    with pytest.raises(GateError, match=rf"no case could show a defect:\n.*'y'.*{said}") as caught:
         truth.require_telling(known)
+    assert "`samples:`" in caught.value.hint
 
 
 def test_an_output_that_is_the_same_for_all_inputs_closes_the_gate_too():

@@ -104,8 +104,8 @@ def test_a_device_is_never_replaced_by_another(pristine):
         pytest.skip("a GPU is here")
     with pytest.raises(UnavailableError, match="no backend can run") as caught:
         load_release(pristine, device="cuda")
-    assert "onnxruntime-cuda" in str(caught.value.hint)
-    assert "onnxruntime-cpu:" not in str(caught.value.hint)
+    assert "onnxruntime-cuda: " in caught.value.message
+    assert "onnxruntime-cpu:" not in caught.value.message
 
 
 def test_the_package_offers_it_and_imports_no_torch_for_onnx(pristine):
@@ -186,7 +186,7 @@ def test_a_backend_that_cannot_run_it_is_an_error_that_says_why(pristine, conten
         load_release(pristine, backend="tensorrt")
     with pytest.raises(UnavailableError, match="no backend can run") as caught:
         load_release(pristine, backend="eager")
-    assert "the network itself, which is not in the release" in str(caught.value.hint)
+    assert "the network itself, which is not in the release" in caught.value.message
     only_torchscript = bundle.write(changed(models=content.models[1:]), tmp_path)
     with pytest.raises(UnavailableError, match="it holds torchscript"):
         load_release(only_torchscript, backend="onnxruntime-cpu")

@@ -346,4 +346,4 @@ def test_a_network_with_other_outputs_is_told_from_what_its_config_states_and_no
     config.write_text(text.replace("weights/simplenet.pth", str(Path("configs/weights/simplenet.pth").resolve())))
     done = weighbridge("verify", built, "--against", config)
     assert done.failed_with(1, 'config.outputs: the release has ["logits"], the config gives ["scores"]')
-    assert len(done.err.splitlines()) == 1
+    assert len(done.err.splitlines()) == 2  # and where that is explained

@@ -55,7 +55,9 @@ def from_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> Str
     try:
         model = onnx.load(str(source), load_external_data=False)
     except import_module("google.protobuf.message").DecodeError as error:
-        raise ExportError(f"{source.name} is not an ONNX model: {error}") from error
+        raise ExportError(
+            f"{source.name} is not an ONNX model: {error}", hint="leave `onnx` out of `exports`"
+        ) from error
     return from_model(model, source.parent, target, identity=identity)
 
 
@@ -152,7 +154,9 @@ def _copy_external(where: ExternalDataInfo, source: Path, file: IO[bytes]) -> in
         while left_bytes:
             chunk = content.read(min(left_bytes, _CHUNK_BYTES))
             if not chunk:
-                raise ExportError(f"{where.location} ends before the weights in it do")
+                raise ExportError(
+                    f"{where.location} ends before the weights in it do", hint="leave `onnx` out of `exports`"
+                )
             left_bytes -= file.write(chunk)
     return length_bytes
 

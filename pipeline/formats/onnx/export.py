@@ -213,7 +213,7 @@ def _is_external(module: Any, options: OnnxOptions) -> bool:
 def _checked(made: _Made) -> _Made:
     """Return what was made; raises ExportError if onnx.checker refuses it, and removes its files."""
     if problem := _removed_if_wrong(made):
-        raise ExportError(f"onnx.checker refuses the exported model: {problem}")
+        raise ExportError(f"onnx.checker refuses the exported model: {problem}", hint="leave `onnx` out of `exports`")
     return made
 
 

@@ -186,7 +186,8 @@ def read(path: Path, *, whole: bool = False) -> Graph:
     except (onnx.checker.ValidationError, decode_error, ValueError, OSError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"{path.name} is not a valid ONNX model: {first}", hint="check it with: python -m onnx.checker FILE"
+            f"{path.name} is not a valid ONNX model: {first}",
+            hint="export it again where it was made: onnx.checker refuses it",
         ) from None
 
 

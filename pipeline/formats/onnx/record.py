@@ -32,7 +32,7 @@ def _require_safe(path: Path, beside: Sequence[str]) -> None:
         try:
             locations = {each.location for each in confined.references(data)}
         except MalformedFieldError as error:
-            raise WeightsError(f"{path.name} is damaged: {error}") from error
+            raise WeightsError(f"{path.name} is damaged: {error}", hint=files.COPY_AGAIN) from error
     if outside := sorted(locations - set(beside)):
         raise UnsafeError(
             f"{path.name} would read {outside[0]!r:.120}, which is no file of the release", hint="do not open it"

@@ -41,7 +41,9 @@ def from_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> Non
                     else:
                         _store_bytes(canonical, file, name, canonical_json(dict(identity)))
     except zipfile.BadZipFile as error:
-        raise ExportError(f"{source.name} is not a TorchScript archive: {error}") from error
+        raise ExportError(
+            f"{source.name} is not a TorchScript archive: {error}", hint="leave `torchscript` out of `exports`"
+        ) from error
 
 
 def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

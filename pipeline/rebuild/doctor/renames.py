@@ -45,10 +45,14 @@ def except_names(
     names = [renamed(name, rename) for name in remaining]
     if "" in names:
         nameless = list(remaining)[names.index("")]
-        raise MisfitError(f"model.rename leaves {nameless!r} of {weights_name} without a name", hint="correct it")
+        raise MisfitError(
+            f"model.rename leaves {nameless!r} of {weights_name} without a name", hint="give it one there"
+        )
     if len(set(names)) != len(names):
         taken = Counter(names).most_common(1)[0][0]
-        raise MisfitError(f"model.rename gives two tensors of {weights_name} the name {taken!r}", hint="correct it")
+        raise MisfitError(
+            f"model.rename gives two tensors of {weights_name} the name {taken!r}", hint="give each its own there"
+        )
     return dict(zip(names, remaining.values(), strict=True)), tuple(notes)
 
 
@@ -85,7 +89,8 @@ def _pattern(entry: str) -> re.Pattern[str]:
 def _require_some(names: Iterable[str], what: str, weights_name: str) -> None:
     if not names:
         raise MisfitError(
-            f"{what} stands for no tensor of {weights_name}", hint="weighbridge inspect lists the names; correct it"
+            f"{what} stands for no tensor of {weights_name}",
+            hint="take a name that is there: weighbridge inspect FILE lists them",
         )
 
 

@@ -65,7 +65,8 @@ def _from_network(state: State, wanted: ExportConfig) -> Artifact:
 def _derived(state: State, wanted: ExportConfig, source: Artifact | BaseException) -> Artifact | BaseException:
     """Derive an artifact from one that was made before it; what the other lacks this one lacks."""
     if not isinstance(source, Artifact):
-        return ExportError(f"{wanted.made_from}, which it is made from, could not be exported")
+        told = f"{wanted.made_from}, which it is made from, could not be exported"
+        return ExportError(told, hint=f"see what is said of {wanted.made_from}")
     try:
         return export(state, wanted, source)
     except WorkerError as error:

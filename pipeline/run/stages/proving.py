@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import WeighbridgeError
+from pipeline.errors import ExportError, UnavailableError, WeighbridgeError
 from pipeline.formats.table import formats
 from pipeline.parity import explain, listening, prove, truth
 from pipeline.parity.compare import Finding
@@ -55,25 +55,36 @@ def _run(state: State) -> tuple[object, ...]:
     except WeighbridgeError as error:
         folder = state.work / CULPRITS
         culprits = [_beside_report(each) for each in explained(state, folder)]
-        where = "".join(f"\n  {each.in_words()}" for each in culprits)
+        where = [each.in_words() for each in culprits]
         report = reporting.files(state, culprits) | _files_below(folder, state.work)
-        written = reporting.without_release(state, report)
-        working = _working(state.need(Exported), proven.proofs)
-        raise type(error)(error.message + where, hint="; ".join([*working, written])) from None
+        told = "\n  ".join([error.message, *where, reporting.without_release(state, report)])
+        is_refusal = isinstance(error, UnavailableError) and any(each in refusals for each in required)
+        about = ExportError.about if is_refusal else error.about
+        hint = error.hint or _working(state, proven.proofs)
+        raise type(error)(told, hint=hint, about=about) from None
     return state.need(Exported), proven, known
 
 
-def _working(exported: Exported, proofs: Sequence[Proof]) -> list[str]:
+def _working(state: State, proofs: Sequence[Proof]) -> str | None:
     """Say which artifacts passed everywhere, if others were refused: a release of them alone is a way out."""
+    exported, config = state.need(Exported), state.plan.config
     passed = [
         each.name
         for each in exported.artifacts
         if {proof.status for proof in proofs if proof.variant.artifact == each.name} == {"pass"}
     ]
     if not exported.refusals or not passed:
-        return []
-    names = ", ".join(passed)
-    return [f"{names} passed in this run: with `exports: [{names}]`, and its backends alone, there is a release"]
+        return None
+    kept = [each.name for each in config.backends if each.artifact is None or each.artifact in passed]
+    required = [name for name in kept if name in config.require]
+    plain = all(each.name == each.format for each in config.exports if each.name in passed) and all(
+        each.name == each.backend for each in config.backends if each.name in kept
+    )
+    said = f"{', '.join(passed)} passed in this run"
+    if not plain or not required:
+        return f"{said}: take the others, and their backends, out of `exports`, `backends` and `require`"
+    options = {"exports": passed, "backends": kept, "require": required}
+    return f"{said}: " + " ".join(f"--set '{key}=[{', '.join(names)}]'" for key, names in options.items())
 
 
 def proven_or_second(state: State) -> State:

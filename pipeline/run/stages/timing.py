@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pipeline.run.stages.state import State
     from pipeline.worker.runner import Runner
 
+_UNTIMED = "release it without latencies: --no-benchmark"
+
 
 def _run(state: State) -> tuple[object, ...]:
     if not state.settings.benchmark:
@@ -32,15 +34,15 @@ def _run(state: State) -> tuple[object, ...]:
     try:
         timed = Timed(_timed(state, passed))
     except WorkerError as error:  # the reference itself: there is nothing to compare the others with
-        hint = reporting.without_release(state, reporting.files(state))
-        raise UnavailableError(error.message, hint=hint) from None
+        written = reporting.without_release(state, reporting.files(state))
+        raise UnavailableError(f"{error.message}\n  {written}", hint=_UNTIMED, about=error.about) from None
     dropped = _dropped(timed.benchmark)
     required = [variant.name for variant in passed if variant.required]
     note(state, "benchmark", dropped, required)
     if lost := {name: reason for name, reason in dropped.items() if name in required}:
-        lines = ["a required backend did not last the benchmark:", *map(": ".join, lost.items())]
-        hint = reporting.without_release(state, reporting.files(state, benchmark=timed.benchmark))
-        raise UnavailableError("\n  ".join(lines), hint=hint)
+        written = reporting.without_release(state, reporting.files(state, benchmark=timed.benchmark))
+        lines = ["a required backend did not last the benchmark:", *map(": ".join, lost.items()), written]
+        raise UnavailableError("\n  ".join(lines), hint=_UNTIMED, about=WorkerError.about)
     return (timed,)
 
 
