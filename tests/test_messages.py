@@ -21,6 +21,7 @@ OPTIONS = {
 }
 GLOBAL = {"--debug", "--version", "--help"}
 OTHERS = {
+    "--upgrade": "of pip",
     "--here": "of the script that repeats a crash",
     "--env-manager": "of mlflow",
     "--model-uri": "of mlflow",

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pipeline.interface import Array, Arrays
 
 
+_NPZ = "write a .npz: --output outputs.npz"
+
+
 @dataclass(frozen=True, slots=True)
 class Best:
     """The best classes of outputs, as JSON values: `[{"label": "cat", "value": 3.1}, …]` in the place of each row."""
@@ -46,9 +49,14 @@ def best(outputs: Arrays, labels: Mapping[str, Sequence[str]], count: int) -> Be
 
 def _best(name: str, array: Array, labels: Sequence[str], count: int) -> Any:
     if array.ndim == 0 or array.shape[-1] != len(labels):
-        raise InputError(f"output {name} has shape {list(array.shape)}, and the release names {len(labels)} classes")
+        raise InputError(
+            f"output {name} has shape {list(array.shape)}, and the release names {len(labels)} classes",
+            hint="leave --top out",
+        )
     if array.dtype.kind == "f" and not np.isfinite(array.astype(np.float64)).all():
-        raise InputError(f"output {name} holds NaN or infinity, so that its classes have no order")
+        raise InputError(
+            f"output {name} holds NaN or infinity, so that its classes have no order", hint="leave --top out"
+        )
     order = np.argsort(-array.astype(np.float64), axis=-1, kind="stable")[..., :count]
     return _rows(array, order, labels)
 
@@ -99,7 +107,7 @@ def _npz_bytes(outputs: Arrays) -> bytes:
 
 def _npy_bytes(outputs: Arrays) -> bytes:
     if len(outputs) != 1:
-        raise InputError(f"a .npy holds one array, and there are {', '.join(outputs)}", hint="write a .npz: --output outputs.npz")
+        raise InputError(f"a .npy holds one array, and there are {', '.join(outputs)}", hint=_NPZ)
     buffer = io.BytesIO()
     npy.write_array(buffer, np.asanyarray(next(iter(outputs.values()))), allow_pickle=False)
     return buffer.getvalue()
@@ -111,7 +119,7 @@ def json_bytes(outputs: Arrays | Best) -> bytes:
         return canonical_json(outputs.classes)
     for name, array in outputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array.astype(np.float64)).all():
-            raise InputError(f"output {name} holds NaN or infinity, which JSON cannot", hint="write a .npz: --output outputs.npz")
+            raise InputError(f"output {name} holds NaN or infinity, which JSON cannot", hint=_NPZ)
     return canonical_json({name: array.tolist() for name, array in outputs.items()})
 
 

@@ -33,7 +33,6 @@ MAX_INPUT_BYTES = 4 * 2**30
 MAX_JSON_BYTES = 256 * 2**20
 """The most that a JSON file may hold: its numbers take some ten times that in memory."""
 
-_NPZ = "write a .npz: --output outputs.npz"
 _MAX_JSON_LISTS = 500_000
 _SPLIT_TOLERANCE = 1e-3  # of the largest value: far above rounding, far below what a mixed-up batch gives
 

@@ -50,7 +50,7 @@ def evaluation(network: nn.Module, interface, recorded):
             {"result": network(**{name: torch.from_numpy(each) for name, each in case.items()}).numpy()}
             for case in inputs
         ]
-    facts = {"notes": (), "contradictions": (), "sha256": "", "parameters": 0, "bytes": 0, "binding": ()}
+    facts = {"notes": (), "contradictions": (), "sha256": "", "parameters": 0, "bytes": 0, "binding": (), "shapes": {}}
     found = jobs.Rehearsed(**facts, plain=tuple(plain), fingerprint=recording.fingerprint(network))
     references, fallback = oracle.evaluate(network, interface, inputs, seed=0)
     return jobs.Evaluation(network=found, references=tuple(references), fallback=fallback)

@@ -166,6 +166,7 @@ def test_an_auto_class_is_answered_with_the_class_that_the_folder_names(named, f
     assert "--architecture transformers:BertForMaskedLM" in caught.value.hint
 
 
+@REAL
 def test_names_of_classes_come_from_its_config_where_somebody_named_them(tmp_path, monkeypatch):
     import transformers
 
