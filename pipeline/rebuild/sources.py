@@ -40,7 +40,7 @@ def find(module: str) -> Path:
             within = ".".join([top, *rest[: depth - 1]])
             raise ArchitectureError(
                 f"{within} has no {'module' if is_last else 'package'} {part!r}{suggestion(part, known)}",
-                hint=f"looked in {parent}",
+                hint=f"correct its name; it was looked for in {parent}",
             )
         if is_last:
             return _inside(found, base, module)

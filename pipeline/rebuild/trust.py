@@ -233,7 +233,9 @@ def _definition(tree: ast.Module, module: str, name: str, path: Path) -> Definit
     definition = defined.get(name)
     if definition is None:
         known = [other for other, node in defined.items() if not other.startswith("_") and definitions.is_network(node)]
-        raise ArchitectureError(f"{module} defines no {name!r}{suggestion(name, known)}", hint=f"looked in {path}")
+        raise ArchitectureError(
+            f"{module} defines no {name!r}{suggestion(name, known)}", hint=f"name what {path} defines"
+        )
     return definition
 
 
