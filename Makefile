@@ -87,7 +87,7 @@ sweep-node-cases: .venv/installed  ## that explicit tolerances agree with onnx's
 sweep-ledger: .venv/installed-dev  ## every entry of torch's module_db through both exporters, against the committed ledger
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.module_ledger --check
 
-# Last run on 2026-11-26: 12 of 12 released, none differs.
+# Last run on 2026-11-26: 13 of 13 released, none differs by more than 8e-7 of the largest output.
 sweep-pretrained: .venv/installed  ## thirteen kinds of Hugging Face folders, from init to a release that equals from_pretrained (ten minutes)
 	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
 	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo]'
