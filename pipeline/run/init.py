@@ -295,7 +295,7 @@ def _fields(spec: InputSpec) -> dict[str, Any]:
 
 
 def _output_lines(interface: Interface) -> list[str]:
-    if any("." in name for name in interface.outputs):
+    if interface.paths and any("." in name for name in interface.outputs):
         places = (f"  {name}: {flow(interface.paths.get(name, name))}" for name in interface.outputs)
         return ["# Names for what forward returns, and where each lies.", "outputs:", *places, ""]
     named = flow(dict(interface.paths) or list(interface.outputs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -594,3 +595,29 @@ def test_a_config_of_nested_inputs_and_sizes_that_follow_reads_back_as_what_it_w
     request = Request(tmp_path / "net.pth", "pipeline.architectures.simplenet:SimpleNet")
     target.write_text(init.config_text(request, target, found, interface, "ab" * 32))
     assert plan.interface(load(target, overrides=(), vocabulary=plan.vocabulary())) == interface
+
+
+@pytest.mark.parametrize(
+    ("returned", "outputs"),
+    [
+        ("h, {'squared': h ** 2}", "[output_0, output_1.squared]"),
+        ("[h, (h + 1, h + 2)]", "[output_0, output_1.0, output_1.1]"),
+        ("{'a': h, 'b': [h + 1, h + 2]}", "[a, b.0, b.1]"),
+        ("{'x': h, 'past': [h + 1]}", None),  # a name that an input has is another's
+    ],
+)
+def test_outputs_inside_others_are_named_so_that_check_takes_them(
+    returned: str, outputs: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"nested_{zlib.crc32(returned.encode())}"
+    (tmp_path / f"{name}.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.proj = nn.Linear(8, 8)\n\n    def forward(self, x):\n        h = self.proj(x)\n"
+        f"        return {returned}\n"
+    )
+    torch.save({"proj.weight": torch.randn(8, 8), "proj.bias": torch.randn(8)}, tmp_path / "net.pth")
+    draft = init.init(Request(tmp_path / "net.pth", f"{name}:Net", (name,)), tmp_path / "net.yaml", None)
+    if outputs:
+        assert f"outputs: {outputs}" in draft.text
+    check(tmp_path / "net.yaml", Settings(out=tmp_path, trust=(name,)))
