@@ -136,8 +136,11 @@ def analyse(measured: Measurements, *, margin: float, confidence: float = 0.95) 
     control = _compare(measured, measured.control, margin, confidence)
     fault = _fault(measured, control, margin)
     used = _widest(control) if fault and control else margin
-    found = {name: _compare(measured, name, used, confidence) for name in measured.arms if name != measured.reference}
-    found[measured.control] = control
+    found = {
+        name: control if name == measured.control else _compare(measured, name, used, confidence)
+        for name in measured.arms
+        if name != measured.reference
+    }
     rivals = {name: each for name, each in found.items() if each and name != measured.control}
     p_values = dict(zip(rivals, holm([each.p_value for each in rivals.values()]), strict=True))
     if control:

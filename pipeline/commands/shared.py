@@ -4,11 +4,11 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline import errors
 from pipeline.errors import WeighbridgeError
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def next_command(
     """Return the command that goes on, with the options that it needs again: whom to trust, what was overridden, where to."""
     options = [("--trust", each) for each in trust or ()] + [("--set", each) for each in overrides or ()]
     options += [] if out == ARTIFACTS else [("--out", str(out))]
-    words = [command, *map(str, targets), *(word for option in options for word in option)]
-    return f"weighbridge {' '.join(map(quote, words))}"
+    words = [command, *targets, *(word for option in options for word in option)]
+    return errors.command(*words)
 
 
 def complain(error: WeighbridgeError) -> None:

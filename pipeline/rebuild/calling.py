@@ -16,7 +16,7 @@ from pipeline.rebuild.attempt import attempt
 from pipeline.rebuild.outputs import outputs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import torch
     from torch import nn
@@ -76,7 +76,7 @@ def bind(module: nn.Module, interface: Interface) -> Binding:
     method = _method(module, interface.method)
     owner = f"{type(module).__name__}.{interface.method}"
     parameters = inspect.signature(method).parameters
-    roots = list(dict.fromkeys(spec.name.partition(".")[0] for spec in interface.inputs))
+    roots = roots_of(spec.name for spec in interface.inputs)
     bound = _bound(roots, interface.constants, parameters, owner)
     _require_all(parameters, {*bound.values(), *interface.constants}, owner)
     order = list(parameters)
@@ -202,6 +202,11 @@ def _require_nesting(kinds: Mapping[str, Any], leaves: Sequence[str], owner: str
 
 def _annotations(method: Callable[..., Any]) -> dict[str, Any]:
     return attempt(get_type_hints, method) or {}  # they may name anything, and are only a hint here
+
+
+def roots_of(names: Iterable[str]) -> list[str]:
+    """Return what inputs are called as a whole, each once: `past` of past.0.key."""
+    return list(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
 def assemble(values: Mapping[str, Any], root: str, kind: Any = None) -> Any:

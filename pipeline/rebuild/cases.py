@@ -171,7 +171,8 @@ def _require_related(interface: Interface, sizes: dict[str, int], what: str) -> 
 
 def _notable_sizes(interface: Interface, cap_elements: int) -> dict[str, dict[str, int]]:
     """Name the combinations of sizes worth testing, each once."""
-    shown, odd = example_sizes(interface), _odd_sizes(interface)
+    shown = example_sizes(interface)
+    odd = _odd_sizes(interface, shown)
     picks: dict[str, Callable[[Dimension, int], int]] = {
         "minimum": lambda dimension, _: allowed(dimension)[0],
         "one": lambda dimension, _: next((size for size in allowed(dimension) if size), 0),
@@ -203,8 +204,7 @@ def _corners(interface: Interface, cap_elements: int) -> Iterator[tuple[Dimensio
         yield dimension, _cap(interface, sizes, cap_elements)
 
 
-def _odd_sizes(interface: Interface) -> dict[str, int]:
-    shown = example_sizes(interface)
+def _odd_sizes(interface: Interface, shown: Sizes) -> dict[str, int]:
     free = enumerate(free_dimensions(interface.dimensions))
     return complete_sizes(
         interface.dimensions, {each.name: _odd(each, index, shown[each.name]) for index, each in free}
@@ -234,7 +234,7 @@ def smallest(interface: Interface) -> dict[str, int]:
 def fewest_elements(interface: Interface) -> int:
     """Return how many elements the largest input has at the smallest sizes; where one may be empty, at those of most kinds of values."""
     lowest = smallest(interface)
-    return _largest(interface, lowest if all(lowest.values()) else _odd_sizes(interface))
+    return _largest(interface, lowest if all(lowest.values()) else _odd_sizes(interface, example_sizes(interface)))
 
 
 def _cap(interface: Interface, sizes: Sizes, cap_elements: int) -> dict[str, int]:

@@ -114,7 +114,7 @@ class _Taker:
         if kind is None or len(path) > _MOST_DEPTH:
             self.leaves.append((path, parameter))
             return
-        self.targets[path] = f"{kind.__module__}:{kind.__qualname__}"
+        self.targets[path] = objects.target_of(kind)
         held = given if isinstance(given, dict) else {}
         for each in _parameters(kind, default):
             self.take((*path, each.name), each, _hints(kind).get(each.name), held.get(each.name))
@@ -131,8 +131,7 @@ class _Taker:
         )
         if not is_taken:
             return None, None
-        target = f"{kind.__module__}:{kind.__qualname__}"
-        is_trusted = attempt(objects.locate, {objects.TARGET: target}, self.prefixes) is not None
+        is_trusted = attempt(objects.locate, {objects.TARGET: objects.target_of(kind)}, self.prefixes) is not None
         return (kind, default if is_object else None) if is_trusted else (None, None)
 
     def _written(self, given: Any) -> type | None:

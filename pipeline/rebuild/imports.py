@@ -27,7 +27,7 @@ def failure(module: str, path: Path, error: BaseException) -> ArchitectureError:
     cause = _import_error(error)
     return (cause and _of_import(module, cause)) or ArchitectureError(
         f"{module} ({path}) cannot be imported: {type(error).__name__}: {error}",
-        hint="import it in Python to see where it fails",
+        hint=f"mend that; it can be seen alone with: python -c 'import {module}'",
     )
 
 

@@ -39,8 +39,12 @@ def written(value: Any) -> Any:
     """Return a value as a config has it: a member of an Enum by its class and value."""
     if not isinstance(value, Enum):
         return value
-    kind = type(value)
-    return {TARGET: f"{kind.__module__}:{kind.__qualname__}", ARGUMENTS: [value.value]}
+    return {TARGET: target_of(type(value)), ARGUMENTS: [value.value]}
+
+
+def target_of(kind: type) -> str:
+    """Return a class as a config names it."""
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def locate(given: Mapping[str, Any], prefixes: Sequence[str]) -> Located:

@@ -201,9 +201,7 @@ def _called(module: Any, arrays: Arrays, constants: Mapping[str, Any]) -> Any:
     import torch
 
     tensors = calling.tensors_from(arrays)
-    given = {
-        root: calling.assemble(tensors, root) for root in dict.fromkeys(name.partition(".")[0] for name in tensors)
-    }
+    given = {root: calling.assemble(tensors, root) for root in calling.roots_of(tensors)}
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return module(**given, **constants)

@@ -18,8 +18,6 @@ from pipeline.run.stages.state import State, run
 from pipeline.worker.event import Event
 from pipeline.worker.process import LOCAL
 
-_NAMED = 3
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.rebuild.reference import Recording
     from pipeline.run.plan import Plan, Settings
 
+_NAMED = 3
 _MOST_FIELDS = 6
 
 

@@ -276,7 +276,7 @@ def _exception_lines(arguments: Arguments) -> Iterator[str]:
 
 def _input_lines(specs: Sequence[InputSpec], comments: Mapping[str, str]) -> Iterator[str]:
     fields = {spec.name: _fields(spec) for spec in specs}
-    for root in dict.fromkeys(name.partition(".")[0] for name in fields):
+    for root in calling.roots_of(fields):
         if root in comments and root in fields:
             yield f"  # CHECK {root}: {comments[root]}."
         given = calling.assemble(fields, root)

@@ -6,7 +6,6 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchitectureError, InputError, UnsafeError, command
@@ -108,11 +107,10 @@ def _saving(request: Request, output: Path | None, wishes: Wishes, name: str) ->
     options = [
         *(["--architecture", request.architecture] if request.architecture else []),
         *(["--with-cache"] if wishes.with_cache else []),
-        *(["--output", str(output)] if output else []),
+        *(["--output", output] if output else []),
         *(word for prefix in request.trust for word in ("--trust", prefix)),
     ]
-    words = ["init", str(request.weights), *options, "--save-weights", f"{name}.safetensors"]
-    return f"weighbridge {' '.join(map(quote, words))}"
+    return command("init", request.weights, *options, "--save-weights", f"{name}.safetensors")
 
 
 def _saved(found: Pretrained) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import load
+from pipeline.rebuild import calling
 from pipeline.run.plan import vocabulary
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def lines(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     """Return the lines that record a network's outputs, `python`, and the one that names the file, `config`."""
     config = load(path, overrides=overrides, vocabulary=vocabulary()) if path else None
-    roots = dict.fromkeys(name.partition(".")[0] for name in config.inputs) if config else {"x": None}
+    roots = calling.roots_of(config.inputs) if config else ["x"]
     constants = [f"{name}={value!r}" for name, value in config.constants.items()] if config else []
     method = [f"method={config.model.call!r}"] if config and config.model.call != "forward" else []
     given = ", ".join([*(f"{name}={name}" for name in roots), *constants, *method])

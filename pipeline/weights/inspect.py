@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass, field
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import WeightsError
+from pipeline.errors import WeightsError, command
 from pipeline.weights import beside, files, guess, headers, inert, nested, onnx_header, torch_header, traits, wrappers
 from pipeline.weights.kinds import STATE_DICTS, Kind
 from pipeline.weights.protobuf import MalformedFieldError
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_POINTER_BYTES = 1024
 _NAMED = 4
+_YOURS = ("--architecture", "MODULE:CLASS", "--trust", "MODULE")
 _MAX_HELD = 1_000
 _ARCHIVES = {Kind.TAR, Kind.ZIP, Kind.GZIP, Kind.NUMPY, Kind.HDF5}
 
@@ -192,7 +192,7 @@ def _next_of_special(path: Path, header: Header) -> tuple[str, ...]:
     if header.kind not in STATE_DICTS or index is None:
         return ()
     is_there = "" if index.is_file() else "  # once the index and the other shards are beside it"
-    return (f"weighbridge init {quote(str(index))} --architecture MODULE:CLASS --trust MODULE{is_there}",)
+    return (command("init", index, *_YOURS) + is_there,)
 
 
 def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) -> tuple[str, ...]:
@@ -200,24 +200,18 @@ def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) 
     if special := _next_of_special(path, header):
         return special
     if header.kind in STATE_DICTS:
-        name = quote(f"{path}#{key}" if key else str(path))
-        alone = (
-            f"weighbridge inspect {name} --save-weights weights.safetensors  # the weights alone, without the objects"
-        )
+        name = f"{path}#{key}" if key else str(path)
+        alone = command("inspect", name, "--save-weights", "weights.safetensors")
         return (
-            *([alone] if header.needs else []),
-            f"weighbridge init {name}  # which of the networks that come with weighbridge takes it?",
-            f"weighbridge init {name} --architecture MODULE:CLASS --trust MODULE  # your own network",
+            *([f"{alone}  # the weights alone, without the objects"] if header.needs else []),
+            f"{command('init', name)}  # which of the networks that come with weighbridge takes it?",
+            f"{command('init', name, *_YOURS)}  # your own network",
         )
     if header.kind is Kind.SEVERAL:
         keys = [state.key for state in header.wrapped.choices[:_NAMED]]
-        return tuple(
-            f"weighbridge init {quote(f'{path}#{each}')} --architecture MODULE:CLASS --trust MODULE" for each in keys
-        )
+        return tuple(command("init", f"{path}#{each}", *_YOURS) for each in keys)
     if header.kind in (Kind.ONNX, Kind.TORCHSCRIPT):
-        return (
-            f"weighbridge parity CONFIG --candidate {quote(str(path))}  # CONFIG: that of the network it was made from",
-        )
+        return (f"{command('parity', 'CONFIG', '--candidate', path)}  # CONFIG: that of the network it was made from",)
     weights = [name for name in inside if name.lower().endswith(files.SUFFIXES)]
     if weights and header.kind is not Kind.NUMPY:
         return (f"unpack it, then: weighbridge inspect {weights[0]!r}",)

@@ -6,10 +6,9 @@ import json
 import re
 from dataclasses import dataclass, replace
 from math import isfinite
-from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from pipeline.errors import WeighbridgeError, WeightsError
+from pipeline.errors import WeighbridgeError, WeightsError, command
 from pipeline.weights import files, inspect, wrappers
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def describe(found: Pretrained, *, max_bytes: int | None = None) -> Description:
         explanation="Written by transformers' save_pretrained: a network's configuration and its weights, without its code.",
         details={name: wrappers.printable(str(each)) for name, each in details.items()},
         likely=None,
-        next=(f"weighbridge init {quote(str(found.folder))} --trust transformers",),
+        next=(command("init", found.folder, "--trust", "transformers"),),
     )
 
 
