@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from pipeline.parity import prove
 from pipeline.release import standalone
 from pipeline.release.standalone import check_files
 from pipeline.release.verify import verify
-from pipeline.report import html
 from pipeline.run.export import export
 from pipeline.run.plan import Settings, plan
 from pipeline.run.stages.proving import PROVE, prove_all
@@ -115,17 +113,6 @@ def test_a_healthy_export_passes_on_every_backend(simplenet):
     assert status.keys() >= {"eager", "torchscript", "onnxruntime-cpu"}
     assert set(status.values()) == {"pass"}
     assert all(proof.worst.factor < 8 for proof in found.proofs if proof.worst)
-
-
-def test_parity_does_not_wait_for_what_draws_the_report(simplenet, monkeypatch):
-    end, ended = threading.Event(), []
-    monkeypatch.setattr(html, "_prepare", lambda: ended.append(end.wait(60)))
-    try:
-        run(simplenet, [PROVE])
-        assert ended == []
-    finally:
-        end.set()
-        html.prepared()
 
 
 def test_the_network_itself_is_in_the_cases_at_sizes_no_exporter_saw(simplenet):

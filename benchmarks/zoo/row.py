@@ -225,7 +225,7 @@ def _ours(network: Network, folder: Path) -> dict[str, Any]:
         YAML(typ="safe").dump(config, file)
     began_s = time.monotonic()
     settings = Settings(
-        out=folder / "artifacts", trust=("benchmarks",), benchmark=False, pages=False, runner=InProcessRunner(("benchmarks",)), threads=1
+        out=folder / "artifacts", trust=("benchmarks",), benchmark=False, runner=InProcessRunner(("benchmarks",)), threads=1
     )  # fmt: skip
     try:
         release = exporting.export(folder / "zoo.yaml", settings).release

@@ -49,7 +49,8 @@ Float32 noise otherwise depends on whether the builder's machine has AVX-512, an
 
 def started(runner: Runner) -> Worker:
     """Start the worker that evaluates the oracle."""
-    return runner.start("the oracle", threads=1, environment=ENVIRONMENT, modules=("torch", __name__))
+    modules = ("torch", "torch.fx.experimental.symbolic_shapes", __name__)  # the second: what meta tensors import
+    return runner.start("the oracle", threads=1, environment=ENVIRONMENT, modules=modules)
 
 
 @dataclass(frozen=True, slots=True)

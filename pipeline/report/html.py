@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from pipeline.report.document import Documents
 
 PACKAGES = ("altair", "jinja2", "vl_convert")
-_BACKGROUND = ThreadPoolExecutor(1, "html")  # one thread, so that the library is put together once
 _TEMPLATE = Path(__file__).with_name("page.html.template")
 
 
@@ -25,23 +23,6 @@ def unavailable() -> str | None:
     """Return why no HTML can be written here, or None if it can."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     return f"{', '.join(missing)} not installed" if missing else None
-
-
-def prepare() -> None:
-    """Begin what takes long and depends on no result: load what draws, and put the library together. Nobody waits here."""
-    if unavailable() is None:
-        _BACKGROUND.submit(_prepare)
-
-
-def prepared() -> None:
-    """Wait until nothing that `prepare` began is running."""
-    _BACKGROUND.submit(int).result()
-
-
-def _prepare() -> None:
-    import altair
-
-    vega.library(_version(altair.SCHEMA_URL))
 
 
 def render(name: str, documents: Documents) -> str:
@@ -60,7 +41,7 @@ def render(name: str, documents: Documents) -> str:
     shown = {chart for section in found.sections for chart in section.charts}
     specifications = {key: spec for key, (_, spec) in plots.items() if key in shown}
     schema = next((each["$schema"] for each in specifications.values()), None)
-    library = _BACKGROUND.submit(vega.library, _version(schema) if schema else None).result()
+    library = vega.library(_version(schema) if schema else None)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return page.render(

@@ -64,7 +64,7 @@ def benchmark(path: Path, settings: Settings) -> Documents:
         return replace(document.read(earlier.release), benchmark=measured(planned, variants, settings))
     with private_directory(settings.out / planned.config.name) as work:
         state = run(
-            State(planned, replace(settings, pages=False), work),
+            State(planned, settings, work),
             STAGES[:-1],
             earlier.why,
         )

@@ -143,6 +143,8 @@ def _exported(planned: Plan, settings: Settings) -> Outcome:
 
 
 def _built(state: State, why: str) -> Path:
+    if not state.cache.has(dependencies.of_oracle(state.plan)):
+        state.runner.expect(["torch"])  # the longest of all that the first worker waits for
     from pipeline.run.stages.table import STAGES  # what a run with nothing to do can do without
 
     return run(state, STAGES, why).need(Released).path

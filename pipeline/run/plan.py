@@ -61,7 +61,6 @@ class Settings:
     """What holds for a whole run, whichever config it runs.
 
     `rebuild`: make everything again, from nothing kept. `reuse_timings`: take what was timed before, if the same files were.
-    `pages`: the run ends with a report to read, which is worth preparing for.
     `slots` are shared by all that export at once; `alone` gives the context to time in. `runner` does all jobs in place of
     processes with the config's limits.
     """
@@ -72,7 +71,6 @@ class Settings:
     rebuild: bool = False
     benchmark: bool = True
     reuse_timings: bool = False
-    pages: bool = True
     sign: Path | None = None
     max_bytes: int | None = None
     report: Callable[[Event], None] = lambda _: None

@@ -63,6 +63,10 @@ class Cache:
         with _held(self.root, fcntl.LOCK_SH):
             yield
 
+    def has(self, key: str) -> bool:
+        """Whether something is stored under the key; whether it is whole is for `get` to say."""
+        return (self.root / key).is_dir()
+
     def get(self, key: str) -> Path | None:
         """Return the directory stored under the key, its digests checked now; a damaged one is removed and said."""
         entry = self.root / key

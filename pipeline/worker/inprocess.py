@@ -39,6 +39,9 @@ class InProcessRunner:
         del threads, environment, modules, fresh
         return InProcessWorker(label, self.packages)
 
+    def expect(self, modules: Sequence[str]) -> None:
+        """Import nothing before it is needed."""
+
 
 class InProcessWorker:
     """A context of its own in this process; what a job raises keeps its traceback."""

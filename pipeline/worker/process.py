@@ -86,6 +86,10 @@ class LocalRunner:
         )
         return WorkerProcess(start, self.crashes)
 
+    def expect(self, modules: Sequence[str]) -> None:
+        """Have them imported once for all workers; waits for nothing."""
+        starting.expect(modules)
+
 
 LOCAL = LocalRunner()
 """Without limits of its own."""

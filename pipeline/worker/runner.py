@@ -61,3 +61,6 @@ class Runner(Protocol):
         `modules` are what its jobs will need: they may be imported once for several workers. A `fresh` one shares nothing with any
         other process, so that its imports, its memory and its timings are its own.
         """
+
+    def expect(self, modules: Sequence[str]) -> None:
+        """Say what the jobs of workers that are started soon will need, so that it can be imported meanwhile."""

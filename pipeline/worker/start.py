@@ -18,6 +18,8 @@ from pipeline import errors
 from pipeline.worker import template
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.worker.crash import Start
 
 SHARED = frozenset({"onnx", "onnxscript", "pipeline", "torch"})
@@ -65,6 +67,17 @@ def process(start: Start, channel: int, alive: int) -> tuple[Process, IO[bytes]]
     return fresh, fresh.stdout
 
 
+def expect(modules: Sequence[str]) -> None:
+    """Have what workers will need imported beside what else goes on, where they are forked. Waits for nothing."""
+    global _template  # noqa: PLW0603 - see _forked
+    if not sys.platform.startswith("linux"):
+        return
+    with _one_at_a_time, contextlib.suppress(OSError):
+        if not errors.STOPPING.is_set():
+            used = _template = _template or _Template()
+            used.expect(_shared(modules))
+
+
 def stop_template() -> None:
     """End the template now, and with it the workers that it forked; the next one gets a new template. Takes no lock."""
     global _template  # noqa: PLW0603 - see _forked
@@ -84,6 +97,7 @@ class _Template:
     def __init__(self) -> None:
         environment = _environment(threads=1)
         self._read_at_import = _read_at_import(environment)
+        self._has_forked = False
         self._control, theirs = socket.socketpair()
         alive, self._alive_write = os.pipe()
         with theirs:
@@ -93,7 +107,8 @@ class _Template:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), alive),
-                env=environment,
+                # Workers run beside each other: a thread that waits must not take the processor from one that has work.
+                env={"OMP_WAIT_POLICY": "PASSIVE"} | environment,
                 start_new_session=True,
             )
         os.close(alive)
@@ -105,13 +120,20 @@ class _Template:
     def send(self, order: template.Order, files: tuple[int, ...]) -> None:
         """Have a worker forked."""
         try:
+            self._has_forked = True
             order.send(self._control, files)
         except OSError as error:
             raise _NoTemplateError from error
 
+    def expect(self, modules: tuple[str, ...]) -> None:
+        """Have modules imported when it has nothing else to do."""
+        template.expect(self._control, modules)
+
     def end(self) -> None:
-        """Let it end by itself; kill it if it does not."""
+        """Let it end by itself; kill it if it does not, or if it still imports what nobody came for."""
         self._control.close()
+        if not self._has_forked:
+            self.send_kill()
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -152,7 +174,6 @@ def _forked(start: Start, channel: int, alive: int) -> tuple[Process, IO[bytes]]
     """Have the template fork a worker; raises _NoTemplateError where it cannot."""
     global _template  # noqa: PLW0603 - one for all runs of this process: that is its use
     environment = _environment(start.threads)
-    modules = tuple(each for each in start.modules if each.partition(".")[0] in SHARED)
     order = template.Order(
         threads=start.threads,
         environment=environment | start.environment,
@@ -160,7 +181,7 @@ def _forked(start: Start, channel: int, alive: int) -> tuple[Process, IO[bytes]]
         directory=str(Path.cwd()),
         memory_bytes=start.memory_bytes,
         packages=start.packages,
-        modules=modules,
+        modules=_shared(start.modules),
     )
     output, output_write = os.pipe()
     told, told_write = os.pipe()
@@ -225,6 +246,10 @@ class Forked:
         waiting.register(self._told, select.POLLIN)
         ready = waiting.poll(None if timeout is None else timeout * 1000)
         return self._told.readline() if ready else None
+
+
+def _shared(modules: Sequence[str]) -> tuple[str, ...]:
+    return tuple(each for each in modules if each.partition(".")[0] in SHARED)
 
 
 def _read_at_import(environment: dict[str, str]) -> dict[str, str]:

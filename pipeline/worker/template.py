@@ -17,6 +17,7 @@ import signal
 import socket
 import struct
 import sys
+from collections import deque
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
@@ -29,7 +30,7 @@ FILES = 4
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A worker that is to be forked: `modules` are imported before, for all that follow as well."""
+    """A worker that is to be forked: `modules` are imported before, for all that follow as well; a "module:function" is called."""
 
     threads: int
     environment: dict[str, str]
@@ -46,6 +47,12 @@ class Order:
         control.sendall(body)
 
 
+def expect(control: socket.socket, modules: tuple[str, ...]) -> None:
+    """Have modules imported when there is nothing else to do: workers that are forked later will need them."""
+    body = json.dumps(modules).encode()
+    control.sendall(LENGTH.pack(len(body)) + body)
+
+
 def main() -> None:
     """Fork workers until the process that asks for them is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -56,8 +63,9 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     told: dict[int, int] = {}
+    expected: deque[str] = deque()
     while True:
-        ready, _, _ = select.select([control.fileno(), woken], [], [])
+        ready, _, _ = select.select([control.fileno(), woken], [], [], 0 if expected else None)
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 1 << 12)
@@ -67,20 +75,40 @@ def main() -> None:
             if received is None:
                 break
             order, files = received
-            for module in order.modules:
-                importlib.import_module(module)
-            gc.collect()
-            gc.freeze()  # a worker that looks for cycles would copy every page of what it shares
-            process = os.fork()
-            if not process:
-                _become(order, *files, others=(control.fileno(), int(sys.argv[2]), woken, wake, *told.values()))
-            told[process] = files[-1]
-            for each in files[:-1]:
-                os.close(each)
+            if isinstance(order, Order):
+                _fork(order, files, told, (control.fileno(), int(sys.argv[2]), woken, wake))
+            else:
+                expected.extend(order)
+        elif expected:
+            with contextlib.suppress(Exception):  # the worker that needs it will say so
+                _load(expected.popleft())
     os._exit(0)
 
 
-def _received(control: socket.socket) -> tuple[Order, list[int]] | None:
+def _fork(order: Order, files: list[int], told: dict[int, int], own: tuple[int, ...]) -> None:
+    """Fork a worker, and remember where its end is to be told; it goes on without the `own` files of the template."""
+    for module in order.modules:
+        _load(module)
+    gc.collect()
+    gc.freeze()  # a worker that looks for cycles would copy every page of what it shares
+    process = os.fork()
+    if not process:
+        _become(order, *files, others=(*own, *told.values()))
+    told[process] = files[-1]
+    for each in files[:-1]:
+        os.close(each)
+
+
+def _load(name: str) -> None:
+    """Import a module, and where a function of it is named ("module:function"), call that."""
+    module, _, function = name.partition(":")
+    imported = importlib.import_module(module)
+    if function:
+        getattr(imported, function)()
+
+
+def _received(control: socket.socket) -> tuple[Order | list[str], list[int]] | None:
+    """Return an order with its files, or the names of modules that are expected; None when nobody is there any more."""
     head, files, _, _ = socket.recv_fds(control, LENGTH.size, FILES)
     if len(head) < LENGTH.size:
         return None
@@ -90,6 +118,8 @@ def _received(control: socket.socket) -> tuple[Order, list[int]] | None:
             return None
         body += piece
     fields = json.loads(body)
+    if isinstance(fields, list):
+        return fields, []
     return Order(**fields | {name: tuple(fields[name]) for name in ("path", "packages", "modules")}), files
 
 

@@ -83,6 +83,21 @@ def test_a_template_that_cannot_import_what_is_asked_for_is_done_without():
 
 
 @pytest.mark.usefixtures("own_template")
+def test_what_is_expected_is_imported_before_a_worker_asks_for_it():
+    RUNNER.expect(["pipeline.no_such_module", "pipeline.weights.files:no_such_function", "torch"])
+    assert _eventually(lambda: seen(modules=()).loaded)
+    assert seen(modules=()).parent != os.getpid()  # what could not be imported did no harm
+
+
+@pytest.mark.usefixtures("own_template")
+def test_a_template_that_nobody_came_for_is_not_waited_for():
+    RUNNER.expect(["torch"])
+    used = starting._template
+    used.end()
+    assert used._process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.usefixtures("own_template")
 def test_a_worker_ends_with_its_template_and_the_next_has_a_new_one():
     with RUNNER.start("the worker", threads=1) as worker:
         template = worker.call(jobs.LookAround(), timeout_s=60).parent

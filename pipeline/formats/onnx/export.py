@@ -13,7 +13,7 @@ from pipeline.formats import forward, program, refusal
 from pipeline.formats.artifact import Written
 from pipeline.formats.deep import with_room
 from pipeline.formats.format import FromNetwork, Options
-from pipeline.formats.onnx import canonical, capture
+from pipeline.formats.onnx import canonical, capture, torchlib
 from pipeline.formats.onnx.trace import EXPORTER, trace
 from pipeline.formats.onnx.translate import translate as translated
 
@@ -33,7 +33,7 @@ _SHOWN_LINES, _SHOWN = 3, 300
 class OnnxOptions(Options):
     """Options of an ONNX export."""
 
-    opset: int = Field(20, ge=18, le=24, description="version of the ONNX operator set")
+    opset: int = Field(torchlib.USUAL_OPSET, ge=18, le=24, description="version of the ONNX operator set")
     external_data: bool | None = Field(
         None, description="keep weights in model.onnx.data beside the graph; default: only beyond 1.5 GB"
     )

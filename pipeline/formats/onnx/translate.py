@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.formats import refusal
+from pipeline.formats.onnx import torchlib
 from pipeline.formats.onnx.capture import axis_names
 
 if TYPE_CHECKING:
@@ -88,16 +89,17 @@ def _translated(program: torch.export.ExportedProgram, prepared: Forward, names:
 def _onnx_export(program: torch.export.ExportedProgram, names: _Wanted, opset: int) -> Any:
     import torch
 
-    return torch.onnx.export(
-        program,
-        opset_version=opset,
-        input_names=names.inputs,
-        output_names=names.outputs,
-        dynamic_shapes=names.axes,
-        dynamo=True,
-        verbose=False,
-        optimize=names.optimize,
-    )
+    with torchlib.shared():
+        return torch.onnx.export(
+            program,
+            opset_version=opset,
+            input_names=names.inputs,
+            output_names=names.outputs,
+            dynamic_shapes=names.axes,
+            dynamo=True,
+            verbose=False,
+            optimize=names.optimize,
+        )
 
 
 def _is_translatable(program: torch.export.ExportedProgram, table: Mapping[Any, Any]) -> bool:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ExportError, WorkerError
+from pipeline.errors import ExportError, WeighbridgeError, WorkerError
 from pipeline.formats.artifact import Artifact, Written
 from pipeline.formats.table import formats
 from pipeline.parity.prove import Truth
 from pipeline.run import cached, keys
 from pipeline.run.jobs import Export
 from pipeline.run.plan import at_once
+from pipeline.run.stages import auditing
+from pipeline.run.stages.auditing import Auditing
 from pipeline.run.stages.network import agreed, rehearsed, truth_of
 from pipeline.run.stages.results import Exported, Inputs, Rebuilt
 from pipeline.run.stages.sampling import examples
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 def _run(state: State) -> tuple[object, ...]:
     """Run the network on every case; then export every artifact and evaluate the oracle, each in a worker of its own."""
     wanted = state.plan.config.exports
+    state.runner.expect(_needed(state))
     with rehearsed(state) as evaluate, ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
         agreement = agreed(state, evaluate)
         made: dict[str, Any] = {
@@ -41,9 +45,27 @@ def _run(state: State) -> tuple[object, ...]:
         for each in wanted:
             if each.made_from is not None:
                 outcomes[each.name] = _derived(state, each, outcomes[each.made_from])
-        answer = answering.result()
-    artifacts = tuple(each for each in outcomes.values() if isinstance(each, Artifact))
-    return Exported(artifacts, _refusals(outcomes)), Rebuilt(answer.network, agreement), truth_of(state, answer)
+        artifacts = tuple(each for each in outcomes.values() if isinstance(each, Artifact))
+        exported = Exported(artifacts, _refusals(outcomes))
+        audit = auditing.of_exported(state.adding(exported))  # the oracle may take longer than the exports
+        try:
+            answer = answering.result()
+        except BaseException:
+            with suppress(WeighbridgeError):
+                audit.result()
+            raise
+    return exported, Rebuilt(answer.network, agreement), truth_of(state, answer), audit
+
+
+def _needed(state: State) -> list[str]:
+    """Return the modules that the exporters which have something to do will import, while the network is run on every case."""
+    found = []
+    for each in state.plan.config.exports:
+        if each.made_from is None and not state.cache.has(
+            keys.of_export(state.plan, each, _identity(state.plan), None)
+        ):
+            found += [*formats()[each.format].modules, Export.__module__]
+    return list(dict.fromkeys(found))
 
 
 def _from_network(state: State, wanted: ExportConfig) -> Artifact:
@@ -133,5 +155,9 @@ def _identity(planned: Plan) -> dict[str, str]:
 
 
 EXPORT = Stage(
-    "export", "export every artifact; evaluate the network in float64", (Inputs,), (Exported, Rebuilt, Truth), _run
+    "export",
+    "export every artifact and audit it; evaluate the network in float64",
+    (Inputs,),
+    (Exported, Rebuilt, Truth, Auditing),
+    _run,
 )

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ExportError, UnavailableError, WeighbridgeError
-from pipeline.formats.table import formats
 from pipeline.parity import explain, listening, prove, truth
 from pipeline.parity.compare import Finding
-from pipeline.parity.document import Audit, Explanation
 from pipeline.parity.prove import Proof, Truth
-from pipeline.report import html
-from pipeline.run import cached, keys
+from pipeline.run import keys
 from pipeline.run.plan import at_once
-from pipeline.run.stages import reporting, second
+from pipeline.run.stages import auditing, kept, reporting, second
 from pipeline.run.stages.network import conditions_of
 from pipeline.run.stages.reporting import CULPRITS, note
 from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
@@ -30,14 +26,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.backends.variant import Variant
-    from pipeline.formats.artifact import Artifact
     from pipeline.parity.candidate import Names
+    from pipeline.parity.document import Explanation
     from pipeline.run.stages.state import State
 
 
 def _run(state: State) -> tuple[object, ...]:
-    if state.settings.pages:
-        html.prepare()  # the workers leave a processor idle, and the report is wanted next; nobody waits for it here
     state = proven_or_second(state)
     proven = state.need(Proven)
     failed = {each.variant.name: each.reason for each in proven.proofs if each.status == "crashed"}
@@ -125,12 +119,11 @@ def prove_all(state: State, names: Mapping[str, Names] | None = None, only: Coll
         artifact = exported.named(variant.artifact)
         reason = variant.unavailable or exported.refusals.get(variant.artifact or "")
         variants.append(replace(variant, file=artifact.files[0] if artifact else None, unavailable=reason))
-    with ThreadPoolExecutor(1) as pool:
-        auditing = pool.submit(_audits, state, only)
-        if at_once(state.plan, state.settings) == 1:
-            auditing.result()
-        proofs = _proofs(state, variants, names or {})
-        audits = auditing.result()
+    audit = auditing.of_exported(state, only)
+    if at_once(state.plan, state.settings) == 1:
+        audit.result()
+    proofs = _proofs(state, variants, names or {})
+    audits = audit.result()
     return Proven(prove.with_audits(proofs, audits), audits, names or {})
 
 
@@ -145,50 +138,19 @@ def _proofs(state: State, variants: Sequence[Variant], names: Mapping[str, Names
         for each in variants
         if not each.unavailable
     }
-    known = _known(state, by_variant)
+    known = kept.known(state, by_variant)
     made = prove.prove([each for each in variants if each.name not in known], conditions_of(state), truth)
     for proof in made:
         if proof.status == "pass":
             answer = {"facts": dict(proof.facts), "findings": [asdict(each) for each in proof.findings]}
-            _keep(state, by_variant[proof.variant.name], proof.variant.name, answer)
+            kept.keep(state, by_variant[proof.variant.name], proof.variant.name, answer)
     proofs = {proof.variant.name: proof for proof in made}
     return tuple(proofs.get(each.name) or _proof_from(each, known[each.name]) for each in variants)
-
-
-def _known(state: State, wanted: Mapping[str, str]) -> dict[str, Any]:
-    """Return the answers that are kept under some of the keys, by the keys' names."""
-    store = state.cache
-    found = {name: cached.get(store, key) for name, key in wanted.items()}
-    known = {name: answer for name, answer in found.items() if answer is not None}
-    for name in known:
-        state.settings.report(Event("parity", name, "reused"))
-    return known
-
-
-def _keep(state: State, key: str, subject: str, answer: Any) -> None:
-    cached.get_or_make(state.cache, key, f"{state.plan.config.name}: parity of {subject}", lambda _: answer)
 
 
 def _proof_from(variant: Variant, answer: Mapping[str, Any]) -> Proof:
     findings = tuple(Finding(**each | {"worst_index": tuple(each["worst_index"])}) for each in answer["findings"])
     return Proof(variant, "pass", None, findings, answer["facts"])
-
-
-def _audits(state: State, only: Collection[str] | None) -> dict[str, Audit]:
-    """Account for every constant and number of the exported files; return what was found by artifact."""
-    audited: dict[str, Artifact] = {
-        f"{each.name} audit": each
-        for each in state.need(Exported).artifacts
-        if formats()[each.format].audit and (only is None or each.name in only)
-    }
-    by_name = {name: keys.of_audit(state.plan, artifact) for name, artifact in audited.items()}
-    known = _known(state, by_name)
-    waiting = [artifact for name, artifact in audited.items() if name not in known]
-    made = prove.audit(waiting, conditions_of(state), examples(state.plan).inputs)
-    for artifact, found in made.items():
-        if found.passed:
-            _keep(state, by_name[f"{artifact} audit"], f"{artifact} audit", found.to_json())
-    return {audited[name].name: Audit.from_json(answer) for name, answer in known.items()} | made
 
 
 def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[Explanation]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from pipeline.benchmark import timing
 from pipeline.benchmark.document import UNTIMED, Benchmark
 from pipeline.errors import UnavailableError, WorkerError
-from pipeline.report import html
 from pipeline.run import cached, keys
 from pipeline.run.stages import reporting
 from pipeline.run.stages.reporting import note
@@ -71,7 +70,6 @@ def _timed(state: State, passed: Sequence[Variant]) -> Benchmark:
 
 def measured(planned: Plan, variants: Sequence[Variant], settings: Settings, runner: Runner = LOCAL) -> Benchmark:
     """Time variants of a config as it says. Nothing else of ours runs meanwhile."""
-    html.prepared()
     with settings.alone():
         timings = timing.measure(
             variants,

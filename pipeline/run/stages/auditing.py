@@ -1,0 +1,68 @@
+"""Account for every constant and number of the exported files, beside whatever else of a run still has to be done."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from pipeline.formats.table import formats
+from pipeline.parity import prove
+from pipeline.parity.document import Audit
+from pipeline.run import keys
+from pipeline.run.plan import at_once
+from pipeline.run.stages import kept
+from pipeline.run.stages.network import conditions_of
+from pipeline.run.stages.results import Exported
+from pipeline.run.stages.sampling import examples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from pipeline.formats.artifact import Artifact
+    from pipeline.run.stages.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Auditing:
+    """An audit of artifacts that was begun; `result` waits for what was found by artifact, and raises what it raised."""
+
+    artifacts: tuple[Artifact, ...]
+    result: Callable[[], Mapping[str, Audit]]
+
+
+def begin(state: State, artifacts: Sequence[Artifact]) -> Auditing:
+    """Begin to audit; where memory is for one process only, nothing is done before the result is asked for."""
+
+    @cache
+    def result() -> dict[str, Audit]:
+        return _audits(state, artifacts)
+
+    if at_once(state.plan, state.settings) == 1:
+        return Auditing(tuple(artifacts), result)
+    pool = ThreadPoolExecutor(1, "audit")
+    begun = pool.submit(result)
+    pool.shutdown(wait=False)
+    return Auditing(tuple(artifacts), begun.result)
+
+
+def of_exported(state: State, only: Collection[str] | None = None) -> Auditing:
+    """Return the audit of the exported artifacts, or those of some names: the one that was begun if it is of the same ones."""
+    artifacts = [each for each in state.need(Exported).artifacts if only is None or each.name in only]
+    begun = state.added.get(Auditing)
+    if isinstance(begun, Auditing) and [*map(id, artifacts)] == [*map(id, begun.artifacts)]:
+        return begun
+    return begin(state, artifacts)
+
+
+def _audits(state: State, artifacts: Sequence[Artifact]) -> dict[str, Audit]:
+    audited = {f"{each.name} audit": each for each in artifacts if formats()[each.format].audit}
+    by_name = {name: keys.of_audit(state.plan, artifact) for name, artifact in audited.items()}
+    known = kept.known(state, by_name)
+    waiting = [artifact for name, artifact in audited.items() if name not in known]
+    made = prove.audit(waiting, conditions_of(state), examples(state.plan).inputs)
+    for artifact, found in made.items():
+        if found.passed:
+            kept.keep(state, by_name[f"{artifact} audit"], f"{artifact} audit", found.to_json())
+    return {audited[name].name: Audit.from_json(answer) for name, answer in known.items()} | made
