@@ -18,6 +18,15 @@ def package(name: str) -> str | None:
     return None if util.find_spec(name) else f"{name} is not installed"
 
 
+@cache
+def installed_version(distribution: str) -> str | None:
+    """Return the version of a distribution that is installed, None if it is not; looked up once a process."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def cuda_device() -> str | None:
     """Return None if the NVIDIA driver is here and reports a device, else the reason.
 
@@ -63,8 +72,9 @@ def torch_cuda() -> str | None:
     """Return None if torch is a CUDA build and a device is here, else the reason."""
     if missing := package("torch"):
         return missing
-    if "+cpu" in metadata.version("torch"):
-        return f"torch {metadata.version('torch')} is a CPU build"
+    version = installed_version("torch") or ""
+    if "+cpu" in version:
+        return f"torch {version} is a CPU build"
     return cuda_device()
 
 
@@ -72,17 +82,9 @@ def onnxruntime_cuda() -> str | None:
     """Return None if onnxruntime has the CUDA provider built in and a device is here, else the reason."""
     if missing := package("onnxruntime"):
         return missing
-    installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if _has(name)}
+    installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if installed_version(name)}
     if installed == {"onnxruntime", "onnxruntime-gpu"}:
         return "onnxruntime and onnxruntime-gpu are both installed; they overwrite each other: uninstall both, then one"
     if "onnxruntime-gpu" not in installed:
         return "onnxruntime is a CPU build (the CUDA provider is in onnxruntime-gpu)"
     return cuda_device()
-
-
-def _has(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

@@ -1,5 +1,5 @@
 """`python -m pipeline.commands` is `weighbridge`."""
 
-from pipeline.commands.app import main
+from pipeline.commands.app import run
 
-main()
+run()

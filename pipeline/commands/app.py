@@ -1,8 +1,11 @@
 """The command line as a whole: every command in the order of --help, and what becomes of an error or a signal."""
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
+import threading
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -96,6 +99,20 @@ def main() -> NoReturn:
     except Exception as error:  # noqa: BLE001 - the last resort: a message instead of a traceback
         sys.exit(_usage(error) if hasattr(error, "format_message") else _defect(error, debug=debug))
     sys.exit(code or 0)
+
+
+def run() -> NoReturn:
+    """Be the command: as `main`, and end the process without taking the interpreter apart, which takes as long as a run with nothing to do."""
+    try:
+        main()
+    except SystemExit as ended:
+        if isinstance(ended.code, int) and threading.active_count() == 1:
+            atexit._run_exitfuncs()  # noqa: SLF001 - what the interpreter calls before it takes itself apart
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(ended.code)
+        raise
 
 
 def _listen() -> None:

@@ -37,7 +37,8 @@ def benchmark(
     as_json: Json = False,
 ) -> None:
     """Time the backends of a config or of a release. Writes no release."""
-    from pipeline.report.console import print_figures, print_run, progress
+    from pipeline.report.console import print_figures, print_run
+    from pipeline.report.progress import progress
     from pipeline.run import benchmark as run
     from pipeline.run import report as report_run
 

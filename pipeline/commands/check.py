@@ -31,7 +31,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Validate a config with its weights and architecture, and print the plan. Exports nothing."""
-    from pipeline.report.console import progress
+    from pipeline.report.progress import progress
     from pipeline.run import check as run
 
     settings = settings_of(out, trust, set_, max_bytes=max_bytes)

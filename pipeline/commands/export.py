@@ -70,7 +70,7 @@ def _export(
     configs: list[Path], *, settings: "Settings", count: int, log_json: bool, twice: bool, as_json: bool
 ) -> list[dict[str, Any]]:
     """Export configs, print what came of each, and return that as JSON values."""
-    from pipeline.report.console import board, progress
+    from pipeline.report.progress import board, progress
     from pipeline.run.export import export_several, reproduce
 
     def shown(result: "Result") -> dict[str, Any]:
@@ -92,16 +92,16 @@ def _export(
 
 def _print_outcome(outcome: "Outcome", *, as_json: bool) -> dict[str, Any]:
     """Print what came of a run, with its table unless that was shown before; return it as JSON values."""
-    from pipeline.report.document import read
-
     found = {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why}
+    if outcome.up_to_date and not as_json:
+        typer.echo(f"up to date: {outcome.release}")
+        return found
+    from pipeline.report.document import read  # what a run with nothing to do can do without
+
     if as_json:
         return found | read(outcome.release).to_json()
-    if outcome.up_to_date:
-        typer.echo(f"up to date: {outcome.release}")
-    else:
-        from pipeline.report.console import print_run
+    from pipeline.report.console import print_run
 
-        print_run(outcome.release.parent.name, read(outcome.release))
-        typer.echo(outcome.release)
+    print_run(outcome.release.parent.name, read(outcome.release))
+    typer.echo(outcome.release)
     return found

@@ -48,8 +48,9 @@ def parity(
     as_json: Json = False,
 ) -> None:
     """Compare exports, or a file that somebody else made, with the network in float64."""
-    from pipeline.report.console import print_parity, progress
+    from pipeline.report.console import print_parity
     from pipeline.report.junit import render
+    from pipeline.report.progress import progress
     from pipeline.run import parity as run
 
     request = run.Request(candidate, custom_ops, trust_candidate=trust_candidate, explain=explain)

@@ -70,7 +70,7 @@ def predict(
 @contextmanager
 def _counter() -> Iterator[Callable[[int, int, str], None]]:
     """Yield a callback that shows on stderr how many of how many files are done."""
-    from pipeline.report.console import progress
+    from pipeline.report.progress import progress
     from pipeline.worker.event import Event
 
     with progress("predict") as show:

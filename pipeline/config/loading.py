@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -253,11 +254,18 @@ def _sound_sections(tree: Mapping[str, Any], problems: Sequence[Problem]) -> dic
     sections = {}
     for name, field in Config.model_fields.items():
         if name in clean:
-            wanted: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-            sections[name] = TypeAdapter(wanted).validate_python(clean[name], strict=True)
+            sections[name] = _adapter(name).validate_python(clean[name], strict=True)
         elif name not in unsound:
             sections[name] = field.get_default()
     return sections
+
+
+@cache
+def _adapter(section: str) -> TypeAdapter[Any]:
+    """Return what validates one top-level section alone."""
+    field = Config.model_fields[section]
+    wanted: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    return TypeAdapter(wanted)
 
 
 def _without(tree: Any, problems: Sequence[Problem]) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.tree import KeyPath, value_in_words
@@ -42,6 +44,13 @@ def parse_value(text: str) -> Any:
 
 def parse(text: str) -> tuple[Any, Spots]:
     """Return the plain value of a YAML text, with the 0-based line and column of each value and its key."""
+    value, spots = _parsed(text)
+    return copy.deepcopy(value), dict(spots)
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> tuple[Any, Spots]:
+    """Parse a text, the same one once: many configs may extend one."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 

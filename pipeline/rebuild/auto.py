@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchitectureError
-from pipeline.weights import pretrained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +18,8 @@ def require_none(architecture: str, folder: Path | None = None) -> None:
     match = _AUTO.fullmatch(architecture)
     if match is None:
         return
+    from pipeline.weights import pretrained  # reads files of every kind
+
     saved = pretrained.architecture_in(folder) if folder else None
     raise ArchitectureError(
         f"transformers:{match[1]} is no network: it picks one by the config that it is given",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
+from pipeline.backends.probe import installed_version
 from pipeline.backends.table import backends
 from pipeline.formats.table import formats
 
@@ -21,13 +21,8 @@ def tools(further: Iterable[str] | None = None) -> dict[str, str]:
 
     `further` are distributions beside those that everything depends on; by default those of every format and backend.
     """
-    found = {"weighbridge": __version__}
     if further is None:
         further = [name for each in formats().values() for name in each.distributions]
         further += [name for each in backends().values() for name in each.distributions]
-    for name in dict.fromkeys((*BASE, *further)):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    versions = {name: installed_version(name) for name in dict.fromkeys((*BASE, *further))}
+    return {"weighbridge": __version__} | {name: version for name, version in versions.items() if version is not None}

@@ -1,34 +1,27 @@
-"""What a person sees in a terminal: progress on stderr while a run works, a table on stdout when it is done."""
+"""What a person sees on stdout when a run is done: tables, and what they cannot say."""
 
 from __future__ import annotations
 
 import sys
-import threading
-import time
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 from rich import filesize
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.backends import placement
 from pipeline.parity.document import Exported
-from pipeline.report.log import print_line
 from pipeline.report.measured import besides_latency
 from pipeline.report.proven import explanations, findings
 from pipeline.report.section import VERDICT, Section
 from pipeline.report.summary import HEADINGS, lines, reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pipeline.benchmark.document import Benchmark
@@ -37,9 +30,6 @@ if TYPE_CHECKING:
     from pipeline.report.document import Documents
     from pipeline.report.section import Tone
     from pipeline.storage.cache import Entry
-    from pipeline.worker.event import Event
-
-    Begin = Callable[[str], AbstractContextManager[Callable[[Event], None]]]
 
 _TONES: Mapping[Tone, str] = {"good": "green", "bad": "bold red", "warn": "yellow", "neutral": ""}
 _OUTCOMES: Mapping[str, Tone] = {"regression": "bad", "undecided": "warn", "improvement": "good", "same": "neutral"}
@@ -47,29 +37,6 @@ _PIPE_WIDTH = 240
 _UNFOLDED = 10_000
 _ON_THE_RIGHT = {"× noise floor", "size"}
 _PROBLEMS = 10  # of an audit, before the rest is counted
-_HEARTBEAT_S = 10.0
-
-
-@contextmanager
-def progress(name: str, *, as_lines: bool = False) -> Iterator[Callable[[Event], None]]:
-    """Yield a callback that shows a run's events on stderr: live on a terminal, else a line a stage, or JSON lines."""
-    with board(as_lines=as_lines) as begin, begin(name) as show:
-        yield show
-
-
-@contextmanager
-def board(total: int = 1, *, as_lines: bool = False) -> Iterator[Begin]:
-    """Yield a function that begins to show one of `total` runs, by name, as `progress` does."""
-    console = Console(stderr=True)
-    if as_lines:
-        yield lambda name: nullcontext(partial(print_line, name))
-    elif not console.is_terminal:
-        yield _plain
-    else:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            overall = bar.add_task(f"{total} configs", total=total) if total > 1 else None
-            yield partial(_live, bar, overall)
 
 
 def print_run(name: str, documents: Documents) -> None:
@@ -209,73 +176,3 @@ def _card(section: Section, row: int) -> tuple[Text, Text]:
     cells = zip(section.headings[first:], section.body[row][first:], strict=True)
     others = " · ".join(f"{heading} {cell}" for heading, cell in cells if cell)
     return Text("  ").join(about), Text(others)
-
-
-@contextmanager
-def _live(bar: Progress, overall: TaskID | None, name: str) -> Iterator[Callable[[Event], None]]:
-    task = bar.add_task(name, total=None)
-    working: dict[str, None] = {}
-    lock = threading.Lock()
-
-    def show(event: Event) -> None:
-        if event.status == "noted":
-            bar.console.print(f"{name}: {event.detail}", markup=False, highlight=False)
-            return
-        with lock:
-            _note(working, event)
-            doing = ", ".join(working) or event.subject
-            text = f"{name} · {event.stage} · {doing}" + (f" · {event.detail}" if event.status == "working" else "")
-            bar.update(task, description=text, total=1.0 if event.done is not None else None, completed=event.done or 0)
-
-    try:
-        yield show
-    finally:
-        bar.remove_task(task)
-        if overall is not None:
-            bar.advance(overall)
-
-
-@contextmanager
-def _plain(name: str) -> Iterator[Callable[[Event], None]]:
-    """Yield a callback that prints a line when a stage begins and, while it works, every few seconds."""
-    began_s = time.monotonic()
-    working: dict[str, None] = {}
-    stage, done = "", None
-    lock, ended = threading.Lock(), threading.Event()
-
-    def say(detail: str) -> None:
-        text = f"{name}: {stage} {detail}".rstrip()
-        print(f"{text} ({time.monotonic() - began_s:.0f} s)", file=sys.stderr, flush=True)
-
-    def show(event: Event) -> None:
-        nonlocal stage, done
-        with lock:
-            if event.status == "noted":
-                print(f"{name}: {event.detail}", file=sys.stderr, flush=True)
-                return
-            _note(working, event)
-            done = event.done
-            if event.stage != stage:
-                stage = event.stage
-                say(event.detail)
-
-    def beat() -> None:
-        while not ended.wait(_HEARTBEAT_S):
-            with lock:
-                left = [f"{done:.0%}"] if done is not None else []
-                say(", ".join([*(each for each in working if each != name), *left]))
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield show
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _note(working: dict[str, None], event: Event) -> None:
-    if event.status == "started":
-        working[event.subject] = None
-    elif event.status != "working":
-        working.pop(event.subject, None)

@@ -6,23 +6,32 @@ import json
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pipeline.storage.store import read_json
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from pipeline.worker.event import Event
 
 RUN = "run.json"
 SCHEMA_VERSION = 1
+_WORTH_TELLING_S, _LONG_S = 0.05, 2.0
 
 
 class Recorder:
-    """Passes events on to `show`, and remembers when each came. Events may come from several threads."""
+    """Passes events on to `show`, and remembers when each came. Events may come from several threads.
 
-    def __init__(self, show: Callable[[Event], None]) -> None:
+    `usual_s`: how long stages and steps took when they were last made, by `step_name`; whoever is shown their start is told.
+    """
+
+    def __init__(self, show: Callable[[Event], None], usual_s: Mapping[str, float] | None = None) -> None:
         self._show = show
+        self._usual_s = dict(usual_s or {})
         self._events: list[tuple[float, Event]] = []
         self._lock = threading.Lock()
         self._began_s = time.monotonic()
@@ -32,12 +41,40 @@ class Recorder:
         """Remember an event and show it."""
         with self._lock:
             self._events.append((time.monotonic() - self._began_s, event))
+        if event.status == "started":
+            event = replace(event, usual_s=self._usual_s.get(step_name(event.stage, event.subject)))
         self._show(event)
+
+    def where_time_went(self) -> str:
+        """Return in a line how long the run and its stages took, each with its longest step; "" for a run of under two seconds."""
+        with self._lock:
+            events = tuple(self._events)
+        took_s = time.monotonic() - self._began_s
+        stages = [(event.stage, event.subject) for _, event in events if event.is_stage]
+        steps = _steps(events)
+        told = []
+        for stage, run in dict.fromkeys(stages):
+            mine = [each for each in steps if each["stage"] == stage and "seconds" in each]
+            whole = next((each["seconds"] for each in mine if each["step"] == run), 0.0)
+            if whole < _WORTH_TELLING_S:
+                continue
+            parts = [each for each in mine if each["step"] != run and each["status"] != "reused"]
+            longest = max(parts, key=lambda each: float(each["seconds"]), default=None)
+            inner = f" ({longest['step']} {longest['seconds']:.1f} s)" if longest else ""
+            told.append(f"{stage} {whole:.1f} s{inner}")
+        return f"took {took_s:.1f} s: {', '.join(told)}" if told and took_s >= _LONG_S else ""
 
     def summary(self, name: str, *, exit_code: int, **facts: Any) -> dict[str, Any]:
         """Return run.json: what became of the run, with the time, memory and source (made or reused) of each of its steps."""
         with self._lock:
             events = tuple(self._events)
+        steps = _steps(events)
+        reused = {each["stage"] for each in steps if each["status"] == "reused"}
+        made_s = {
+            step_name(each["stage"], each["step"]): each["seconds"]
+            for each in steps
+            if each["status"] == "ended" and not (each["stage"] in reused and each["step"] == name)
+        }
         return {
             "schema_version": SCHEMA_VERSION,
             "name": name,
@@ -46,8 +83,23 @@ class Recorder:
             "exit_code": exit_code,
             **facts,
             "notes": [event.detail for _, event in events if event.status == "noted"],
-            "steps": _steps(events),
+            "steps": steps,
+            "usual_s": self._usual_s | made_s,
         }
+
+
+def step_name(stage: str, step: str) -> str:
+    """Return how a step is called among those whose usual time is known."""
+    return f"{stage}/{step}"
+
+
+def usual_s(file: Path) -> dict[str, float]:
+    """Return how long stages and steps took when they were last made, as an earlier run.json has it; nothing if there is none."""
+    try:
+        found = read_json(file)["usual_s"]
+        return {str(name): float(each) for name, each in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _steps(events: tuple[tuple[float, Event], ...]) -> list[dict[str, Any]]:

@@ -16,16 +16,15 @@ from pipeline.run import keys as dependencies
 from pipeline.run import up_to_date
 from pipeline.run.plan import at_once, noting, plan, results, worker_bytes
 from pipeline.run.slots import Slots
-from pipeline.run.stages.results import Released
-from pipeline.run.stages.state import State, run
 from pipeline.storage.cache import LIMIT_BYTES
 from pipeline.storage.store import atomic_write, canonical_json, lock, private_directory, sweep
+from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from pipeline.report.console import Begin
+    from pipeline.report.progress import Begin
     from pipeline.run.plan import Plan, Settings
 
 
@@ -78,10 +77,12 @@ def export(path: Path, settings: Settings) -> Outcome:
         WeighbridgeError: whatever stopped it; what was found until then is under `failed/` if a gate closed.
     """
     planned = plan(path, settings)
-    recorder = log.Recorder(settings.report)
+    recorder = log.Recorder(settings.report, log.usual_s(settings.out / planned.config.name / log.RUN))
     with _recorded(recorder, planned.config.name, settings.out) as facts:
         outcome = _exported(planned, replace(settings, report=recorder))
         facts |= {"release": outcome.release.name, "up_to_date": outcome.up_to_date, "why": outcome.why}
+    if said := recorder.where_time_went():
+        settings.report(Event("", planned.config.name, "noted", said))
     return outcome
 
 
@@ -135,17 +136,21 @@ def _exported(planned: Plan, settings: Settings) -> Outcome:
         shutil.rmtree(folder / bundle.CRASHES, ignore_errors=True)
         why = "asked for" if earlier.release else earlier.why
         with private_directory(folder) as work:
-            release = _built(State(planned, replace(settings, alone=alone), work), why)
+            release = _built(planned, replace(settings, alone=alone), work, why)
         up_to_date.remember(settings.out, name, built_from, release)
     with suppress(InputError):  # another run uses the cache: that one will see to it
         results(settings).prune(LIMIT_BYTES)
     return Outcome(release, up_to_date=False, why=why)
 
 
-def _built(state: State, why: str) -> Path:
-    if not state.cache.has(dependencies.of_oracle(state.plan)):
+def _built(planned: Plan, settings: Settings, work: Path, why: str) -> Path:
+    from pipeline.run.stages.state import State, run  # what a run with nothing to do can do without
+
+    state = State(planned, settings, work)
+    if not state.cache.has(dependencies.of_oracle(planned)):
         state.runner.expect(["torch"])  # the longest of all that the first worker waits for
-    from pipeline.run.stages.table import STAGES  # what a run with nothing to do can do without
+    from pipeline.run.stages.results import Released
+    from pipeline.run.stages.table import STAGES
 
     return run(state, STAGES, why).need(Released).path
 

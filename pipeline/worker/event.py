@@ -13,7 +13,8 @@ Status = Literal["started", "working", "ended", "failed", "reused", "noted"]
 class Event:
     """Something a run did, for progress and logs.
 
-    `detail` says more in words; `done` is the share of the work; `peak_bytes` the most memory its process had resident.
+    `detail` says more in words; `done` is the share of the work; `peak_bytes` the most memory its process had resident;
+    `usual_s` how long it took when it was last made. `is_stage`: it tells of a whole stage, not of a step in it.
     """
 
     stage: str
@@ -22,3 +23,5 @@ class Event:
     detail: str = ""
     done: float | None = None
     peak_bytes: int | None = None
+    usual_s: float | None = None
+    is_stage: bool = False

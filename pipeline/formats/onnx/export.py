@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ExportError
 from pipeline.formats import forward, program, refusal
 from pipeline.formats.artifact import Written
 from pipeline.formats.deep import with_room
-from pipeline.formats.format import FromNetwork, Options
-from pipeline.formats.onnx import canonical, capture, torchlib
+from pipeline.formats.onnx import canonical, capture
+from pipeline.formats.onnx.options import OnnxOptions
 from pipeline.formats.onnx.trace import EXPORTER, trace
 from pipeline.formats.onnx.translate import translate as translated
 
@@ -23,32 +21,12 @@ if TYPE_CHECKING:
 
     import torch
 
+    from pipeline.formats.format import FromNetwork, Options
     from pipeline.formats.forward import Forward
     from pipeline.interface import Interface
 
 
 _SHOWN_LINES, _SHOWN = 3, 300
-
-
-class OnnxOptions(Options):
-    """Options of an ONNX export."""
-
-    opset: int = Field(torchlib.USUAL_OPSET, ge=18, le=24, description="version of the ONNX operator set")
-    external_data: bool | None = Field(
-        None, description="keep weights in model.onnx.data beside the graph; default: only beyond 1.5 GB"
-    )
-    method: Literal["auto", "export", "trace"] = Field(
-        "auto",
-        description="export goes through torch.export; trace records one run, by torch.onnx's TorchScript-based exporter;"
-        " auto exports, and traces if that fails or its file is wrong",
-    )
-
-
-def alternative(options: Options, written: Written | None) -> Mapping[str, object] | None:
-    """Return the options that a second try is to be made with where a file is wrong, or could not be written (None)."""
-    assert isinstance(options, OnnxOptions)  # noqa: S101 - the table pairs them
-    is_first = options.method == "auto" and (written is None or written.facts.get("method") == "export")
-    return {"method": "trace"} if is_first else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError, WeightsError
 from pipeline.formats.format import Format, Triton
-from pipeline.formats.onnx.export import OnnxOptions, alternative, export
+from pipeline.formats.onnx.options import OnnxOptions, alternative
 from pipeline.weights import confined, files
 from pipeline.weights.kinds import Kind
 from pipeline.weights.protobuf import MalformedFieldError
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.formats.format import AuditSubject, CulpritSearch, Found, Signature
+    from pipeline.formats.artifact import Written
+    from pipeline.formats.format import AuditSubject, CulpritSearch, Found, FromNetwork, Options, Signature
 
 _MODULES = (
     "torch.export._trace",
@@ -38,6 +39,12 @@ def _require_safe(path: Path, beside: Sequence[str]) -> None:
         raise UnsafeError(
             f"{path.name} would read {outside[0]!r:.120}, which is no file of the release", hint="do not open it"
         )
+
+
+def _export(origin: FromNetwork, options: Options) -> Written:
+    from pipeline.formats.onnx.export import export
+
+    return export(origin, options)
 
 
 def _signature(path: Path) -> Signature:
@@ -75,7 +82,7 @@ ONNX = Format(
     summary="an ONNX model for onnxruntime and other engines",
     options=OnnxOptions,
     file="model.onnx",
-    export=export,
+    export=_export,
     alternative=alternative,
     distributions=("torch", "onnx", "onnxscript", "onnx-ir"),
     modules=_MODULES,

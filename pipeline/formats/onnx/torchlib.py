@@ -11,10 +11,10 @@ from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.formats.onnx.options import USUAL_OPSET
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-USUAL_OPSET = 20
 
 
 def prepare() -> None:

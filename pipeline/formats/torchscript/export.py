@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ExportError, WeighbridgeError
 from pipeline.formats import forward, refusal
 from pipeline.formats.artifact import Written
 from pipeline.formats.deep import with_room
-from pipeline.formats.format import FromNetwork, Options
 from pipeline.formats.torchscript import canonical, safety
+from pipeline.formats.torchscript.options import TorchScriptOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
+    from pipeline.formats.format import FromNetwork, Options
     from pipeline.formats.forward import Forward
-
-
-class TorchScriptOptions(Options):
-    """Options of a TorchScript export."""
-
-    method: Literal["auto", "script", "trace"] = Field(
-        "auto", description="script keeps control flow; trace records one run; auto scripts, and traces if that fails"
-    )
-
-
-def alternative(options: Options, written: Written | None) -> Mapping[str, object] | None:
-    """Return the options that a second try is to be made with where a file is wrong, or could not be written (None)."""
-    assert isinstance(options, TorchScriptOptions)  # noqa: S101 - the table pairs them
-    is_first = options.method == "auto" and (written is None or written.facts.get("method") == "script")
-    return {"method": "trace"} if is_first else None
 
 
 def export(origin: FromNetwork, options: Options) -> Written:

@@ -5,14 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.formats.format import Format, Triton
-from pipeline.formats.torchscript import safety
-from pipeline.formats.torchscript.export import TorchScriptOptions, alternative, export
+from pipeline.formats.torchscript.options import TorchScriptOptions, alternative
 from pipeline.weights.kinds import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from pipeline.formats.format import AuditSubject, CulpritSearch, Found, Signature
+    from pipeline.formats.artifact import Written
+    from pipeline.formats.format import AuditSubject, CulpritSearch, Found, FromNetwork, Options, Signature
+
+
+def _export(origin: FromNetwork, options: Options) -> Written:
+    from pipeline.formats.torchscript.export import export
+
+    return export(origin, options)
+
+
+def _require_safe(path: Path, _beside: Sequence[str]) -> None:
+    from pipeline.formats.torchscript.safety import require_inert
+
+    require_inert(path)
 
 
 def _signature(path: Path) -> Signature:
@@ -38,11 +51,11 @@ TORCHSCRIPT = Format(
     summary="a TorchScript archive for libtorch and torch.jit.load",
     options=TorchScriptOptions,
     file="model.torchscript",
-    export=export,
+    export=_export,
     alternative=alternative,
     distributions=("torch",),
     kind=Kind.TORCHSCRIPT,
-    require_safe=lambda path, _: safety.require_inert(path),
+    require_safe=_require_safe,
     runs_code=True,
     read_signature=_signature,
     audit=_audit,

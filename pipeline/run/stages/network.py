@@ -55,8 +55,8 @@ def rehearsed(state: State) -> Iterator[Callable[[], Evaluation]]:
         yield lambda: known
         return
     timeout_s = planned.config.limits.run_seconds
+    report(Event("export", "network", "started"))
     with oracle.started(state.runner) as worker:
-        report(Event("export", "network", "started"))
         facts = rehearse(worker, state)
         report(Event("export", "network", "ended", peak_bytes=worker.peak_bytes))
         _note_contradictions(state, facts)

@@ -80,9 +80,9 @@ def run(state: State, stages: Sequence[Stage], why: str = "") -> State:
     _require_order(state, stages)
     name, report = state.plan.config.name, state.settings.report
     for stage in stages:
-        report(Event(stage.name, name, "started", why if stage is stages[0] else ""))
+        report(Event(stage.name, name, "started", why if stage is stages[0] else "", is_stage=True))
         state = state.adding(*stage.run(state))
-        report(Event(stage.name, name, "ended"))
+        report(Event(stage.name, name, "ended", is_stage=True))
     return state
 
 
