@@ -111,7 +111,9 @@ def test_the_next_run_is_told_how_long_each_step_took(tmp_path):
     assert shown[-1].usual_s == known["export/it"]
     again(Event("export", "onnx", "reused"))
     again(stage("export", "ended"))
-    assert again.summary("it", exit_code=0)["usual_s"] == known  # what was found, and a stage with it, tells nothing new
+    assert (
+        again.summary("it", exit_code=0)["usual_s"] == known
+    )  # what was found, and a stage with it, tells nothing new
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"usual_s": 3}', '{"usual_s": {"a": "b"}}'])
