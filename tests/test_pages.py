@@ -12,6 +12,7 @@ import pytest
 
 from tests import pages
 from tests.pages import ROOT, Command
+from tests.served import served
 
 README = ROOT / "README.md"
 # tests/test_plugin.py runs docs/i-add-a-backend.md, with the distributions that it shows installed.
@@ -51,7 +52,8 @@ def _with_onnx_alone(line: re.Match[str]) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_readme_does_what_it_says(checkout: Path) -> None:
-    wrong = pages.follow(README, checkout, pages.environment())
+    with served(pages.environment()) as variables:
+        wrong = pages.follow(README, checkout, variables)
     assert not wrong, "\n\n".join(wrong)
 
 
@@ -61,7 +63,8 @@ def test_the_readme_does_what_it_says(checkout: Path) -> None:
 def test_a_page_does_what_it_says_in_an_empty_folder_beside_the_checkout(page: str, tmp_path: Path) -> None:
     (tmp_path / "weighbridge").symlink_to(ROOT)
     (tmp_path / "mine").mkdir()
-    wrong = pages.follow(ROOT / "docs" / page, tmp_path / "mine", pages.environment())
+    with served(pages.environment()) as variables:
+        wrong = pages.follow(ROOT / "docs" / page, tmp_path / "mine", variables)
     assert not wrong, "\n\n".join(wrong)
 
 

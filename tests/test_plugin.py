@@ -15,6 +15,7 @@ import pytest
 
 from tests import pages
 from tests.pages import ROOT
+from tests.served import served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +63,8 @@ def followed(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     folder = tmp_path_factory.mktemp("plugin") / "mine"
     folder.mkdir()
     (folder.parent / "weighbridge").symlink_to(ROOT)
-    return folder, pages.follow(PAGE, folder, variables(site))
+    with served(variables(site)) as command:
+        return folder, pages.follow(PAGE, folder, command)
 
 
 @pytest.mark.timeout(600)

@@ -22,6 +22,7 @@ from pipeline.run.stages.results import Released
 from pipeline.run.stages.state import Stage
 from pipeline.storage.store import canonical_json, key
 from pipeline.worker.event import Event
+from pipeline.worker.inprocess import InProcessRunner
 from tests import strace
 from tests.conftest import MANIFEST
 from tests.forking import forked
@@ -77,7 +78,12 @@ STAGES = (
 def export(out, seed, report=lambda _: None, name=NAME):
     """Export in this process with stubs for stages; return the exit code, with an error's message on stderr."""
     settings = Settings(
-        out=out, benchmark=False, overrides=(f"parity.seed={seed}", f"name={name}"), report=report, threads=1
+        out=out,
+        benchmark=False,
+        overrides=(f"parity.seed={seed}", f"name={name}"),
+        report=report,
+        runner=InProcessRunner(),
+        threads=1,
     )
     real, table.STAGES = table.STAGES, STAGES
     try:

@@ -95,7 +95,7 @@ class Known:
 def row(name: str, *, brief: bool = False) -> dict[str, Any]:
     """Return what became of a network, by key; `brief`: without the slower plain export where there is a release."""
     began_s = time.monotonic()
-    found = _found(name)
+    found = find(name)
     if isinstance(found, tuple):
         return {"outcome": found[0], "reason": found[1]}
     with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
@@ -119,7 +119,7 @@ def row(name: str, *, brief: bool = False) -> dict[str, Any]:
     }
 
 
-def _found(name: str) -> Network | tuple[str, str]:
+def find(name: str) -> Network | tuple[str, str]:
     """Return a network by the first recipe with which it runs; or what that came to, and why."""
     unbuilt: list[str] = []
     failing: list[str] = []
@@ -208,21 +208,27 @@ def _output_name(path: str, inputs: Mapping[str, Any]) -> str:
     return f"output_{name}" if name in inputs or name[:1].isdigit() else name
 
 
-def _ours(network: Network, folder: Path) -> dict[str, Any]:
-    """Export a network as any user would, without timing it; return what became of it."""
-    torch.save({name: each.clone() for name, each in network.module.state_dict().items()}, folder / "weights.pth")
+def write_config(network: Network, file: Path) -> None:
+    """Write a config with its weights beside it, as any user would, for ONNX in onnxruntime alone."""
+    weights = file.with_suffix(".pth")
+    torch.save({name: each.clone() for name, each in network.module.state_dict().items()}, weights)
     plain_path = list(network.outputs.values()) == [""]
     config = {
-        "name": "zoo",
-        "model": {"architecture": "benchmarks.zoo.networks:build", "arguments": {"name": network.name, "recipe": network.recipe}, "weights": "weights.pth"},
+        "name": file.stem,
+        "model": {"architecture": "benchmarks.zoo.networks:build", "arguments": {"name": network.name, "recipe": network.recipe}, "weights": weights.name},
         **network.config,
         "outputs": list(network.outputs) if plain_path else {name: _place(path) for name, path in network.outputs.items()},
         "exports": ["onnx"],
         "backends": ["eager", "onnxruntime-cpu"],
         "require": ["onnxruntime-cpu"],
     }  # fmt: skip
-    with (folder / "zoo.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump(config, file)
+    with file.open("w", encoding="utf-8") as target:
+        YAML(typ="safe").dump(config, target)
+
+
+def _ours(network: Network, folder: Path) -> dict[str, Any]:
+    """Export a network without timing it; return what became of it."""
+    write_config(network, folder / "zoo.yaml")
     began_s = time.monotonic()
     settings = Settings(
         out=folder / "artifacts", trust=("benchmarks",), benchmark=False, runner=InProcessRunner(("benchmarks",)), threads=1

@@ -137,9 +137,9 @@ def _search(
         ),
         folder=folder,
     )
-    with conditions.runner.start(
-        "the search for the culprit", threads=1, modules=("torch", "onnx", jobs.__name__)
-    ) as worker:
+    # The network is exported afresh, to compare with.
+    modules = ("torch", "onnx", *formats()[request.candidate.format].modules, jobs.__name__)
+    with conditions.runner.start("the search for the culprit", threads=1, modules=modules) as worker:
         return worker.call(request, timeout_s=conditions.timeout_s)
 
 

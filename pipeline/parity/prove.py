@@ -205,7 +205,10 @@ def audit(artifacts: Sequence[Artifact], conditions: Conditions, examples: Array
         network=conditions.network, interface=conditions.interface, examples=dict(examples), files=tuple(files)
     )
     try:
-        with conditions.runner.start("the audit", threads=1, modules=("torch", "onnx", jobs.__name__)) as worker:
+        # Of a file that somebody else made there is no program yet: the network is captured for it.
+        capturing = [module for each in known if not each.written.program for module in formats()[each.format].modules]
+        modules = ("torch", "onnx", *capturing, jobs.__name__)
+        with conditions.runner.start("the audit", threads=1, modules=modules) as worker:
             answers = worker.call(request, timeout_s=conditions.timeout_s)
             peak_bytes = worker.peak_bytes
         audits = [Audit.from_json(each) for each in answers]
