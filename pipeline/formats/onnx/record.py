@@ -23,7 +23,7 @@ _MODULES = (
     "torch.onnx._internal.exporter._core",
     "torch.onnx._internal.exporter._torchlib.ops",
     "onnxscript.function_libs.torch_lib.ops",
-    "pipeline.formats.onnx.torchlib:prepare",
+    "pipeline.formats.onnx.shortcuts:prepare",
 )
 """What torch.onnx.export imports when it is called, and what it puts together: three seconds of an export of a small network."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.formats import refusal
-from pipeline.formats.onnx import torchlib
+from pipeline.formats.onnx import shortcuts
 from pipeline.formats.onnx.capture import axis_names
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _translated(program: torch.export.ExportedProgram, prepared: Forward, names:
 def _onnx_export(program: torch.export.ExportedProgram, names: _Wanted, opset: int) -> Any:
     import torch
 
-    with torchlib.shared():
+    with shortcuts.taken():
         return torch.onnx.export(
             program,
             opset_version=opset,
