@@ -134,6 +134,16 @@ bench-memory: .venv/installed  ## memory of an export by process, for 0.1, 0.5, 
 bench-second-run: .venv/installed  ## how long an export with nothing to do takes, for one config and for a hundred
 	@$(BIN)/python benchmarks/second_run.py
 
+bench-cost: .venv/installed weights  ## what a proven release costs over a bare export: SimpleNet and MiniLM, wall and processor time (six minutes)
+	@$(BIN)/python benchmarks/export_cost.py
+
+bench-zoo-cost: .venv/installed  ## the same for ten networks of the zoo in one command (six minutes; needs what sweep-zoo installs)
+	@test -x .venv-zoo/bin/python || { echo "first: make sweep-zoo (it may be interrupted once it tries networks)"; exit 1; }
+	@PYTHONPATH=. .venv-zoo/bin/python -m benchmarks.zoo_cost
+
+bench-weight-reads: .venv/installed  ## how often each process of an export reads 512 MB of weights (needs strace)
+	@$(BIN)/python benchmarks/weight_reads.py
+
 bench-export: .venv/installed  ## time export and parity of MiniLM against optimum's export, in the same run
 	@$(BIN)/python scripts/fetch_weights.py minilm
 	@test -x .venv-optimum/bin/optimum-cli || $(PYTHON) -m venv .venv-optimum

@@ -2,7 +2,7 @@
 
     python benchmarks/start_up.py [--runs 30]
 
-Runs alternate; the figure is the median of the ratios, pair by pair. The bar is 1.5.
+Runs alternate; the figure is the median of the ratios, pair by pair. The bar is 1.3.
 """
 
 import argparse
