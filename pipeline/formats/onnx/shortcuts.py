@@ -2,7 +2,8 @@
 
 The table of translations is put together for every export, and onnxscript reads the source of each of its 500 functions for that, although of
 what it finds there only the domain is used, which the function knows: that is most of what an export of a small network takes. The optimiser
-tries each of its 90 rules on every node, although a rule says which operator it begins with: that is a fifth of an export of a transformer.
+tries each of its 90 rules on every node, although a rule says which operator it begins with: that is a fifth of an export of a transformer. The pass
+that makes conversions of types explicit runs every step of the program again, although each step says what comes of it: another seventh.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ def prepare() -> None:
 
 @contextmanager
 def taken() -> Iterator[None]:
-    """Let torch.onnx.export take the table of this process, and try rules where they may fit, while the block runs."""
+    """Let torch.onnx.export do without what is named above while the block runs."""
     from onnxscript.rewriter._rewrite_rule import RewriteRule
     from torch.onnx._internal.exporter._registration import ONNXRegistry
+    from torch.onnx._internal.fx.passes import type_promotion
 
     made, tried = ONNXRegistry.from_torchlib, RewriteRule.try_rewrite
 
@@ -39,8 +41,23 @@ def taken() -> Iterator[None]:
             return None
         return tried(rule, model, graph, node, **more)
 
+    interpreter = type_promotion._TypePromotionInterpreter  # noqa: SLF001 - there is no other way in
+    ran = interpreter.run_node
+
+    def run_node(running: Any, node: Any) -> Any:
+        if node.op != "call_function" or "val" not in node.meta:
+            return ran(running, node)
+        with running._set_current_node(node):  # noqa: SLF001 - as `ran` does
+            if rule := type_promotion.get_type_promotion_rule(node, running.type_promotion_table):
+                running._maybe_promote_node(node, rule)  # noqa: SLF001 - it runs what it changes, and notes what comes of it
+        return node.meta["val"]
+
     table = staticmethod(lambda opset_version: _table(made, opset_version))
-    with _swapped(ONNXRegistry, "from_torchlib", table), _swapped(RewriteRule, "try_rewrite", try_rewrite):
+    with (
+        _swapped(ONNXRegistry, "from_torchlib", table),
+        _swapped(RewriteRule, "try_rewrite", try_rewrite),
+        _swapped(interpreter, "run_node", run_node),
+    ):
         yield
 
 

@@ -62,18 +62,35 @@ class Block(torch.nn.Module):
         return (torch.matmul(hidden, self.outer.weight.T) + self.outer.bias).clamp(min=0.0).reshape(x.shape[0], -1)
 
 
-def test_a_file_made_with_them_has_the_bytes_of_one_made_without(tmp_path, monkeypatch):
+class Mixed(torch.nn.Module):
+    """Sums of whole numbers, half and single precision, and numbers of the code: their types have to be made explicit."""
+
+    def forward(self, x, count):
+        half = (x * 2 + count).half() + 1
+        return half + x, count / 3, (1.0 - count.double()) * x, torch.where(count > 1, x, 0)
+
+
+BLOCK = Interface((InputSpec("x", "float32", ("batch", 8)),), (Dimension("batch", 1, 8),), ("y",))
+MIXED = Interface(
+    (InputSpec("x", "float32", ("batch", 8)), InputSpec("count", "int64", ("batch", 8), low=0, high=4)),
+    (Dimension("batch", 1, 8),),
+    ("a", "b", "c", "d"),
+)
+
+
+@pytest.mark.parametrize(("kind", "interface"), [(Block, BLOCK), (Mixed, MIXED)], ids=["rules", "types"])
+def test_a_file_made_with_them_has_the_bytes_of_one_made_without(kind, interface, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    module = Block().eval()
-    interface = Interface((InputSpec("x", "float32", ("batch", 8)),), (Dimension("batch", 1, 8),), ("y",))
+    module, inputs = kind().eval(), {"x": np.ones((3, 8), np.float32), "count": np.ones((3, 8), np.int64)}
+    examples = {each.name: inputs[each.name] for each in interface.inputs}
     tried = []
     whole = rewrite_rule.RewriteRule.try_rewrite
     monkeypatch.setattr(rewrite_rule.RewriteRule, "try_rewrite", lambda *a, **k: tried.append(a) or whole(*a, **k))
 
     def made(name):
         (tmp_path / name).mkdir()
-        origin = FromNetwork(module, interface, {"x": np.ones((3, 8), np.float32)}, tmp_path / name / "model.onnx", {})
-        return export(origin, OnnxOptions()).files[0].read_bytes()
+        origin = FromNetwork(module, interface, examples, tmp_path / name / "model.onnx", {})
+        return export(origin, OnnxOptions(method="export")).files[0].read_bytes()
 
     quickly, with_shortcuts = made("with"), len(tried)
     monkeypatch.setattr(shortcuts, "taken", nullcontext)
