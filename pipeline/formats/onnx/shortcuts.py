@@ -8,15 +8,18 @@ that makes conversions of types explicit runs every step of the program again, a
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.formats.onnx.options import USUAL_OPSET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_Swap: TypeAlias = tuple[type, str, object]
+"""A class, the name of what it has, and what it is to have for a while."""
 
 
 def prepare() -> None:
@@ -28,18 +31,38 @@ def prepare() -> None:
 
 @contextmanager
 def taken() -> Iterator[None]:
-    """Let torch.onnx.export do without what is named above while the block runs."""
-    from onnxscript.rewriter._rewrite_rule import RewriteRule
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-    from torch.onnx._internal.fx.passes import type_promotion
+    """Let torch.onnx.export do without what is named above while the block runs, as far as this version of torch has it."""
+    with ExitStack() as stack:
+        for shortcut in (_one_table, _rules_where_they_begin, _types_that_are_known):
+            with suppress(ImportError, AttributeError, KeyError):  # another version: it takes longer there
+                stack.enter_context(_swapped(*shortcut()))
+        yield
 
-    made, tried = ONNXRegistry.from_torchlib, RewriteRule.try_rewrite
+
+def _one_table() -> _Swap:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    made = ONNXRegistry.from_torchlib
+    return ONNXRegistry, "from_torchlib", staticmethod(lambda opset_version: _table(made, opset_version))
+
+
+def _rules_where_they_begin() -> _Swap:
+    from onnxscript.rewriter._rewrite_rule import RewriteRule
+
+    tried = RewriteRule.try_rewrite
 
     def try_rewrite(rule: Any, model: Any, graph: Any, node: Any, **more: Any) -> Any:
-        begins_with = rule._target_pattern.output_nodes[0].op_identifier()  # noqa: SLF001 - the matcher's own question, asked first
-        if begins_with is not None and begins_with[1] != node.op_type:
-            return None
+        with suppress(AttributeError):
+            begins_with = rule._target_pattern.output_nodes[0].op_identifier()  # noqa: SLF001 - the matcher's own question, asked first
+            if begins_with is not None and begins_with[1] != node.op_type:
+                return None
         return tried(rule, model, graph, node, **more)
+
+    return RewriteRule, "try_rewrite", try_rewrite
+
+
+def _types_that_are_known() -> _Swap:
+    from torch.onnx._internal.fx.passes import type_promotion
 
     interpreter = type_promotion._TypePromotionInterpreter  # noqa: SLF001 - there is no other way in
     ran = interpreter.run_node
@@ -52,13 +75,7 @@ def taken() -> Iterator[None]:
                 running._maybe_promote_node(node, rule)  # noqa: SLF001 - it runs what it changes, and notes what comes of it
         return node.meta["val"]
 
-    table = staticmethod(lambda opset_version: _table(made, opset_version))
-    with (
-        _swapped(ONNXRegistry, "from_torchlib", table),
-        _swapped(RewriteRule, "try_rewrite", try_rewrite),
-        _swapped(interpreter, "run_node", run_node),
-    ):
-        yield
+    return interpreter, "run_node", run_node
 
 
 @cache

@@ -97,3 +97,11 @@ def test_a_file_made_with_them_has_the_bytes_of_one_made_without(kind, interface
     tried.clear()
     assert quickly == made("without")
     assert 0 < with_shortcuts < len(tried) / 5
+
+
+def test_a_version_that_lacks_what_they_need_is_done_without_them(monkeypatch):
+    monkeypatch.delattr(rewrite_rule.RewriteRule, "try_rewrite")
+    before = vars(registration.ONNXRegistry)["from_torchlib"]
+    with shortcuts.taken():
+        assert not hasattr(rewrite_rule.RewriteRule, "try_rewrite")
+        assert vars(registration.ONNXRegistry)["from_torchlib"] is not before
