@@ -24,9 +24,10 @@ _Swap: TypeAlias = tuple[type, str, object]
 
 def prepare() -> None:
     """Put the table for the usual opset together: whoever is forked from this process has it."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
+    with suppress(ImportError, AttributeError):
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    _table(ONNXRegistry.from_torchlib, USUAL_OPSET)
+        _table(ONNXRegistry.from_torchlib, USUAL_OPSET)
 
 
 @contextmanager
@@ -80,10 +81,12 @@ def _types_that_are_known() -> _Swap:
 
 @cache
 def _table(make: Callable[..., Any], opset: int) -> Any:
-    from onnxscript.values import TracedOnnxFunction
-
     without_source = property(lambda function: SimpleNamespace(domain=function.opset.domain))
-    with _swapped(TracedOnnxFunction, "function_ir", without_source):
+    with ExitStack() as stack:
+        with suppress(ImportError, KeyError):
+            from onnxscript.values import TracedOnnxFunction
+
+            stack.enter_context(_swapped(TracedOnnxFunction, "function_ir", without_source))
         return make(opset_version=opset)
 
 
