@@ -77,7 +77,7 @@ def test_an_entry_that_kills_its_process_or_never_ends_is_a_crash_and_the_next_g
     monkeypatch.setattr(module_ledger, "BACKENDS", {})  # nothing is exported, so that nothing need be imported for it
     with ExitStack() as stack:
         children = module_ledger.Children(stack)
-        for job, words in ((Dies, "SIGABRT"), (Hangs, "did not answer within")):
+        for job, words in ((Dies, "SIGABRT"), (Hangs, "within 0.3 s")):
             with monkeypatch.context() as patched:
                 patched.setattr(module_ledger, "Examine", job)
                 patched.setattr(module_ledger, "TIMEOUT_S", 0.3 if job is Hangs else 60.0)
