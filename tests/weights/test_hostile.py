@@ -169,11 +169,10 @@ def _bomb(tmp_path: Path, value: bytes) -> Path:
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_from_its_headers_within_two_seconds(name: str, tmp_path: Path) -> None:
+def test_a_bomb_is_refused_from_its_headers_in_little_time(name: str, tmp_path: Path) -> None:
     path = _bomb(tmp_path, BOMBS[name])
-    with at_most(40):
-        with pytest.raises(UnsafeError) as caught:
-            read.load(path)
+    with at_most(40), pytest.raises(UnsafeError) as caught:
+        read.load(path)
     assert caught.value.message.startswith("bomb.pth")
 
 
@@ -201,9 +200,8 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", CRASHES)
 def test_what_would_hang_or_crash_a_pickle_reader_is_an_error_of_ours(name: str, tmp_path: Path) -> None:
-    with at_most(40):
-        with pytest.raises((UnsafeError, WeightsError)):
-            read.load(_bomb(tmp_path, CRASHES[name]))
+    with at_most(40), pytest.raises((UnsafeError, WeightsError)):
+        read.load(_bomb(tmp_path, CRASHES[name]))
 
 
 def _safetensors(path: Path, header: bytes, data: bytes = b"") -> Path:
@@ -243,9 +241,8 @@ def test_700_000_tensors_in_a_header_are_refused_before_they_are_parsed(tmp_path
     entry = '"t%06d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
     header = "{" + ",".join(entry % index for index in range(700_000)) + "}"
     path = _safetensors(tmp_path / "a.safetensors", header.encode())
-    with at_most(20):
-        with pytest.raises(UnsafeError, match="more than 100,000 tensors"):
-            read.load(path)
+    with at_most(20), pytest.raises(UnsafeError, match="more than 100,000 tensors"):
+        read.load(path)
 
 
 @pytest.mark.parametrize(
