@@ -1,12 +1,13 @@
 """Every kind of defect is still there, by its network of a few lines: what a newer torch mends is noticed here."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from benchmarks.zoo import page, reproductions
 from benchmarks.zoo.reproductions import KINDS, ROUTES, Came
-from pipeline.formats.onnx import torchlib
 
 KNOWN = {kind.name: kind for kind in KINDS}
 
@@ -14,7 +15,8 @@ KNOWN = {kind.name: kind for kind in KINDS}
 @pytest.fixture(autouse=True, scope="module")
 def one_registry():
     """Every export reads the sources of all of onnxscript's operators, which takes most of its time."""
-    with torchlib.shared():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
         yield
 
 

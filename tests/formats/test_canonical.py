@@ -149,7 +149,7 @@ def test_a_file_of_another_kind_is_an_export_error(tmp_path, write):
 _EXPORTER = """
 import sys, torch
 from pathlib import Path
-from pipeline.formats.onnx import canonical as onnx_canonical, torchlib
+from pipeline.formats.onnx import canonical as onnx_canonical
 from pipeline.formats.torchscript import canonical as torchscript_canonical
 
 class Net(torch.nn.Module):
@@ -165,8 +165,7 @@ torch.manual_seed(0)
 net = Net().eval()
 x = torch.ones(3, 4)
 torch.jit.script(net).save("raw.pt")
-with torchlib.shared():
-    torch.onnx.export(net, (x,), "raw.onnx", dynamo=True, input_names=["x"], verbose=False, dynamic_shapes=({0: "batch"},))
+torch.onnx.export(net, (x,), "raw.onnx", dynamo=True, input_names=["x"], verbose=False, dynamic_shapes=({0: "batch"},))
 identity = {"name": "net"}
 nodes = onnx_canonical.from_file(Path("raw.onnx"), Path("model.onnx"), identity=identity).nodes
 torchscript_canonical.from_file(Path("raw.pt"), Path("model.torchscript"), identity=identity)
