@@ -48,17 +48,47 @@ class Raised:
         return re.fullmatch(".*?".join(words), message, re.DOTALL)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What a file has: its calls with the function they are in, what each function assigns to a name, and its texts but for docstrings."""
+
+    calls: list[tuple[ast.Call, str]]
+    local: dict[str, dict[str, list[ast.expr]]]
+    texts: list[ast.expr]
+
+
+def _source(tree):
+    """Read a file's tree in one pass: the whole of pipeline/ takes a second."""
+    source, passed = _Source([], {}, []), set()
+    pending = [(tree, ())]
+    while pending:
+        node, functions = pending.pop()
+        if isinstance(node, ast.FunctionDef):
+            functions = (*functions, node.name)
+        if isinstance(body := getattr(node, "body", None), list):
+            passed |= {
+                id(each.value) for each in body if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)
+            }
+        if isinstance(node, ast.JoinedStr):
+            passed |= {id(each) for each in node.values}
+        if isinstance(node, ast.Call):
+            source.calls.append((node, functions[-1] if functions else ""))
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            for each in functions:
+                source.local.setdefault(each, {}).setdefault(node.targets[0].id, []).append(node.value)
+        is_text = isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+        if is_text and id(node) not in passed:
+            source.texts.append(node)
+        pending.extend((each, functions) for each in ast.iter_child_nodes(node))
+    return source
+
+
 class _Reader:
     """Reads a text from the source: names of one assignment and constants of other modules are followed."""
 
-    def __init__(self, tree, constants):
+    def __init__(self, local, constants):
         self.constants = constants
-        self.local = {}
-        for function in ast.walk(tree):
-            if isinstance(function, ast.FunctionDef):
-                for node in ast.walk(function):
-                    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                        self.local.setdefault(function.name, {}).setdefault(node.targets[0].id, []).append(node.value)
+        self.local = local
 
     def text(self, node, function):  # noqa: PLR0911 - one for each form
         match node:
@@ -104,6 +134,11 @@ def trees():
 
 
 @cache
+def _sources():
+    return {file: _source(tree) for file, tree in trees().items()}
+
+
+@cache
 def raised():
     """Return every place that makes an error, in the order of files and lines."""
     constants = {
@@ -121,18 +156,12 @@ def raised():
             for node in tree.body
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
-        reader = _Reader(tree, own)
-        inside = {
-            id(node): function.name
-            for function in ast.walk(tree)
-            if isinstance(function, ast.FunctionDef)
-            for node in ast.walk(function)
-        }
-        for node in ast.walk(tree):
-            kind = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
+        source = _sources()[file]
+        reader = _Reader(source.local, own)
+        for node, function in source.calls:
+            kind = getattr(node.func, "id", getattr(node.func, "attr", ""))
             if kind in CLASSES and node.args:
                 given = {each.arg: each.value for each in node.keywords}
-                function = inside.get(id(node), "")
                 hint = reader.text(given["hint"], function) if "hint" in given else None
                 about = reader.text(given["about"], function) if "about" in given else CLASSES[kind].about
                 found.append(
@@ -153,22 +182,10 @@ def raised():
 def texts():
     """Return every text in the source that is no docstring, by where it stands; HOLE for what fills an f-string."""
     found = {}
-    for file, tree in trees().items():
-        docs = {
-            id(node.body[index].value)
-            for node in ast.walk(tree)
-            if isinstance(getattr(node, "body", None), list)
-            for index in range(len(node.body))
-            if isinstance(node.body[index], ast.Expr) and isinstance(node.body[index].value, ast.Constant)
-        }
-        parts = {id(each) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for each in node.values}
-        reader = _Reader(tree, {})
-        for node in ast.walk(tree):
-            is_text = isinstance(node, ast.JoinedStr) or (
-                isinstance(node, ast.Constant) and isinstance(node.value, str)
-            )
-            if is_text and id(node) not in docs | parts:
-                place, text = f"{file}:{node.lineno}:{node.col_offset}", reader.text(node, "")
-                # What is within an f-string has its place in Python 3.11.
-                found[place] = max(found.get(place, ""), text, key=len)
+    for file, source in _sources().items():
+        reader = _Reader({}, {})
+        for node in source.texts:
+            place, text = f"{file}:{node.lineno}:{node.col_offset}", reader.text(node, "")
+            # What is within an f-string has its place in Python 3.11.
+            found[place] = max(found.get(place, ""), text, key=len)
     return found

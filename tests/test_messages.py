@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
 
-import pytest
 import typer
 from pydantic import BaseModel
 
@@ -66,11 +65,10 @@ def test_no_message_has_a_word_that_only_its_makers_know():
     assert found == {}
 
 
-@pytest.mark.parametrize(
-    "word", sorted({each for text in texts().values() for each in re.findall(r"weighbridge ([a-z]+)", text)})
-)
-def test_every_command_that_is_named_exists(word):
-    assert word in COMMANDS or word in PROSE
+def test_every_command_that_is_named_exists():
+    named = {each for text in texts().values() for each in re.findall(r"weighbridge ([a-z]+)", text)}
+    assert len(named) > 20
+    assert named - COMMANDS.keys() - PROSE == set()
 
 
 def options_of(text):

@@ -112,13 +112,19 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
         format_of(path, trusted=True)
 
 
-@pytest.fixture
-def exported(tmp_path):
-    """Return simplenet as an ONNX model to change."""
-    planned = planning.plan(Path("configs/simplenet.yaml"), planning.Settings(out=tmp_path))
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("simplenet")
+    planned = planning.plan(Path("configs/simplenet.yaml"), planning.Settings(out=folder))
     module = model.load(planned.network).module
-    work = FromNetwork(module, planned.interface, {"x": np.ones((2, 10), np.float32)}, tmp_path / "model.onnx", {})
-    return onnx.load(str(exporter.export(work, exporter.OnnxOptions()).files[0]))
+    work = FromNetwork(module, planned.interface, {"x": np.ones((2, 10), np.float32)}, folder / "model.onnx", {})
+    return exporter.export(work, exporter.OnnxOptions()).files[0]
+
+
+@pytest.fixture
+def exported(untouched):
+    """Return simplenet as an ONNX model to change."""
+    return onnx.load(str(untouched))
 
 
 @pytest.fixture
@@ -245,6 +251,6 @@ def test_no_library_of_operators_is_loaded_for_a_model_or_a_config(tmp_path):
     assert ran.exit_code == 2
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".onnx", ".torchscript", ".pt"])
-def test_a_hostile_candidate_is_refused_whatever_its_name_even_if_trusted(suffix, tmp_path):
-    require_refused(tmp_path, suffix, lambda path: format_of(path, trusted=True))
+@pytest.mark.parametrize(("suffix", "every"), [(".onnx", 1), (".pth", 7), (".torchscript", 8), (".pt", 9)])
+def test_a_hostile_candidate_is_refused_whatever_its_name_even_if_trusted(suffix, every, tmp_path):
+    require_refused(tmp_path, suffix, lambda path: format_of(path, trusted=True), every=every)

@@ -295,7 +295,7 @@ def test_the_folder_of_the_command_cannot_replace_our_own_package(project: Path)
         locate("pipeline.architectures.evil:Net", OURS)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(dotted=st.text(max_size=30) | st.from_regex(r"pipeline\.architectures[a-z.:_]{0,12}", fullmatch=True))
 def test_any_text_is_located_under_a_trusted_prefix_or_refused(dotted: str) -> None:
     try:

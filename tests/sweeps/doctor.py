@@ -24,16 +24,17 @@ from collections import Counter
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-import torch
-
 from pipeline.errors import MisfitError
 from pipeline.rebuild.doctor.prefixes import align
 from pipeline.rebuild.doctor.search import SEARCH_SECONDS
+from pipeline.rebuild.shapes import shapes_only
 from tests.rebuild.doctor.drawn import draw, draw_named, draw_twins, draw_unfit, is_told
-from tests.rebuild.doctor.misfits import AMPLE, Misfit, all_at_home, explained, loads_strictly
+from tests.rebuild.doctor.misfits import AMPLE, Misfit, all_at_home, explained, layout_when, loads_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import torch
 
 BAR = 0.9
 SEED, COUNT = 1, 120
@@ -41,7 +42,7 @@ SEED, COUNT = 1, 120
 
 def judged(case: Misfit) -> tuple[str, str]:
     """Return "right", "none", "late" or "wrong", and the explanation's first line."""
-    with torch.device("meta"):
+    with shapes_only():
         network = case.make(**case.configured)
     original = case.file()
     start = time.process_time()
@@ -63,7 +64,7 @@ def judged(case: Misfit) -> tuple[str, str]:
 
 def presented(case: Misfit, tensors: dict[str, torch.Tensor]) -> str | None:
     """Return what is presented as the fix of a file that has none."""
-    with torch.device("meta"):
+    with shapes_only():
         expected = case.make(**case.configured).state_dict()
     found = explained(case, align(tensors, expected)[0], seconds=SEARCH_SECONDS)
     if found is None:
@@ -86,6 +87,7 @@ def main() -> int:
     seed, count = (int(given or usual) for given, usual in zip_longest(sys.argv[1:3], (SEED, COUNT)))
     verdicts: Counter[tuple[str, bool, str]] = Counter()
     for kind, told, case in _cases(seed, count):
+        layout_when.cache_clear()  # a user's search builds all of them
         verdict, said = judged(case)
         if kind == "twins" and verdict == "right":
             verdict = "wrong"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pipeline.weights import beside, headers, inspect
 from pipeline.weights.pickle_records import Object
+from tests.effort import at_most
 from tests.weights import abuses, inert_corpus
 from tests.weights import assembler as asm
 
@@ -64,14 +64,13 @@ def _chain(length: int) -> Any:
 def test_what_holds_itself_or_the_same_again_and_again_is_told_shortly() -> None:
     itself = Object("innocent.Thing")
     itself.state = {"x": itself, "y": [itself] * 1000}
-    start = time.process_time()
-    for value in (itself, _chain(400), Object("innocent.Thing", tuple(range(10**6)))):
-        assert len(beside.shown(value)) <= 200
-    assert len(repr(itself)) < 50
-    assert time.process_time() - start < 1
+    with at_most(20):
+        for value in (itself, _chain(400), Object("innocent.Thing", tuple(range(10**6)))):
+            assert len(beside.shown(value)) <= 200
+        assert len(repr(itself)) < 50
 
 
-def test_objects_that_share_much_or_lie_deep_are_told_within_two_seconds(tmp_path: Path) -> None:
+def test_objects_that_share_much_or_lie_deep_are_told_in_little_time(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     new = asm.glob("innocent", "Thing") + b")\x81"
     table = asm.EMPTY_DICT + b"(" + b"".join(asm.number(index) + b"N" for index in range(200_000)) + b"uq\x07"
@@ -80,9 +79,8 @@ def test_objects_that_share_much_or_lie_deep_are_told_within_two_seconds(tmp_pat
     deep = b"]" * 400 + b"(" + b"h\x08" * 100_000 + b"e" + b"a" * 399
     path.write_bytes(abuses.file(asm.tuple_of(table, pairs, many, deep)))
     header = headers.read(path)
-    start = time.process_time()
-    assert len(list(itertools.islice(beside.held(header), 1_000))) == 1_000
-    assert time.process_time() - start < 2
+    with at_most(40):
+        assert len(list(itertools.islice(beside.held(header), 1_000))) == 1_000
 
 
 def test_huge_numbers_as_keys_are_no_trouble(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import pickle
 import struct
-import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 
 from pipeline.errors import UnsafeError, WeightsError
 from pipeline.weights import danger, inspect, read
+from tests.effort import at_most
 from tests.weights import assembler as asm
 from tests.weights.corpus import BOMBS, CONTAINERS, CRASHES, DATA, GOOD, hostile, payloads
 
@@ -169,12 +169,10 @@ def _bomb(tmp_path: Path, value: bytes) -> Path:
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_from_its_headers_within_two_seconds(name: str, tmp_path: Path) -> None:
+def test_a_bomb_is_refused_from_its_headers_in_little_time(name: str, tmp_path: Path) -> None:
     path = _bomb(tmp_path, BOMBS[name])
-    start = time.process_time()
-    with pytest.raises(UnsafeError) as caught:
+    with at_most(40), pytest.raises(UnsafeError) as caught:
         read.load(path)
-    assert time.process_time() - start < 2
     assert caught.value.message.startswith("bomb.pth")
 
 
@@ -202,10 +200,8 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", CRASHES)
 def test_what_would_hang_or_crash_a_pickle_reader_is_an_error_of_ours(name: str, tmp_path: Path) -> None:
-    start = time.process_time()
-    with pytest.raises((UnsafeError, WeightsError)):
+    with at_most(40), pytest.raises((UnsafeError, WeightsError)):
         read.load(_bomb(tmp_path, CRASHES[name]))
-    assert time.process_time() - start < 2
 
 
 def _safetensors(path: Path, header: bytes, data: bytes = b"") -> Path:
@@ -245,10 +241,8 @@ def test_700_000_tensors_in_a_header_are_refused_before_they_are_parsed(tmp_path
     entry = '"t%06d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
     header = "{" + ",".join(entry % index for index in range(700_000)) + "}"
     path = _safetensors(tmp_path / "a.safetensors", header.encode())
-    start = time.process_time()
-    with pytest.raises(UnsafeError, match="more than 100,000 tensors"):
+    with at_most(20), pytest.raises(UnsafeError, match="more than 100,000 tensors"):
         read.load(path)
-    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.weights import guess, inspect
+from tests.effort import at_most
 from tests.weights.test_identify import FILES, Kind
 
 if TYPE_CHECKING:
@@ -73,9 +73,8 @@ def test_20_gigabytes_are_described_from_the_header_within_a_second(tmp_path: Pa
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + size)  # a sparse file
-    start = time.process_time()
-    assert inspect.description_of(path).tensor_bytes == size
-    assert time.process_time() - start < 1
+    with at_most(20):
+        assert inspect.description_of(path).tensor_bytes == size
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from torch import nn
 
 from pipeline.errors import UnsafeError, WeightsError
 from pipeline.formats.torchscript import safety as torchscript
+from tests.effort import at_most
 from tests.formats.torchscript import programs
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:`torch\.jit\..*` is:DeprecationWarning")
@@ -83,10 +83,8 @@ def test_code_that_torch_does_not_write_is_refused(name: str, harmless: Path, tm
 def test_entries_that_a_program_of_ours_has_not_are_refused(name: str, harmless: Path, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     path = programs.rewritten(harmless, tmp_path / "hostile.pt", programs.hostile_entries(marker)[name])
-    start = time.process_time()
-    with pytest.raises(UnsafeError, match=r"hostile\.pt"):
+    with at_most(40), pytest.raises(UnsafeError, match=r"hostile\.pt"):
         torchscript.require_inert(path)
-    assert time.process_time() - start < 2
     assert not marker.exists()
 
 

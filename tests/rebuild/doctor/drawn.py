@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.errors import ArchitectureError
-from tests.rebuild.doctor.misfits import BertEncoder, EfficientNetLite, Misfit, PNet, ResNet, SileroVAD, SimpleNet
+from tests.rebuild.doctor.misfits import (
+    BertEncoder,
+    EfficientNetLite,
+    Misfit,
+    PNet,
+    ResNet,
+    SileroVAD,
+    SimpleNet,
+    state_of,
+)
 from tests.rebuild.doctor.schemes import SCHEMES, Scheme
 from tests.rebuild.doctor.zoo import ZOO
 
@@ -277,8 +286,7 @@ def _draw(source: random.Random, causes: tuple[str, ...], make: Callable[..., nn
 
 
 def _names(make: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> list[str]:
-    with torch.device("meta"):
-        return list(make(**arguments).state_dict())
+    return list(state_of(make, tuple(arguments.items())))
 
 
 def _values(source: random.Random, make: Callable[..., nn.Module]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +35,13 @@ RESNET = {"depth": 18, "num_classes": 1000, "groups": 1, "width_per_group": 64}
 LITE = {"variant": 0, "num_classes": 1000}
 
 
+@cache
+def state_of(make: Callable[..., nn.Module], arguments: tuple[tuple[str, Any], ...]) -> Mapping[str, torch.Tensor]:
+    """Return a network's state dict, without data."""
+    with shapes_only():
+        return make(**dict(arguments)).state_dict()
+
+
 @dataclass(frozen=True)
 class Misfit:
     """`real` made the file, `configured` is what the config says; `rename` (ours → theirs), `prefix` and `extra` are
@@ -62,11 +69,10 @@ class Misfit:
             [self.make.__name__, *changed, *self.rename.values(), self.prefix, *self.extra, self._copy()]
         ).strip("-")
 
-    @cached_property
-    def state(self) -> dict[str, torch.Tensor]:
+    @property
+    def state(self) -> Mapping[str, torch.Tensor]:
         """The state dict under the network's own names."""
-        with torch.device("meta"):
-            return self.make(**self.real).state_dict()
+        return state_of(self.make, tuple(self.real.items()))
 
     @cached_property
     def homes(self) -> dict[str, str]:
@@ -117,12 +123,10 @@ def _argument_misfits() -> Iterator[Misfit]:
         ]),
         (ResNet, RESNET, [
             {"depth": 34}, {"depth": 50}, {"depth": 101}, {"num_classes": 10}, {"num_classes": 1},
-            {"depth": 34, "num_classes": 10}, {"depth": 50, "num_classes": 7}, {"depth": 152, "num_classes": 365},
-            {"depth": 50, "width_per_group": 128},
+            {"depth": 34, "num_classes": 10}, {"depth": 50, "width_per_group": 128},
         ]),
         (EfficientNetLite, LITE, [
-            {"variant": 1}, {"variant": 2}, {"variant": 3}, {"variant": 4}, {"num_classes": 10},
-            {"variant": 1, "num_classes": 10}, {"variant": 4, "num_classes": 37}, {"variant": 2, "num_classes": 100},
+            {"variant": 1}, {"variant": 4}, {"num_classes": 10}, {"variant": 1, "num_classes": 10},
         ]),
     ]  # fmt: skip
     for make, configured, changes in families:
@@ -182,10 +186,17 @@ MISFITS = (*_argument_misfits(), *_name_misfits(), *_mixed_misfits())
 AMPLE = 120.0
 
 
+@cache
+def layout_when(make: Callable[..., nn.Module], arguments: tuple[tuple[str, Any], ...]) -> Layout:
+    """Return what a network expects; searches build the same ones over and over, and take most of their time for it."""
+    with shapes_only():
+        state = make(**dict(arguments)).state_dict()
+    return layout_of(state)
+
+
 def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: float = AMPLE) -> Told | None:
     def shapes(arguments: Mapping[str, Any]) -> Layout:
-        with shapes_only():
-            return layout_of(case.make(**arguments).state_dict())
+        return layout_when(case.make, tuple(arguments.items()))
 
     expected = shapes(case.configured)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -202,7 +213,7 @@ def explained(case: Misfit, tensors: Mapping[str, torch.Tensor], *, seconds: flo
 
 def loads_strictly(case: Misfit, misfit: Told) -> bool:
     """Apply the printed change as a config would, load strictly, and see that every tensor is where it belongs."""
-    with torch.device("meta"):
+    with shapes_only():
         module = case.make(**{**case.configured, **(misfit.changes or {})})
     original = case.file()
     tensors, _ = align_with_exceptions(original, list(module.state_dict()), misfit.rename, misfit.ignore, "w.pth")

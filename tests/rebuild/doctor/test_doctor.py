@@ -10,6 +10,7 @@ import torch
 from pipeline.rebuild.doctor.diagnosis import diagnose, possible_exceptions
 from pipeline.rebuild.doctor.prefixes import align
 from pipeline.rebuild.doctor.renames import renamed
+from pipeline.rebuild.shapes import shapes_only
 from tests.rebuild.doctor.drawn import Named, draw, draw_named, draw_twins
 from tests.rebuild.doctor.misfits import (
     BERT,
@@ -17,6 +18,7 @@ from tests.rebuild.doctor.misfits import (
     RESNET,
     SIMPLE,
     BertEncoder,
+    EfficientNetLite,
     Misfit,
     ResNet,
     SimpleNet,
@@ -35,12 +37,12 @@ def test_there_are_misfits_enough_and_a_third_has_two_causes() -> None:
 
 @pytest.mark.parametrize("case", MISFITS, ids=lambda case: case.name)
 def test_the_printed_change_loads_strictly_or_none_is_printed(case: Misfit) -> None:
-    with torch.device("meta"):
+    with shapes_only():
         expected = list(case.make(**case.configured).state_dict())
     tensors, _ = align(case.file(), expected)
     misfit = explained(case, tensors)
     if misfit is None:  # the prefix that was removed and said was all
-        with torch.device("meta"):
+        with shapes_only():
             case.make(**case.configured).load_state_dict(tensors, strict=True, assign=True)
         return
     assert misfit.changes is not None, misfit.message(lambda key: key)
@@ -126,19 +128,24 @@ def test_of_two_modules_that_could_be_meant_none_is_chosen() -> None:
     assert misfit.changes is None
 
 
-@pytest.mark.parametrize("case", draw(3, 9), ids=lambda case: case.name)
+DRAWN = [
+    case for case in draw(3, 14) if case.make not in (ResNet, EfficientNetLite)
+]  # these take seconds: the sweep has them
+
+
+@pytest.mark.parametrize("case", DRAWN, ids=lambda case: case.name)
 def test_a_misfit_that_nobody_chose_is_never_explained_wrongly(case: Misfit) -> None:
     assert judged(case)[0] != "wrong"
 
 
 @pytest.mark.parametrize(
-    "named", draw_named(1, 30), ids=lambda named: f"{named.case.make.__name__} {named.scheme.name}"
+    "named", draw_named(1, 20), ids=lambda named: f"{named.case.make.__name__} {named.scheme.name}"
 )
 def test_the_names_of_other_libraries_are_told_if_they_tell(named: Named) -> None:
     assert judged(named.case)[0] == ("right" if named.scheme.told else "none")
 
 
-SMALL_TWINS = [case for case in draw_twins(1, 30) if case.make in ZOO]
+SMALL_TWINS = [case for case in draw_twins(1, 20) if case.make in ZOO]
 
 
 @pytest.mark.parametrize("case", SMALL_TWINS, ids=lambda case: case.name[:80])
@@ -156,7 +163,7 @@ def test_the_order_of_a_file_changes_nothing() -> None:
     small = [case for case in (*draw(11, 30), *draw_twins(11, 10)) if case.make in ZOO]
     for case in small[::9]:
         told = set()
-        for seed in range(3):
+        for seed in range(2):
             names = list(case.file())
             random.Random(seed).shuffle(names)
             misfit = explained(case, {name: case.file()[name] for name in names})
