@@ -1,7 +1,8 @@
 """`weighbridge` for a page that runs it a dozen times: one process that has what it needs imported does what each call says.
 
 A page's commands find it on their PATH. It is the real command line in a real process, which shares its imports, and the process that
-its workers are forked from, with the calls before it: seconds of each call. What starting by itself means is tested elsewhere.
+its workers are forked from, with the calls before it: seconds of each call. What starting by itself means is tested elsewhere. What is timed is forked as well: words of a timing do not depend
+on it, and each process that is timed would import torch otherwise.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pipeline.worker.process import LocalWorker
 
 _LENGTH = struct.Struct("!I")
 _CALL = """\
@@ -59,10 +62,24 @@ def _served(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str
         serving.wait()
 
 
+def fork_what_is_timed() -> None:
+    """Have every worker of this process share its imports, those that are timed too."""
+    from pipeline.worker.process import LocalRunner
+
+    start = LocalRunner.start
+
+    def shared(self: LocalRunner, label: str, *, fresh: bool = False, **options: Any) -> LocalWorker:
+        del fresh
+        return start(self, label, **options)
+
+    LocalRunner.start = shared  # type: ignore[method-assign]
+
+
 def main() -> None:
     """Serve one call after the other."""
     from pipeline.commands.app import main as weighbridge
 
+    fork_what_is_timed()
     listening = socket.socket(fileno=int(sys.argv[1]))
     while True:
         call, _ = listening.accept()
