@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release import bundle
 from pipeline.release.bundle import ModelFile, ReleaseContent
 from pipeline.release.standalone import Golden, GoldenCase
-from tests import pages
+from tests import faults, pages
 from tests.served import served
 
 if TYPE_CHECKING:
@@ -225,5 +226,5 @@ def built(once):
 @pytest.fixture(scope="session")
 def serving():
     """Variables with which `weighbridge` is one process that serves every test of this one (tests/served.py)."""
-    with served(pages.environment()) as variables:
+    with served(pages.environment(**{faults.MARK: uuid4().hex})) as variables:
         yield variables
