@@ -75,9 +75,7 @@ def out(tmp_path_factory):
 
 
 def test_faults_in_optional_backends_are_reported_by_name_can_be_repeated_and_stop_nothing_else(tmp_path, out, serving):
-    survive_faults(
-        tmp_path, out, {"export": "SIGSEGV", "parity": "garbage", "benchmark": "SIGABRT"}, serving=serving
-    )
+    survive_faults(tmp_path, out, {"export": "SIGSEGV", "parity": "garbage", "benchmark": "SIGABRT"}, serving=serving)
     here = subprocess.run([sys.executable, script_of(out, "benchmark"), "--here"], capture_output=True, check=False)
     assert here.returncode == -6  # in its own process, as a debugger would want it
 

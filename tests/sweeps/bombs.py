@@ -42,7 +42,8 @@ def _entry(shape: str, end: int) -> str:
 
 
 def many_tensors() -> bytes:
-    return ("{" + ",".join(f'"t{index:06}":{_entry("[0]", 0)}' for index in range(MANY)) + "}").encode()
+    entry = _entry("[0]", 0)
+    return ("{" + ",".join([f'"t{index:06}":{entry}' for index in range(MANY)]) + "}").encode()
 
 
 @cache
