@@ -8,6 +8,7 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release import bundle
 from pipeline.release.bundle import ModelFile, ReleaseContent
 from pipeline.release.standalone import Golden, GoldenCase
+from tests import faults, pages
+from tests.served import served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,3 +221,10 @@ def built(once):
 
     out = once("built", lambda out: export(Path("configs/simplenet.yaml"), planning.Settings(out=out, benchmark=False)))
     return bundle.find(out / "simplenet")
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """Variables with which `weighbridge` is one process that serves every test of this one (tests/served.py)."""
+    with served(pages.environment(**{faults.MARK: uuid4().hex})) as variables:
+        yield variables

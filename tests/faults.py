@@ -29,7 +29,7 @@ SAID = {
 }
 TIMED = ("hang", "fork and hang", "flood")
 MEMORY_BYTES = 2 << 30
-_MARK = "WEIGHBRIDGE_TEST_RUN"
+MARK = "WEIGHBRIDGE_TEST_RUN"
 _CONFIG = """
 extends: {simplenet}
 exports: [onnx{export}]
@@ -53,23 +53,29 @@ class Ended:
 
 def command(*arguments):
     """Return the command line, and an environment in which the plugin is installed and processes can be found again."""
-    environment = os.environ | {"PYTHONPATH": str(PLUGIN), _MARK: uuid4().hex, "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(PLUGIN), MARK: uuid4().hex, "OMP_NUM_THREADS": "1"}
     return [sys.executable, "-m", "pipeline.commands", *map(str, arguments)], environment
 
 
-def weighbridge(*arguments, limit_s=600):
-    """Run a command to its end."""
+def weighbridge(*arguments, limit_s=600, serving=None):
+    """Run a command to its end, by what `serving` serves if that is given."""
     line, environment = command(*arguments)
+    there = ()
+    if serving:
+        path = os.pathsep.join([str(PLUGIN), serving.get("PYTHONPATH", "")])
+        line, environment = ["weighbridge", *line[3:]], serving | {"PYTHONPATH": path}
+        subprocess.run(["weighbridge", "--version"], env=environment, capture_output=True, check=True)
+        there = _marked(environment[MARK])  # which goes on serving
     began_s = time.monotonic()
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=limit_s, check=False)
     seconds = time.monotonic() - began_s
-    return Ended(done.returncode, done.stdout, done.stderr, seconds, orphans(environment))
+    return Ended(done.returncode, done.stdout, done.stderr, seconds, orphans(environment, there))
 
 
-def orphans(environment, patience_s=2.0):
-    """Return the processes that carry a run's mark and do not end by themselves."""
+def orphans(environment, there=(), patience_s=2.0):
+    """Return the processes that carry a run's mark, were not `there` before it, and do not end by themselves."""
     until = time.monotonic() + patience_s
-    while (left := _marked(environment[_MARK])) and time.monotonic() < until:
+    while (left := tuple(set(_marked(environment[MARK])) - set(there))) and time.monotonic() < until:
         time.sleep(0.05)
     return left
 
@@ -78,7 +84,7 @@ def _marked(mark):
     found = []
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_MARK) == mark:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark:
                 found.append(process.pid)
         except psutil.Error:
             continue
@@ -109,7 +115,7 @@ def config(folder, broken, *, required=False, limit_s=600):
     return path
 
 
-def export(folder, out, broken, **options):
+def export(folder, out, broken, *, serving=None, **options):
     """Export such a config; timed only if something is to fail there."""
     timing = [] if "benchmark" in broken else ["--no-benchmark"]
-    return weighbridge("export", config(folder, broken, **options), "--out", out, *timing)
+    return weighbridge("export", config(folder, broken, **options), "--out", out, *timing, serving=serving)

@@ -1,26 +1,37 @@
-"""`weighbridge` for a page that runs it a dozen times: one process that has what it needs imported does what each call says.
+"""`weighbridge` for whoever runs it a dozen times: each call is done by a child forked from a process that has what it needs imported.
 
-A page's commands find it on their PATH. It is the real command line in a real process, which shares its imports, and the process that
-its workers are forked from, with the calls before it: seconds of each call. What starting by itself means is tested elsewhere.
+A page's commands find it on their PATH. It is the real command line in a process of its own, which shares its imports, and the process
+that its workers are forked from, with the calls before it: seconds of each call. What starting by itself means is tested elsewhere. What is timed is forked as well: words of a timing do not depend
+on it, and each process that is timed would import torch otherwise.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LENGTH = struct.Struct("!I")
+_NEEDED = tuple(
+    f"pipeline.{each}"
+    for each in (
+        *("commands.app", "release.load", "release.predict", "report.console", "report.inspection"),
+        *("run.benchmark", "run.check", "run.init", "run.parity", "run.report", "run.stages.table", "run.verify"),
+    )
+)
 _CALL = """\
 #!{python} -SE
 import json, os, socket, struct, sys
@@ -59,37 +70,84 @@ def _served(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str
         serving.wait()
 
 
-def main() -> None:
-    """Serve one call after the other."""
-    from pipeline.commands.app import main as weighbridge
+class _Lent:
+    """The process of a template that this one's parent has started: it lasts as long as that does."""
 
+    returncode = None
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def poll(self) -> None:
+        """Say that it runs."""
+
+
+def main() -> None:
+    """Serve one call after the other, each in a child, and have the children's workers forked from a template of this process."""
+    for each in _NEEDED:
+        importlib.import_module(each)
+    from pipeline.formats.onnx.record import ONNX
+    from pipeline.worker import start
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # and wait for the template
     listening = socket.socket(fileno=int(sys.argv[1]))
     while True:
         call, _ = listening.accept()
-        with call:
-            head, files, _, _ = socket.recv_fds(call, _LENGTH.size, 3)
-            said = b""
-            while len(said) < _LENGTH.unpack(head)[0]:
-                said += call.recv(1 << 16)
-            sys.argv, folder, variables = json.loads(said)
-            os.chdir(folder)
-            os.environ.clear()
-            os.environ.update(variables)
-            for number, file in enumerate(files):
-                os.dup2(file, number)
-                os.close(file)
-            code = 70
-            try:
-                weighbridge()
-            except SystemExit as ended:
-                code = ended.code if isinstance(ended.code, int) else 1
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError):
-                    stream.flush()
-            for number in range(3):  # or whoever reads to the end of the output would wait for the next call
-                with Path(os.devnull).open("r+b") as nothing:
-                    os.dup2(nothing.fileno(), number)
-            call.sendall(str(code).encode())
+        start.expect(["torch", *ONNX.modules])
+        template = start._template
+        child = os.fork()
+        if not child:
+            start._template = template
+            assert template
+            template._process = _Lent(template._process.pid)  # type: ignore[assignment]
+            _answer(call)
+        call.close()
+        os.waitpid(child, 0)
+
+
+def _answer(call: socket.socket) -> NoReturn:
+    """Be the command that was called, with its files, folder and variables; say how it ended."""
+    from pipeline.commands.app import main as weighbridge
+
+    head, files, _, _ = socket.recv_fds(call, _LENGTH.size, 3)
+    said = b""
+    while len(said) < _LENGTH.unpack(head)[0]:
+        said += call.recv(1 << 16)
+    sys.argv, folder, variables = json.loads(said)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    added = variables.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [each for each in added if each and each not in sys.path]
+    _fork_what_is_timed()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    code = 70
+    try:
+        weighbridge()
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:  # noqa: BLE001 - this process must end here
+        traceback.print_exc()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    call.sendall(str(code).encode())
+    os._exit(0)
+
+
+def _fork_what_is_timed() -> None:
+    """Have workers that are timed share the imports too."""
+    from pipeline.worker.process import LocalRunner, WorkerProcess
+
+    start = LocalRunner.start
+
+    def shared(self: LocalRunner, label: str, *, fresh: bool = False, **options: Any) -> WorkerProcess:
+        del fresh
+        return start(self, label, **options)
+
+    LocalRunner.start = shared  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

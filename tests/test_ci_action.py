@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import yaml
@@ -22,7 +20,8 @@ BASH = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c"]
 class Runner:
     """As much of a runner as the action asks for: inputs with defaults, expressions in `env`, outputs and the summary."""
 
-    def __init__(self, folder: Path, **inputs: str) -> None:
+    def __init__(self, folder: Path, variables: dict[str, str], **inputs: str) -> None:
+        self.variables = variables
         self.values = {f"inputs.{name}": each.get("default", "") for name, each in ACTION["inputs"].items()}
         self.values |= {f"inputs.{name.replace('_', '-')}": value for name, value in inputs.items()}
         self.folder, self.said = folder, ""
@@ -34,8 +33,7 @@ class Runner:
             assert step["shell"] == "bash"
             output = self.folder / "output"
             output.write_text("")
-            environment = os.environ | {
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            environment = self.variables | {
                 "GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(self.summary),
                 **{name: EXPRESSION.sub(lambda found: self.values[found[1]], text) for name, text in step["env"].items()},
             }  # fmt: skip
@@ -52,10 +50,10 @@ class Runner:
         return EXPRESSION.sub(lambda found: self.values[found[1]], ACTION["outputs"][name]["value"])
 
 
-def test_it_exports_signs_reports_and_verifies(tmp_path):
+def test_it_exports_signs_reports_and_verifies(tmp_path, serving):
     private, public = signing.generate(tmp_path / "key")
     runner = Runner(
-        tmp_path, config="configs/simplenet.yaml", out=str(tmp_path / "out"), arguments="--no-benchmark",
+        tmp_path, serving, config="configs/simplenet.yaml", out=str(tmp_path / "out"), arguments="--no-benchmark",
         signing_key=private.read_text(), install="numpy",
     )  # fmt: skip
     assert runner.run() == 0, runner.said
@@ -67,8 +65,8 @@ def test_it_exports_signs_reports_and_verifies(tmp_path):
     assert "PRIVATE KEY" not in runner.said
 
 
-def test_it_fails_with_the_exports_exit_code_and_annotates_the_error(tmp_path):
-    runner = Runner(tmp_path, config="configs/simplenet.yaml", arguments="--set no.such=1", install="numpy")
+def test_it_fails_with_the_exports_exit_code_and_annotates_the_error(tmp_path, serving):
+    runner = Runner(tmp_path, serving, config="configs/simplenet.yaml", arguments="--set no.such=1", install="numpy")
     assert runner.run() == 2, runner.said
     assert "::error title=configs/simplenet.yaml::" in runner.said
     assert runner.output("releases") == ""

@@ -12,7 +12,7 @@ from tests.forking import forked
 
 needs_strace = pytest.mark.skipif(strace.unavailable() is not None, reason=str(strace.unavailable()))
 SEED = 8
-SAMPLE = 6
+SAMPLE = 3
 SAID = {"ENOSPC": "no space left on the disk", "EIO": "the disk reports an input/output error"}
 FAILING = (*strace.WRITING, *strace.SYNCING, *strace.RENAMING)
 TAKING_SPACE = (*FAILING, "mkdir", "mkdirat", "openat")

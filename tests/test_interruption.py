@@ -13,7 +13,7 @@ from tests import faults, strace, tiny
 
 needs_strace = pytest.mark.skipif(strace.unavailable() is not None, reason=str(strace.unavailable()))
 SEED = 8
-SAMPLE = 6
+SAMPLE = 3
 
 
 def survive_a_kill(scene, point, out):

@@ -12,7 +12,6 @@ import pytest
 
 from tests import pages
 from tests.pages import ROOT, Command
-from tests.served import served
 
 README = ROOT / "README.md"
 # tests/test_plugin.py runs docs/i-add-a-backend.md, with the distributions that it shows installed.
@@ -21,19 +20,21 @@ ELSEWHERE = ("i-add-a-backend.md",)
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """Return a copy of the checkout in which nothing was exported, and no timing takes long."""
+def checkout(tmp_path: Path, serving: dict[str, str]) -> Path:
+    """Return a copy of the checkout in which nothing was exported, no timing takes long, and `make` runs what is served."""
     folder, venv = tmp_path / "weighbridge", Path(sys.prefix)
     if not (venv / "installed").exists():
         pytest.skip("needs the .venv that `make setup` makes")
     left_out = shutil.ignore_patterns(".venv*", ".git", "artifacts", ".*_cache", "*.egg-info")
     shutil.copytree(ROOT, folder, ignore=left_out)
-    (folder / ".venv").symlink_to(venv)
-    for name in (
-        "pyproject.toml",
-        "constraints.txt",
-    ):  # make installs anew where these are younger than what is installed
-        os.utime(folder / name, (0, 0))
+    for each in [*venv.iterdir(), *(venv / "bin").iterdir()]:
+        if each.name not in {"bin", "weighbridge"}:
+            link = folder / ".venv" / each.relative_to(venv)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(each)
+    (folder / ".venv" / "bin" / "weighbridge").symlink_to(str(shutil.which("weighbridge", path=serving["PATH"])))
+    for name in ("pyproject.toml", "constraints.txt"):
+        os.utime(folder / name, (0, 0))  # make installs anew where these are younger than what is installed
     (folder / "artifacts").mkdir()
     (folder / "artifacts" / "weights").symlink_to(ROOT / "artifacts" / "weights")
     for config in (folder / "configs").glob("*.yaml"):
@@ -51,20 +52,20 @@ def _with_onnx_alone(line: re.Match[str]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_readme_does_what_it_says(checkout: Path) -> None:
-    with served(pages.environment()) as variables:
-        wrong = pages.follow(README, checkout, variables)
+def test_the_readme_does_what_it_says(checkout: Path, serving: dict[str, str]) -> None:
+    wrong = pages.follow(README, checkout, serving)
     assert not wrong, "\n\n".join(wrong)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", ALONE)
-def test_a_page_does_what_it_says_in_an_empty_folder_beside_the_checkout(page: str, tmp_path: Path) -> None:
+def test_a_page_does_what_it_says_in_an_empty_folder_beside_the_checkout(
+    page: str, tmp_path: Path, serving: dict[str, str]
+) -> None:
     (tmp_path / "weighbridge").symlink_to(ROOT)
     (tmp_path / "mine").mkdir()
-    with served(pages.environment()) as variables:
-        wrong = pages.follow(ROOT / "docs" / page, tmp_path / "mine", variables)
+    wrong = pages.follow(ROOT / "docs" / page, tmp_path / "mine", serving)
     assert not wrong, "\n\n".join(wrong)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from typing import TYPE_CHECKING
 
@@ -15,10 +14,12 @@ import pytest
 
 from tests import pages
 from tests.pages import ROOT
-from tests.served import served
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    Run = Callable[..., subprocess.CompletedProcess[str]]
 
 PAGE = ROOT / "docs" / "i-add-a-backend.md"
 GIVEN = {each.name: each.text for each in pages.steps(PAGE) if isinstance(each, pages.File)}
@@ -40,15 +41,20 @@ def install(site: Path, name: str, code: str | None = None) -> Path:
     return site
 
 
-def variables(site: Path) -> dict[str, str]:
-    """Return variables with which the distributions of a folder are installed."""
-    return pages.environment(PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
-
-
-def weighbridge(site: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def weighbridge(serving: dict[str, str]) -> Run:
     """Run a command in a process in which the distributions of a folder are installed."""
-    command = [sys.executable, "-m", "pipeline.commands", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=variables(site), capture_output=True, text=True, check=False)
+
+    def run(site: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = ["weighbridge", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, env=having(site, serving), capture_output=True, text=True, check=False)
+
+    return run
+
+
+def having(site: Path, variables: dict[str, str]) -> dict[str, str]:
+    """Return variables with which the distributions of a folder are installed."""
+    return variables | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +64,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def followed(site: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def followed(site: Path, once: Callable[..., Path], serving: dict[str, str]) -> tuple[Path, list[str]]:
     """Return the folder in which the page's commands were run, and what was not as it shows."""
-    folder = tmp_path_factory.mktemp("plugin") / "mine"
-    folder.mkdir()
-    (folder.parent / "weighbridge").symlink_to(ROOT)
-    with served(variables(site)) as command:
-        return folder, pages.follow(PAGE, folder, command)
+
+    def follow(folder: Path) -> None:
+        (folder / "weighbridge").symlink_to(ROOT)
+        (folder / "mine").mkdir()
+        wrong = pages.follow(PAGE, folder / "mine", having(site, serving))
+        (folder / "wrong.json").write_text(json.dumps(wrong))
+
+    folder = once("plugin", follow)
+    return folder / "mine", json.loads((folder / "wrong.json").read_text())
 
 
 @pytest.mark.timeout(600)
@@ -74,7 +84,7 @@ def test_the_page_does_what_it_says(followed: tuple[Path, list[str]]) -> None:
 
 
 def test_it_is_exported_proven_timed_and_what_it_cannot_do_is_said(
-    site: Path, followed: tuple[Path, list[str]]
+    site: Path, followed: tuple[Path, list[str]], weighbridge: Run
 ) -> None:
     out = followed[0] / "artifacts"
     said = weighbridge(site, "report", out / "simplenet").stdout
@@ -91,7 +101,7 @@ def test_it_is_exported_proven_timed_and_what_it_cannot_do_is_said(
 
 
 def test_a_release_whose_format_nobody_here_knows_is_refused_with_a_clear_word(
-    followed: tuple[Path, list[str]], tmp_path: Path
+    followed: tuple[Path, list[str]], tmp_path: Path, weighbridge: Run
 ) -> None:
     np.savez(tmp_path / "x.npz", x=np.ones((3, 10), np.float32))
     done = weighbridge(tmp_path, "predict", followed[0] / "artifacts/simplenet", "--input", tmp_path / "x.npz")
@@ -100,7 +110,7 @@ def test_a_release_whose_format_nobody_here_knows_is_refused_with_a_clear_word(
 
 
 def test_a_changed_backend_is_proven_again_and_a_wrong_one_does_not_ship_with_the_old_proof(
-    followed: tuple[Path, list[str]], tmp_path: Path
+    followed: tuple[Path, list[str]], tmp_path: Path, weighbridge: Run
 ) -> None:
     code = GIVEN["flat/weighbridge_flat.py"]
     assert "return {output: value}" in code
@@ -112,7 +122,7 @@ def test_a_changed_backend_is_proven_again_and_a_wrong_one_does_not_ship_with_th
 
 
 def test_an_engine_that_is_off_by_a_hundredth_is_named_as_what_breaks(
-    followed: tuple[Path, list[str]], tmp_path: Path
+    followed: tuple[Path, list[str]], tmp_path: Path, weighbridge: Run
 ) -> None:
     code, exact = GIVEN["engine/weighbridge_engine.py"], "evaluator.run(None, dict(arrays))"
     assert exact in code

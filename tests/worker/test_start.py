@@ -37,6 +37,12 @@ def seen(*, threads=1, modules=TORCH, **options):
         return worker.call(jobs.LookAround(), timeout_s=60)
 
 
+def told(module="torch", **options):
+    """Return the parent of a worker, and whether it has a module, without importing anything for that."""
+    with RUNNER.start("the worker", threads=1, **options) as worker:
+        return worker.call(jobs.Tell(module=module), timeout_s=60)
+
+
 def test_workers_share_what_one_process_has_imported():
     first, second = seen(), seen()
     assert first.parent == second.parent != os.getpid()
@@ -69,24 +75,26 @@ def test_it_computes_the_bits_of_a_fresh_one_with_the_instructions_of_its_own_en
 
 
 def test_what_libraries_read_when_they_are_imported_leads_to_a_fresh_one(monkeypatch):
-    assert seen().parent != os.getpid()
+    assert told(modules=TORCH)[0] != os.getpid()
     monkeypatch.setenv("TORCH_LOGS", "+dynamo")
-    assert seen().parent == os.getpid()
+    assert told(modules=TORCH) == (os.getpid(), False)
     monkeypatch.delenv("TORCH_LOGS")
-    assert seen().parent != os.getpid()
+    assert told(modules=TORCH)[0] != os.getpid()
 
 
 @pytest.mark.usefixtures("own_template")
 def test_a_template_that_cannot_import_what_is_asked_for_is_done_without():
-    assert seen(modules=("torch.no_such_module",)).parent == os.getpid()
-    assert seen().parent == os.getpid()  # it is not tried again and again
+    assert told(modules=("pipeline.no_such_module",))[0] == os.getpid()
+    assert told()[0] == os.getpid()  # it is not tried again and again
 
 
 @pytest.mark.usefixtures("own_template")
 def test_what_is_expected_is_imported_before_a_worker_asks_for_it():
-    RUNNER.expect(["pipeline.no_such_module", "pipeline.weights.files:no_such_function", "torch"])
-    assert _eventually(lambda: seen(modules=()).loaded)
-    assert seen(modules=()).parent != os.getpid()  # what could not be imported did no harm
+    light = "pipeline.report.words"
+    assert not told(light)[1]
+    RUNNER.expect(["pipeline.no_such_module", "pipeline.weights.files:no_such_function", light])
+    assert _eventually(lambda: told(light)[1])
+    assert told(light)[0] != os.getpid()  # what could not be imported did no harm
 
 
 @pytest.mark.usefixtures("own_template")
@@ -100,11 +108,11 @@ def test_a_template_that_nobody_came_for_is_not_waited_for():
 @pytest.mark.usefixtures("own_template")
 def test_a_worker_ends_with_its_template_and_the_next_has_a_new_one():
     with RUNNER.start("the worker", threads=1) as worker:
-        template = worker.call(jobs.LookAround(), timeout_s=60).parent
+        template, _ = worker.call(jobs.Tell(), timeout_s=60)
         starting.stop_template()
         with pytest.raises(WorkerError, match="the worker was ended by SIGKILL"):
             worker.call(jobs.Sleep(), timeout_s=60)
-    assert seen().parent not in {template, os.getpid()}
+    assert told()[0] not in {template, os.getpid()}
 
 
 @pytest.mark.usefixtures("own_template")
