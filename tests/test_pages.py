@@ -20,19 +20,18 @@ ELSEWHERE = ("i-add-a-backend.md",)
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, serving: dict[str, str]) -> Path:
-    """Return a copy of the checkout in which nothing was exported, no timing takes long, and `make` runs what is served."""
+def checkout(tmp_path: Path) -> Path:
+    """Return a copy of the checkout in which nothing was exported, and no timing takes long; `make` runs what is installed."""
     folder, venv = tmp_path / "weighbridge", Path(sys.prefix)
     if not (venv / "installed").exists():
         pytest.skip("needs the .venv that `make setup` makes")
     left_out = shutil.ignore_patterns(".venv*", ".git", "artifacts", ".*_cache", "*.egg-info")
     shutil.copytree(ROOT, folder, ignore=left_out)
     for each in [*venv.iterdir(), *(venv / "bin").iterdir()]:
-        if each.name not in {"bin", "weighbridge"}:
+        if each.name != "bin":
             link = folder / ".venv" / each.relative_to(venv)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(each)
-    (folder / ".venv" / "bin" / "weighbridge").symlink_to(str(shutil.which("weighbridge", path=serving["PATH"])))
     for name in ("pyproject.toml", "constraints.txt"):
         os.utime(folder / name, (0, 0))  # make installs anew where these are younger than what is installed
     (folder / "artifacts").mkdir()
