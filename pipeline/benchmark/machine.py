@@ -6,7 +6,6 @@ Sources: proc(5), Linux's Documentation/accounting/psi.rst, admin-guide/cgroup-v
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import platform
@@ -14,9 +13,9 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
+from pipeline.backends.probe import installed_versions
 from pipeline.benchmark import gpu
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
@@ -113,7 +112,7 @@ def here(root: Path = Path("/")) -> Machine:
         system=platform.system(),
         kernel=platform.release(),
         python=f"{platform.python_implementation()} {platform.python_version()}",
-        packages=_versions(PACKAGES),
+        packages=installed_versions(PACKAGES),
         thread_variables={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         gpus=gpu.names(),
     )
@@ -210,14 +209,6 @@ def _quota(folder: Path) -> list[float]:
 def _numbers(text: str) -> list[int]:
     """Return the whole numbers in a file whose "max" and "-1" mean no limit."""
     return [int(word) for word in text.split() if word.isdigit()]
-
-
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for name in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def _share(before: float | None, after: float | None, start: float | None, end: float | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.backends.probe import installed_version
+from pipeline.backends.probe import installed_versions
 from pipeline.backends.table import backends
 from pipeline.formats.table import formats
 
@@ -24,5 +24,4 @@ def tools(further: Iterable[str] | None = None) -> dict[str, str]:
     if further is None:
         further = [name for each in formats().values() for name in each.distributions]
         further += [name for each in backends().values() for name in each.distributions]
-    versions = {name: installed_version(name) for name in dict.fromkeys((*BASE, *further))}
-    return {"weighbridge": __version__} | {name: version for name, version in versions.items() if version is not None}
+    return {"weighbridge": __version__} | installed_versions(dict.fromkeys((*BASE, *further)))

@@ -108,6 +108,7 @@ class _Lines:
         self._usual_s: float | None = None
         self._done: float | None = None
         self._working: dict[str, None] = {}
+        self.has_news = False
 
     def say(self, *parts: str) -> None:
         """Print a line with the time that the run has taken."""
@@ -117,6 +118,7 @@ class _Lines:
 
     def note(self, event: Event) -> None:
         """Take in what a run tells, and print what is worth a line at once."""
+        self.has_news = True
         if event.status == "noted":
             print(f"{self._name}: {event.detail}", file=sys.stderr, flush=True)
             return
@@ -134,6 +136,7 @@ class _Lines:
 
     def go_on(self) -> None:
         """Say what is being done."""
+        self.has_news = False
         self.say(", ".join(self._working), "" if self._done is None else f"{self._done:.0%}", self._left())
 
     def _left(self) -> str:
@@ -148,12 +151,10 @@ class _Lines:
 def _plain(name: str) -> Iterator[Callable[[Event], None]]:
     """Yield a callback that prints a line when a stage begins, and where it takes longer what it is doing, at growing intervals."""
     lines, lock, ended = _Lines(name), threading.Lock(), threading.Event()
-    changed = threading.Event()
 
     def show(event: Event) -> None:
         with lock:
             lines.note(event)
-        changed.set()
 
     def beat() -> None:
         silence_s = _SILENCE_S
@@ -161,8 +162,7 @@ def _plain(name: str) -> Iterator[Callable[[Event], None]]:
             with lock:
                 if time.monotonic() - lines.said_s < silence_s:
                     continue
-                silence_s = _SILENCE_S if changed.is_set() else min(2 * silence_s, _LONGEST_SILENCE_S)
-                changed.clear()
+                silence_s = _SILENCE_S if lines.has_news else min(2 * silence_s, _LONGEST_SILENCE_S)
                 lines.go_on()
 
     thread = threading.Thread(target=beat, daemon=True)

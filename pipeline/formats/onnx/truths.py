@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.formats.derived import UNIT_ROUNDOFF
 from pipeline.formats.format import FromNetwork
+from pipeline.formats.onnx.options import USUAL_OPSET
 from pipeline.formats.onnx.session import session_options
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pipeline.interface import Arrays
 
 LIMIT = 16.0
-_OPSET = 20
 _HEALTHY_ROUNDINGS = (
     64  # what a value of the fresh export, which has no float64 twin, may be off by, in roundoffs of its scale
 )
@@ -56,7 +56,7 @@ def truths(wanted: CulpritSearch) -> Truths:
 
     inputs = wanted.inputs
     origin = FromNetwork(wanted.module, wanted.interface, wanted.examples, wanted.folder / "model.onnx", {})
-    exported, names = onnx.translate(origin, _OPSET)
+    exported, names = onnx.translate(origin, USUAL_OPSET)
     captured = exported.exported_program
     ordered = {name: inputs[name] for name in names}
     single = _step_values(captured, ordered, double=False)

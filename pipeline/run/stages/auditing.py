@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from pipeline.formats.table import formats
 from pipeline.parity import prove
 from pipeline.parity.document import Audit
 from pipeline.run import keys
-from pipeline.run.plan import at_once
 from pipeline.run.stages import kept
 from pipeline.run.stages.network import conditions_of
 from pipeline.run.stages.results import Exported
@@ -32,28 +30,16 @@ class Auditing:
     result: Callable[[], Mapping[str, Audit]]
 
 
-def begin(state: State, artifacts: Sequence[Artifact]) -> Auditing:
-    """Begin to audit; where memory is for one process only, nothing is done before the result is asked for."""
-
-    @cache
-    def result() -> dict[str, Audit]:
-        return _audits(state, artifacts)
-
-    if at_once(state.plan, state.settings) == 1:
-        return Auditing(tuple(artifacts), result)
-    pool = ThreadPoolExecutor(1, "audit")
-    begun = pool.submit(result)
-    pool.shutdown(wait=False)
-    return Auditing(tuple(artifacts), begun.result)
-
-
 def of_exported(state: State, only: Collection[str] | None = None) -> Auditing:
-    """Return the audit of the exported artifacts, or those of some names: the one that was begun if it is of the same ones."""
+    """Return the audit of the exported artifacts, or those of some names: one that was begun before if it is of the same ones."""
     artifacts = [each for each in state.need(Exported).artifacts if only is None or each.name in only]
     begun = state.added.get(Auditing)
     if isinstance(begun, Auditing) and [*map(id, artifacts)] == [*map(id, begun.artifacts)]:
         return begun
-    return begin(state, artifacts)
+    pool = ThreadPoolExecutor(1, "audit")
+    result = pool.submit(_audits, state, artifacts).result
+    pool.shutdown(wait=False)
+    return Auditing(tuple(artifacts), result)
 
 
 def _audits(state: State, artifacts: Sequence[Artifact]) -> dict[str, Audit]:

@@ -15,7 +15,6 @@ from pipeline.run import cached, keys
 from pipeline.run.jobs import Export
 from pipeline.run.plan import at_once
 from pipeline.run.stages import auditing
-from pipeline.run.stages.auditing import Auditing
 from pipeline.run.stages.network import agreed, rehearsed, truth_of
 from pipeline.run.stages.results import Exported, Inputs, Rebuilt
 from pipeline.run.stages.sampling import examples
@@ -47,14 +46,17 @@ def _run(state: State) -> tuple[object, ...]:
                 outcomes[each.name] = _derived(state, each, outcomes[each.made_from])
         artifacts = tuple(each for each in outcomes.values() if isinstance(each, Artifact))
         exported = Exported(artifacts, _refusals(outcomes))
-        audit = auditing.of_exported(state.adding(exported))  # the oracle may take longer than the exports
+        begun = []
+        if at_once(state.plan, state.settings) > 1:
+            begun.append(auditing.of_exported(state.adding(exported)))  # the oracle may take longer than the exports
         try:
             answer = answering.result()
         except BaseException:
-            with suppress(WeighbridgeError):
-                audit.result()
+            for audit in begun:
+                with suppress(WeighbridgeError):
+                    audit.result()
             raise
-    return exported, Rebuilt(answer.network, agreement), truth_of(state, answer), audit
+    return exported, Rebuilt(answer.network, agreement), truth_of(state, answer), *begun
 
 
 def _needed(state: State) -> list[str]:
@@ -156,8 +158,8 @@ def _identity(planned: Plan) -> dict[str, str]:
 
 EXPORT = Stage(
     "export",
-    "export every artifact and audit it; evaluate the network in float64",
+    "export every artifact; evaluate the network in float64",
     (Inputs,),
-    (Exported, Rebuilt, Truth, Auditing),
+    (Exported, Rebuilt, Truth),
     _run,
 )
