@@ -31,6 +31,7 @@ def predict(
     backend: Annotated[
         str | None, typer.Option("--backend", metavar="BACKEND", help="Which backend; default: the fastest proven one.")
     ] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="PUBLIC", help="It must be signed by this key.")] = None,
     device: Annotated[
         str, typer.Option("--device", metavar="DEVICE", help="cpu or cuda, where no backend is named.")
     ] = "cpu",
@@ -52,7 +53,7 @@ def predict(
             "--input and --example are both given" if example else "there is no input",
             hint="give --input FILE, or --example to see what the release gives on its first golden case",
         )
-    model = load_release(release, backend=backend, device=device)
+    model = load_release(release, backend=backend, device=device, key=key)
     if not inputs:
         wrote = ", ".join(predict_example(model, release, output, top))
     elif len(inputs) == 1 and Path(inputs[0]).is_dir():

@@ -54,6 +54,8 @@ def verify(
                 else f"FAILED: {len(verdict.problems)} problem(s)"
             )
         )
+        for note in verdict.notes:
+            typer.echo(note)
         if verdict.passed:
             typer.echo(f"next: {next_command('predict', release, '--example')}")
         else:

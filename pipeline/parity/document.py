@@ -88,12 +88,18 @@ class Audit(Part):
     )
     suspect_count: Count = 0
     unchecked: str | None = Field(default=None, description="Why operators were not checked")
+    not_audited: str | None = Field(
+        default=None,
+        description="Why the file could not be looked into; `share` is then the part of the weights not found in it bit for bit",
+    )
 
     def in_words(self) -> str:
         """Say in one line what was found."""
         if self.problems:
             more = self.problem_count - 1
             return self.problems[0].in_words() + (f" (and {more} more)" if more else "")
+        if self.not_audited is not None:
+            return f"not audited: {self.not_audited}; {1 - self.share:.1%} of the weights found in it bit for bit"
         said = f"{self.elements:,} elements of {self.constants} constants and {self.attributes} attributes"
         if self.unaccounted_count:
             said = (

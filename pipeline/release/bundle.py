@@ -33,6 +33,8 @@ VERIFIER = "verify.py"
 LATEST = "latest"
 FAILED = "failed"
 CRASHES = "crashes"
+VARIES = "varies"
+"""The fact of a model that says why another build may give it other bytes."""
 
 _MAX_LATEST_BYTES = 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
@@ -139,6 +141,14 @@ def file_digests(release: Path) -> dict[str, str]:
     """Return the SHA-256 of every file outside `report/`, by name."""
     names = (name for name in standalone.list_files(release) if not name.startswith(f"{standalone.REPORT}/"))
     return {name: digest_file(release / name) for name in names}
+
+
+def varying_files(release: Path) -> set[str]:
+    """Return the files that another build may give other bytes, as their formats say of themselves, and those that state digests of such."""
+    models = standalone.read_manifest(release)["models"]
+    varying = {name for model in models if model["facts"].get(VARIES) for name in model["files"]}
+    stating = {standalone.MANIFEST, standalone.SIGNATURE, standalone.SUMS, identity.SBOM, identity.PROVENANCE}
+    return varying | stating if varying else set()
 
 
 def interface_facts(interface: Interface) -> dict[str, Any]:

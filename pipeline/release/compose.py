@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from pipeline.backends.table import backends
 from pipeline.config import resolved
 from pipeline.config.labels import labels
 from pipeline.errors import GateError, InputError
+from pipeline.formats.table import formats
 from pipeline.parity import ties
 from pipeline.parity.rows import Rows
 from pipeline.release import bundle, golden
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Interface
     from pipeline.parity.budget import Floats, Rule
+    from pipeline.parity.document import Audit
     from pipeline.parity.oracle import Reference
     from pipeline.parity.prove import Proof, Truth
     from pipeline.rebuild.reference import Recording
@@ -49,6 +51,7 @@ class Evidence:
     sign: Path | None = None
     recording: Recording | None = None
     distributions: tuple[str, ...] = ()
+    audits: Mapping[str, Audit] = field(default_factory=dict)
 
 
 def write(evidence: Evidence, out: Path) -> Path:
@@ -57,7 +60,7 @@ def write(evidence: Evidence, out: Path) -> Path:
     A file ships only if a backend proved it and none that ran it found it wrong.
     """
     artifacts = [artifact for artifact in evidence.artifacts if _is_proven(artifact, evidence.proofs)]
-    models = tuple(_model_file(artifact, evidence.truth) for artifact in artifacts)
+    models = tuple(_model_file(artifact, evidence.truth, evidence.audits.get(artifact.name)) for artifact in artifacts)
     model_bytes = sum(artifact.size_bytes for artifact in artifacts)
     known = golden_of(evidence.truth)
     kept = golden.select(known.cases, max_bytes=golden.budget_bytes(model_bytes))
@@ -80,9 +83,9 @@ def _is_proven(artifact: Artifact, proofs: tuple[Proof, ...]) -> bool:
     return "pass" in statuses and not statuses & {"fail", "crashed"}
 
 
-def _model_file(artifact: Artifact, truth: Truth) -> ModelFile:
+def _model_file(artifact: Artifact, truth: Truth, audit: Audit | None) -> ModelFile:
     first, *others = artifact.files
-    gate = truth.gates.get(artifact.name)
+    gate, varies = truth.gates.get(artifact.name), formats()[artifact.format].varies
     return ModelFile(
         name=artifact.name,
         format=artifact.format,
@@ -90,7 +93,9 @@ def _model_file(artifact: Artifact, truth: Truth) -> ModelFile:
         name_in_release=first.name,
         path=first,
         extra_files={each.name: each for each in others},
-        facts=dict(artifact.written.facts),
+        facts=dict(artifact.written.facts)
+        | ({bundle.VARIES: varies} if varies else {})
+        | ({"audit": audit.in_words()} if audit and audit.not_audited is not None else {}),
         gate={name: _budget(rule) for name, rule in gate.items()} if gate else None,
     )
 

@@ -16,7 +16,7 @@ from pipeline.backends.table import backends
 from pipeline.errors import DigestError, InputError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.formats.table import formats
 from pipeline.interface import formula_names, formula_value, in_words
-from pipeline.release import bundle, standalone
+from pipeline.release import bundle, opening, signing, standalone
 from pipeline.release.verify import check, check_unread
 from pipeline.storage.store import read_json
 
@@ -73,28 +73,35 @@ def load_release(
     backend: str | None = None,
     device: str = "cpu",
     verify: bool = True,
+    key: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Open a release: its directory, its manifest.json, or `artifacts/<name>` for the latest one.
 
     `backend` is a backend's name, or a variant's that the release was proven with, which brings its options. Without it
     the release runs on `device` with whichever of its proven variants was the fastest when it was timed, of those that
     can run here. `verify` checks every digest first. Without it the files are opened as they are; TorchScript, whose loader trusts
-    its file, never is. Raises DigestError, InputError, UnsafeError for a release that may not be opened, and
+    its file, never is. With `key`, a public key's file, the release must be signed by it; files that are machine code are only opened
+    then. Raises DigestError, InputError, UnsafeError for a release that may not be opened, and
     UnavailableError if no backend can run it here.
     """
     if device not in DEVICES:
         raise InputError(f"there is no device {device!r}", hint=f"choose from {', '.join(DEVICES)}")
     release = bundle.find(Path(path))
     problems = check(release) if verify else check_unread(release)
+    if key is not None and not problems:
+        problems = signing.check(release, Path(key))
     if problems:
         raise DigestError(
             f"{release} is not what was released: {'; '.join(problems[:3])}", hint="fetch the release again"
         )
     manifest = standalone.read_manifest(release)
-    candidates = [backend] if backend else _by_speed(release, manifest, device, may_run_code=verify)
+    candidates = (
+        [backend] if backend else _by_speed(release, manifest, device, may_run_code=verify, is_signed=key is not None)
+    )
     chosen, file, options = _choose(candidates, release, manifest, is_named=backend is not None)
     if not verify and _runs_code(chosen):
         raise InputError(f"a {chosen.format} file is only opened once its digest is checked", hint="leave verify=True")
+    opening.require_known_maker(chosen.format, is_signed=key is not None)
     interface = bundle.interface_from(manifest)
     source = Source(interface, file)
     with _failing(f"{release} on {chosen.name}"):
@@ -228,10 +235,13 @@ def _text(shape: tuple[int | str, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _by_speed(release: Path, manifest: Mapping[str, Any], device: str, *, may_run_code: bool) -> list[str]:
+def _by_speed(
+    release: Path, manifest: Mapping[str, Any], device: str, *, may_run_code: bool, is_signed: bool
+) -> list[str]:
     """Return the names to try on a device: what was proven, the fastest first, then whatever else opens one of its formats.
 
-    Of those that were not timed, the ones come first whose files bring no code. Without `may_run_code` only they come at all.
+    Of those that were not timed, the ones come first whose files bring no code. Without `may_run_code` only they come at all,
+    and machine code only if `is_signed`.
     """
     proven = manifest["backends"]
     medians = _medians_ms(release)
@@ -245,7 +255,11 @@ def _by_speed(release: Path, manifest: Mapping[str, Any], device: str, *, may_ru
     def rank(name: str) -> tuple[float, bool, bool]:
         return medians.get(name, math.inf), _runs_code(by_name[name]), name not in proven
 
-    names = [name for name, each in by_name.items() if each.device == device]
+    names = [
+        name
+        for name, each in by_name.items()
+        if each.device == device and (is_signed or not opening.is_native(each.format))
+    ]
     return sorted((name for name in names if may_run_code or not _runs_code(by_name[name])), key=rank)
 
 

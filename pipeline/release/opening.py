@@ -27,6 +27,27 @@ def check_contents(release: Path, manifest: Mapping[str, Any]) -> list[str]:
     return list(_problems(release, manifest))
 
 
+def require_known_maker(format_: str | None, *, is_signed: bool) -> None:
+    """Refuse to open machine code of whoever: nobody can tell from its bytes what it does.
+
+    `is_signed`: the release's signature was checked with the key of somebody whom the user named.
+
+    Raises:
+        UnsafeError: files of this format are machine code, and the release's maker is not known.
+    """
+    if not is_signed and is_native(format_):
+        raise UnsafeError(
+            f"a file of the format {format_} is machine code, and opening it runs it: it is only opened once a signature says whose it is",
+            hint="give the public key of whoever made the release: --key KEY.pub (made with: weighbridge export CONFIG --sign KEY)",
+        )
+
+
+def is_native(format_: str | None) -> bool:
+    """Whether opening a file of a format runs machine code that it brings."""
+    known = table.formats().get(format_ or "")
+    return known is not None and known.is_native
+
+
 def _problems(release: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     for model in manifest["models"]:
         yield from _model_problems(release / model["path"], model)

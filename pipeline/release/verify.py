@@ -52,6 +52,7 @@ class Verdict:
     backends: tuple[str, ...]
     cases: int
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -65,7 +66,8 @@ def verify(
     """Check a release's digests, manifest and origin, then its golden cases on the backends named, or on all that can run.
 
     `run` executes a file on a backend; without it onnxruntime runs in this process, and nothing else does.
-    Raises InputError if there is no release or no such backend or key, UnavailableError if a named backend cannot run.
+    Raises InputError if there is no release or no such backend or key, UnavailableError if a named backend cannot run,
+    and UnsafeError if it would run machine code of a release whose signature was not checked.
     """
     release = bundle.find(path)
     problems = check(release) or check_origin(release, origin)
@@ -74,7 +76,10 @@ def verify(
     manifest = standalone.read_manifest(release)
     golden = standalone.read_golden(release / standalone.GOLDEN)
     ran = []
-    for backend in _possible(manifest, run) if backends is None else backends:
+    chosen, notes = _possible(manifest, run, origin) if backends is None else (backends, ())
+    for backend in chosen:
+        if backend in table():
+            opening.require_known_maker(table()[backend].format, is_signed=origin.key is not None)
         for model in _models_of(manifest, backend):
             found = _golden_problems(release, model, backend, golden, run)
             if found is not None:
@@ -85,7 +90,13 @@ def verify(
     if not ran:
         problems.append("no backend of this release can run here, so the golden cases did not run")
     return Verdict(
-        release, manifest["name"], manifest["version"], tuple(dict.fromkeys(ran)), len(golden.cases), tuple(problems)
+        release,
+        manifest["name"],
+        manifest["version"],
+        tuple(dict.fromkeys(ran)),
+        len(golden.cases),
+        tuple(problems),
+        notes,
     )
 
 
@@ -158,14 +169,17 @@ def _check_content(release: Path) -> list[str]:
     return [] if models == listed else [f"{standalone.MANIFEST}: its models differ from its files"]
 
 
-def _possible(manifest: Mapping[str, Any], run: Run | None) -> list[str]:
-    """Return the backends that open one of the release's formats and can run here."""
+def _possible(manifest: Mapping[str, Any], run: Run | None, origin: Origin) -> tuple[list[str], tuple[str, ...]]:
+    """Return the backends that open one of the release's formats and can run here, and what is said of those that may not."""
     formats = {model["format"] for model in manifest["models"]}
-    return [
+    able = [
         name
         for name, backend in table().items()
         if backend.format in formats and (run is not None or name in standalone.PROVIDERS) and backend.probe() is None
     ]
+    refused = [name for name in able if origin.key is None and opening.is_native(table()[name].format)]
+    notes = [f"{name} did not run: its file is machine code, which runs only with --key" for name in refused]
+    return [name for name in able if name not in refused], tuple(notes)
 
 
 def _models_of(manifest: Mapping[str, Any], backend: str) -> list[str]:

@@ -102,6 +102,8 @@ def _audit(name: str, audit: Audit | None) -> Line:
     if not audit.passed:
         said = "could not be done" if audit.crashed else f"FAIL: {audit.problem_count} problems"
         return Line("audit", name, said, tone="bad", why=audit.in_words())
+    if audit.not_audited is not None:
+        return Line("audit", name, audit.in_words(), tone="warn")
     if left := audit.unaccounted_count:
         said = f"{left} not accounted for ({audit.share:.2%}): {audit.left_in_words()}"
         return Line("audit", name, said, tone="warn")

@@ -17,7 +17,7 @@ from pipeline.config.text import parse_value
 from pipeline.errors import DigestError, InputError, UnavailableError, UnsafeError
 from pipeline.interface import complete_sizes
 from pipeline.rebuild import cases
-from pipeline.release import bundle, standalone
+from pipeline.release import bundle, opening, standalone
 from pipeline.release import verify as verifying
 from pipeline.report import document
 from pipeline.run import keys as dependencies
@@ -96,6 +96,11 @@ def _require_sound(problems: Sequence[str], release: Path) -> None:
         raise DigestError(f"{release} is not what was released: {problems[0]}", hint="fetch the release again")
 
 
+def _refused(backend: str) -> str | None:
+    """Return why a backend opens nothing from a release, None where it does; the manifest may say anything of its format."""
+    return "machine code, which is timed from its config" if opening.is_native(backends()[backend].format) else None
+
+
 def _require_small(interface: Interface, sizes: Sequence[Mapping[str, int]], release: Path) -> None:
     """Raise UnsafeError for a release that states sizes whose inputs alone would exhaust memory."""
     least = cases.smallest(interface)
@@ -123,7 +128,7 @@ def _of_release(release: Path, settings: Settings) -> Documents:
                 each.get("artifact") or each["format"],
                 required=False,
                 options=each["options"],
-                unavailable=backends()[each["backend"]].probe(),
+                unavailable=backends()[each["backend"]].probe() or _refused(each["backend"]),
             )
             for name, each in manifest.get("backends", {}).items()
             if each["format"] and each["backend"] in backends()

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ExportError
-from pipeline.formats import forward, program, refusal
+from pipeline.formats import capture, forward, program, refusal
 from pipeline.formats.artifact import Written
 from pipeline.formats.deep import with_room
-from pipeline.formats.onnx import canonical, capture
+from pipeline.formats.onnx import canonical
 from pipeline.formats.onnx.options import OnnxOptions
 from pipeline.formats.onnx.trace import EXPORTER, trace
 from pipeline.formats.onnx.translate import translate as translated

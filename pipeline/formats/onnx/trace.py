@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ExportError
 from pipeline.formats import refusal
-from pipeline.formats.onnx.capture import axis_names
+from pipeline.formats.capture import axis_names
 from pipeline.interface import complete_sizes, free_dimensions
 from pipeline.rebuild import calling
 from pipeline.rebuild.cases import allowed, example_sizes, make

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.formats import refusal
+from pipeline.formats.capture import axis_names
 from pipeline.formats.onnx import shortcuts
-from pipeline.formats.onnx.capture import axis_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

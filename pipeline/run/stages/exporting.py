@@ -118,6 +118,9 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
     planned, report = state.plan, state.settings.report
     report(Event("export", wanted.name, "started"))
     peaks, written_by = [], formats()[wanted.format]
+    if missing := written_by.probe():
+        report(Event("export", wanted.name, "failed", missing))
+        raise ExportError(f"{wanted.format}: {missing}", hint=f"install {written_by.install}")
 
     def work(folder: Path) -> dict[str, Any]:
         request = Export(

@@ -32,6 +32,7 @@ def _run(state: State) -> tuple[object, ...]:
         sign=planned.sign,
         recording=state.need(Inputs).recording,
         distributions=keys.distributions(planned),
+        audits=state.need(Proven).audits,
     )
     return (Released(compose.write(evidence, state.settings.out)),)
 

@@ -13,10 +13,9 @@ from torch import nn
 from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
 from pipeline.errors import ExportError
-from pipeline.formats import forward
+from pipeline.formats import capture, forward
 from pipeline.formats.artifact import Written
 from pipeline.formats.format import FromNetwork
-from pipeline.formats.onnx import capture
 from pipeline.formats.refusal import refused
 from pipeline.formats.table import formats
 from pipeline.interface import Dimension, InputSpec, Interface
