@@ -25,8 +25,8 @@ TWO = Interface(
     (BATCH,),
     ("product", "sum"),
 )
-FORMATS = ("torchscript", "onnx")
-RUNNERS = {".torchscript": "torchscript", ".onnx": "onnxruntime-cpu"}
+FORMATS = ("torchscript", "onnx", "pt2")
+RUNNERS = {".torchscript": "torchscript", ".onnx": "onnxruntime-cpu", ".pt2": "torch-export"}
 
 
 def export(network, interface, format_, folder, **options):

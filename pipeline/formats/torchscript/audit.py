@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
+from pipeline.formats import uses
 from pipeline.formats.accounting import (
     BATCH_STATISTICS,
     DROPS_OUT,
@@ -17,31 +17,14 @@ from pipeline.formats.accounting import (
 from pipeline.formats.format import Signature
 from pipeline.formats.ledger import Problem
 from pipeline.formats.literals import family
+from pipeline.formats.uses import OPEN, Use, Uses, use_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from pipeline.formats.format import AuditSubject
-    from pipeline.formats.known import Known
-    from pipeline.formats.ledger import Audit
     from pipeline.formats.program import Step
-
-# The arguments that matter, of operators whose every use the program must match.
-_NUMBERS = ("eps", "stride", "padding", "dilation", "groups", "kernel_size", "approximate", "negative_slope", "alpha")
-_FAMILIES = frozenset(
-    {"conv", "conv_transpose", "layer_norm", "batch_norm", "group_norm", "instance_norm", "gelu", "leaky_relu", "elu"}
-    | {"max_pool", "avg_pool", "rms_norm"}
-)
-
-
-# Those whose numbers outputs may hide.
-_HIDDEN = frozenset(
-    {"layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm", "gelu", "leaky_relu", "elu"}
-)
-_OPEN = "?"  # as `pipeline.formats.program` writes what is not fixed
-
-Use = tuple[str, tuple[tuple[str, Any], ...]]
 
 
 def read(path: Path) -> Any:
@@ -95,45 +78,15 @@ def audit_module(
     _, known = known_of(state, program, effect)
     found = audit_tensors(calling.arrays_of(tensors), known)
     found.problems[:0] = _training(graph, known.steps)  # what explains the others comes first
-    _check(known, graph, found)
+    uses.check(known, _uses(graph), found)
     return found.to_json()
 
 
-def _check(known: Known, graph: Any, found: Audit) -> None:
-    """Hold the numbers of operators against the program's, as a multiset a family.
-
-    A script may have an operator once in a loop, or in each of two branches, and a trace one fused operator instead of several. Where
-    the two have not the same number of a family, only numbers that the other has nowhere are held against it.
-    """
-    every = [use for node in _all_nodes(graph) if (use := _of_node(node))]
-    outer = {use for node in graph.nodes() if (use := _of_node(node))}
-    inner = {use[0] for block in _blocks(graph) for node in _all_nodes(block) if (use := _of_node(node))}
-    found.attributes += sum(len(numbers) for _, numbers in every)
-    wanted = [each for step in known.live if (each := _of_step(step))]
-    modules = dict(reversed(wanted))
-    for name in dict.fromkeys(each for each, _ in every):
-        theirs = Counter(use for use in every if use[0] == name)
-        ours = Counter(use for use, _ in wanted if use[0] == name)
-        extra, lacking = theirs - ours, ours - theirs
-        if any(_is_open(use) for use in (*theirs, *ours)):
-            continue
-        if name in inner or theirs.total() != ours.total():
-            lacking = Counter({use: count for use, count in lacking.items() if use not in theirs})
-            extra = Counter({use: count for use, count in extra.items() if use not in ours})
-            if name not in _HIDDEN:
-                lacking.clear()
-        for use in extra:
-            instead = max(lacking, key=lambda each: len({*each[1]} & {*use[1]}), default=None)
-            if instead is None or use not in outer:
-                found.leave(_shown(use), (), 0, "attribute", name)
-            else:
-                words = f"is what the network has where the file has {_shown(use)}"
-                found.problems.append(Problem(_shown(instead), words, module=modules[instead]))
-
-
-def _is_open(use: Use) -> bool:
-    """Whether a number of a use is computed when it runs."""
-    return any(_OPEN in (value if isinstance(value, tuple) else (value,)) for _, value in use[1])
+def _uses(graph: Any) -> Uses:
+    every = tuple(use for node in _all_nodes(graph) if (use := _of_node(node)))
+    outer = frozenset(use for node in graph.nodes() if (use := _of_node(node)))
+    inner = frozenset(use[0] for block in _blocks(graph) for node in _all_nodes(block) if (use := _of_node(node)))
+    return Uses(every, outer, inner)
 
 
 def _blocks(graph: Any) -> Iterator[Any]:
@@ -146,7 +99,7 @@ def _training(graph: Any, steps: Mapping[str, Step]) -> Iterator[Problem]:
     for node in _all_nodes(graph):
         name = node.kind().removeprefix("aten::")
         # Attention calls it so in eval mode as well, with a probability of 0 that a script computes.
-        if name.endswith("dropout") and _argument(node, "train") is True and _argument(node, "p") not in {0, _OPEN}:
+        if name.endswith("dropout") and _argument(node, "train") is True and _argument(node, "p") not in {0, OPEN}:
             yield Problem(name, DROPS_OUT)
         elif name == "batch_norm" and _argument(node, "training") is True and not uses_batch_statistics(steps):
             yield Problem(name, BATCH_STATISTICS)
@@ -160,11 +113,6 @@ def _argument(node: Any, name: str) -> Any:
     return dict(zip(names, map(_constant, node.inputs()), strict=False)).get(name)
 
 
-def _of_step(step: Step) -> tuple[Use, str] | None:
-    name = family(step.operator, step.arguments)
-    return (_signature(name, step.arguments), step.module) if name in _FAMILIES else None
-
-
 def _of_node(node: Any) -> Use | None:
     import torch
 
@@ -173,33 +121,16 @@ def _of_node(node: Any) -> Use | None:
     names = [argument.name for argument in torch._C.parse_schema(node.schema()).arguments]  # noqa: SLF001 - torch has no other
     arguments = dict(zip(names, map(_constant, node.inputs()), strict=False))
     name = family(node.kind().replace("aten::", "aten."), arguments)
-    return _signature(name, arguments) if name in _FAMILIES else None
-
-
-def _signature(name: str, arguments: Mapping[str, Any]) -> Use:
-    numbers = [(key, _plain(arguments[key])) for key in _NUMBERS if key in arguments]
-    filled = dict(numbers)
-    if filled.get("stride") in {(), 0} and "kernel_size" in filled:
-        filled["stride"] = filled["kernel_size"]  # what a pool without a stride uses
-    return name, tuple(filled.items())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        listed = tuple(_plain(each) for each in value)
-        return listed[:1] if len(set(listed)) == 1 else listed
-    if isinstance(value, bool) or value is None:
-        return int(value or 0)
-    return float(f"{value:.6e}") if isinstance(value, float) else value
+    return use_of(name, arguments)
 
 
 def _constant(value: Any) -> Any:
     node = value.node()
     if node.kind() == "prim::Constant":
-        return _OPEN if _is_enum(value.type()) else value.toIValue()
+        return OPEN if _is_enum(value.type()) else value.toIValue()
     if node.kind() == "prim::ListConstruct":
         return [_constant(each) for each in node.inputs()]
-    return _OPEN
+    return OPEN
 
 
 def _is_enum(kind: Any) -> bool:
@@ -223,10 +154,3 @@ def _tensor_constants(graph: Any) -> dict[str, Any]:
         if node.kind() == "prim::Constant" and isinstance(value := _constant(node.output()), torch.Tensor):
             found[f"constant {index}"] = value
     return found
-
-
-def _shown(signature: Use) -> str:
-    name, numbers = signature
-    return (
-        f"{name}({', '.join(f'{key}={list(value) if isinstance(value, tuple) else value}' for key, value in numbers)})"
-    )

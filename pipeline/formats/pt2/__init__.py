@@ -1,0 +1,1 @@
+"""The archives of torch.export: written, looked into without torch, audited."""
