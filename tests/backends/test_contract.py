@@ -11,6 +11,9 @@ import torch
 from pipeline.backends.backend import Source
 from pipeline.backends.onnxruntime import bind_on_device
 from pipeline.backends.table import BUILT_IN, backends
+from pipeline.formats.artifact import Artifact
+from pipeline.formats.format import FromArtifact
+from pipeline.formats.table import formats
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import cases
 from pipeline.rebuild.network import Network
@@ -21,19 +24,30 @@ WEIGHTS = "configs/weights/simplenet.pth"
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    from pipeline.architectures.simplenet import SimpleNet
-
+def file_of(tmp_path_factory):
+    """Return a function that gives the network's file in a format, made once; skips with the format's reason why it cannot be made here."""
     folder = tmp_path_factory.mktemp("exports")
-    torch.manual_seed(0)
-    network = SimpleNet()
-    network.load_state_dict(torch.load(WEIGHTS, weights_only=True))
-    parameters = {name: value.clone() for name, value in network.state_dict().items()}
     made = {}
-    for format_ in ("torchscript", "onnx"):
-        network = _Loaded(parameters)
-        made[format_] = export(network, INTERFACE, format_, folder / format_).files[0]
-    return made
+
+    def file(name):
+        if name not in made:
+            made[name] = made_in(formats()[name], folder / name)
+        return made[name].files[0]
+
+    def made_in(format_, target):
+        if reason := format_.probe():
+            pytest.skip(f"{format_.name}: {reason}")
+        if format_.derive is None:
+            return export(_Loaded(torch.load(WEIGHTS, weights_only=True)), INTERFACE, format_.name, target)
+        target.mkdir()
+        file(format_.derived_from)
+        source = Artifact(format_.derived_from, format_.derived_from, made[format_.derived_from])
+        origin = FromArtifact(
+            source, INTERFACE, target / format_.file, {"name": "contract", "weights_sha256": "0" * 64}
+        )
+        return format_.derive(origin, format_.options())
+
+    return file
 
 
 class _Loaded(torch.nn.Module):
@@ -50,7 +64,7 @@ class _Loaded(torch.nn.Module):
 
 
 @pytest.fixture(params=[each.name for each in BUILT_IN])
-def session(request, files):
+def session(request, file_of):
     backend = backends()[request.param]
     if reason := backend.probe():
         pytest.skip(reason)
@@ -61,7 +75,7 @@ def session(request, files):
         ("pipeline.architectures",),
         {"model.arguments": "simplenet.yaml:8:14"},
     )
-    source = Source(INTERFACE, files.get(backend.format or ""), None if backend.format else network)
+    source = Source(INTERFACE, file_of(backend.format) if backend.format else None, None if backend.format else network)
     return backend.open(source, backend.options())
 
 
@@ -113,8 +127,8 @@ def test_calls_without_host_copies_are_timed_on_what_has_memory_of_its_own(sessi
         assert min(durations_ns) > 0
 
 
-def test_onnxruntime_computes_on_inputs_that_were_bound_to_a_device(files):
-    session = onnxruntime.InferenceSession(str(files["onnx"]), providers=["CPUExecutionProvider"])
+def test_onnxruntime_computes_on_inputs_that_were_bound_to_a_device(file_of):
+    session = onnxruntime.InferenceSession(str(file_of("onnx")), providers=["CPUExecutionProvider"])
     case = cases.make(INTERFACE, {"batch": 4}, seed=0, name="device")
     binding, calls = bind_on_device(session, case.inputs, "cpu", 0)
     assert min(calls(3)) > 0
@@ -160,7 +174,7 @@ def test_a_cuda_backend_is_never_available_without_a_device():
         assert (backend.device == "cuda") == (backend.probe() is not None)
 
 
-def test_asking_the_cpu_build_for_cuda_is_refused_not_run_on_the_cpu(files):
+def test_asking_the_cpu_build_for_cuda_is_refused_not_run_on_the_cpu(file_of):
     """The session would fall back to the CPU; `open` must notice, whatever the probe says."""
     from pipeline.backends.onnxruntime import CudaOptions, open_cuda
     from pipeline.errors import UnavailableError
@@ -171,4 +185,4 @@ def test_asking_the_cpu_build_for_cuda_is_refused_not_run_on_the_cpu(files):
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
         pytest.raises(UnavailableError, match="fell back to the CPU"),
     ):
-        open_cuda(Source(INTERFACE, files["onnx"]), CudaOptions())
+        open_cuda(Source(INTERFACE, file_of("onnx")), CudaOptions())
