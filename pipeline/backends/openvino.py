@@ -95,7 +95,8 @@ def _session(openvino: Any, compiled: Any, facts: dict[str, Any]) -> Session:
     def set_inputs(request: Any, arrays: Arrays) -> None:
         check(inputs, arrays)
         for name, array in arrays.items():
-            request.set_tensor(inputs[name], openvino.Tensor(np.array(array, order="C"), shared_memory=True))
+            # In memory of OpenVINO's own: a request does not keep alive what it shares.
+            request.set_tensor(inputs[name], openvino.Tensor(np.asarray(array, order="C"), shared_memory=False))
 
     def call(request: Any) -> dict[str, Any]:
         request.start_async()

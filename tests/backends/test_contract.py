@@ -1,6 +1,7 @@
 """One contract for every backend in the table; what cannot run here skips with the backend's own reason."""
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime
@@ -115,6 +116,37 @@ def test_the_bound_call_computes_on_the_bound_inputs(session):
     np.testing.assert_allclose(np.asarray(value), reference(case.inputs["x"]), rtol=1e-5, atol=1e-5)
 
 
+def test_a_bound_call_and_a_run_need_the_callers_arrays_no_longer_than_they_say(session):
+    case = cases.make(INTERFACE, {"batch": 8}, seed=0, name="kept")
+    want = reference(case.inputs["x"])
+    call = session.bind({name: value.copy() for name, value in case.inputs.items()})
+    for _ in range(50):
+        session.run({name: value + 1 for name, value in case.inputs.items()})
+        result = call()
+    value = result[0] if isinstance(result, list | tuple) else result
+    np.testing.assert_allclose(np.asarray(value), want, rtol=1e-5, atol=1e-5)
+
+
+def test_calls_from_several_threads_do_not_meet(session):
+    given = [cases.make(INTERFACE, {"batch": 1 + seed}, seed=seed, name="threads").inputs for seed in range(4)]
+    want = [reference(inputs["x"]) for inputs in given]
+
+    def work(index):
+        for _ in range(100):
+            np.testing.assert_allclose(session.run(given[index])["logits"], want[index], rtol=1e-5, atol=1e-5)
+
+    with ThreadPoolExecutor(len(given)) as pool:
+        list(pool.map(work, range(len(given))))
+
+
+def test_inputs_that_lie_otherwise_in_memory_and_may_not_be_written_to_are_taken(session):
+    case = cases.make(INTERFACE, {"batch": 6}, seed=0, name="strided")
+    turned = np.asfortranarray(case.inputs["x"])
+    turned.flags.writeable = False
+    want = reference(case.inputs["x"])
+    np.testing.assert_allclose(session.run({"x": turned})["logits"], want, rtol=1e-5, atol=1e-5)
+
+
 def test_calls_without_host_copies_are_timed_on_what_has_memory_of_its_own(session):
     case = cases.make(INTERFACE, {"batch": 4}, seed=0, name="device")
     on_gpu = (
@@ -136,8 +168,17 @@ def test_onnxruntime_computes_on_inputs_that_were_bound_to_a_device(file_of):
     np.testing.assert_allclose(value, reference(case.inputs["x"]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("inputs", [{"x": np.zeros((2, 9), np.float32)}, {"y": np.zeros((2, 10), np.float32)}, {}])
-def test_a_wrong_name_or_shape_raises(session, inputs):
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"x": np.zeros((2, 9), np.float32)},
+        {"y": np.zeros((2, 10), np.float32)},
+        {"x": np.zeros((2, 10))},
+        {},
+    ],
+    ids=["size", "name", "dtype", "none"],
+)
+def test_a_wrong_name_shape_or_dtype_raises(session, inputs):
     with pytest.raises(Exception, match=r".+"):
         session.run(inputs)
 
