@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.backends.eager import EAGER, EAGER_CUDA
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
+from pipeline.backends.openvino import OPENVINO_CPU
 from pipeline.backends.torch_export import TORCH_EXPORT
 from pipeline.backends.torchscript import TORCHSCRIPT, TORCHSCRIPT_CUDA
 
@@ -18,8 +19,14 @@ NETWORK = EAGER.name
 """The backend that runs the network itself."""
 
 BUILT_IN = (
-    *(EAGER, TORCHSCRIPT, TORCH_EXPORT, ONNXRUNTIME_CPU),
-    *(ONNXRUNTIME_CUDA, EAGER_CUDA, TORCHSCRIPT_CUDA),
+    EAGER,
+    TORCHSCRIPT,
+    TORCH_EXPORT,
+    ONNXRUNTIME_CPU,
+    OPENVINO_CPU,
+    EAGER_CUDA,
+    TORCHSCRIPT_CUDA,
+    ONNXRUNTIME_CUDA,
 )
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from pipeline.formats.onnx.record import ONNX
+from pipeline.formats.openvino.record import OPENVINO
 from pipeline.formats.pt2.record import PT2
 from pipeline.formats.torchscript.record import TORCHSCRIPT
 
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
     from pipeline.formats.format import Format
     from pipeline.weights.kinds import Kind
 
-BUILT_IN = (TORCHSCRIPT, ONNX, PT2)
+BUILT_IN = (
+    TORCHSCRIPT,
+    ONNX,
+    PT2,
+    OPENVINO,
+)
 
 
 @cache
