@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.backends.eager import EAGER, EAGER_CUDA
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
 from pipeline.backends.openvino import OPENVINO_CPU
+from pipeline.backends.torch_compile import TORCH_COMPILE
 from pipeline.backends.torch_export import TORCH_EXPORT
 from pipeline.backends.torchscript import TORCHSCRIPT, TORCHSCRIPT_CUDA
 
@@ -20,6 +21,7 @@ NETWORK = EAGER.name
 
 BUILT_IN = (
     EAGER,
+    TORCH_COMPILE,
     TORCHSCRIPT,
     TORCH_EXPORT,
     ONNXRUNTIME_CPU,
