@@ -63,7 +63,7 @@ class Backend:
 
     `format` is the format it opens, None for the network itself. `probe` returns None if it can run here and
     otherwise the reason; `install` says what to install then. `open` raises `UnavailableError` rather than running
-    anywhere but on `device`. `modules` are the packages it needs, which are imported first so that their time is known;
+    anywhere but on `device`. `modules` are the packages it needs, which are imported first so that their time is known (a "module:function" is called);
     `distributions` those whose versions its results depend on. `ladder` names, from the plainest on, ways in which it runs a
     file, each with its options: the first that breaks says where an error comes in; without it there is one way.
     `device_facts` says which device it would run on, with its driver, beside the processor: results hold for that one only.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.backends.eager import EAGER, EAGER_CUDA
 from pipeline.backends.executorch import EXECUTORCH_XNNPACK
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
+from pipeline.backends.openvino import OPENVINO_CPU
 from pipeline.backends.torchscript import TORCHSCRIPT, TORCHSCRIPT_CUDA
 
 if TYPE_CHECKING:
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
 NETWORK = EAGER.name
 """The backend that runs the network itself."""
 
-BUILT_IN = (EAGER, TORCHSCRIPT, ONNXRUNTIME_CPU, EXECUTORCH_XNNPACK, ONNXRUNTIME_CUDA, EAGER_CUDA, TORCHSCRIPT_CUDA)
+BUILT_IN = (
+    EAGER,
+    TORCHSCRIPT,
+    ONNXRUNTIME_CPU,
+    OPENVINO_CPU,
+    EXECUTORCH_XNNPACK,
+    ONNXRUNTIME_CUDA,
+    EAGER_CUDA,
+    TORCHSCRIPT_CUDA,
+)
 
 
 @cache

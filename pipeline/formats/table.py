@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from pipeline.formats.executorch.record import EXECUTORCH
 from pipeline.formats.onnx.record import ONNX
+from pipeline.formats.openvino.record import OPENVINO
 from pipeline.formats.torchscript.record import TORCHSCRIPT
 
 if TYPE_CHECKING:
     from pipeline.formats.format import Format
     from pipeline.weights.kinds import Kind
 
-BUILT_IN = (TORCHSCRIPT, ONNX, EXECUTORCH)
+BUILT_IN = (TORCHSCRIPT, ONNX, OPENVINO, EXECUTORCH)
 
 
 @cache

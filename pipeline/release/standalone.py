@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Check a release: every file's digest, then the golden cases through onnxruntime.
+"""Check a release: every file's digest, then the golden cases through whichever of its runtimes is installed.
 
     python verify.py [RELEASE] [--key PUBLIC.pem] [--at-least 1.2.0]      (RELEASE: by default where this file lies)
 
-Needs the standard library and numpy; onnxruntime for the golden cases; cryptography for `--key`. Exits 0 if everything
+Needs the standard library and numpy; onnxruntime or openvino for the golden cases; cryptography for `--key`. Exits 0 if everything
 holds, 1 if something does not, 2 for arguments that make no sense. Digests prove that nothing changed since the release was
 written; who wrote it is for `--key` to prove, and that it is no older one of theirs for `--at-least`.
 """
@@ -18,6 +18,7 @@ import base64
 import binascii
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import math
@@ -45,9 +46,6 @@ GOLDEN = "golden.safetensors"
 REPORT = "report"
 DIGEST_DIGITS = 12
 """How many of the content's digest are the version, where the config names none."""
-
-PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
-"""Backend name → the onnxruntime execution provider it needs."""
 
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16",
@@ -518,12 +516,14 @@ def _allowed(expected: Array, floor: Array | None, golden: Golden, name: str) ->
 
 # Running
 
+_PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
+
 
 def open_onnx(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[str, Array]] | None:
     """Return a function from inputs to outputs by name, or None where the backend's provider does not load."""
     import onnxruntime
 
-    provider = PROVIDERS[backend]
+    provider = _PROVIDERS[backend]
     if provider not in onnxruntime.get_available_providers():
         return None
     if backend == "onnxruntime-cuda" and hasattr(onnxruntime, "preload_dlls"):
@@ -547,21 +547,64 @@ def open_onnx(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[
     return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
+def open_openvino(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[str, Array]] | None:
+    """Return a function from inputs to outputs by name, or None where OpenVINO would not compute in float32."""
+    del backend
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # at its import it would tell its makers
+    openvino = importlib.import_module("openvino")
+    core = openvino.Core()
+    # Where a processor can, it would compute in bfloat16.
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    if compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.f32:
+        return None
+    dtypes = {name: port.get_element_type().to_dtype() for port in compiled.inputs for name in port.get_names()}
+    names = [(name, index) for index, port in enumerate(compiled.outputs) for name in port.get_names()]
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        request = compiled.create_infer_request()
+        for name, array in inputs.items():
+            if array.dtype != dtypes[name]:  # it would cast
+                raise ValueError(f"{name} is {array.dtype}, the file takes {dtypes[name]}")
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=False))
+        request.infer()
+        return {name: request.get_output_tensor(index).data.copy() for name, index in names}
+
+    return run
+
+
+@dataclass(frozen=True)
+class Runner:
+    """How the files of a format are run here: `package` must be importable; `open` returns None where its backend cannot run.
+
+    `open` is given the file and the backend's name, and returns a function from inputs to outputs by name.
+    """
+
+    format: str
+    package: str
+    open: Callable[[Path, str], Callable[[Mapping[str, Array]], dict[str, Array]] | None]
+
+
+RUNNERS = {
+    "onnxruntime-cpu": Runner("onnx", "onnxruntime", open_onnx),
+    "onnxruntime-cuda": Runner("onnx", "onnxruntime", open_onnx),
+    "openvino-cpu": Runner("openvino", "openvino", open_openvino),
+}
+"""Backend name → how it runs the files of its format."""
+
+
 def check_golden(root: Path, model: str, backend: str) -> list[str] | None:
-    """Run the golden cases on an ONNX file of the release; return the problems, or None if the backend cannot run."""
+    """Run the golden cases on a file of the release; return the problems, or None if the backend cannot run."""
+    runner = RUNNERS[backend]
+    if importlib.util.find_spec(runner.package) is None:
+        return None
     try:
         golden = gated(read_golden(root / GOLDEN), read_manifest(root), model)
-        run = open_onnx(root / model, backend)
+        run = runner.open(root / model, backend)
         if run is None:
             return None
         return [f"{backend}: {problem}" for case in golden.cases for problem in judge(golden, case, run(case.inputs))]
     except Exception as error:  # noqa: BLE001 — whatever a runtime raises on this file is a failed check
         return [f"{backend}: {type(error).__name__}: {error}"]
-
-
-def onnx_models(manifest: Mapping[str, Any]) -> list[str]:
-    """Return the ONNX files that the manifest lists."""
-    return [model["path"] for model in manifest["models"] if model["format"] == "onnx"]
 
 
 def main(arguments: list[str]) -> int:
@@ -581,7 +624,7 @@ def main(arguments: list[str]) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     checked = "digests, signature" if asked.key else "digests"
-    golden = f"golden cases on {', '.join(ran)}" if ran else "no ONNX file, so no golden case was run"
+    golden = f"golden cases on {', '.join(ran)}" if ran else "no file that this runs, so no golden case was run"
     print(f"{root.name}: {f'FAILED: {len(problems)} problem(s)' if problems else f'ok: {checked}, {golden}'}")
     return 1 if problems else 0
 
@@ -592,18 +635,23 @@ def _check_origin(root: Path, key: Path | None, least: str | None) -> list[str]:
 
 
 def _run_golden(root: Path, problems: list[str]) -> list[str]:
-    """Run the golden cases on every provider found, add what is wrong to `problems`, and return the backends that ran."""
+    """Run the golden cases on every backend found, add what is wrong to `problems`, and return the backends that ran."""
     ran = []
-    models = onnx_models(read_manifest(root))
-    for model in models:
-        for backend in PROVIDERS:
-            found = check_golden(root, model, backend)
-            if found is not None:
-                ran.append(backend)
-                problems += found
-    if models and not ran:
-        problems.append("no onnxruntime provider could be loaded, so the golden cases did not run")
-    return ran
+    runners = [
+        (backend, runner.package, model["path"])
+        for model in read_manifest(root)["models"]
+        for backend, runner in RUNNERS.items()
+        if runner.format == model["format"]
+    ]
+    for backend, _, path in runners:
+        found = check_golden(root, path, backend)
+        if found is not None:
+            ran.append(backend)
+            problems += found
+    if runners and not ran:
+        packages = " or ".join(dict.fromkeys(package for _, package, _ in runners))
+        problems.append(f"nothing here could run the golden cases: install {packages}")
+    return list(dict.fromkeys(ran))
 
 
 if __name__ == "__main__":

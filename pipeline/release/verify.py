@@ -65,7 +65,7 @@ def verify(
 ) -> Verdict:
     """Check a release's digests, manifest and origin, then its golden cases on the backends named, or on all that can run.
 
-    `run` executes a file on a backend; without it onnxruntime runs in this process, and nothing else does.
+    `run` executes a file on a backend; without it what the shipped verifier runs is run in this process, and nothing else.
     Raises InputError if there is no release or no such backend or key, UnavailableError if a named backend cannot run,
     and UnsafeError if it would run machine code of a release whose signature was not checked.
     """
@@ -175,7 +175,7 @@ def _possible(manifest: Mapping[str, Any], run: Run | None, origin: Origin) -> t
     able = [
         name
         for name, backend in table().items()
-        if backend.format in formats and (run is not None or name in standalone.PROVIDERS) and backend.probe() is None
+        if backend.format in formats and (run is not None or name in standalone.RUNNERS) and backend.probe() is None
     ]
     refused = [name for name in able if origin.key is None and opening.is_native(table()[name].format)]
     notes = [f"{name} did not run: its file is machine code, which runs only with --key" for name in refused]
@@ -198,7 +198,7 @@ def _golden_problems(
     release: Path, model: str, backend: str, golden: standalone.Golden, run: Run | None
 ) -> list[str] | None:
     if run is None:
-        if backend not in standalone.PROVIDERS:
+        if backend not in standalone.RUNNERS:
             return None
         return standalone.check_golden(release, model, backend)
     own = standalone.gated(golden, standalone.read_manifest(release), model)

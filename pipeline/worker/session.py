@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from pipeline.backends.placement import Placement
 from pipeline.backends.table import backends
 from pipeline.interface import Array, Arrays
 from pipeline.worker.job import Context, Model, Request
+from pipeline.worker.template import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ class Open(Request[Facts]):
         baseline_bytes = memory().resident_bytes
         start = time.perf_counter_ns()
         for module in chosen.modules:
-            import_module(module)
+            load(module)
         imported = time.perf_counter_ns()
         session = chosen.open(self.source, chosen.options.model_validate(self.options))
         loaded = time.perf_counter_ns()

@@ -81,14 +81,14 @@ def main() -> None:
                 expected.extend(order)
         elif expected:
             with contextlib.suppress(Exception):  # the worker that needs it will say so
-                _load(expected.popleft())
+                load(expected.popleft())
     os._exit(0)
 
 
 def _fork(order: Order, files: list[int], told: dict[int, int], own: tuple[int, ...]) -> None:
     """Fork a worker, and remember where its end is to be told; it goes on without the `own` files of the template."""
     for module in order.modules:
-        _load(module)
+        load(module)
     gc.collect()
     gc.freeze()  # a worker that looks for cycles would copy every page of what it shares
     process = os.fork()
@@ -99,7 +99,7 @@ def _fork(order: Order, files: list[int], told: dict[int, int], own: tuple[int, 
         os.close(each)
 
 
-def _load(name: str) -> None:
+def load(name: str) -> None:
     """Import a module, and where a function of it is named ("module:function"), call that."""
     module, _, function = name.partition(":")
     imported = importlib.import_module(module)

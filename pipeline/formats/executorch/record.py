@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.formats.artifact import Written
     from pipeline.formats.format import AuditSubject, FromNetwork, Options, Signature
 
-_NOT_AUDITED = "ExecuTorch keeps what XNNPACK computes in a form of its own, and nothing here reads its operators"
+_NOT_AUDITED = "nothing here reads its operators"
 
 
 def _export(origin: FromNetwork, options: Options) -> Written:

@@ -1,0 +1,1 @@
+"""OpenVINO: everything that knows its intermediate representation."""
