@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from pipeline.backends.eager import EAGER, EAGER_CUDA
+from pipeline.backends.executorch import EXECUTORCH_XNNPACK
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
 from pipeline.backends.openvino import OPENVINO_CPU
 from pipeline.backends.torch_compile import TORCH_COMPILE
@@ -26,6 +27,7 @@ BUILT_IN = (
     TORCH_EXPORT,
     ONNXRUNTIME_CPU,
     OPENVINO_CPU,
+    EXECUTORCH_XNNPACK,
     EAGER_CUDA,
     TORCHSCRIPT_CUDA,
     ONNXRUNTIME_CUDA,

@@ -10,6 +10,7 @@ from pipeline.errors import UnsafeError, WeightsError, suggestion
 from pipeline.weights import (
     archive,
     danger,
+    executorch_header,
     files,
     identify,
     kinds,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.weights.files import Bytes
 
 _CONTAINERS = {*kinds.PROGRAMS, Kind.NUMPY, Kind.ZIP, Kind.TAR, Kind.GZIP, Kind.HDF5}
+_OF_NUMBERS = {Kind.SAFETENSORS: safetensors_header.read, Kind.EXECUTORCH: executorch_header.header}
 _SHARD_NAME = re.compile(r"[^/\\\x00-\x1f]+")
 
 
@@ -103,6 +105,8 @@ def _of_bytes(data: Bytes, kind: Kind, name: str, walk: nested.Walk, key: str | 
 
 
 def _of_kind(data: Bytes, kind: Kind, name: str, walk: nested.Walk, key: str | None) -> Header:
+    if kind in _OF_NUMBERS:
+        return _OF_NUMBERS[kind](data, name)
     match kind:
         case Kind.STATE_DICT:
             entries = torch_header.entries_of(data, name)
@@ -120,8 +124,6 @@ def _of_kind(data: Bytes, kind: Kind, name: str, walk: nested.Walk, key: str | N
                     f"{name} hides {len(data) - parsed.end:,} bytes behind its pickle", hint=files.ALTERED
                 )
             return Header(kind, len(data), needs=tuple(parsed.foreign), facts={"pickle protocol": parsed.protocol})
-        case Kind.SAFETENSORS:
-            return safetensors_header.read(data, name)
         case Kind.SEALED:
             what = f"{name} is an archive that nobody here looks into ({identify.sealed(data)})"
             raise UnsafeError(what, hint=nested.HINT)

@@ -8,7 +8,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UnsafeError
-from pipeline.weights import archive, danger, npy, opcodes, pickles, protobuf
+from pipeline.weights import archive, danger, executorch_header, npy, opcodes, pickles, protobuf
 from pipeline.weights.kinds import Kind
 from pipeline.weights.pickle_calls import MAX_TENSORS
 from pipeline.weights.pickle_records import CraftedError, MalformedError, TooLargeError
@@ -68,6 +68,8 @@ def packed(data: Bytes, budget: pickles.Budget | None = None) -> Kind | None:
             return kind
     if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _zip_kind(data)
+    if executorch_header.is_program(data):
+        return Kind.TRUNCATED if executorch_header.is_cut_off(data) else Kind.EXECUTORCH
     if _is_tar(data):
         return Kind.TAR
     return Kind.GZIP if _is_zlib(data) else None

@@ -1,0 +1,82 @@
+"""The network as torch.export captures it, at example sizes at which nothing is narrowed.
+
+A convolution whose example has a batch of 2 is captured for batches of 2 to 15 without a word: its operator takes
+another path from 16 on (pytorch issue 118289). Larger examples are captured for all sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ExportError
+from pipeline.formats import capture, refusal
+from pipeline.interface import complete_sizes, free_dimensions
+from pipeline.rebuild import calling
+from pipeline.rebuild.cases import allowed, example_sizes, make, shape_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from pipeline.formats.forward import Forward
+    from pipeline.interface import Interface, Sizes
+
+_FROM = 20
+_MOST_ELEMENTS = 1 << 26
+
+
+def captured(prepared: Forward, interface: Interface) -> torch.export.ExportedProgram:
+    """Return the network for all declared sizes.
+
+    Raises:
+        ExportError: torch.export refuses it, or captures less at every size it is shown; both ranges are named.
+    """
+    refused: ExportError | None = None
+    for sizes in _shown(interface):
+        shown = prepared if sizes is None else _at(prepared, interface, sizes)
+        try:
+            program = capture.named(shown, interface)
+        except ExportError as error:
+            refused = refused or error
+            continue
+        if not (told := capture.narrowed(program, interface, prepared.names)):
+            return program
+        hint = refusal.eager_hint(prepared, interface)
+        refused = ExportError(f"torch.export: it captured less than the config declares: {'; '.join(told)}", hint=hint)
+    try:
+        return capture.wide(prepared, interface)
+    except ExportError as error:
+        raise refused or error from error
+
+
+def _shown(interface: Interface) -> Iterator[Sizes | None]:
+    """Yield the sizes to show torch.export: the usual ones (None), some beyond where operators take other paths, the largest."""
+    usual = example_sizes(interface)
+    yield None
+    seen = [usual]
+    for least in (_FROM, None):
+        sizes = _distinct(interface, least)
+        elements = sum(math.prod(shape_of(spec, sizes)) for spec in interface.inputs)
+        if sizes not in seen and elements <= _MOST_ELEMENTS:
+            seen.append(sizes)
+            yield sizes
+
+
+def _distinct(interface: Interface, least: int | None) -> dict[str, int]:
+    """Return sizes from `least` on, or the largest there are (None), that differ from each other and from every fixed one."""
+    taken = {size for spec in interface.inputs for size in spec.shape if isinstance(size, int)}
+    chosen: dict[str, int] = {}
+    for dimension in free_dimensions(interface.dimensions):
+        sizes = allowed(dimension)
+        wanted = reversed(sizes) if least is None else (each for each in sizes if each >= least)
+        chosen[dimension.name] = next((each for each in wanted if each not in taken), sizes[-1])
+        taken.add(chosen[dimension.name])
+    return complete_sizes(interface.dimensions, chosen)
+
+
+def _at(prepared: Forward, interface: Interface, sizes: Sizes) -> Forward:
+    tensors = calling.tensors_from(make(interface, sizes, seed=0, name="exporter").inputs)
+    return replace(prepared, tensors=tuple(tensors[name] for name in prepared.names))
