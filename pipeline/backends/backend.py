@@ -68,6 +68,8 @@ class Backend:
     `distributions` those whose versions its results depend on. `ladder` names, from the plainest on, ways in which it runs a
     file, each with its options: the first that breaks says where an error comes in; without it there is one way.
     `device_facts` says which device it would run on, with its driver, beside the processor: results hold for that one only.
+    `provider` returns, for options, the execution provider of onnxruntime that runs the file, with the options that onnxruntime
+    takes for it, all of them text; None where those do not say all of it, and None itself for what is not onnxruntime.
     """
 
     name: str
@@ -82,3 +84,4 @@ class Backend:
     distributions: tuple[str, ...] = ()
     ladder: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     device_facts: Callable[[], str] = lambda: ""
+    provider: Callable[[Options], tuple[str, Mapping[str, str]] | None] | None = None

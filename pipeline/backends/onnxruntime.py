@@ -13,7 +13,7 @@ from pydantic import Field
 from pipeline.backends import placement, probe
 from pipeline.backends.backend import Backend, Options, Session, Source
 from pipeline.errors import InputError, UnavailableError
-from pipeline.formats.onnx.session import LEVELS, Level, session_options
+from pipeline.formats.onnx.session import LEVELS, USUAL_LEVEL, Level, session_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,28 @@ class CudaOptions(Options):
     )
 
 
+def cpu_provider(options: Options) -> tuple[str, dict[str, str]] | None:
+    """Return onnxruntime's CPU provider and its options; None where a session needs more said than that."""
+    assert isinstance(options, CpuOptions)  # noqa: S101 - the table pairs them
+    return ("CPUExecutionProvider", {}) if options.graph_optimization_level == USUAL_LEVEL else None
+
+
+def cuda_provider(options: Options) -> tuple[str, dict[str, str]] | None:
+    """Return onnxruntime's CUDA provider and its options; None where a session needs more said than that."""
+    assert isinstance(options, CudaOptions)  # noqa: S101 - the table pairs them
+    return (
+        ("CUDAExecutionProvider", _cuda_options(options)) if options.graph_optimization_level == USUAL_LEVEL else None
+    )
+
+
+def _cuda_options(options: CudaOptions) -> dict[str, str]:
+    return {
+        "device_id": str(options.device_id),
+        "use_tf32": str(int(options.tf32)),
+        "cudnn_conv_algo_search": options.cudnn_conv_algo_search.upper(),
+    }
+
+
 def open_cpu(source: Source, options: Options) -> Session:
     """Open a file with the CPU provider."""
     assert isinstance(options, CpuOptions)  # noqa: S101 - the table pairs them
@@ -58,12 +80,7 @@ def open_cuda(source: Source, options: Options) -> Session:
     """
     assert isinstance(options, CudaOptions)  # noqa: S101 - the table pairs them
     _load_cuda_libraries()
-    chosen = {
-        "device_id": str(options.device_id),
-        "use_tf32": str(int(options.tf32)),
-        "cudnn_conv_algo_search": options.cudnn_conv_algo_search.upper(),
-    }
-    cuda = ("CUDAExecutionProvider", chosen)
+    cuda = ("CUDAExecutionProvider", _cuda_options(options))
     providers = [cuda, "CPUExecutionProvider"]
     session = _session(source, options.graph_optimization_level, providers, None, device_id=options.device_id)
     if "CUDAExecutionProvider" not in session.facts["providers"]:
@@ -187,6 +204,7 @@ ONNXRUNTIME_CPU = Backend(
     modules=("onnxruntime",),
     distributions=("onnxruntime", "onnxruntime-gpu"),
     ladder=_LADDER,
+    provider=cpu_provider,
 )
 
 ONNXRUNTIME_CUDA = Backend(
@@ -202,4 +220,5 @@ ONNXRUNTIME_CUDA = Backend(
     modules=("onnxruntime",),
     distributions=("onnxruntime-gpu",),
     ladder=_LADDER,
+    provider=cuda_provider,
 )

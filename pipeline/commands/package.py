@@ -10,7 +10,7 @@ from pipeline.commands.shared import Json, Release, print_json
 
 def package(
     release: Release,
-    kind: Annotated[str, typer.Option("--as", metavar="KIND", help="triton, mlflow, huggingface, oci or zip.")],
+    kind: Annotated[str, typer.Option("--as", metavar="KIND", help="triton, mlflow, ort, huggingface, oci or zip.")],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -26,6 +26,8 @@ def package(
     triton: a folder, NAME-VERSION-triton, a model repository with config.pbtxt for tritonserver.
 
     mlflow: a folder, NAME-VERSION-mlflow, an MLflow model.
+
+    ort: a folder, NAME-VERSION-ort, a model package that onnxruntime opens from version 1.32 on.
 
     huggingface: a folder, NAME-VERSION-huggingface, the card and the release, to upload to the Hub.
 

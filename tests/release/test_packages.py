@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -24,7 +25,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT4
 
 from pipeline.errors import DigestError, InputError
-from pipeline.release import bundle
+from pipeline.release import bundle, standalone
 from pipeline.release.load import load_release
 from pipeline.release.packages import KINDS, package
 from pipeline.release.standalone import list_files
@@ -163,6 +164,95 @@ def test_triton_joins_no_requests_whose_rows_were_not_shown_to_be_independent(
     assert list(config.input[0].dims) == [-1, 4]
     assert words in (tmp_path / "repository" / "tiny" / "config.pbtxt").read_text().splitlines()[0]
     assert words in done.err
+
+
+# onnxruntime's model package, opened by onnxruntime
+
+
+def opened(package, component, *providers):
+    """Return the session that onnxruntime makes of a component for the providers that are asked for."""
+    asked = onnxruntime.SessionOptions()
+    for provider in providers:
+        asked.add_provider(provider, {})
+    context = onnxruntime.ModelPackageContext(str(package))
+    return context.select_component(component, onnxruntime.ModelPackageOptions(asked)).create_session()
+
+
+def with_weights_beside(model, folder):
+    """Return a model of a release with its weights in a file beside it."""
+    folder.mkdir()
+    file, data = folder / "model.onnx", "model.onnx.data"
+    onnx.save(onnx.load(model.path), file, save_as_external_data=True, location=data, size_threshold=0)
+    return replace(model, path=file, extra_files={data: folder / data}, facts={"opset": 20, "external_data": True})
+
+
+def test_onnxruntime_opens_its_package_and_gives_the_golden_outputs(built, tmp_path):
+    package = packaged(built, "ort", tmp_path)
+    session = opened(package, "simplenet")
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    golden = standalone.read_golden(built / "golden.safetensors")
+    for case in golden.cases:
+        (got,) = session.run(["logits"], dict(case.inputs))
+        assert np.abs(got - case.outputs["logits"]).max() <= 1e-5 * np.abs(case.outputs["logits"]).max()
+    told = onnxruntime.ModelPackage.open(str(package)).get_info()
+    assert (told["package_name"], told["layout"], told["shared_assets"]) == ("simplenet", "portable", [])
+
+
+def test_weights_beside_a_model_are_shared_by_the_digest_that_onnxruntime_computes(content, changed, tmp_path):
+    model = with_weights_beside(content.models[0], tmp_path / "beside")
+    release = bundle.write(changed(models=(model, content.models[1])), tmp_path / "out")
+    package = packaged(release, "ort", tmp_path)
+    (asset,) = (package / "shared_assets").iterdir()
+    assert [each.name for each in asset.iterdir()] == ["model.onnx.data"]
+    digest = onnxruntime.ModelPackage.compute_directory_hash(str(asset))
+    assert digest == asset.name.replace("sha256-", "sha256:")
+    assert not (package / "tiny" / "model" / "model.onnx.data").exists()
+    expected = load_release(release)(x=X)["logits"]
+    np.testing.assert_array_equal(opened(package, "tiny").run(["logits"], {"x": X})[0], expected)
+    (asset / "model.onnx.data").unlink()
+    with pytest.raises(Exception, match=r"model\.onnx\.data"):
+        opened(package, "tiny")
+
+
+def test_each_onnx_model_is_a_component_and_each_provider_it_passed_on_a_variant(
+    content, changed, tmp_path, weighbridge
+):
+    passed = {"format": "onnx", "options": {}, "verdict": "pass"}
+    proven = {
+        "onnxruntime-cpu": {**passed, "backend": "onnxruntime-cpu", "artifact": "onnx"},
+        "slow": {**passed, "backend": "onnxruntime-cpu", "artifact": "onnx", "options": {"graph_optimization_level": "basic"}},
+        "onnxruntime-cuda": {**passed, "backend": "onnxruntime-cuda", "artifact": "onnx"},
+        "half": {**passed, "backend": "onnxruntime-cpu", "artifact": "onnx-half"},
+    }  # fmt: skip
+    models = tuple(
+        replace(content.models[0], name=name, name_in_release=f"{name}.onnx")
+        for name in ("onnx", "onnx-half", "onnx-other")
+    )
+    release = bundle.write(
+        changed(models=models, manifest={**content.manifest, "backends": proven}), tmp_path / "released"
+    )
+    done = weighbridge("package", release, "--as", "ort", "--out", tmp_path / "package")
+    assert done.code == 0, done.err
+    context = onnxruntime.ModelPackageContext(str(tmp_path / "package"))
+    assert context.get_component_names() == ["tiny", "tiny-onnx-half"]
+    variants = {name: context.get_variant_ep_name("tiny", name) for name in context.get_variant_names("tiny")}
+    assert variants == {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
+    assert opened(tmp_path / "package", "tiny-onnx-half").run(None, {"x": X})[0].shape == (3, 3)
+    component = json.loads((tmp_path / "package" / "tiny" / "component.json").read_bytes())
+    asked = component["variants"]["onnxruntime-cuda"]["executor_info"]["ort"]["provider_options"]
+    assert asked["use_tf32"] == "0"
+    assert "onnx-other is left out: no backend of onnxruntime was proven on it" in done.err
+    assert "variant onnxruntime-cuda needs an onnxruntime in which CUDAExecutionProvider takes options" in done.err
+
+
+def test_onnxruntime_takes_no_release_that_it_was_not_proven_on(content, changed, tmp_path):
+    manifest = {**content.manifest, "backends": {}}
+    with pytest.raises(InputError, match="no model of this release was") as caught:
+        packaged(bundle.write(changed(manifest=manifest), tmp_path / "out"), "ort", tmp_path)
+    assert "`backends`" in caught.value.hint
+    torchscript = bundle.write(changed(models=content.models[1:]), tmp_path / "other")
+    with pytest.raises(InputError, match="ort takes the ONNX model"):
+        packaged(torchscript, "ort", tmp_path)
 
 
 # MLflow: its loader and server are in test_mlflow.py

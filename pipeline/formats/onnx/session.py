@@ -15,6 +15,8 @@ _LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 LEVELS = tuple(_LEVELS)
+USUAL_LEVEL: Level = "all"
+"""What onnxruntime does where nobody says anything."""
 DEFAULT_LEVEL: Level = "disable"
 """What is wrong with a file mostly shows without optimisation."""
 

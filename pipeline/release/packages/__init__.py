@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import DigestError, InputError
 from pipeline.release import bundle
-from pipeline.release.packages import content, huggingface, mlflow, oci, triton, zipped
+from pipeline.release.packages import content, huggingface, mlflow, oci, ort, triton, zipped
 from pipeline.release.verify import check
 from pipeline.storage.store import private_directory, publish
 
@@ -45,6 +45,7 @@ KINDS: Mapping[str, Kind] = {
     "triton": Kind(triton.write, "tritonserver --model-repository={path}", notes=triton.notes),
     "mlflow": Kind(mlflow.write, "mlflow models serve --model-uri {path} --env-manager local"),
     "huggingface": Kind(huggingface.write, "hf upload OWNER/NAME {path}  # OWNER/NAME: your repository on the Hub"),
+    "ort": Kind(ort.write, ort.NEXT, notes=ort.notes),
     "oci": Kind(
         oci.write,
         "oras copy --from-oci-layout {layout} REGISTRY/NAME:{version}  # REGISTRY/NAME: where it goes",
