@@ -141,6 +141,16 @@ bench-zoo-cost: .venv/installed  ## the same for ten networks of the zoo in one 
 	@test -x .venv-zoo/bin/python || { echo "first: make sweep-zoo (it may be interrupted once it tries networks)"; exit 1; }
 	@PYTHONPATH=. .venv-zoo/bin/python -m benchmarks.zoo_cost
 
+# When these two last ran and what they showed: docs/backends.md. ARGS="--only minilm" takes a part; one that was interrupted goes on.
+bench-backends: .venv/installed weights  ## every backend that can run here on sixteen networks: exported, judged, timed (an hour; installs OpenVINO and ExecuTorch beside)
+	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo,openvino,executorch]'
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps pytorchcv
+	@.venv-zoo/bin/python -m benchmarks.backends $(ARGS)
+
+bench-by-hand: .venv/installed-dev weights  ## the best proven artifact of each shipped config against what is fastest by hand (half an hour)
+	@$(BIN)/python -m benchmarks.by_hand $(ARGS)
+
 bench-weight-reads: .venv/installed  ## how often each process of an export reads 512 MB of weights (needs strace)
 	@$(BIN)/python benchmarks/weight_reads.py
 

@@ -60,7 +60,7 @@ def benchmark(path: Path, settings: Settings) -> Documents:
     earlier = up_to_date.find(settings.out, planned.config.name, dependencies.of_release(planned, settings))
     if earlier.release and not settings.rebuild:
         _require_sound(verifying.check_unread(earlier.release), earlier.release)  # finding it compared the digests
-        variants = _present(planned.variants, earlier.release)
+        variants = present(planned.variants, earlier.release)
         return replace(document.read(earlier.release), benchmark=measured(planned, variants, settings))
     with private_directory(settings.out / planned.config.name) as work:
         state = run(
@@ -120,7 +120,7 @@ def _of_release(release: Path, settings: Settings) -> Documents:
     manifest = standalone.read_manifest(release)
     configured = _Configured.of(manifest["config"], release)
     chosen = _configured(configured.benchmark | _overrides(settings.overrides))
-    variants = _present(
+    variants = present(
         [
             Variant(
                 name,
@@ -220,7 +220,7 @@ def _overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _present(variants: Sequence[Variant], release: Path) -> list[Variant]:
+def present(variants: Sequence[Variant], release: Path) -> list[Variant]:
     """Return the variants that can run here, with their files in a release."""
     models = standalone.read_manifest(release)["models"]
     files = {model.get("name") or model["format"]: release / model["path"] for model in models}
