@@ -52,13 +52,11 @@ def _open(source: Source, options: Options) -> Session:
             "torch-compile compiles the network itself, and a release holds only what was exported from it",
             hint="leave --backend out: the fastest proven one is taken",
         )
-    began = time.perf_counter()
     facts = pytorch.prepare("cpu", options)
     folder = inductor.prepare()
     loaded = model.load(source.network, device="cpu")
     binding = calling.bind(loaded.module, source.interface)
     compiled = _Compiled(calling.method_of(loaded.module, binding), options, facts, folder)
-    facts["prepare_s"] = time.perf_counter() - began
 
     def session_of(called: Callable[..., Any]) -> Session:
         return pytorch.session(called, binding.arguments, source.interface, "cpu", facts)

@@ -76,6 +76,8 @@ def canonical(source: Path, target: Path, *, identity: Mapping[str, Any]) -> Non
     """
     with zipfile.ZipFile(source) as archive:
         entries = zipped.below_root(archive)
+        if entries is None or MODEL not in entries:
+            raise ExportError("this archive is not what torch.export.save writes", hint=_LEAVE_OUT)
         model = json.loads(archive.read(entries[MODEL]))
         _strip(model)
         added = {
@@ -83,8 +85,8 @@ def canonical(source: Path, target: Path, *, identity: Mapping[str, Any]) -> Non
             EXAMPLES: b"",
             f"extra/{zipped.IDENTITY_FILE}": canonical_json(dict(identity)),
         }
-        kept = {name: info for name, info in entries.items() if name != ".data/serialization_id"}
-        zipped.write(archive, kept, added, target)
+        kept = {name: info for name, info in entries.items() if name != zipped.RANDOM}
+        zipped.write(target, "archive", archive, {**kept, **added})
 
 
 def _strip(value: Any) -> None:

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 
 def from_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> None:
-    """Write a TorchScript archive's canonical form.
+    """Write a TorchScript archive's canonical form: entries sorted, stored, aligned to 64 bytes and dated 1980.
 
     Drops what only debuggers read and what is random (`*.debug_pkl`, `.data/serialization_id`); adds the identity as
     an extra file (`torch.jit.load(…, _extra_files={IDENTITY_FILE: ""})`). Raises ExportError if it is no TorchScript archive.
     """
     try:
         with zipfile.ZipFile(source) as archive:
-            added = {f"extra/{IDENTITY_FILE}": canonical_json(dict(identity))}
-            zipped.write(archive, _entries(archive), added, target)
+            kept: dict[str, zipfile.ZipInfo | bytes] = {**_entries(archive)}
+            kept[f"extra/{IDENTITY_FILE}"] = canonical_json(dict(identity))
+            zipped.write(target, "archive", archive, kept)
     except zipfile.BadZipFile as error:
         raise ExportError(
             f"{source.name} is not a TorchScript archive: {error}", hint="leave `torchscript` out of `exports`"
@@ -34,7 +35,6 @@ def from_file(source: Path, target: Path, *, identity: Mapping[str, str]) -> Non
 def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Return the entries worth keeping by their name below the archive's root."""
     entries = zipped.below_root(archive)
-    if "constants.pkl" not in entries or len(entries) != len(archive.infolist()):
+    if entries is None or "constants.pkl" not in entries:
         raise ExportError("this zip archive is not what torch.jit.save writes: no constants.pkl, or a name twice")
-    dropped = {".data/serialization_id", f"extra/{IDENTITY_FILE}"}
-    return {name: info for name, info in entries.items() if name not in dropped and not name.endswith(".debug_pkl")}
+    return {name: info for name, info in entries.items() if name != zipped.RANDOM and not name.endswith(".debug_pkl")}
