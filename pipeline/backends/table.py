@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.backends.eager import EAGER, EAGER_CUDA
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
+from pipeline.backends.onnxruntime_providers import PROVIDERS
 from pipeline.backends.torchscript import TORCHSCRIPT, TORCHSCRIPT_CUDA
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 NETWORK = EAGER.name
 """The backend that runs the network itself."""
 
-BUILT_IN = (EAGER, TORCHSCRIPT, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, EAGER_CUDA, TORCHSCRIPT_CUDA)
+BUILT_IN = (EAGER, TORCHSCRIPT, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, EAGER_CUDA, TORCHSCRIPT_CUDA, *PROVIDERS)
 
 
 @cache
