@@ -88,12 +88,11 @@ def _openvino(options: Options, _: Interface | None) -> Asked:
     assert isinstance(options, OpenVinoOptions)  # noqa: S101 - the table pairs them
     threads = _threads(options)
     chosen = {"device_type": options.device_type, "precision": options.precision, "num_streams": "1"}
-    if options.device_type == "CPU":
-        chosen["num_of_threads"] = str(threads)
     return Asked(
         "OpenVINOExecutionProvider",
         f"install onnxruntime-openvino instead of onnxruntime, on a machine where OpenVINO has the device {options.device_type}",
         chosen,
+        {"num_of_threads": str(threads)} if options.device_type == "CPU" else {},
         threads=threads,
         takes_part=options.device_type == "CPU",
     )
@@ -121,16 +120,18 @@ def _tensorrt(options: Options, interface: Interface | None) -> Asked:
         "trt_engine_cache_enable": "0",
         "trt_timing_cache_enable": "0",
     }
+    sizes = {}
     if interface is not None and interface.dimensions:
         ranges = profiles.profile(interface)
         for name, which in (("min", "least"), ("opt", "best"), ("max", "most")):
             shapes = profiles.in_words((each, getattr(ranges[each], which)) for each in ranges)
-            chosen[f"trt_profile_{name}_shapes"] = shapes
+            sizes[f"trt_profile_{name}_shapes"] = shapes
     behind = {"device_id": str(options.device_id), "use_tf32": str(int(options.tf32))}
     return Asked(
         "TensorrtExecutionProvider",
         "install onnxruntime-gpu, the TensorRT that it was built for, and an NVIDIA driver",
         chosen,
+        sizes,
         behind=((CUDA, behind),),
         device_id=options.device_id,
         # The provider has no option for TF32, which TensorRT allows itself; it reads this when it builds an engine.
@@ -153,9 +154,9 @@ def _coreml(options: Options, _: Interface | None) -> Asked:
 def _xnnpack(options: Options, _: Interface | None) -> Asked:
     assert isinstance(options, XnnpackOptions)  # noqa: S101 - the table pairs them
     # Its threads are its own: those of the CPU provider would only compete with them.
-    chosen = {"intra_op_num_threads": str(_threads(options))}
+    threads = {"intra_op_num_threads": str(_threads(options))}
     install = "build onnxruntime with XNNPACK"
-    return Asked("XnnpackExecutionProvider", install, chosen, threads=1, takes_part=True)
+    return Asked("XnnpackExecutionProvider", install, here=threads, threads=1, takes_part=True)
 
 
 def _probe_tensorrt() -> str | None:

@@ -24,7 +24,8 @@ LADDER = tuple((f"onnxruntime, optimisation {level}", {"graph_optimization_level
 class Asked:
     """What a session is asked for.
 
-    `provider` gets the nodes it takes, `behind` (names with options) those it leaves, and the CPU provider the rest. `threads`:
+    `provider` gets the nodes it takes, `behind` (names with options) those it leaves, and the CPU provider the rest. `options` are
+    what makes the results, `here` what follows from this machine and run, as a number of threads. `threads`:
     those of an operator on the CPU provider; None for the run's. `device_id`: the NVIDIA GPU whose memory holds inputs and
     outputs; None for the host's. `takes_part` says that the provider takes what it knows and the CPU provider computes the rest by
     design; without it a node that computes on the CPU is a fault. `install` is what to do where the provider is not to be had.
@@ -34,6 +35,7 @@ class Asked:
     provider: str
     install: str
     options: Mapping[str, str] = field(default_factory=dict)
+    here: Mapping[str, str] = field(default_factory=dict)
     behind: tuple[tuple[str, Mapping[str, str]], ...] = ()
     threads: int | None = None
     device_id: int | None = None
@@ -41,9 +43,14 @@ class Asked:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def all_options(self) -> dict[str, str]:
+        """What the provider is told."""
+        return {**self.options, **self.here}
+
+    @property
     def providers(self) -> list[Any]:
         """All of them, as onnxruntime takes them: the CPU provider last."""
-        named = [(self.provider, dict(self.options)), *((name, dict(options)) for name, options in self.behind)]
+        named = [(self.provider, self.all_options), *((name, dict(options)) for name, options in self.behind)]
         return named if self.provider == placement.CPU else [*named, placement.CPU]
 
 
@@ -62,7 +69,7 @@ def open_on(source: Source, level: str, asked: Asked) -> Session:
             hint=asked.install,
         )
     return replace(
-        session, facts={**session.facts, **({"provider_options": dict(asked.options)} if asked.options else {})}
+        session, facts={**session.facts, **({"provider_options": asked.all_options} if asked.all_options else {})}
     )
 
 

@@ -79,7 +79,7 @@ def test_tensorrt_and_the_cuda_provider_behind_it_are_told_the_same_of_tf32(tf32
 
 
 def test_tensorrt_builds_for_the_declared_range_and_not_anew_for_each_size():
-    options = providers._tensorrt(providers.TensorRtOptions(), INTERFACE).options
+    options = providers._tensorrt(providers.TensorRtOptions(), INTERFACE).here
     assert options["trt_profile_min_shapes"] == "x:1x4"
     assert options["trt_profile_opt_shapes"] == options["trt_profile_max_shapes"] == "x:8x12"
 
@@ -87,9 +87,18 @@ def test_tensorrt_builds_for_the_declared_range_and_not_anew_for_each_size():
 @pytest.mark.parametrize(("given", "threads"), [({}, "3"), ({"threads": 2}, "2")])
 def test_threads_are_those_of_the_run_unless_told(monkeypatch, given, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert asked(providers.ONNXRUNTIME_OPENVINO, **given)[1]["num_of_threads"] == threads
-    assert asked(providers.ONNXRUNTIME_XNNPACK, **given)[1]["intra_op_num_threads"] == threads
-    assert providers._xnnpack(providers.XnnpackOptions(**given), None).threads == 1
+    openvino = providers._openvino(providers.OpenVinoOptions(**given), None)
+    assert openvino.here == {"num_of_threads": threads}
+    xnnpack = providers._xnnpack(providers.XnnpackOptions(**given), None)
+    assert (xnnpack.here, xnnpack.threads) == ({"intra_op_num_threads": threads}, 1)
+
+
+def test_what_follows_from_a_machine_is_not_said_to_others(monkeypatch):
+    said = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        said.append([asked(each) for each in providers.PROVIDERS])
+    assert said[0] == said[1]
 
 
 def test_an_npu_is_not_said_to_compute_in_float32():
