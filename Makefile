@@ -74,6 +74,14 @@ check-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (dow
 	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnxruntime-gpu onnx -e .
 	@.venv-cuda/bin/python scripts/check_cuda_fallback.py
 
+# Last run on 2026-11-26 with onnxruntime-openvino 1.24.1: simplenet, silero-vad and minilm pass at most 5.13 × the noise floor; every
+# node of the first two ran on OpenVINO, of minilm 7 of 13; OpenVINO's GPU, which was not there, was refused.
+check-providers:  ## onnxruntime's OpenVINO provider on three configs: parity, placement, a release, a refused fallback (two minutes)
+	@test -x .venv-providers/bin/python || $(PYTHON) -m venv .venv-providers
+	@.venv-providers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openvino-provider]'
+	@.venv-providers/bin/python scripts/fetch_weights.py silero-vad minilm
+	@$(ONE_THREAD) .venv-providers/bin/python scripts/check_providers.py
+
 # When these last ran and what they showed: docs/parity.md. One that was interrupted goes on where it stopped.
 sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.parity_defects
@@ -208,4 +216,4 @@ sweep-many: .venv/installed-dev  ## 8 processes export 50 versions each to one f
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.many
 
 clean:  ## remove .venv and what was built; releases stay
-	@rm -rf .venv .venv-cuda .venv-optimum .venv-bare .venv-zoo build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-cuda .venv-providers .venv-gpu .venv-optimum .venv-bare .venv-zoo build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -5,6 +5,10 @@ belong there: onnxruntime keeps what only computes shapes on the CPU, where shap
 onnxruntime/core/framework/fallback_cpu_capability.cc): a node that reads at least one value known on the CPU, and else only
 such values, graph inputs, and initializers of at most 100 elements. Known on the CPU are at first the outputs of Shape and
 Size, then the outputs of the nodes so found. Any other node on the CPU computes what the GPU was asked for.
+
+A provider that computes in the host's memory itself (OpenVINO, oneDNN, XNNPACK, Core ML) takes the nodes that it knows, and the CPU
+provider beside it computes the rest: that is how it is meant, and its share is told. That it ran no node at all is a fault of any
+provider: the session is then another one than was asked for. A provider that compiles counts what it compiled as one node.
 """
 
 from __future__ import annotations
@@ -13,9 +17,13 @@ import json
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NotRequired,  # pydantic reads typing's own from Python 3.12 on only
+)
 
-from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
+from typing_extensions import TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -63,12 +71,13 @@ class Placement(TypedDict):
 
     `providers`: by name the nodes each ran at least once, their share of all, the milliseconds and their share; copies between
     devices are counted apart. `left_on_cpu`: the nodes that computed on the CPU beside another provider, although they might
-    have run there.
+    have run there. `idle`: the provider that was asked for, where it ran no node; missing otherwise.
     """
 
     providers: dict[str, Share]
     copies: int
     left_on_cpu: list[OnCpu]
+    idle: NotRequired[str]
 
 
 def read(profile: bytes) -> list[Ran]:
@@ -100,8 +109,11 @@ def kept_on_cpu(graph: Any) -> set[str]:
     return kept
 
 
-def summary(ran: Sequence[Ran], kept: Iterable[str]) -> Placement:
-    """Return the placement; the nodes `kept` are on the CPU by design."""
+def summary(ran: Sequence[Ran], kept: Iterable[str], asked: str = CPU, *, takes_part: bool = False) -> Placement:
+    """Return the placement of a session that `asked` for a provider; the nodes `kept` are on the CPU by design.
+
+    `takes_part`: the provider takes what it knows, and the CPU provider computes the rest by design.
+    """
     computing = [each for each in ran if each.operator not in COPIES]
     nodes = {(each.provider, each.node): each for each in computing}
     spent: Counter[str] = Counter()
@@ -111,8 +123,9 @@ def summary(ran: Sequence[Ran], kept: Iterable[str]) -> Placement:
         by_node[each.provider, each.node] += each.duration_us
     counted = Counter(provider for provider, _ in nodes)
     expected = set(kept)
-    left = [nodes[key] for key in nodes if key[0] == CPU and key[1] not in expected] if set(counted) - {CPU} else []
-    return {
+    watched = not takes_part and (asked != CPU or set(counted) - {CPU})
+    left = [nodes[key] for key in nodes if key[0] == CPU and key[1] not in expected] if watched else []
+    found: Placement = {
         "providers": {
             name: {
                 "nodes": count,
@@ -127,22 +140,34 @@ def summary(ran: Sequence[Ran], kept: Iterable[str]) -> Placement:
             {"node": each.node, "operator": each.operator, "ms": by_node[CPU, each.node] / 1e3} for each in left
         ],
     }
+    if nodes and asked not in counted:
+        found["idle"] = asked
+    return found
 
 
 def in_words(placement: Placement) -> str:
     """Say in one line which provider got how much."""
     shares = ", ".join(
-        f"{name.removesuffix('ExecutionProvider')} {each['nodes']} nodes ({each['node_share']:.0%}), {each['time_share']:.0%} of the time"
+        f"{_short(name)} {each['nodes']} nodes ({each['node_share']:.0%}), {each['time_share']:.0%} of the time"
         for name, each in placement["providers"].items()
     )
     return shares + (f"; {placement['copies']} copies between devices" if placement["copies"] else "")
 
 
 def problems(placement: Placement | None) -> list[str]:
-    """Say which nodes computed on the CPU although the backend runs on another device; nothing if none did."""
-    if not placement or not placement["left_on_cpu"]:
+    """Say that the provider which was asked for ran nothing, or which nodes computed on the CPU beside it; nothing if neither."""
+    if not placement:
+        return []
+    if idle := placement.get("idle"):
+        nodes = sum(each["nodes"] for each in placement["providers"].values())
+        return [f"none of its {nodes} nodes ran on {_short(idle)}: {in_words(placement)}"]
+    if not placement["left_on_cpu"]:
         return []
     left = placement["left_on_cpu"]
     named = ", ".join(f"{each['node']} ({each['operator']})" for each in left[:_NAMED])
     more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
     return [f"{len(left)} of its nodes computed on the CPU: {named}{more}"]
+
+
+def _short(provider: str) -> str:
+    return provider.removesuffix("ExecutionProvider")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 from functools import cache
 from importlib import metadata, util
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
+"""The distributions that bring the module onnxruntime, each another build of it."""
 _CUDA_SUCCESS = 0
 _NAME_BYTES = 256
 
@@ -90,11 +93,50 @@ def torch_cuda() -> str | None:
 
 def onnxruntime_cuda() -> str | None:
     """Return None if onnxruntime has the CUDA provider built in and a device is here, else the reason."""
-    if missing := package("onnxruntime"):
+    if missing := one_onnxruntime():
         return missing
-    installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if installed_version(name)}
-    if installed == {"onnxruntime", "onnxruntime-gpu"}:
-        return "onnxruntime and onnxruntime-gpu are both installed; they overwrite each other: uninstall both, then one"
-    if "onnxruntime-gpu" not in installed:
+    if not installed_version("onnxruntime-gpu"):
         return "onnxruntime is a CPU build (the CUDA provider is in onnxruntime-gpu)"
     return cuda_device()
+
+
+def one_onnxruntime() -> str | None:
+    """Return None if one distribution provides onnxruntime, else the reason: several overwrite each other's files."""
+    if missing := package("onnxruntime"):
+        return missing
+    found = [name for name in ONNXRUNTIMES if installed_version(name)]
+    if len(found) < 2:
+        return None
+    told = f"{', '.join(found[:-1])} and {found[-1]}"
+    both = "both" if len(found) == 2 else "all"
+    return f"{told} are {both} installed; they overwrite each other: uninstall {both}, then install one"
+
+
+def onnxruntime_provider(library: str) -> str | None:
+    """Return None if onnxruntime has a provider, else the reason; `library` is what the provider's files are called after.
+
+    A provider is a library of its own (`libonnxruntime_providers_openvino.so`), or built in: then the paths of its source
+    files stand in onnxruntime's library, in the places that its own messages name. Nothing is imported.
+    """
+    if missing := one_onnxruntime():
+        return missing
+    spec = util.find_spec("onnxruntime")
+    folder = Path(spec.submodule_search_locations[0]) / "capi" if spec and spec.submodule_search_locations else None
+    if folder is None or not folder.is_dir():
+        return "this onnxruntime has no folder of libraries to look into"
+    names = (f"libonnxruntime_providers_{library}.*", f"onnxruntime_providers_{library}.dll")
+    if any(True for name in names for _ in folder.glob(name)) or _built_in(folder, library):
+        return None
+    build = " ".join(f"{name} {version}" for name, version in installed_versions(ONNXRUNTIMES).items())
+    return f"{build or 'this onnxruntime'} has no such provider"
+
+
+@cache
+def _built_in(folder: Path, library: str) -> bool:
+    marker = f"core/providers/{library}/".encode()
+    return any(_holds(each, marker) for each in sorted(folder.glob("onnxruntime_pybind11_state*")))
+
+
+def _holds(path: Path, marker: bytes) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        return held.find(marker) >= 0

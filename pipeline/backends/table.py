@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.backends.eager import EAGER, EAGER_CUDA
 from pipeline.backends.executorch import EXECUTORCH_XNNPACK
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
+from pipeline.backends.onnxruntime_providers import PROVIDERS
 from pipeline.backends.openvino import OPENVINO_CPU
 from pipeline.backends.torch_compile import TORCH_COMPILE
 from pipeline.backends.torch_export import TORCH_EXPORT
@@ -31,6 +32,7 @@ BUILT_IN = (
     EAGER_CUDA,
     TORCHSCRIPT_CUDA,
     ONNXRUNTIME_CUDA,
+    *PROVIDERS,
 )
 
 

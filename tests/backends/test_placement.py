@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.backends import onnxruntime as backend
-from pipeline.backends import placement
+from pipeline.backends import onnxruntime_session, placement
 from pipeline.backends.backend import Source
+from pipeline.backends.onnxruntime_session import Asked
 from pipeline.interface import Dimension, InputSpec, Interface
 
 CUDA = "CUDAExecutionProvider"
@@ -105,6 +106,24 @@ def test_a_node_that_computes_on_the_cpu_beside_a_gpu_is_named(file, profile, vi
     assert said.startswith(f"1 of its nodes computed on the CPU: {victim} (")
 
 
+def test_a_session_that_ran_all_of_its_nodes_elsewhere_than_it_was_asked_to_is_no_pass(profile):
+    ran = placement.read(profile)
+    for takes_part in (False, True):
+        found = placement.summary(ran, BOOKKEEPING, CUDA, takes_part=takes_part)
+        assert found["idle"] == CUDA
+        (said,) = placement.problems(found)
+        assert said.startswith("none of its 9 nodes ran on CUDA: CPU 9 nodes (100%)")
+
+
+def test_what_a_provider_on_the_host_leaves_to_the_cpu_is_told_and_no_fault(profile):
+    """XNNPACK, say, takes the products; a GPU that left the rest on the CPU would be at fault."""
+    ran = placement.read(on_gpu(profile, but={*BOOKKEEPING, "activation"}))
+    found = placement.summary(ran, set(), CUDA, takes_part=True)
+    assert {name: each["nodes"] for name, each in found["providers"].items()} == {placement.CPU: 7, CUDA: 2}
+    assert placement.problems(found) == []
+    assert placement.problems(placement.summary(ran, set(), CUDA)) != []
+
+
 def test_arithmetic_on_a_weight_of_more_than_a_hundred_elements_is_no_bookkeeping():
     """GetCpuPreferredNodes lets initializers of up to 100 elements pass; a table of 512 positions is looked up on the GPU."""
     for elements, kept in ((100, {"shape", "slice"}), (101, {"shape"})):
@@ -148,7 +167,7 @@ def test_the_graph_that_ran_names_the_nodes_of_the_profile(file, tmp_path):
     session = backend.open_cpu(source, backend.CpuOptions(intra_op_num_threads=1))
     session.run({"x": np.ones((2, 4), np.float32)})
     ran = session.placement()["providers"][placement.CPU]["nodes"]
-    kept = backend._kept_on_cpu(source, "all", [placement.CPU])
+    kept = onnxruntime_session._kept_on_cpu(source, "all", Asked(placement.CPU, ""))
     optimised = onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph
     assert ran == len(optimised.node)
     assert kept

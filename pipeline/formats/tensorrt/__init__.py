@@ -1,0 +1,1 @@
+"""TensorRT engines: machine code for one GPU, built from an ONNX file."""
