@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.backends import probe, pytorch
+from pipeline.backends import inputs, probe, pytorch
 from pipeline.backends.backend import Backend, Options, Session, Source
 from pipeline.backends.eager import CpuOptions
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
+
+    from pipeline.interface import Arrays
 
 
 def _open(source: Source, options: Options) -> Session:
@@ -27,16 +29,22 @@ def _open(source: Source, options: Options) -> Session:
     stated = {IDENTITY_FILE: ""}
     program = torch.export.load(source.file, extra_files=stated)
     order = _order(program, stated[IDENTITY_FILE], [spec.name for spec in source.interface.inputs])
-    dtypes = {spec.name: getattr(torch, spec.dtype) for spec in source.interface.inputs}
 
     def arguments(tensors: Mapping[str, torch.Tensor]) -> tuple[list[Any], dict[str, Any]]:
-        # The program checks sizes itself; another dtype it would take, and compute with.
-        if wrong := next((name for name, each in tensors.items() if each.dtype != dtypes[name]), None):
-            told = f"{wrong} is {tensors[wrong].dtype}, the program takes {dtypes[wrong]}"
-            raise InputError(told, hint=f"convert {wrong} to {dtypes[wrong]}")
         return [tensors[name] for name in order], {}
 
-    return pytorch.session(program.module(), arguments, replace(source.interface, paths={}), "cpu", facts)
+    session = pytorch.session(program.module(), arguments, replace(source.interface, paths={}), "cpu", facts)
+
+    # The program holds sizes against its range itself; another dtype it would take, and compute with.
+    def run(arrays: Arrays) -> dict[str, Any]:
+        inputs.check_inputs(source.interface, arrays)
+        return session.run(arrays)
+
+    def bind(arrays: Arrays) -> Callable[[], object]:
+        inputs.check_inputs(source.interface, arrays)
+        return session.bind(arrays)
+
+    return replace(session, run=run, bind=bind)
 
 
 def _order(program: Any, stated: str, names: list[str]) -> list[str]:
