@@ -212,7 +212,7 @@ def test_a_cuda_backend_is_never_available_without_a_device():
     if probe.cuda_device() is None:
         pytest.skip("there is an NVIDIA device here")
     for backend in backends().values():
-        assert (backend.device == "cuda") == (backend.probe() is not None)
+        assert backend.device != "cuda" or backend.probe() is not None
 
 
 def test_asking_the_cpu_build_for_cuda_is_refused_not_run_on_the_cpu(file_of):
