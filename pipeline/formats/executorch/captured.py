@@ -36,7 +36,7 @@ def unasked() -> Iterator[None]:
     """Let no convolution ask for its batch to choose a library that ExecuTorch does not have."""
     from torch.backends import mkldnn, nnpack
 
-    with mkldnn.flags(enabled=False), nnpack.flags(enabled=False):  # type: ignore[no-untyped-call]
+    with mkldnn.flags(enabled=False), nnpack.flags(enabled=False):
         yield
 
 

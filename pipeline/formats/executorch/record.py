@@ -59,6 +59,7 @@ EXECUTORCH = Format(
     install="weighbridge[executorch]",
     kind=Kind.EXECUTORCH,
     is_native=True,
+    native_as="a program whose runtime follows it without checking all of it",
     require_safe=_require_safe,
     read_signature=_signature,
     audit=_audit,
