@@ -60,7 +60,7 @@ def require_confined_onnx(path: Path, *, max_bytes: int | None = None) -> tuple[
     inside: dict[str, Path] = {}
     for each in found:
         if each.location not in inside:
-            inside[each.location] = _confined(each.location, path)
+            inside[each.location] = file_beside(each.location, path)
             total += inside[each.location].stat().st_size
         size = inside[each.location].stat().st_size
         end = each.offset + (each.length or 0)
@@ -120,8 +120,8 @@ def _reference(entries: list[tuple[str, str]]) -> Reference:
     return reference
 
 
-def _confined(location: str, model: Path) -> Path:
-    """Return the data file, refusing whatever two readers could resolve differently, and any way out of the folder."""
+def file_beside(location: str, model: Path) -> Path:
+    """Return a model's data file, refusing whatever two readers could resolve differently, and any way out of the folder."""
     parts = location.replace("\\", "/").split("/")
     # onnxruntime takes the location "*/_ORT_MEM_ADDR_/*" for an address in memory.
     if not location or any(ord(character) < 32 or character in ":*" for character in location):

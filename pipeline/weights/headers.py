@@ -16,6 +16,7 @@ from pipeline.weights import (
     kinds,
     nested,
     npy,
+    openvino,
     pickles,
     safetensors_header,
     torch_header,
@@ -93,6 +94,8 @@ def _header(path: Path, max_bytes: int | None, key: str | None = None, *, may_be
 def _of_bytes(data: Bytes, kind: Kind, name: str, walk: nested.Walk, key: str | None = None) -> Header:
     """Return the header of a file, or of what lies in one, with every fault as an error of ours."""
     try:
+        if kind is Kind.OPENVINO:
+            openvino.read(data, name)
         return _of_kind(data, kind, name, walk, key)
     except CraftedError as error:
         danger.require_harmless(error.foreign, name)

@@ -8,7 +8,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UnsafeError
-from pipeline.weights import archive, danger, executorch_header, npy, opcodes, pickles, protobuf
+from pipeline.weights import archive, danger, executorch_header, npy, opcodes, openvino, pickles, protobuf
 from pipeline.weights.kinds import Kind
 from pipeline.weights.pickle_calls import MAX_TENSORS
 from pipeline.weights.pickle_records import CraftedError, MalformedError, TooLargeError
@@ -205,6 +205,8 @@ def _text_kind(data: Bytes) -> Kind | None:
     lowered = text.lstrip().lower()
     if lowered.startswith(("<!doctype html", "<html", "<head", "<body")) or "<html" in lowered[:1024]:
         return Kind.HTML
+    if openvino.is_one(text):
+        return Kind.OPENVINO
     return Kind.SHARDED if lowered.startswith("{") and shards(data) else Kind.TEXT
 
 

@@ -8,7 +8,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WeightsError, command
-from pipeline.weights import beside, files, guess, headers, inert, nested, onnx_header, torch_header, traits, wrappers
+from pipeline.weights import (
+    beside,
+    files,
+    guess,
+    headers,
+    inert,
+    nested,
+    onnx_header,
+    openvino,
+    torch_header,
+    traits,
+    wrappers,
+)
 from pipeline.weights.kinds import STATE_DICTS, Kind
 from pipeline.weights.protobuf import MalformedFieldError
 
@@ -131,13 +143,18 @@ def _traits(path: Path, header: Header) -> tuple[str, ...]:
 
 
 def _contents(path: Path, header: Header) -> tuple[tuple[TensorDescription, ...], dict[str, Any]]:
-    """Return tensors and format details, for ONNX and pointers from their own headers."""
+    """Return tensors and format details, for ONNX, OpenVINO and pointers from their own headers."""
     if header.kind is Kind.ONNX:
         with files.mapped(path) as data:
             try:
                 tensors, facts = onnx_header.read(data)
             except MalformedFieldError as error:
                 raise WeightsError(f"{path.name} is damaged: {error}", hint=files.COPY_AGAIN) from error
+        return tuple(TensorDescription(*tensor) for tensor in tensors), facts
+    if header.kind is Kind.OPENVINO:
+        openvino.require_confined(path)
+        with files.mapped(path) as data:
+            tensors, facts = openvino.described(data, path.name)
         return tuple(TensorDescription(*tensor) for tensor in tensors), facts
     if header.kind is Kind.LFS_POINTER:
         lines = path.read_bytes()[:_MAX_POINTER_BYTES].decode(errors="replace").splitlines()
@@ -210,7 +227,7 @@ def _next(path: Path, header: Header, inside: tuple[str, ...], key: str | None) 
     if header.kind is Kind.SEVERAL:
         keys = [state.key for state in header.wrapped.choices[:_NAMED]]
         return tuple(command("init", f"{path}#{each}", *_YOURS) for each in keys)
-    if header.kind in (Kind.ONNX, Kind.TORCHSCRIPT):
+    if header.kind in (Kind.ONNX, Kind.OPENVINO, Kind.TORCHSCRIPT):
         return (f"{command('parity', 'CONFIG', '--candidate', path)}  # CONFIG: that of the network it was made from",)
     weights = [name for name in inside if name.lower().endswith(files.SUFFIXES)]
     if weights and header.kind is not Kind.NUMPY:

@@ -81,6 +81,14 @@ class Kind(StrEnum):
         "An ExecuTorch program (.pte): a plan of operators with its weights, which ExecuTorch's runtime follows without checking all of it.",
         "a release is made from the state dict that it was exported from (.pth or .safetensors)",
     )
+    OPENVINO = (
+        "OpenVINO model",
+        "An OpenVINO model: its layers; the weights lie in the .bin beside it.",
+        (
+            "a release is made from the state dict that it was exported from (.pth or .safetensors); to compare "
+            "this file with the network, use weighbridge parity CONFIG --candidate FILE"
+        ),
+    )
     SAFETENSORS = "safetensors", "Named tensors in the safetensors format: the weights, without the network's code."
     SHARDED = "index of a sharded checkpoint", "The index of a state dict that is spread over several files."
     NUMPY = (

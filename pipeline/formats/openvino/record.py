@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from importlib import util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import UnsafeError
 from pipeline.formats.format import Format, FromArtifact, Options
+from pipeline.weights import openvino
+from pipeline.weights.kinds import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from pipeline.formats.artifact import Written
+    from pipeline.formats.format import AuditSubject, Signature
 
 
 class OpenvinoOptions(Options):
@@ -25,6 +32,27 @@ def _derive(origin: FromArtifact, options: Options) -> Written:
     return derive(origin, options)
 
 
+def _require_safe(path: Path, beside: Sequence[str]) -> None:
+    """Refuse a file whose constants lie in anything but the files that may lie beside it."""
+    for each in openvino.require_confined(path):
+        if each.name not in beside:
+            raise UnsafeError(
+                f"{path.name} would read {each.name!r:.120}, which is no file of the release", hint="do not open it"
+            )
+
+
+def _signature(path: Path) -> Signature:
+    from pipeline.formats.openvino.graph import signature
+
+    return signature(path)
+
+
+def _audit(path: Path, subject: AuditSubject) -> dict[str, Any]:
+    from pipeline.formats.openvino.audit import audit
+
+    return audit(path, subject)
+
+
 OPENVINO = Format(
     name="openvino",
     summary="OpenVINO's intermediate representation, made from an ONNX artifact",
@@ -36,6 +64,11 @@ OPENVINO = Format(
     modules=("pipeline.formats.openvino.library:load",),
     probe=_probe,
     install="weighbridge[openvino]",
+    kind=Kind.OPENVINO,
+    require_safe=_require_safe,
+    beside=openvino.require_confined,
+    read_signature=_signature,
+    audit=_audit,
     card="OpenVINO",
     library="openvino",
 )
