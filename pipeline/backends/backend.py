@@ -46,6 +46,7 @@ class Session:
     `run` takes and returns numpy arrays by name and never aliases what it returned before. `bind` fixes the inputs and
     returns the call that is timed: host arrays in, host arrays out, complete when it returns. `placement` ends the recording
     of a watched session and says where its calls ran (see `pipeline.backends.placement.summary`); None if it cannot.
+    `facts` may grow with the calls: they are read when it was opened, and once more at the end.
     `bind_on_device` fixes the inputs in the device's own memory and returns a function that makes so many calls and returns
     how long each took there, in ns, without copies to or from the host; None for what runs in the host's memory anyway.
     """

@@ -10,6 +10,7 @@ from pipeline.backends.eager import EAGER, EAGER_CUDA
 from pipeline.backends.executorch import EXECUTORCH_XNNPACK
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
 from pipeline.backends.openvino import OPENVINO_CPU
+from pipeline.backends.torch_compile import TORCH_COMPILE
 from pipeline.backends.torchscript import TORCHSCRIPT, TORCHSCRIPT_CUDA
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ BUILT_IN = (
     ONNXRUNTIME_CPU,
     OPENVINO_CPU,
     EXECUTORCH_XNNPACK,
+    TORCH_COMPILE,
     ONNXRUNTIME_CUDA,
     EAGER_CUDA,
     TORCHSCRIPT_CUDA,

@@ -22,7 +22,16 @@ from pipeline.interface import complete_sizes, in_words
 from pipeline.rebuild import cases
 from pipeline.worker.event import Event
 from pipeline.worker.process import LOCAL
-from pipeline.worker.session import Bind, CallTogether, ReadChanges, ReadMemory, TimeBlock, TimeOnDevice, opened
+from pipeline.worker.session import (
+    Bind,
+    CallTogether,
+    ReadChanges,
+    ReadFacts,
+    ReadMemory,
+    TimeBlock,
+    TimeOnDevice,
+    opened,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -87,7 +96,8 @@ class WorkerScenarios:
         """What opening told, the worker's memory now, the joules that went into the timed calls, and what its GPU tells."""
         used = {name: self.joules[name] / self.calls[name] for name in self.joules}
         memory = self.worker.call(ReadMemory(), timeout_s=self.timeout_s)
-        told = {**self.opened, **memory.model_dump(), "joules_per_call": used}
+        session = self.worker.call(ReadFacts(), timeout_s=self.timeout_s)
+        told = {**self.opened, **session, **memory.model_dump(), "joules_per_call": used}
         if self.gpu is not None:
             now = gpu.state(self.gpu)  # while it is still warm from the rounds
             told["gpu"] = now and asdict(now)

@@ -17,7 +17,7 @@ from pipeline.parity.compare import REFUSED, Finding, compare, refused, worst
 from pipeline.parity.document import Audit, AuditProblem
 from pipeline.parity.truth import Conditions, Truth, truth
 from pipeline.worker.event import Event
-from pipeline.worker.session import ReadPlacement, Run, opened
+from pipeline.worker.session import ReadFacts, ReadPlacement, Run, opened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,7 +115,7 @@ def _judged(
     findings: list[Finding] = []
     forgiving: dict[tuple[str, str], Finding] = {}
     try:
-        with session as (worker, facts):
+        with session as (worker, opening):
             for index, case in enumerate(known.cases):
                 found, excusable = _run(worker, index, known, names, conditions.timeout_s)
                 findings.extend(found)
@@ -124,6 +124,7 @@ def _judged(
                     for each in found
                     if not each.passed and each.output in excusable
                 }
+            facts = {**opening, **worker.call(ReadFacts(), timeout_s=conditions.timeout_s)}
             if placed := worker.call(ReadPlacement(), timeout_s=conditions.timeout_s):
                 facts["placement"] = placed
             if any(_is_failure(finding, forgiving) for finding in findings):

@@ -96,6 +96,14 @@ class Run(Request[dict[str, Array]]):
         return context.find(_Opened).session.run(self.inputs)
 
 
+class ReadFacts(Request[dict[str, JsonValue]]):
+    """Return what the session tells of itself by now: some of it is known only once it was called."""
+
+    def run(self, context: Context) -> dict[str, JsonValue]:
+        """Ask the session."""
+        return dict(context.find(_Opened).session.facts)
+
+
 class ReadPlacement(Request[Placement | None]):
     """Return where the calls made so far ran; None if the backend cannot tell. Nothing is recorded after this."""
 
