@@ -25,6 +25,10 @@ class CpuOptions(Options):
     """Options of OpenVINO on the CPU."""
 
     threads: int | None = Field(None, ge=1, le=1024, description="threads of one call; default: the run's")
+    snippets: bool = Field(
+        default=True,
+        description="fuse attention and element-wise layers into kernels of their own, made at the first call",
+    )
 
 
 _SETTINGS = {
@@ -57,8 +61,9 @@ def open_cpu(source: Source, options: Options) -> Session:
     known = core.get_property("CPU", "SUPPORTED_PROPERTIES")
     chosen = {name: value for name, value in _SETTINGS.items() if name in known or name not in _OPTIONAL}
     chosen |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+    chosen |= {} if options.snippets else {"SNIPPETS_MODE": "DISABLE"}
     compiled = core.compile_model(core.read_model(str(source.file)), "CPU", chosen)
-    return _session(openvino, compiled, _facts(openvino, compiled))
+    return _session(openvino, compiled, _facts(openvino, compiled) | {"snippets": options.snippets})
 
 
 def _facts(openvino: Any, compiled: Any) -> dict[str, Any]:
@@ -164,4 +169,5 @@ OPENVINO_CPU = Backend(
     open=open_cpu,
     modules=("pipeline.formats.openvino.library:load",),
     distributions=("openvino",),
+    ladder=(("openvino, without snippets", {"snippets": False}), ("openvino, with snippets", {"snippets": True})),
 )

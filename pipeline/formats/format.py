@@ -139,8 +139,8 @@ class Format:
     two builds give other bytes, where they may: such a file has a digest, and no promise that anybody else gets it.
 
     What may be missing, and is said to be missing where it would count:
-    `kind`: what the look at a file's bytes calls it; `is_native`: it is machine code, so that a file is opened only by whoever made it, or
-    with the key of whoever signed its release; `require_safe` raises for a stranger's file that could do more than compute,
+    `kind`: what the look at a file's bytes calls it; `is_native`: nobody can tell from a file's bytes what it does, so that it is opened only by whoever made it, or
+    with the key of whoever signed its release; `native_as` says in messages what it is then; `require_safe` raises for a stranger's file that could do more than compute,
     given the names of the files that may lie beside it, and `beside` returns those that it keeps weights in; `runs_code`: opening one runs code that came
     with it; `takes_custom_ops`: it may need a library of operators. `read_signature`, `audit`, `find_culprit` and `count_operators` (operators, weights and operations of a call in each
     scenario of input shapes) look into a file, and `without_bounded` writes it again into a folder with the last sigmoids and softmaxes before
@@ -165,6 +165,7 @@ class Format:
     beside: Callable[[Path], tuple[Path, ...]] = lambda _: ()
     runs_code: bool = False
     is_native: bool = False
+    native_as: str = "machine code"
     takes_custom_ops: bool = False
     read_signature: Callable[[Path], Signature] | None = None
     audit: Callable[[Path, AuditSubject], Mapping[str, Any]] | None = None

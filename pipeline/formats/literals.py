@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from pipeline.formats.program import Step
 
 
+_FLOAT32_MAX = 3.4028234663852886e38
+
+
 def numbers(step: Step) -> tuple[set[int], set[float]]:
     """Return the integers and floats a step's own arguments and shapes justify as literals in the graph."""
     whole: set[int] = set()
@@ -73,12 +76,12 @@ def _scales(step: Step) -> set[float]:
     """The scale of attention, or its root where queries and keys are scaled each, and what masks are filled with."""
     width = step.shapes.get("query", [0])[-1]
     scale = step.arguments.get("scale") or (width**-0.5 if width > 0 else 1.0)
-    lowest = -3.4028234663852886e38
-    return {scale, scale**0.5, float(width), float(width) ** 0.5, lowest, float("-inf")}
+    return {scale, scale**0.5, float(width), float(width) ** 0.5, -_FLOAT32_MAX, float("-inf")}
 
 
 _RULE_LITERALS: dict[str, Callable[[Step], set[float]]] = {
     "scaled_dot_product_attention": _scales,
+    "clamp": lambda _: {-_FLOAT32_MAX, _FLOAT32_MAX},  # the side that it leaves open
     "relu6": lambda _: {6.0},
     "hardtanh": lambda _: {-1.0, 1.0},
     "hardsigmoid": lambda _: {3.0, 6.0, 1 / 6},

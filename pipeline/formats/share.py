@@ -10,20 +10,30 @@ import numpy as np
 from pipeline.formats.ledger import Audit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 BIT_FOR_BIT = "found in the file bit for bit"
 
 
-def audit(files: Sequence[Path], state: Mapping[str, Any], reason: str) -> dict[str, Any]:
+def audit(
+    files: Sequence[Path],
+    state: Mapping[str, Any],
+    reason: str,
+    orders: Mapping[int, Sequence[Sequence[int]]] | None = None,
+) -> dict[str, Any]:
     """Return an audit that says why a file is not audited, and which part of the state dict's elements stands in it as they are.
 
-    `state` is by name, arrays of any dtype. A runtime may lay out weights in an order of its own, or keep them compressed: what
+    `state` is by name, arrays of any dtype; `orders` says, by their number of axes, in which other orders of their axes a file may
+    have them. A runtime may lay out weights in an order of its own, or keep them compressed: what
     is not found is no problem, and what is found is no proof that it is used.
     """
     kept = [path for path in files if path.stat().st_size]
-    found = sum(int(value.size) for value in state.values() if any(_holds(path, value) for path in kept))
+    found = sum(
+        int(value.size)
+        for value in state.values()
+        if any(_holds(path, each) for path in kept for each in _turned(value, orders or {}))
+    )
     counted = Audit(
         {BIT_FOR_BIT: found} if found else {},
         constants=len(state),
@@ -31,6 +41,11 @@ def audit(files: Sequence[Path], state: Mapping[str, Any], reason: str) -> dict[
     )
     share = 1 - found / counted.elements if counted.elements else 0.0
     return counted.to_json() | {"share": share, "not_audited": reason}
+
+
+def _turned(value: Any, orders: Mapping[int, Sequence[Sequence[int]]]) -> Iterator[Any]:
+    yield value
+    yield from (np.transpose(value, order) for order in orders.get(np.ndim(value), ()))
 
 
 def _holds(path: Path, value: Any) -> bool:

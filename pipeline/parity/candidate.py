@@ -71,9 +71,10 @@ def format_of(path: Path, *, trusted: bool) -> Format:
         )
         told = f"{path.name} is {kind.value}; a candidate is {able}"
         raise InputError(told, hint=f"what can be done with it: {command('inspect', path)}")
-    if found.runs_code and not trusted:
+    if (found.runs_code or found.is_native) and not trusted:
+        does = f"it is {found.native_as}" if found.is_native else "loading it runs code that came with it"
         raise UnsafeError(
-            f"{path.name} is {kind.value}: loading it runs code that came with it",
+            f"{path.name} is {kind.value}: {does}",
             hint="if you trust whoever made it, add --trust-candidate; an ONNX file needs no trust",
         )
     found.beside(path)

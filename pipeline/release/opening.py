@@ -28,7 +28,7 @@ def check_contents(release: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def require_known_maker(format_: str | None, *, is_signed: bool) -> None:
-    """Refuse to open machine code of whoever: nobody can tell from its bytes what it does.
+    """Refuse to open machine code, and what is as good as that, of whoever: nobody can tell from its bytes what it does.
 
     `is_signed`: the release's signature was checked with the key of somebody whom the user named.
 
@@ -37,7 +37,7 @@ def require_known_maker(format_: str | None, *, is_signed: bool) -> None:
     """
     if not is_signed and is_native(format_):
         raise UnsafeError(
-            f"a file of the format {format_} is machine code, and opening it runs it: it is only opened once a signature says whose it is",
+            f"a file of the format {format_} is {native_as(format_)}, and opening it runs it: it is only opened once a signature says whose it is",
             hint="give the public key of whoever made the release: --key KEY.pub (made with: weighbridge export CONFIG --sign KEY)",
         )
 
@@ -46,6 +46,11 @@ def is_native(format_: str | None) -> bool:
     """Whether opening a file of a format runs machine code that it brings."""
     known = table.formats().get(format_ or "")
     return known is not None and known.is_native
+
+
+def native_as(format_: str | None) -> str:
+    """Return what a file of a format is, of which nobody can tell what it does."""
+    return table.formats()[format_ or ""].native_as
 
 
 def _problems(release: Path, manifest: Mapping[str, Any]) -> Iterator[str]:

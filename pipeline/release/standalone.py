@@ -3,7 +3,7 @@
 
     python verify.py [RELEASE] [--key PUBLIC.pem] [--at-least 1.2.0]      (RELEASE: by default where this file lies)
 
-Needs the standard library and numpy; onnxruntime or openvino for the golden cases; cryptography for `--key`. Exits 0 if everything
+Needs the standard library and numpy; onnxruntime, openvino or executorch for the golden cases; cryptography for `--key`. Exits 0 if everything
 holds, 1 if something does not, 2 for arguments that make no sense. Digests prove that nothing changed since the release was
 written; who wrote it is for `--key` to prove, and that it is no older one of theirs for `--at-least`.
 """
@@ -572,22 +572,41 @@ def open_openvino(path: Path, backend: str) -> Callable[[Mapping[str, Array]], d
     return run
 
 
+def open_executorch(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[str, Array]] | None:
+    """Return a function from inputs to outputs by name; a constant method of the program says which is which."""
+    del backend
+    torch = importlib.import_module("torch")
+    # executorch.runtime is the same behind an import of the exporter, which takes seconds.
+    runtime = importlib.import_module("executorch.extension.pybindings._C")
+    program = runtime._load_program(str(path), program_verification=runtime.Verification.InternalConsistency)  # noqa: SLF001 - it has no other name
+    forward, names = program.load_method("forward"), json.loads(program.load_method("weighbridge")(())[0])
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        tensors = [torch.from_numpy(inputs[name].copy()) for name in names["inputs"]]
+        return {name: value.numpy() for name, value in zip(names["outputs"], forward(tensors), strict=True)}
+
+    return run
+
+
 @dataclass(frozen=True)
 class Runner:
     """How the files of a format are run here: `package` must be importable; `open` returns None where its backend cannot run.
 
-    `open` is given the file and the backend's name, and returns a function from inputs to outputs by name.
+    `open` is given the file and the backend's name, and returns a function from inputs to outputs by name. `needs_key`: nobody can
+    tell from a file's bytes what it does, so that it is only run once the signature was checked.
     """
 
     format: str
     package: str
     open: Callable[[Path, str], Callable[[Mapping[str, Array]], dict[str, Array]] | None]
+    needs_key: bool = False
 
 
 RUNNERS = {
     "onnxruntime-cpu": Runner("onnx", "onnxruntime", open_onnx),
     "onnxruntime-cuda": Runner("onnx", "onnxruntime", open_onnx),
     "openvino-cpu": Runner("openvino", "openvino", open_openvino),
+    "executorch-xnnpack": Runner("executorch", "executorch", open_executorch, needs_key=True),
 }
 """Backend name → how it runs the files of its format."""
 
@@ -620,7 +639,7 @@ def main(arguments: list[str]) -> int:
         problems = check_files(root) or check_manifest(root) or _check_origin(root, asked.key, asked.at_least)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
-    ran = [] if problems else _run_golden(root, problems)
+    ran = [] if problems else _run_golden(root, problems, is_signed=asked.key is not None)
     for problem in problems:
         print(problem, file=sys.stderr)
     checked = "digests, signature" if asked.key else "digests"
@@ -634,8 +653,11 @@ def _check_origin(root: Path, key: Path | None, least: str | None) -> list[str]:
     return problems + (check_at_least(read_manifest(root)["version"], least) if least else [])
 
 
-def _run_golden(root: Path, problems: list[str]) -> list[str]:
-    """Run the golden cases on every backend found, add what is wrong to `problems`, and return the backends that ran."""
+def _run_golden(root: Path, problems: list[str], *, is_signed: bool) -> list[str]:
+    """Run the golden cases on every backend found, add what is wrong to `problems`, and return the backends that ran.
+
+    What needs a key is left out, and said to be, unless the release `is_signed` by the one that was given.
+    """
     ran = []
     runners = [
         (backend, runner.package, model["path"])
@@ -643,6 +665,10 @@ def _run_golden(root: Path, problems: list[str]) -> list[str]:
         for backend, runner in RUNNERS.items()
         if runner.format == model["format"]
     ]
+    kept = [each for each in runners if RUNNERS[each[0]].needs_key and not is_signed]
+    for backend, _, path in kept:
+        print(f"{backend} did not run {path}: nobody can tell from its bytes what it does; give --key", file=sys.stderr)
+    runners = [each for each in runners if each not in kept]
     for backend, _, path in runners:
         found = check_golden(root, path, backend)
         if found is not None:

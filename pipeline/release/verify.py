@@ -178,7 +178,10 @@ def _possible(manifest: Mapping[str, Any], run: Run | None, origin: Origin) -> t
         if backend.format in formats and (run is not None or name in standalone.RUNNERS) and backend.probe() is None
     ]
     refused = [name for name in able if origin.key is None and opening.is_native(table()[name].format)]
-    notes = [f"{name} did not run: its file is machine code, which runs only with --key" for name in refused]
+    notes = [
+        f"{name} did not run: its file is {opening.native_as(table()[name].format)}, which runs only with --key"
+        for name in refused
+    ]
     return [name for name in able if name not in refused], tuple(notes)
 
 

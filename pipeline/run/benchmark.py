@@ -98,7 +98,8 @@ def _require_sound(problems: Sequence[str], release: Path) -> None:
 
 def _refused(backend: str) -> str | None:
     """Return why a backend opens nothing from a release, None where it does; the manifest may say anything of its format."""
-    return "machine code, which is timed from its config" if opening.is_native(backends()[backend].format) else None
+    format_ = backends()[backend].format
+    return f"{opening.native_as(format_)}, which is timed from its config" if opening.is_native(format_) else None
 
 
 def _require_small(interface: Interface, sizes: Sequence[Mapping[str, int]], release: Path) -> None:

@@ -1,12 +1,15 @@
 """The network as torch.export captures it, at example sizes at which nothing is narrowed.
 
-A convolution whose example has a batch of 2 is captured for batches of 2 to 15 without a word: its operator takes
-another path from 16 on (pytorch issue 118289). Larger examples are captured for all sizes.
+ExecuTorch plans memory for the largest sizes, and takes no more than it planned. It finds them while it rewrites the program, where
+operators ask for sizes, and neither the program's own range constraints nor a warning says so: a convolution whose example has
+a batch of 2 is planned for 15, because NNPACK and oneDNN would compute otherwise from 16 on. So neither may be asked
+(`unasked`); and where the example is the largest there is, whatever else is asked holds for that.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,15 @@ if TYPE_CHECKING:
 
 _FROM = 20
 _MOST_ELEMENTS = 1 << 26
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """Let no convolution ask for its batch to choose a library that ExecuTorch does not have."""
+    from torch.backends import mkldnn, nnpack
+
+    with mkldnn.flags(enabled=False), nnpack.flags(enabled=False):
+        yield
 
 
 def captured(prepared: Forward, interface: Interface) -> torch.export.ExportedProgram:
@@ -53,16 +65,15 @@ def captured(prepared: Forward, interface: Interface) -> torch.export.ExportedPr
 
 
 def _shown(interface: Interface) -> Iterator[Sizes | None]:
-    """Yield the sizes to show torch.export: the usual ones (None), some beyond where operators take other paths, the largest."""
-    usual = example_sizes(interface)
-    yield None
-    seen = [usual]
-    for least in (_FROM, None):
+    """Yield the sizes to show torch.export: the largest, some beyond where operators take other paths, the usual ones (None)."""
+    seen = [example_sizes(interface)]
+    for least in (None, _FROM):
         sizes = _distinct(interface, least)
         elements = sum(math.prod(shape_of(spec, sizes)) for spec in interface.inputs)
         if sizes not in seen and elements <= _MOST_ELEMENTS:
             seen.append(sizes)
             yield sizes
+    yield None
 
 
 def _distinct(interface: Interface, least: int | None) -> dict[str, int]:

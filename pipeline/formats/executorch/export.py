@@ -15,7 +15,7 @@ from pipeline.formats import capture, forward, refusal
 from pipeline.formats.artifact import Written
 from pipeline.formats.deep import with_room
 from pipeline.formats.executorch import runtime
-from pipeline.formats.executorch.captured import captured
+from pipeline.formats.executorch.captured import captured, unasked
 from pipeline.formats.executorch.options import ExecuTorchOptions
 from pipeline.rebuild.cases import allowed
 
@@ -44,10 +44,11 @@ def export(origin: FromNetwork, options: Options) -> Written:
 
 def _written(origin: FromNetwork, options: ExecuTorchOptions) -> Written:
     prepared = forward.prepare(origin.module, origin.interface, origin.examples)
-    program = captured(prepared, origin.interface)
+    with unasked():
+        program = captured(prepared, origin.interface)
     stated = runtime.Stated(prepared.names, origin.interface.outputs, origin.identity)
     hint = _LEAVE_OUT if options.delegate == "none" else _OTHERWISE
-    with _refusing(prepared, hint), _quietly():
+    with _refusing(prepared, hint), _quietly(), unasked():
         edge = _lowered(program, options, stated)
         _require_wide(edge.exported_program(), prepared, origin.interface, hint)
         counts = _counts(edge.exported_program())
@@ -61,11 +62,16 @@ def _written(origin: FromNetwork, options: ExecuTorchOptions) -> Written:
 
 def _lowered(program: torch.export.ExportedProgram, options: ExecuTorchOptions, stated: runtime.Stated) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
+    # Its verifier compares sizes of arguments, which fixes those that it may not know: a batch of 1 to 64 becomes the example's.
+    config = EdgeCompileConfig(_check_ir_validity=False)
     partitioner = [] if options.delegate == "none" else [XnnpackPartitioner()]
     return to_edge_transform_and_lower(
-        program, partitioner=partitioner, constant_methods={runtime.METHOD: stated.to_text()}
+        program,
+        partitioner=partitioner,
+        compile_config=config,
+        constant_methods={runtime.METHOD: stated.to_text()},
     )
 
 

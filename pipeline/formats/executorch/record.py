@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _NOT_AUDITED = "nothing here reads its operators"
 
+_ORDERS = {2: ((1, 0),), 3: ((0, 2, 1), (1, 2, 0)), 4: ((0, 2, 3, 1), (1, 2, 3, 0))}
+"""How XNNPACK has weights: those of convolutions with their channels last, depthwise ones with them first of all."""
+
 
 def _export(origin: FromNetwork, options: Options) -> Written:
     from pipeline.formats.executorch.export import export
@@ -41,7 +44,7 @@ def _signature(path: Path) -> Signature:
 def _audit(path: Path, subject: AuditSubject) -> dict[str, Any]:
     from pipeline.formats import share
 
-    return share.audit([path], subject.state, _NOT_AUDITED)
+    return share.audit([path], subject.state, _NOT_AUDITED, _ORDERS)
 
 
 EXECUTORCH = Format(
@@ -56,6 +59,7 @@ EXECUTORCH = Format(
     install="weighbridge[executorch]",
     kind=Kind.EXECUTORCH,
     is_native=True,
+    native_as="a program whose runtime follows it without checking all of it",
     require_safe=_require_safe,
     read_signature=_signature,
     audit=_audit,
