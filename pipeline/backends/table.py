@@ -6,6 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
+from pipeline.backends.aotinductor import AOTINDUCTOR_CPU, AOTINDUCTOR_CUDA
 from pipeline.backends.eager import EAGER, EAGER_CUDA
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
 from pipeline.backends.torch_compile import TORCH_COMPILE
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
 NETWORK = EAGER.name
 """The backend that runs the network itself."""
 
-BUILT_IN = (EAGER, TORCHSCRIPT, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, EAGER_CUDA, TORCHSCRIPT_CUDA, TORCH_COMPILE)
+BUILT_IN = (
+    EAGER,
+    TORCHSCRIPT,
+    ONNXRUNTIME_CPU,
+    ONNXRUNTIME_CUDA,
+    EAGER_CUDA,
+    TORCHSCRIPT_CUDA,
+    TORCH_COMPILE,
+    AOTINDUCTOR_CPU,
+    AOTINDUCTOR_CUDA,
+)
 
 
 @cache

@@ -6,6 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
+from pipeline.formats.aotinductor.record import AOTINDUCTOR
 from pipeline.formats.onnx.record import ONNX
 from pipeline.formats.torchscript.record import TORCHSCRIPT
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.formats.format import Format
     from pipeline.weights.kinds import Kind
 
-BUILT_IN = (TORCHSCRIPT, ONNX)
+BUILT_IN = (TORCHSCRIPT, ONNX, AOTINDUCTOR)
 
 
 @cache
