@@ -43,10 +43,17 @@ AOTINDUCTOR = Format(
     modules=("torch.export._trace",),
     probe=inductor.probe,
     install=inductor.INSTALL,
+    compiler=lambda: inductor.compiler()[0],
     kind=Kind.AOTINDUCTOR,
     require_safe=_require_safe,
     is_native=True,
     audit=_audit,
-    triton=Triton("torch_aoti", "model.pt2", is_positional=True),
+    triton=Triton(
+        "torch_aoti",
+        "model.pt2",
+        is_positional=True,
+        ordinals=("INPUT", "OUTPUT"),
+        single="Triton cannot join requests for AOTInductor packages yet",
+    ),
     card="libtorch (AOTInductor), on the processor it was compiled for",
 )
