@@ -6,6 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
+from pipeline.backends.aotinductor import AOTINDUCTOR_CPU, AOTINDUCTOR_CUDA
 from pipeline.backends.eager import EAGER, EAGER_CUDA
 from pipeline.backends.executorch import EXECUTORCH_XNNPACK
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
@@ -26,11 +27,13 @@ BUILT_IN = (
     TORCH_COMPILE,
     TORCHSCRIPT,
     TORCH_EXPORT,
+    AOTINDUCTOR_CPU,
     ONNXRUNTIME_CPU,
     OPENVINO_CPU,
     EXECUTORCH_XNNPACK,
     EAGER_CUDA,
     TORCHSCRIPT_CUDA,
+    AOTINDUCTOR_CUDA,
     ONNXRUNTIME_CUDA,
     *PROVIDERS,
 )

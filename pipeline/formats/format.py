@@ -117,12 +117,15 @@ class Found:
 class Triton:
     """How the Triton Inference Server runs a format: the platform's name and what the file must be called there.
 
-    `is_positional`: it finds inputs and outputs by their position.
+    `is_positional`: it finds inputs and outputs by their position; `ordinals` are what it calls them before their number, where their own
+    names do not matter. `single` says why it cannot join requests, "" where it can.
     """
 
     platform: str
     file: str
     is_positional: bool = False
+    ordinals: tuple[str, str] | None = None
+    single: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,8 @@ class Format:
     what was written is wrong, or could not be written (None); None where there is no other way.
 
     `probe` returns None if files of it can be made here and otherwise the reason; `install` says what to install then. `varies` says why
-    two builds give other bytes, where they may: such a file has a digest, and no promise that anybody else gets it.
+    two builds give other bytes, where they may: such a file has a digest, and no promise that anybody else gets it. `compiler` says what makes
+    machine code beside packages of Python's, with its version.
 
     What may be missing, and is said to be missing where it would count:
     `kind`: what the look at a file's bytes calls it; `is_native`: nobody can tell from a file's bytes what it does, so that it is opened only by whoever made it, or
@@ -159,6 +163,7 @@ class Format:
     modules: tuple[str, ...] = ("torch",)
     probe: Callable[[], str | None] = lambda: None
     install: str = ""
+    compiler: Callable[[], str] = lambda: ""
     varies: str = ""
     kind: Kind | None = None
     require_safe: Callable[[Path, Sequence[str]], None] | None = None

@@ -42,12 +42,17 @@ def probe(*, with_python: bool = False) -> str | None:
     return None
 
 
+def command() -> str:
+    """Return what Inductor calls as the C++ compiler."""
+    return os.environ.get("CXX") or _USUAL
+
+
 def compiler() -> tuple[str, str | None]:
     """Return what the C++ compiler that Inductor will call says of its version, and why there is none (None if there is).
 
     Inductor calls what CXX names, else g++ (on macOS clang++), and nothing else. Whether a compiler works is asked once for each name.
     """
-    wanted = os.environ.get("CXX") or _USUAL
+    wanted = command()
     if version := _version(wanted):
         return version, None
     named = "the variable CXX names" if os.environ.get("CXX") else "torch's Inductor calls"
@@ -78,7 +83,7 @@ def prepare() -> Path:
     """
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     from torch._dynamo import config as dynamo
-    from torch._inductor import config
+    from torch._inductor import codecache, config
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     # torch itself sets the variable to its default once it has looked for the folder.
@@ -88,7 +93,10 @@ def prepare() -> Path:
     # Compiled or an error: never eager without a word, however the environment is set.
     dynamo.suppress_errors = False
     dynamo.fail_on_recompile_limit_hit = True
-    return Path(os.environ[FOLDER_VARIABLE])
+    folder = Path(os.environ[FOLDER_VARIABLE])
+    # Headers are compiled once, in ten seconds or more; torch keeps them in its default folder, whatever it was told.
+    codecache._HEADER_DIR = str(folder / "precompiled_headers")  # noqa: SLF001 - there is no setting for it
+    return folder
 
 
 def _own_folder() -> Path:

@@ -6,6 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
+from pipeline.formats.aotinductor.record import AOTINDUCTOR
 from pipeline.formats.executorch.record import EXECUTORCH
 from pipeline.formats.onnx.record import ONNX
 from pipeline.formats.openvino.record import OPENVINO
@@ -20,6 +21,7 @@ BUILT_IN = (
     TORCHSCRIPT,
     ONNX,
     PT2,
+    AOTINDUCTOR,
     OPENVINO,
     EXECUTORCH,
 )

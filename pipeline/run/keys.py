@@ -67,6 +67,7 @@ def of_export(planned: Plan, wanted: ExportConfig, identity: Mapping[str, str], 
             "seed": planned.config.parity.seed,
             **_built(planned),
             **_makers([wanted], ()),
+            **_compiled_by(wanted),
         }
     )
 
@@ -158,6 +159,12 @@ def _entries(made: Sequence[ExportConfig | Artifact], variants: Sequence[Variant
     found = [formats_table.entry_of(each.format) for each in made]
     found += [backends_table.entry_of(each.backend) for each in variants]
     return [each for each in found if each is not None]
+
+
+def _compiled_by(wanted: ExportConfig) -> dict[str, str]:
+    """Return what decides the bytes of machine code beside packages: the processor, and the compiler where that is no package."""
+    chosen = formats()[wanted.format]
+    return {"processor": processor(), "compiler": chosen.compiler()} if chosen.is_native else {}
 
 
 @cache

@@ -116,6 +116,9 @@ def _kind_of_names(names: Sequence[str]) -> Kind:
     """Say what a zip archive is from the names in it."""
     # torch looks entries up without regard to upper and lower case.
     inner = {name.partition("/")[2].casefold() for name in names}
+    # A library in an archive is loaded with it, whatever else it holds.
+    if any(name.startswith("data/aotinductor/") for name in inner):
+        return Kind.AOTINDUCTOR
     if "archive_format" in inner or "models/model.json" in inner or "serialized_exported_program.json" in names:
         return Kind.EXPORTED_PROGRAM
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):

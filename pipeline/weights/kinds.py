@@ -68,6 +68,11 @@ class Kind(StrEnum):
         "A program saved by torch.export.save; loading it can run code from the file.",
         "in the code that made it, save the weights beside it: torch.save(program.state_dict, 'weights.pth')",
     )
+    AOTINDUCTOR = (
+        "AOTInductor package (.pt2)",
+        "A network compiled by torch's AOTInductor: machine code with its weights; loading it runs it.",
+        "in the code that made it, save the weights: torch.save(program.state_dict, 'weights.pth')",
+    )
     ONNX = (
         "ONNX model",
         "An ONNX model: a graph with its weights, which onnxruntime runs.",
@@ -144,7 +149,7 @@ class Kind(StrEnum):
 
 STATE_DICTS = frozenset({Kind.STATE_DICT, Kind.STATE_DICT_LEGACY, Kind.WRAPPED, Kind.SAFETENSORS, Kind.SHARDED})
 """Files with one state dict."""
-PROGRAMS = frozenset({Kind.TORCHSCRIPT, Kind.EXPORTED_PROGRAM})
+PROGRAMS = frozenset({Kind.TORCHSCRIPT, Kind.EXPORTED_PROGRAM, Kind.AOTINDUCTOR})
 """Archives with code."""
 
 

@@ -52,11 +52,13 @@ def _platform(model: Mapping[str, Any]) -> Triton | None:
 
 def _config(name: str, model: Mapping[str, Any], platform: Triton, manifest: Mapping[str, Any]) -> str:
     batch = _batch(manifest)
-    against = doubt(manifest.get("rows"), batch) if batch else None
+    against = (doubt(manifest.get("rows"), batch) or platform.single) if batch else None
     batch = None if against else batch
     inputs, outputs = manifest["inputs"], manifest["outputs"]
     if platform.is_positional:
-        inputs, outputs = _by_position(inputs, model["facts"].get("inputs")), _by_position(outputs)
+        names = platform.ordinals or (None, None)
+        inputs = _by_position(inputs, names[0], model["facts"].get("inputs"))
+        outputs = _by_position(outputs, names[1])
     lines = [
         *([f"# no dynamic batching: {against}"] if against else []),
         f"name: {json.dumps(name)}",
@@ -90,10 +92,12 @@ def notes(content: Content) -> tuple[str, ...]:
     return (f"no dynamic batching: {against}",) if against else ()
 
 
-def _by_position(tensors: Sequence[Mapping[str, Any]], order: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Name tensors `<name>__<index>`, as the PyTorch backend finds arguments and results by position."""
+def _by_position(
+    tensors: Sequence[Mapping[str, Any]], name: str | None, order: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Name tensors `<name>__<index>`, as the PyTorch backend finds arguments and results by position; by default by their own names."""
     ordered = sorted(tensors, key=lambda each: order.index(each["name"])) if order else tensors
-    return [{**each, "name": f"{each['name']}__{index}"} for index, each in enumerate(ordered)]
+    return [{**each, "name": f"{name or each['name']}__{index}"} for index, each in enumerate(ordered)]
 
 
 def _tensor(kind: str, tensor: Mapping[str, Any], *, batched: bool) -> str:
