@@ -118,7 +118,8 @@ class Triton:
     """How the Triton Inference Server runs a format: the platform's name and what the file must be called there.
 
     `is_positional`: it finds inputs and outputs by their position; `ordinals` are what it calls them before their number, where their own
-    names do not matter. `single` says why it cannot join requests, "" where it can.
+    names do not matter. `is_backend`: `platform` is the name of a backend, which opens the file under the name it has, with the files beside
+    it. `single` says why it cannot join requests, "" where it can. `note` is what whoever uses it must know.
     """
 
     platform: str
@@ -126,6 +127,8 @@ class Triton:
     is_positional: bool = False
     ordinals: tuple[str, str] | None = None
     single: str = ""
+    is_backend: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
