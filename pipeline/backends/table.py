@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.backends.eager import EAGER, EAGER_CUDA
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
 from pipeline.backends.onnxruntime_providers import PROVIDERS
+from pipeline.backends.tensorrt import TENSORRT
 from pipeline.backends.torchscript import TORCHSCRIPT, TORCHSCRIPT_CUDA
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 NETWORK = EAGER.name
 """The backend that runs the network itself."""
 
-BUILT_IN = (EAGER, TORCHSCRIPT, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, EAGER_CUDA, TORCHSCRIPT_CUDA, *PROVIDERS)
+BUILT_IN = (EAGER, TORCHSCRIPT, ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA, EAGER_CUDA, TORCHSCRIPT_CUDA, *PROVIDERS, TENSORRT)
 
 
 @cache

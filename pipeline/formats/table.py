@@ -7,13 +7,14 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from pipeline.formats.onnx.record import ONNX
+from pipeline.formats.tensorrt.record import TENSORRT
 from pipeline.formats.torchscript.record import TORCHSCRIPT
 
 if TYPE_CHECKING:
     from pipeline.formats.format import Format
     from pipeline.weights.kinds import Kind
 
-BUILT_IN = (TORCHSCRIPT, ONNX)
+BUILT_IN = (TORCHSCRIPT, ONNX, TENSORRT)
 
 
 @cache
