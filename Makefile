@@ -82,6 +82,13 @@ check-providers:  ## onnxruntime's OpenVINO provider on three configs: parity, p
 	@.venv-providers/bin/python scripts/fetch_weights.py silero-vad minilm
 	@$(ONE_THREAD) .venv-providers/bin/python scripts/check_providers.py
 
+# Where there is no GPU it says so and exits 4. What was tried on one, and when: docs/benchmark.md.
+check-gpu:  ## everything written for CUDA on a machine with an NVIDIA GPU (eight minutes; downloads torch's CUDA wheel and onnxruntime-gpu)
+	@test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	@.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cuda]'
+	@.venv-gpu/bin/python scripts/fetch_weights.py silero-vad efficientnet-lite0
+	@.venv-gpu/bin/python scripts/check_gpu.py
+
 # When these last ran and what they showed: docs/parity.md. One that was interrupted goes on where it stopped.
 sweep-defects: .venv/installed weights  ## how many seeded defects parity catches and names
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.parity_defects

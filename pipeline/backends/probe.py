@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import sys
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.formats import driver
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+cuda_device = driver.cuda_device
+cuda_facts = driver.cuda_facts
 ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
 """The distributions that bring the module onnxruntime, each another build of it."""
-_CUDA_SUCCESS = 0
-_NAME_BYTES = 256
 
 
 def package(name: str) -> str | None:
@@ -38,47 +37,6 @@ def installed_versions(distributions: Iterable[str]) -> dict[str, str]:
     """Return the versions of those distributions that are installed, by name."""
     found = {name: installed_version(name) for name in distributions}
     return {name: version for name, version in found.items() if version is not None}
-
-
-def cuda_device() -> str | None:
-    """Return None if the NVIDIA driver is here and reports a device, else the reason.
-
-    Asks the driver itself (cuInit, cuDeviceGetCount of the CUDA driver API).
-    """
-    try:
-        driver = ctypes.CDLL(_DRIVER)
-    except OSError:
-        return f"no NVIDIA driver here ({_DRIVER} not found)"
-    if (status := driver.cuInit(0)) != _CUDA_SUCCESS:
-        return f"the NVIDIA driver does not start (cuInit: error {status})"
-    count = ctypes.c_int()
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    return None if count.value else "the NVIDIA driver reports no device"
-
-
-@cache
-def cuda_facts() -> str:
-    """Return each GPU's name and the versions of CUDA and of the driver, as the driver says them; "" where there is none.
-
-    Asks cuDeviceGetName and cuDriverGetVersion of the CUDA driver API, and the kernel module's own version.
-    """
-    try:
-        driver = ctypes.CDLL(_DRIVER)
-    except OSError:
-        return ""
-    count, version = ctypes.c_int(), ctypes.c_int()
-    if driver.cuInit(0) != _CUDA_SUCCESS:
-        return ""
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    names = []
-    for index in range(count.value):
-        name = ctypes.create_string_buffer(_NAME_BYTES)
-        driver.cuDeviceGetName(name, len(name), index)
-        names.append(name.value.decode(errors="replace"))
-    module = Path("/sys/module/nvidia/version")
-    kernel = module.read_text(encoding="ascii").strip() if module.is_file() else ""
-    return f"{', '.join(names)}; CUDA {version.value}; driver {kernel}"
 
 
 def torch_cuda() -> str | None:

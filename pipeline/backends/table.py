@@ -12,6 +12,7 @@ from pipeline.backends.executorch import EXECUTORCH_XNNPACK
 from pipeline.backends.onnxruntime import ONNXRUNTIME_CPU, ONNXRUNTIME_CUDA
 from pipeline.backends.onnxruntime_providers import PROVIDERS
 from pipeline.backends.openvino import OPENVINO_CPU
+from pipeline.backends.tensorrt import TENSORRT
 from pipeline.backends.torch_compile import TORCH_COMPILE
 from pipeline.backends.torch_export import TORCH_EXPORT
 from pipeline.backends.torchscript import TORCHSCRIPT, TORCHSCRIPT_CUDA
@@ -35,6 +36,7 @@ BUILT_IN = (
     TORCHSCRIPT_CUDA,
     AOTINDUCTOR_CUDA,
     ONNXRUNTIME_CUDA,
+    TENSORRT,
     *PROVIDERS,
 )
 

@@ -11,6 +11,7 @@ from pipeline.formats.executorch.record import EXECUTORCH
 from pipeline.formats.onnx.record import ONNX
 from pipeline.formats.openvino.record import OPENVINO
 from pipeline.formats.pt2.record import PT2
+from pipeline.formats.tensorrt.record import TENSORRT
 from pipeline.formats.torchscript.record import TORCHSCRIPT
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ BUILT_IN = (
     AOTINDUCTOR,
     OPENVINO,
     EXECUTORCH,
+    TENSORRT,
 )
 
 
