@@ -14,6 +14,7 @@ from pipeline.backends.table import BUILT_IN, backends
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import cases
 from pipeline.rebuild.network import Network
+from tests import compiled
 from tests.formats.test_exporters import export
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 10)),), (Dimension("batch", 1, 8),), ("logits",))
@@ -54,6 +55,7 @@ def session(request, files):
     backend = backends()[request.param]
     if reason := backend.probe():
         pytest.skip(reason)
+    compiled.skip_unless_asked(request.param)
     network = Network(
         "pipeline.architectures.simplenet:SimpleNet",
         {},
