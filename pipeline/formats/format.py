@@ -118,14 +118,15 @@ class Triton:
     """How the Triton Inference Server runs a format: the platform's name and what the file must be called there.
 
     `is_positional`: it finds inputs and outputs by their position; `ordinals` are what it calls them before their number, where their own
-    names do not matter. `single` says why it cannot join requests, "" where it can.
+    names do not matter. `batches`: it takes calls of fewer rows than the most that it may join. `note` is what whoever uses it must know.
     """
 
     platform: str
     file: str
     is_positional: bool = False
     ordinals: tuple[str, str] | None = None
-    single: str = ""
+    batches: bool = True
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

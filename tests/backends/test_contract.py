@@ -1,6 +1,7 @@
 """One contract for every backend in the table; what cannot run here skips with the backend's own reason."""
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime
@@ -11,6 +12,9 @@ import torch
 from pipeline.backends.backend import Source
 from pipeline.backends.onnxruntime import bind_on_device
 from pipeline.backends.table import BUILT_IN, backends
+from pipeline.formats.artifact import Artifact
+from pipeline.formats.format import FromArtifact
+from pipeline.formats.table import formats
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import cases
 from pipeline.rebuild.network import Network
@@ -22,19 +26,30 @@ WEIGHTS = "configs/weights/simplenet.pth"
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    from pipeline.architectures.simplenet import SimpleNet
-
+def file_of(tmp_path_factory):
+    """Return a function that gives the network's file in a format, made once; skips with the format's reason why it cannot be made here."""
     folder = tmp_path_factory.mktemp("exports")
-    torch.manual_seed(0)
-    network = SimpleNet()
-    network.load_state_dict(torch.load(WEIGHTS, weights_only=True))
-    parameters = {name: value.clone() for name, value in network.state_dict().items()}
     made = {}
-    for format_ in ("torchscript", "onnx"):
-        network = _Loaded(parameters)
-        made[format_] = export(network, INTERFACE, format_, folder / format_).files[0]
-    return made
+
+    def file(name):
+        if name not in made:
+            made[name] = made_in(formats()[name], folder / name)
+        return made[name].files[0]
+
+    def made_in(format_, target):
+        if reason := format_.probe():
+            pytest.skip(f"{format_.name}: {reason}")
+        if format_.derive is None:
+            return export(_Loaded(torch.load(WEIGHTS, weights_only=True)), INTERFACE, format_.name, target)
+        target.mkdir()
+        file(format_.derived_from)
+        source = Artifact(format_.derived_from, format_.derived_from, made[format_.derived_from])
+        origin = FromArtifact(
+            source, INTERFACE, target / format_.file, {"name": "contract", "weights_sha256": "0" * 64}
+        )
+        return format_.derive(origin, format_.options())
+
+    return file
 
 
 class _Loaded(torch.nn.Module):
@@ -51,7 +66,7 @@ class _Loaded(torch.nn.Module):
 
 
 @pytest.fixture(params=[each.name for each in BUILT_IN])
-def session(request, files):
+def session(request, file_of):
     backend = backends()[request.param]
     if reason := backend.probe():
         pytest.skip(reason)
@@ -63,7 +78,7 @@ def session(request, files):
         ("pipeline.architectures",),
         {"model.arguments": "simplenet.yaml:8:14"},
     )
-    source = Source(INTERFACE, files.get(backend.format or ""), None if backend.format else network)
+    source = Source(INTERFACE, file_of(backend.format) if backend.format else None, None if backend.format else network)
     return backend.open(source, backend.options())
 
 
@@ -103,6 +118,37 @@ def test_the_bound_call_computes_on_the_bound_inputs(session):
     np.testing.assert_allclose(np.asarray(value), reference(case.inputs["x"]), rtol=1e-5, atol=1e-5)
 
 
+def test_a_bound_call_and_a_run_need_the_callers_arrays_no_longer_than_they_say(session):
+    case = cases.make(INTERFACE, {"batch": 8}, seed=0, name="kept")
+    want = reference(case.inputs["x"])
+    call = session.bind({name: value.copy() for name, value in case.inputs.items()})
+    for _ in range(50):
+        session.run({name: value + 1 for name, value in case.inputs.items()})
+        result = call()
+    value = result[0] if isinstance(result, list | tuple) else result
+    np.testing.assert_allclose(np.asarray(value), want, rtol=1e-5, atol=1e-5)
+
+
+def test_calls_from_several_threads_do_not_meet(session):
+    given = [cases.make(INTERFACE, {"batch": 1 + seed}, seed=seed, name="threads").inputs for seed in range(4)]
+    want = [reference(inputs["x"]) for inputs in given]
+
+    def work(index):
+        for _ in range(100):
+            np.testing.assert_allclose(session.run(given[index])["logits"], want[index], rtol=1e-5, atol=1e-5)
+
+    with ThreadPoolExecutor(len(given)) as pool:
+        list(pool.map(work, range(len(given))))
+
+
+def test_inputs_that_lie_otherwise_in_memory_and_may_not_be_written_to_are_taken(session):
+    case = cases.make(INTERFACE, {"batch": 6}, seed=0, name="strided")
+    turned = np.asfortranarray(case.inputs["x"])
+    turned.flags.writeable = False
+    want = reference(case.inputs["x"])
+    np.testing.assert_allclose(session.run({"x": turned})["logits"], want, rtol=1e-5, atol=1e-5)
+
+
 def test_calls_without_host_copies_are_timed_on_what_has_memory_of_its_own(session):
     case = cases.make(INTERFACE, {"batch": 4}, seed=0, name="device")
     on_gpu = (
@@ -115,8 +161,8 @@ def test_calls_without_host_copies_are_timed_on_what_has_memory_of_its_own(sessi
         assert min(durations_ns) > 0
 
 
-def test_onnxruntime_computes_on_inputs_that_were_bound_to_a_device(files):
-    session = onnxruntime.InferenceSession(str(files["onnx"]), providers=["CPUExecutionProvider"])
+def test_onnxruntime_computes_on_inputs_that_were_bound_to_a_device(file_of):
+    session = onnxruntime.InferenceSession(str(file_of("onnx")), providers=["CPUExecutionProvider"])
     case = cases.make(INTERFACE, {"batch": 4}, seed=0, name="device")
     binding, calls = bind_on_device(session, case.inputs, "cpu", 0)
     assert min(calls(3)) > 0
@@ -124,8 +170,17 @@ def test_onnxruntime_computes_on_inputs_that_were_bound_to_a_device(files):
     np.testing.assert_allclose(value, reference(case.inputs["x"]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("inputs", [{"x": np.zeros((2, 9), np.float32)}, {"y": np.zeros((2, 10), np.float32)}, {}])
-def test_a_wrong_name_or_shape_raises(session, inputs):
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"x": np.zeros((2, 9), np.float32)},
+        {"y": np.zeros((2, 10), np.float32)},
+        {"x": np.zeros((2, 10))},
+        {},
+    ],
+    ids=["size", "name", "dtype", "none"],
+)
+def test_a_wrong_name_shape_or_dtype_raises(session, inputs):
     with pytest.raises(Exception, match=r".+"):
         session.run(inputs)
 
@@ -162,7 +217,7 @@ def test_a_cuda_backend_is_never_available_without_a_device():
         assert (backend.device == "cuda") == (backend.probe() is not None)
 
 
-def test_asking_the_cpu_build_for_cuda_is_refused_not_run_on_the_cpu(files):
+def test_asking_the_cpu_build_for_cuda_is_refused_not_run_on_the_cpu(file_of):
     """The session would fall back to the CPU; `open` must notice, whatever the probe says."""
     from pipeline.backends.onnxruntime import CudaOptions, open_cuda
     from pipeline.errors import UnavailableError
@@ -173,4 +228,4 @@ def test_asking_the_cpu_build_for_cuda_is_refused_not_run_on_the_cpu(files):
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
         pytest.raises(UnavailableError, match="fell back to the CPU"),
     ):
-        open_cuda(Source(INTERFACE, files["onnx"]), CudaOptions())
+        open_cuda(Source(INTERFACE, file_of("onnx")), CudaOptions())

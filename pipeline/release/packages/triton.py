@@ -52,8 +52,8 @@ def _platform(model: Mapping[str, Any]) -> Triton | None:
 
 def _config(name: str, model: Mapping[str, Any], platform: Triton, manifest: Mapping[str, Any]) -> str:
     batch = _batch(manifest)
-    against = (doubt(manifest.get("rows"), batch) or platform.single) if batch else None
-    batch = None if against else batch
+    against = doubt(manifest.get("rows"), batch) if batch else None
+    batch = batch if platform.batches and not against else None
     inputs, outputs = manifest["inputs"], manifest["outputs"]
     if platform.is_positional:
         names = platform.ordinals or (None, None)
@@ -86,10 +86,12 @@ def _batch(manifest: Mapping[str, Any]) -> str | None:
 
 
 def notes(content: Content) -> tuple[str, ...]:
-    """Return why requests are not joined, where sizes alone would allow it."""
+    """Return why requests are not joined, where sizes alone would allow it, and what the formats say of themselves."""
     batch = _batch(content.manifest)
     against = doubt(content.manifest.get("rows"), batch) if batch else None
-    return (f"no dynamic batching: {against}",) if against else ()
+    platforms = dict.fromkeys(each for model in content.manifest["models"] if (each := _platform(model)))
+    own = (f"{each.platform}: {each.note}" for each in platforms if each.note)
+    return (*([f"no dynamic batching: {against}"] if against else []), *own)
 
 
 def _by_position(
