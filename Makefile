@@ -57,6 +57,10 @@ export: .venv/installed  ## export CONFIG (default: simplenet and silero-vad)
 test: .venv/installed-dev weights  ## run the tests
 	@PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE= $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal  # which keeps a file's tests together, and ends even
 
+# What the suite leaves out because a C++ compiler takes ten seconds to a minute for each network.
+test-compiled: .venv/installed-dev  ## run the tests of torch-compile and AOTInductor (ten minutes; needs g++)
+	@WEIGHBRIDGE_TEST_COMPILED=1 PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE= $(ONE_THREAD) $(BIN)/python -m pytest --timeout 1200 tests/backends/test_contract.py tests/sweeps/compiled.py
+
 lint: .venv/installed-dev  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

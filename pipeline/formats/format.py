@@ -119,14 +119,14 @@ class Triton:
 
     `is_positional`: it finds inputs and outputs by their position; `ordinals` are what it calls them before their number, where their own
     names do not matter. `is_backend`: `platform` is the name of a backend, which opens the file under the name it has, with the files beside
-    it. `single` says why it cannot join requests, "" where it can. `note` is what whoever uses it must know.
+    it. `batches`: it takes calls of fewer rows than the most that it may join. `note` is what whoever uses it must know.
     """
 
     platform: str
     file: str
     is_positional: bool = False
     ordinals: tuple[str, str] | None = None
-    single: str = ""
+    batches: bool = True
     is_backend: bool = False
     note: str = ""
 

@@ -85,9 +85,10 @@ def _climb(
     ladder = [
         replace(variant, name=name, options={**variant.options, **options}) for name, options in backend.ladder
     ] or [variant]
-    if formats()[backend.format or ""].find_culprit is None:
+    if backend.format is None or formats()[backend.format].find_culprit is None:
         rungs = _rungs(ladder, conditions, smallest, names)
-        return _Found.of(rungs, None, f"where an error begins cannot be looked for in {backend.format} files")
+        where = f"{backend.format} files" if backend.format else "a network that is compiled as it runs"
+        return _Found.of(rungs, None, f"where an error begins cannot be looked for in {where}")
     search = partial(_search, conditions, smallest, names, examples, proof.file, folder)
     with ThreadPoolExecutor(1) as pool:
         # What is wrong with a file mostly shows on the lowest rung: do not wait for the ladder to say so.

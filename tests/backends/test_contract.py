@@ -18,6 +18,7 @@ from pipeline.formats.table import formats
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import cases
 from pipeline.rebuild.network import Network
+from tests import compiled
 from tests.formats.test_exporters import export
 
 INTERFACE = Interface((InputSpec("x", "float32", ("batch", 10)),), (Dimension("batch", 1, 8),), ("logits",))
@@ -69,6 +70,7 @@ def session(request, file_of):
     backend = backends()[request.param]
     if reason := backend.probe():
         pytest.skip(reason)
+    compiled.skip_unless_asked(request.param)
     network = Network(
         "pipeline.architectures.simplenet:SimpleNet",
         {},

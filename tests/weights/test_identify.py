@@ -87,6 +87,7 @@ FILES: dict[Kind, Callable[[Path], object]] = {
     Kind.PICKLE: lambda path: path.write_bytes(asm.pickle(asm.dict_of({"a": asm.number(3)}), 4)),
     Kind.TORCHSCRIPT: _script,
     Kind.EXPORTED_PROGRAM: lambda path: torch.export.save(torch.export.export(Net(), (torch.zeros(2, 10),)), str(path)),
+    Kind.AOTINDUCTOR: lambda path: _zip(path, ["m/archive_format", "m/data/aotinductor/model/a.wrapper.so"]),
     Kind.ONNX: _onnx,
     Kind.SAFETENSORS: lambda path: save_file(Net().state_dict(), path),
     Kind.SHARDED: _sharded,

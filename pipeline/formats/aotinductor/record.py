@@ -53,7 +53,8 @@ AOTINDUCTOR = Format(
         "model.pt2",
         is_positional=True,
         ordinals=("INPUT", "OUTPUT"),
-        single="Triton cannot join requests for AOTInductor packages yet",
+        batches=False,
+        note="needs Triton 26.05 or later, and torch's own version in it; it joins no requests for AOTInductor packages",
     ),
     card="libtorch (AOTInductor), on the processor it was compiled for",
 )

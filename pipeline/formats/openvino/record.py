@@ -74,7 +74,7 @@ OPENVINO = Format(
         "openvino",
         "model.xml",
         is_backend=True,
-        single="OpenVINO's backend of Triton takes full batches only, or none",
+        batches=False,
         note="Triton's backend lets OpenVINO choose the precision: on a processor with bfloat16 it computes in that, and not as proven",
     ),
     card="OpenVINO",

@@ -54,8 +54,8 @@ def _platform(model: Mapping[str, Any]) -> Triton | None:
 
 def _config(name: str, model: Mapping[str, Any], platform: Triton, manifest: Mapping[str, Any]) -> str:
     batch = _batch(manifest)
-    against = (doubt(manifest.get("rows"), batch) or platform.single) if batch else None
-    batch = None if against else batch
+    against = doubt(manifest.get("rows"), batch) if batch else None
+    batch = batch if platform.batches and not against else None
     inputs, outputs = manifest["inputs"], manifest["outputs"]
     if platform.is_positional:
         names = platform.ordinals or (None, None)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.backends.table import backends
 from pipeline.errors import ExportError, UnavailableError, WeighbridgeError
 from pipeline.parity import explain, listening, prove, truth
 from pipeline.parity.compare import Finding
@@ -157,7 +158,9 @@ def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[
     """Explain each required proof that failed (or each that ran), with reproductions in `folder`."""
     proven, found = state.need(Proven), []
     for proof in proven.proofs:
-        if proof.variant.artifact is None or proof.status not in {"pass", "fail"}:
+        # The network as it is has no other way to be run.
+        is_plain = proof.variant.artifact is None and not backends()[proof.variant.backend].ladder
+        if is_plain or proof.status not in {"pass", "fail"}:
             continue
         # Outputs that are right have no culprit: it is the device, or the file by its audit, that failed.
         if all_of_them or not all(each.passed for each in proof.findings):
