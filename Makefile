@@ -71,6 +71,11 @@ schema: .venv/installed  ## write schema/*.schema.json from the code
 	@mkdir -p schema
 	@for each in config manifest parity benchmark; do $(BIN)/weighbridge schema --of $$each > schema/$$each.schema.json; done
 
+test-executorch: .venv/installed-dev  ## the tests that need ExecuTorch, which brings 300 MB of packages, in .venv-executorch (five minutes)
+	@test -x .venv-executorch/bin/python || $(PYTHON) -m venv .venv-executorch
+	@.venv-executorch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dev,executorch]'
+	@PYTHONHASHSEED=0 $(ONE_THREAD) .venv-executorch/bin/python -m pytest -n 0 tests/formats/executorch tests/backends/test_contract.py
+
 # A GPU build of onnxruntime on a machine without a GPU falls back to the CPU without a word; this proves that we notice.
 # Last run on 2026-11-23 with onnxruntime-gpu 1.31.1: "asked onnxruntime for CUDAExecutionProvider, got CPUExecutionProvider".
 check-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (downloads onnxruntime-gpu)
@@ -227,4 +232,4 @@ sweep-many: .venv/installed-dev  ## 8 processes export 50 versions each to one f
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.many
 
 clean:  ## remove .venv and what was built; releases stay
-	@rm -rf .venv .venv-cuda .venv-providers .venv-gpu .venv-optimum .venv-bare .venv-zoo build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-cuda .venv-providers .venv-gpu .venv-optimum .venv-bare .venv-zoo .venv-executorch build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

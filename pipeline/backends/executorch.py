@@ -53,8 +53,11 @@ def open_cpu(source: Source, options: Options) -> Session:
 
     def run(arrays: Arrays) -> dict[str, Any]:
         given = tensors(arrays)
-        with runtime.TURN:
-            values = opened.call(given)  # copies: the runtime writes into the same memory again
+        with runtime.TURN, runtime.listening() as heard:
+            try:
+                values = opened.call(given)  # copies: the runtime writes into the same memory again
+            except RuntimeError as error:
+                raise RuntimeError(f"ExecuTorch: {runtime.reason(error, heard())}") from error
         return {name: calling.array_from(value) for name, value in zip(outputs, values, strict=True)}
 
     def bind(arrays: Arrays) -> Callable[[], object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.errors import InputError
 from pipeline.formats.format import Signature
@@ -154,9 +155,36 @@ def reason(error: Exception, said: str) -> str:
 _CHATTER = ("Resetting threadpool", "Reading file", "Failed to open midr", "CPU info and manual")
 
 
+class _Ear(io.TextIOBase):
+    """Keeps what one thread writes, and passes on what the others do."""
+
+    def __init__(self, beyond: TextIO) -> None:
+        self._beyond, self._thread, self._kept = beyond, threading.get_ident(), io.StringIO()
+
+    def write(self, text: str, /) -> int:
+        """Keep or pass on a text."""
+        return (self._kept if threading.get_ident() == self._thread else self._beyond).write(text)
+
+    def heard(self) -> str:
+        """Return what was kept."""
+        return self._kept.getvalue()
+
+
+@contextmanager
+def listening() -> Iterator[Callable[[], str]]:
+    """Keep what the runtime writes in this thread, where its calls write: to Python's own standard error."""
+    before = sys.stderr
+    ear = _Ear(before)
+    sys.stderr = ear
+    try:
+        yield ear.heard
+    finally:
+        sys.stderr = before
+
+
 @contextmanager
 def told() -> Iterator[Callable[[], str]]:
-    """Keep what is written to the process's standard error, by C++ as well, and give a function that returns it so far.
+    """Keep what is written to the process's standard error too, as some of its libraries do at first, and give what there is so far.
 
     Whoever else writes there meanwhile is kept as well: it is only for what takes moments.
     """
@@ -165,11 +193,8 @@ def told() -> Iterator[Callable[[], str]]:
         before = os.dup(2)
         try:
             os.dup2(kept.fileno(), 2)
-
-            def said() -> str:
-                return os.pread(kept.fileno(), 1 << 16, 0).decode(errors="replace")
-
-            yield said
+            with listening() as heard:
+                yield lambda: heard() + os.pread(kept.fileno(), 1 << 16, 0).decode(errors="replace")
         finally:
             os.dup2(before, 2)
             os.close(before)
