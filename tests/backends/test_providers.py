@@ -269,6 +269,20 @@ def test_a_provider_that_is_built_in_is_found_by_the_places_its_messages_name(in
     assert probe.onnxruntime_provider("xnnpack") == "onnxruntime 1.32.0 has no such provider"
 
 
+def test_tensorrt_is_there_only_in_the_version_that_the_provider_was_linked_with(installed, tmp_path, monkeypatch):
+    library = b"\x7fELF\0libnvinfer_plugin.so.10\0libnvinfer.so.10\0"
+    installed({"libonnxruntime_providers_tensorrt.so": library}, onnxruntime_gpu="1.31.1")
+    monkeypatch.setattr(probe, "cuda_device", lambda: "no GPU")
+    told = "onnxruntime's TensorRT provider needs libnvinfer.so.10, which is not installed"
+    assert probe.onnxruntime_tensorrt() == told
+    (tmp_path / "tensorrt_libs").mkdir()
+    (tmp_path / "tensorrt_libs" / "__init__.py").touch()
+    (tmp_path / "tensorrt_libs" / "libnvinfer.so.11").touch()
+    assert probe.onnxruntime_tensorrt() == told
+    (tmp_path / "tensorrt_libs" / "libnvinfer.so.10").touch()
+    assert probe.onnxruntime_tensorrt() == "no GPU"
+
+
 def test_two_builds_that_overwrite_each_other_are_named_whichever_provider_is_asked_for(installed):
     installed({"libonnxruntime_providers_openvino.so": b""}, onnxruntime="1.32.0", onnxruntime_openvino="1.24.1")
     told = "onnxruntime and onnxruntime-openvino are both installed; they overwrite each other"
