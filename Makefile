@@ -77,7 +77,7 @@ test-executorch: .venv/installed-dev  ## the tests that need ExecuTorch, which b
 	@PYTHONHASHSEED=0 $(ONE_THREAD) .venv-executorch/bin/python -m pytest -n 0 tests/formats/executorch tests/backends/test_contract.py
 
 # A GPU build of onnxruntime on a machine without a GPU falls back to the CPU without a word; this proves that we notice.
-# Last run on 2026-11-23 with onnxruntime-gpu 1.31.1: "asked onnxruntime for CUDAExecutionProvider, got CPUExecutionProvider".
+# Last run on 2026-11-26 with onnxruntime-gpu 1.31.1: "asked onnxruntime for CUDAExecutionProvider, got CPUExecutionProvider".
 check-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (downloads onnxruntime-gpu)
 	@test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda
 	@.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnxruntime-gpu onnx -e .

@@ -34,8 +34,9 @@ def weighbridge(*words, timeout_s=600, **variables):
 
 
 def last_line(text):
-    """Return the last line of messages, or that there was none."""
-    return text.strip().splitlines()[-1] if text.strip() else "no message"
+    """Return the error among messages, or else the last of them, or that there was none."""
+    lines = text.strip().splitlines()
+    return next((each for each in lines if each.startswith("error:")), lines[-1] if lines else "no message")
 
 
 def said(backend):

@@ -7,7 +7,6 @@ such a session is refused (see `onnxruntime_session.open_on`), and where nodes r
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib.util
 import os
 import platform
@@ -159,14 +158,6 @@ def _xnnpack(options: Options, _: Interface | None) -> Asked:
     return Asked("XnnpackExecutionProvider", install, here=threads, threads=1, takes_part=True)
 
 
-def _probe_tensorrt() -> str | None:
-    if reason := probe.onnxruntime_cuda() or probe.onnxruntime_provider("tensorrt"):
-        return reason
-    if importlib.util.find_spec("tensorrt_libs") or ctypes.util.find_library("nvinfer"):
-        return None
-    return "TensorRT's own libraries (libnvinfer) are not installed"
-
-
 def _probe_coreml() -> str | None:
     if platform.system() != "Darwin":
         return f"Core ML is a part of macOS, and this is {platform.system()}"
@@ -239,7 +230,7 @@ ONNXRUNTIME_TENSORRT = _backend(
     _load_tensorrt,
     device="cuda",
     install="weighbridge[cuda], the TensorRT that this onnxruntime-gpu was built for, and an NVIDIA driver",
-    probe=_probe_tensorrt,
+    probe=probe.onnxruntime_tensorrt,
     distributions=("onnxruntime-gpu", "tensorrt", "tensorrt-cu12-libs", "tensorrt-cu13-libs"),
     device_facts=probe.cuda_facts,
 )

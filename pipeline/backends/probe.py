@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import re
+from ctypes.util import find_library
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
@@ -78,15 +80,46 @@ def onnxruntime_provider(library: str) -> str | None:
     """
     if missing := one_onnxruntime():
         return missing
-    spec = util.find_spec("onnxruntime")
-    folder = Path(spec.submodule_search_locations[0]) / "capi" if spec and spec.submodule_search_locations else None
-    if folder is None or not folder.is_dir():
+    folder = _libraries_of("onnxruntime", "capi")
+    if folder is None:
         return "this onnxruntime has no folder of libraries to look into"
-    names = (f"libonnxruntime_providers_{library}.*", f"onnxruntime_providers_{library}.dll")
-    if any(True for name in names for _ in folder.glob(name)) or _built_in(folder, library):
+    if _provider_file(folder, library) or _built_in(folder, library):
         return None
     build = " ".join(f"{name} {version}" for name, version in installed_versions(ONNXRUNTIMES).items())
     return f"{build or 'this onnxruntime'} has no such provider"
+
+
+def onnxruntime_tensorrt() -> str | None:
+    """Return None if onnxruntime has the TensorRT provider, and the TensorRT that it was linked with and a GPU are here."""
+    if reason := onnxruntime_provider("tensorrt"):
+        return reason
+    folder = _libraries_of("onnxruntime", "capi")
+    file = _provider_file(folder, "tensorrt") if folder else None
+    wanted = _linked(file) if file else None
+    ours = _libraries_of("tensorrt_libs")
+    if wanted and find_library("nvinfer") != wanted and not (ours and (ours / wanted).is_file()):
+        return f"onnxruntime's TensorRT provider needs {wanted}, which is not installed"
+    return cuda_device()
+
+
+def _libraries_of(package_: str, *parts: str) -> Path | None:
+    """Return the folder where a package's libraries lie, None where it is not installed or has none."""
+    spec = util.find_spec(package_)
+    folder = Path(spec.submodule_search_locations[0], *parts) if spec and spec.submodule_search_locations else None
+    return folder if folder and folder.is_dir() else None
+
+
+def _provider_file(folder: Path, library: str) -> Path | None:
+    names = (f"libonnxruntime_providers_{library}.*", f"onnxruntime_providers_{library}.dll")
+    return next((each for name in names for each in folder.glob(name)), None)
+
+
+@cache
+def _linked(file: Path) -> str | None:
+    """Return which libnvinfer a provider's library asks the linker for; None where that is not to be seen (on Windows)."""
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        found = re.search(rb"libnvinfer\.so\.\d+", held)
+        return found[0].decode() if found else None
 
 
 @cache

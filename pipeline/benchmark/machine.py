@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.backends.probe import installed_versions
+from pipeline.backends.probe import ONNXRUNTIMES, installed_versions
 from pipeline.benchmark import gpu
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+PACKAGES = ("torch", "onnx", *ONNXRUNTIMES, "numpy")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY")
 
 # Different values of these make latencies incomparable; software may differ, since that is what is often compared.

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
@@ -18,6 +19,8 @@ from pipeline.backends.onnxruntime_session import Asked, open_on
 from pipeline.backends.table import backends
 from pipeline.errors import UnavailableError
 from pipeline.interface import Dimension, InputSpec, Interface
+from pipeline.rebuild import cases
+from tests.formats.test_exporters import expected, export
 
 INTERFACE = Interface(
     (InputSpec("x", "float32", ("batch", "width")), InputSpec("scale", "float32", ())),
@@ -151,6 +154,87 @@ class TestOpenVino:
         assert session.facts["provider_options"]["num_of_threads"] == "1"
 
 
+class Recurrent(torch.nn.Module):
+    """Tokens and a state in; scores by name and the next state out; batch and length are any."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.cell = torch.nn.Embedding(50, 8), torch.nn.GRU(8, 8, batch_first=True)
+        self.head = torch.nn.Linear(8, 50)
+
+    def forward(self, ids, mask, state):
+        steps, state = self.cell(self.embedding(ids) * mask.unsqueeze(-1), state)
+        return {"scores": self.head(steps), "next_state": state, "best": self.head(steps).argmax(-1)}
+
+
+class Pyramid(torch.nn.Module):
+    """A picture of any height and width, halved and put back, beside a second one."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm, self.up = torch.nn.BatchNorm2d(8), torch.nn.ConvTranspose2d(8, 3, 2, stride=2)
+
+    def forward(self, picture, other):
+        coarse = torch.nn.functional.silu(self.norm(self.down(picture)))
+        return {"joined": torch.cat([self.up(coarse), other], 1), "mean": coarse.mean((2, 3))}
+
+
+class Attending(torch.nn.Module):
+    """Softmax over positions that a boolean mask leaves, of any batch and length."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = torch.nn.Linear(6, 18)
+
+    def forward(self, x, allowed):
+        query, key, value = self.project(x).chunk(3, -1)
+        scores = (query @ key.transpose(1, 2)).masked_fill(~allowed.unsqueeze(1), -1e4)
+        return {"y": torch.softmax(scores, -1) @ value}
+
+
+BATCH, LENGTH = Dimension("batch", 1, 6), Dimension("length", 1, 12)
+SIDES = (Dimension("height", 4, 16, multiple_of=2), Dimension("width", 4, 16, multiple_of=2))
+KINDS = {
+    Recurrent: Interface(
+        (
+            InputSpec("ids", "int64", ("batch", "length"), low=0, high=49),
+            InputSpec("mask", "float32", ("batch", "length"), values="uniform"),
+            InputSpec("state", "float32", (1, "batch", 8)),
+        ),
+        (BATCH, LENGTH),
+        ("scores", "next_state", "best"),
+    ),
+    Pyramid: Interface(
+        tuple(InputSpec(name, "float32", ("batch", 3, "height", "width")) for name in ("picture", "other")),
+        (BATCH, *SIDES),
+        ("joined", "mean"),
+    ),
+    Attending: Interface(
+        (InputSpec("x", "float32", ("batch", "length", 6)), InputSpec("allowed", "bool", ("batch", "length"))),
+        (BATCH, LENGTH),
+        ("y",),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("backend", providers.PROVIDERS, ids=lambda each: each.name)
+def test_a_provider_computes_what_the_network_does_at_every_notable_size(backend, kind, tmp_path):
+    if reason := backend.probe():
+        pytest.skip(reason)
+    interface = KINDS[kind]
+    file = export(kind(), interface, "onnx", tmp_path / "onnx").files[0]
+    session = backend.open(Source(interface, file, profile=tmp_path), backend.options())
+    for case in cases.sample(interface, seed=3, cap_elements=4000):
+        got, want = session.run(case.inputs), expected(kind(), interface, dict(case.inputs))
+        assert got.keys() == want.keys()
+        for name, value in want.items():
+            assert got[name].dtype == value.dtype
+            np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=1e-4 * max(1, np.abs(value).max()))
+    assert placement.problems(session.placement()) == []
+
+
 # What the probe says, of folders laid out as the builds are
 
 
@@ -183,6 +267,20 @@ def test_a_provider_that_is_built_in_is_found_by_the_places_its_messages_name(in
     installed({"onnxruntime_pybind11_state.so": b"\x7fELF" + source}, onnxruntime="1.32.0")
     assert probe.onnxruntime_provider("coreml") is None
     assert probe.onnxruntime_provider("xnnpack") == "onnxruntime 1.32.0 has no such provider"
+
+
+def test_tensorrt_is_there_only_in_the_version_that_the_provider_was_linked_with(installed, tmp_path, monkeypatch):
+    library = b"\x7fELF\0libnvinfer_plugin.so.10\0libnvinfer.so.10\0"
+    installed({"libonnxruntime_providers_tensorrt.so": library}, onnxruntime_gpu="1.31.1")
+    monkeypatch.setattr(probe, "cuda_device", lambda: "no GPU")
+    told = "onnxruntime's TensorRT provider needs libnvinfer.so.10, which is not installed"
+    assert probe.onnxruntime_tensorrt() == told
+    (tmp_path / "tensorrt_libs").mkdir()
+    (tmp_path / "tensorrt_libs" / "__init__.py").touch()
+    (tmp_path / "tensorrt_libs" / "libnvinfer.so.11").touch()
+    assert probe.onnxruntime_tensorrt() == told
+    (tmp_path / "tensorrt_libs" / "libnvinfer.so.10").touch()
+    assert probe.onnxruntime_tensorrt() == "no GPU"
 
 
 def test_two_builds_that_overwrite_each_other_are_named_whichever_provider_is_asked_for(installed):

@@ -25,7 +25,9 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT4
 
 from pipeline.errors import DigestError, InputError
+from pipeline.formats.tensorrt import stated
 from pipeline.release import bundle, standalone
+from pipeline.release.bundle import ModelFile
 from pipeline.release.load import load_release
 from pipeline.release.packages import KINDS, package
 from pipeline.release.standalone import list_files
@@ -131,6 +133,18 @@ def test_what_triton_would_open_is_there_and_runs(pristine, tmp_path):
     np.testing.assert_array_equal(session.run(["logits"], {"x": X})[0], expected)
     module = torch.jit.load(repository / "tiny-torchscript" / "1" / "model.pt")
     np.testing.assert_allclose(module(torch.from_numpy(X))[0].detach(), expected, rtol=0, atol=1e-6)
+
+
+def test_an_engine_lies_where_triton_looks_for_a_plan(content, changed, model_config, tmp_path):
+    """Nothing here runs one: what is held is the layout, and that what it is bound to travels along."""
+    engine = tmp_path / "model.plan"
+    engine.write_bytes(b"a plan")
+    beside = stated.write(engine, {"tensorrt": "11.4.0", "device": "NVIDIA L4"})
+    model = ModelFile("tensorrt", "tensorrt", "model.plan", engine, extra_files={beside.name: beside})
+    repository = packaged(bundle.write(changed(models=(*content.models, model)), tmp_path / "out"), "triton", tmp_path)
+    assert parsed(model_config, repository / "tiny-tensorrt").platform == "tensorrt_plan"
+    assert (repository / "tiny-tensorrt" / "1" / "model.plan").read_bytes() == b"a plan"
+    assert stated.read(repository / "tiny-tensorrt" / "1" / "model.plan")["device"] == "NVIDIA L4"
 
 
 @pytest.mark.parametrize(
