@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.backends.openvino import OPENVINO_CPU
 from pipeline.errors import GateError, InputError, UnavailableError, UnsafeError
 from pipeline.release import packages, standalone
 from pipeline.release.load import load_release
-from pipeline.release.verify import verify
+from pipeline.release.verify import ANYBODY, verify
 from pipeline.run.parity import Request, parity
 from pipeline.run.plan import Settings
 from pipeline.run.stages.results import Exported
+from pipeline.run.verify import verify as verified
 from pipeline.worker.inprocess import InProcessRunner
 from tests.formats import networks
 from tests.formats.openvino.made import edit_constant, edit_text, rounded
@@ -163,7 +165,7 @@ def test_an_operator_that_openvino_cannot_translate_is_its_own_reason_and_the_ot
 # The release
 
 
-def test_a_release_holds_both_files_and_is_opened_verified_and_packaged(pristine_release, tmp_path):
+def test_a_release_holds_both_files_and_is_opened_and_verified(pristine_release):
     assert {"model.xml", "model.bin", "model.onnx"} <= {each.name for each in pristine_release.iterdir()}
     verdict = verify(pristine_release)
     assert verdict.problems == ()
@@ -195,6 +197,35 @@ def test_the_shipped_verifier_names_what_to_install_where_nothing_can_run(releas
     done = _shipped(release, ["onnxruntime", "openvino"])
     assert done.returncode == 1
     assert "nothing here could run the golden cases: install onnxruntime or openvino" in done.stderr
+
+
+ATTENDING = """
+name: attending
+model: {architecture: "tests.formats.networks:Attending", weights: attending.pth}
+inputs: {x: {dtype: float32, shape: [batch, length, 6]}}
+dimensions: {batch: {min: 1, max: 2}, length: {min: 1, max: 40}}
+outputs: [y]
+exports: [onnx, openvino]
+backends: [onnxruntime-cpu, {name: plain, backend: openvino-cpu, options: {snippets: false}}]
+require: [plain]
+benchmark: {reference: onnxruntime-cpu}
+"""
+
+
+def test_a_release_that_was_proven_with_options_is_verified_with_them_by_everybody(tmp_path):
+    """OpenVINO 2026.4.1 fuses attention at a first call of length 1 into a kernel that is wrong at lengths from 16 on."""
+    torch.save(networks.made(networks.Attending()).state_dict(), tmp_path / "attending.pth")
+    (tmp_path / "attending.yaml").write_text(ATTENDING)
+    state = until("export", tmp_path / "attending.yaml", tmp_path / "out", trust=("tests.formats",), benchmark=False)
+    release = released(state)
+    manifest = standalone.read_manifest(release)
+    assert standalone.proven_options(manifest, "model.xml", "openvino-cpu") == {"snippets": False}
+    assert standalone.proven_options(manifest, "model.onnx", "onnxruntime-cpu") == {}
+    assert standalone.proven_options(manifest, "model.onnx", "openvino-cpu") == {}
+    assert verify(release).problems == ()
+    assert verified(release, None, ANYBODY, None, Settings(out=tmp_path)).problems == ()
+    done = _shipped(release, ["onnxruntime"])
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_shipped_verifier_sees_wrong_numbers_of_openvino_alone(release):
@@ -232,7 +263,7 @@ def test_a_strangers_release_with_digests_that_agree_is_refused_wherever_it_is_o
         assert words in caught.value.message
 
 
-def test_two_builds_have_the_same_bytes(simplenet, pristine_release, tmp_path):
+def test_two_builds_have_the_same_bytes(pristine_release, tmp_path):
     again = released(until("export", SIMPLENET, tmp_path, overrides=WITH, benchmark=False))
     for name in ("model.xml", "model.bin", "manifest.json"):
         assert (again / name).read_bytes() == (pristine_release / name).read_bytes()
