@@ -32,11 +32,11 @@ def text(layers: str = LAYERS, *, head: str = HEAD, version: str = "11") -> str:
     )
 
 
-def written(folder: Path, content: str | bytes, weights: bytes | None = WEIGHTS) -> Path:
+def written(folder: Path, content: str, weights: bytes | None = WEIGHTS) -> Path:
     """Write an .xml, and the .bin beside it unless there is to be none."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.xml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.write_text(content, encoding="utf-8")
     if weights is not None:
         (folder / "model.bin").write_bytes(weights)
     return path
@@ -54,7 +54,7 @@ def laughs() -> str:
     )
 
 
-HOSTILE: dict[str, tuple[Callable[[], str | bytes], str]] = {
+HOSTILE: dict[str, tuple[Callable[[], str], str]] = {
     "a document type": (lambda: text(head=f"{HEAD}<!DOCTYPE net>"), "document type"),
     "an entity that names a file": (
         lambda: text(head=f'{HEAD}<!DOCTYPE net [<!ENTITY x SYSTEM "file:///etc/passwd">]>'),
@@ -82,7 +82,7 @@ HOSTILE: dict[str, tuple[Callable[[], str | bytes], str]] = {
 }
 """What is refused as unsafe: how to write it, and words of the refusal."""
 
-DAMAGED: dict[str, tuple[Callable[[], str | bytes], str]] = {
+DAMAGED: dict[str, tuple[Callable[[], str], str]] = {
     "cut off": (lambda: text()[:-200], "no OpenVINO model"),
     "a version of nobody's": (lambda: text(version="9"), "version='9'"),
     "a size that is not the shape's": (

@@ -48,6 +48,12 @@ def test_what_a_stranger_could_do_with_a_file_is_refused_by_its_rule(name, tmp_p
         assert caught.value.hint
 
 
+def test_what_keeps_a_file_from_being_opened_is_a_detail_of_it(tmp_path):
+    alone = description_of(ir.written(tmp_path, ir.text(), None)).details
+    assert alone["cannot be opened"] == "model.xml needs 'model.bin', which is not beside it"
+    assert alone["inputs"] == ["x"]
+
+
 @pytest.mark.parametrize("name", ir.DAMAGED)
 def test_a_damaged_file_is_refused_with_what_is_wrong(name, tmp_path):
     make, words = ir.DAMAGED[name]
