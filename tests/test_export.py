@@ -54,16 +54,15 @@ def until(stage, config, out, **settings):
 
 
 def sabotaged(state, format_, change):
-    """Return the state with one exported file changed by `change(path)`, which edits a copy of it."""
+    """Return the state with one exported file changed by `change(path)`, which edits a copy of it, with those beside it."""
     folder = state.work / f"sabotaged-{len(list(state.work.iterdir()))}"
     folder.mkdir()
     exported = state.need(Exported)
     victim = exported.named(format_)
-    copy = folder / victim.files[0].name
-    shutil.copyfile(victim.files[0], copy)
-    change(copy)
+    copies = tuple(Path(shutil.copyfile(each, folder / each.name)) for each in victim.files)
+    change(copies[0])
     facts = {name: each for name, each in victim.written.facts.items() if name != "method"}  # no exporter made it
-    changed = replace(victim, written=Written((copy,), facts))
+    changed = replace(victim, written=Written(copies, facts))
     others = tuple(changed if each is victim else each for each in exported.artifacts)
     return state.adding(replace(exported, artifacts=others))
 

@@ -125,7 +125,7 @@ def has_key(path):
 
 
 FILES = re.compile(
-    r"\.(onnx|onnx\.data|torchscript|pt|pte|pkl|npz|json|safetensors(\.index\.json)?|weights\.h|state_dict)$"
+    r"\.(onnx|onnx\.data|torchscript|xml|bin|pt|pte|pkl|npz|json|safetensors(\.index\.json)?|weights\.h|state_dict)$"
 )
 
 

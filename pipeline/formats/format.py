@@ -117,12 +117,17 @@ class Found:
 class Triton:
     """How the Triton Inference Server runs a format: the platform's name and what the file must be called there.
 
-    `is_positional`: it finds inputs and outputs by their position.
+    `is_positional`: it finds inputs and outputs by their position. `is_backend`: `platform` is the name of a backend, which opens the file under
+    the name it has, with the files beside it. `batches`: it takes calls of fewer rows than the most that it may join. `note` is what
+    whoever uses it must know.
     """
 
     platform: str
     file: str
     is_positional: bool = False
+    is_backend: bool = False
+    batches: bool = True
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -549,12 +549,13 @@ def open_onnx(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[
 
 def open_openvino(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[str, Array]] | None:
     """Return a function from inputs to outputs by name, or None where OpenVINO would not compute in float32."""
-    del backend
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # at its import it would tell its makers
     openvino = importlib.import_module("openvino")
     core = openvino.Core()
-    # Where a processor can, it would compute in bfloat16.
-    compiled = core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    chosen = {"INFERENCE_PRECISION_HINT": "f32"}  # where a processor can, it would compute in bfloat16
+    if proven_options(read_manifest(path.parent), path.name, backend).get("snippets") is False:
+        chosen["SNIPPETS_MODE"] = "DISABLE"
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", chosen)
     if compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.f32:
         return None
     dtypes = {name: port.get_element_type().to_dtype() for port in compiled.inputs for name in port.get_names()}
@@ -587,6 +588,17 @@ def open_executorch(path: Path, backend: str) -> Callable[[Mapping[str, Array]],
         return {name: value.numpy() for name, value in zip(names["outputs"], forward(tensors), strict=True)}
 
     return run
+
+
+def proven_options(manifest: Mapping[str, Any], model: str, backend: str) -> Mapping[str, Any]:
+    """Return the options that a backend was proven with on a file of the release, the fewest of several; none if it was not."""
+    names = {each.get("name") or each["format"] for each in manifest["models"] if each["path"] == model}
+    proven = [
+        each["options"]
+        for each in manifest.get("backends", {}).values()
+        if each["backend"] == backend and (each.get("artifact") or each["format"]) in names
+    ]
+    return min(proven, key=len, default={})
 
 
 @dataclass(frozen=True)

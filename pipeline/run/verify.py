@@ -42,12 +42,12 @@ def verify(
 
         def run(backend: str, file: Path | None, inputs: Arrays) -> Any:
             if (backend, file) not in workers:
-                declared = (
-                    planned.interface
-                    if planned and backend == NETWORK
-                    else bundle.interface_from(standalone.read_manifest(release))
+                manifest = standalone.read_manifest(release)
+                declared = planned.interface if planned and backend == NETWORK else bundle.interface_from(manifest)
+                options = standalone.proven_options(manifest, file.name, backend) if file else {}
+                variant = Variant(
+                    backend, backend, backends()[backend].format, required=True, file=file, options=options
                 )
-                variant = Variant(backend, backend, backends()[backend].format, required=True, file=file)
                 network = planned.network if planned else None
                 session = opened(LOCAL, variant, declared, network, threads=cores(), timeout_s=TIMEOUT_S)
                 workers[backend, file], _ = stack.enter_context(session)

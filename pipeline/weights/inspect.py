@@ -152,14 +152,22 @@ def _contents(path: Path, header: Header) -> tuple[tuple[TensorDescription, ...]
                 raise WeightsError(f"{path.name} is damaged: {error}", hint=files.COPY_AGAIN) from error
         return tuple(TensorDescription(*tensor) for tensor in tensors), facts
     if header.kind is Kind.OPENVINO:
-        openvino.require_confined(path)
-        with files.mapped(path) as data:
-            tensors, facts = openvino.described(data, path.name)
-        return tuple(TensorDescription(*tensor) for tensor in tensors), facts
+        return _of_openvino(path)
     if header.kind is Kind.LFS_POINTER:
         lines = path.read_bytes()[:_MAX_POINTER_BYTES].decode(errors="replace").splitlines()
         return (), {key: value for key, _, value in (line.partition(" ") for line in lines) if key in ("oid", "size")}
     return _described(header.tensors), dict(header.facts)
+
+
+def _of_openvino(path: Path) -> tuple[tuple[TensorDescription, ...], dict[str, Any]]:
+    """Return what an .xml says; that its .bin is not there, or not found by its name, is one of its details."""
+    with files.mapped(path) as data:
+        tensors, facts = openvino.described(data, path.name)
+    try:
+        openvino.require_confined(path)
+    except WeightsError as error:
+        facts["cannot be opened"] = error.message
+    return tuple(TensorDescription(*tensor) for tensor in tensors), facts
 
 
 def _described(tensors: Sequence[TensorHeader]) -> tuple[TensorDescription, ...]:

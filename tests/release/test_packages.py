@@ -24,11 +24,13 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT4
 
 from pipeline.errors import DigestError, InputError
+from pipeline.formats.openvino.record import OPENVINO
 from pipeline.release import bundle
 from pipeline.release.load import load_release
 from pipeline.release.packages import KINDS, package
 from pipeline.release.standalone import list_files
 from pipeline.storage.store import same_tree
+from tests.weights.ir import text, written
 
 X = np.random.default_rng(4).normal(size=(3, 4)).astype(np.float32)
 
@@ -121,6 +123,28 @@ def test_triton_reads_its_model_repository(pristine, model_config, tmp_path):
     script = parsed(model_config, repository / "tiny-torchscript")
     assert script.platform == "pytorch_libtorch"
     assert [each.name for each in (*script.input, *script.output)] == ["x__0", "logits__0", "best__1"]
+
+
+@pytest.mark.parametrize("name", ["openvino", "ov-2"])
+def test_triton_runs_openvino_files_by_its_backend_under_their_own_names_and_joins_no_requests(
+    content, changed, model_config, tmp_path, weighbridge, name
+):
+    """Its backend fixes the batch at `max_batch_size` and refuses calls of fewer rows; it finds the .bin by the name of the .xml."""
+    file = OPENVINO.file_of(name)
+    path = written(tmp_path / "ir", text())
+    bin_file = Path(file).with_suffix(".bin").name
+    made = bundle.ModelFile(name, "openvino", file, path, extra_files={bin_file: path.with_suffix(".bin")})
+    release = bundle.write(changed(models=(*content.models, made)), tmp_path)
+    done = weighbridge("package", release, "--as", "triton", "--out", tmp_path / "repository")
+    assert "on a processor with bfloat16 it computes in that" in done.err
+    folder = tmp_path / "repository" / f"tiny-{name}"
+    config = parsed(model_config, folder)
+    assert (config.backend, config.platform, config.max_batch_size) == ("openvino", "", 0)
+    assert not config.HasField("dynamic_batching")
+    assert config.default_model_filename == ("" if name == "openvino" else "ov-2.xml")
+    assert [(each.name, list(each.dims)) for each in config.input] == [("x", [-1, 4])]
+    assert {each.name for each in (folder / "1").iterdir()} == {file, bin_file}
+    assert parsed(model_config, tmp_path / "repository" / "tiny").max_batch_size == 8
 
 
 def test_what_triton_would_open_is_there_and_runs(pristine, tmp_path):

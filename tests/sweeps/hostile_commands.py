@@ -1,6 +1,6 @@
 """Run every hostile file through every command that takes a file, each in a process of its own, and watch what it does.
 
-    python -m tests.sweeps.hostile_commands [RELEASE] [--part ours|evasions|abuses|injected|sharded|limits]...
+    python -m tests.sweeps.hostile_commands [RELEASE] [--part ours|evasions|abuses|injected|openvino|sharded|limits]...
 
 A command passes if it refuses with its documented exit code, starts no process, opens no connection, leaves no marker,
 and takes under 2 s of processor time and 200 MB over the interpreter with weighbridge imported. Processes are forked from
@@ -40,7 +40,7 @@ import pipeline.run.stages
 import pipeline.run.verify
 from tests.formats.torchscript import programs
 from tests.release.forgery import forge
-from tests.weights import abuses, evasions, injected
+from tests.weights import abuses, evasions, injected, ir
 from tests.weights.corpus import ours
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ def _injected(folder: Path, marker: Path) -> dict[str, Path]:
     }
 
 
+def _openvino(folder: Path, _marker: Path) -> dict[str, Path]:
+    """Return those whose .xml alone is hostile: what lies outside a .bin needs one beside it (tests/weights/test_openvino.py)."""
+    contents = {name: make() for name, (make, _) in ir.HOSTILE.items() if "constant" not in name}
+    return _written(folder, {name: each.encode() for name, each in contents.items()}, "openvino")
+
+
 def _beyond(folder: Path, _marker: Path) -> dict[str, Path]:
     made = {write.__name__: folder / f"{write.__name__}.pth" for write in evasions.LIMITS}
     for write in evasions.LIMITS:
@@ -94,6 +100,7 @@ PARTS: dict[str, Callable[[Path, Path], dict[str, Path]]] = {
     "evasions": lambda folder, marker: _written(folder, evasions.files(marker), "evasion"),
     "abuses": lambda folder, marker: _written(folder, abuses.files(marker), "abuse"),
     "injected": _injected,
+    "openvino": _openvino,
     "sharded": lambda folder, marker: dict(evasions.sharded(folder, marker)),
     "limits": _beyond,
 }

@@ -20,6 +20,7 @@ from pipeline.errors import WeightsError
 from pipeline.weights import headers, inspect, read
 from pipeline.weights.kinds import Kind
 from tests.weights import assembler as asm
+from tests.weights import ir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +89,7 @@ FILES: dict[Kind, Callable[[Path], object]] = {
     Kind.TORCHSCRIPT: _script,
     Kind.EXPORTED_PROGRAM: lambda path: torch.export.save(torch.export.export(Net(), (torch.zeros(2, 10),)), str(path)),
     Kind.ONNX: _onnx,
+    Kind.OPENVINO: lambda path: path.write_text(ir.text()),
     Kind.SAFETENSORS: lambda path: save_file(Net().state_dict(), path),
     Kind.SHARDED: _sharded,
     Kind.NUMPY: lambda path: path.write_bytes(_npz()),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pipeline.formats.format import FromArtifact, Options
 
 _SHOWN = 300
+_WHERE = ("Exception from", "Check '", "While validating", "FrontEnd API failed")
 _LEAVE_OUT = "leave `openvino` out of `exports`"
 
 
@@ -39,7 +40,8 @@ def derive(origin: FromArtifact, _: Options) -> Written:
 def reason(error: RuntimeError) -> str:
     """Return the line of one of OpenVINO's messages that says what is wrong; the others say where in its own source."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '", "While validating"))]
+    listed = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]  # what a conversion lacks
+    said = listed or [line for line in lines if line and not line.startswith(_WHERE)]
     return (said[0] if said else " ".join(lines))[:_SHOWN] or type(error).__name__
 
 

@@ -6,7 +6,7 @@ from importlib import util
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError
-from pipeline.formats.format import Format, FromArtifact, Options
+from pipeline.formats.format import Format, FromArtifact, Options, Triton
 from pipeline.weights import openvino
 from pipeline.weights.kinds import Kind
 
@@ -69,6 +69,14 @@ OPENVINO = Format(
     beside=openvino.require_confined,
     read_signature=_signature,
     audit=_audit,
+    # It finds the .bin by the name of the .xml, and with a max_batch_size refuses calls of fewer rows (ENABLE_BATCH_PADDING in its README).
+    triton=Triton(
+        "openvino",
+        "model.xml",
+        is_backend=True,
+        batches=False,
+        note="Triton's backend lets OpenVINO choose the precision: on a processor with bfloat16 it computes in that, and not as proven",
+    ),
     card="OpenVINO",
     library="openvino",
 )

@@ -2,7 +2,8 @@
 
 Fields are those of model_config.proto (https://github.com/triton-inference-server/common/blob/main/protobuf). Triton
 batches requests where the first axis of every input and output is one dimension whose every size from 1 is allowed, and whose
-rows were shown to be independent when the release was made. Where they are not, config.pbtxt says why in a comment.
+rows were shown to be independent when the release was made. Where they are not, config.pbtxt says why in a comment. A backend that fixes
+the batch at the most rows it is told (https://github.com/triton-inference-server/openvino_backend, README) is told of none.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def write(content: Content, path: Path) -> None:
         name = content.name if artifact == ONNX.name else f"{content.name}-{artifact}"
         folder = path / name / "1"
         content.copy(model["files"], folder)
-        (folder / model["path"]).rename(folder / platform.file)
+        if not platform.is_backend:
+            (folder / model["path"]).rename(folder / platform.file)
         (path / name / "config.pbtxt").write_text(_config(name, model, platform, content.manifest), encoding="utf-8")
     if not any(path.iterdir()):
         able = ", ".join(name for name, each in formats().items() if each.triton)
@@ -53,14 +55,19 @@ def _platform(model: Mapping[str, Any]) -> Triton | None:
 def _config(name: str, model: Mapping[str, Any], platform: Triton, manifest: Mapping[str, Any]) -> str:
     batch = _batch(manifest)
     against = doubt(manifest.get("rows"), batch) if batch else None
-    batch = None if against else batch
+    batch = batch if platform.batches and not against else None
     inputs, outputs = manifest["inputs"], manifest["outputs"]
     if platform.is_positional:
         inputs, outputs = _by_position(inputs, model["facts"].get("inputs")), _by_position(outputs)
     lines = [
         *([f"# no dynamic batching: {against}"] if against else []),
         f"name: {json.dumps(name)}",
-        f"platform: {json.dumps(platform.platform)}",
+        f"{'backend' if platform.is_backend else 'platform'}: {json.dumps(platform.platform)}",
+        *(
+            [f"default_model_filename: {json.dumps(model['path'])}"]
+            if model["path"] != platform.file and platform.is_backend
+            else []
+        ),
         f"max_batch_size: {manifest['dimensions'][batch]['max'] if batch else 0}",
         *(_tensor("input", each, batched=bool(batch)) for each in inputs),
         *(_tensor("output", each, batched=bool(batch)) for each in outputs),
@@ -84,10 +91,12 @@ def _batch(manifest: Mapping[str, Any]) -> str | None:
 
 
 def notes(content: Content) -> tuple[str, ...]:
-    """Return why requests are not joined, where sizes alone would allow it."""
+    """Return why requests are not joined, where sizes alone would allow it, and what the formats say of themselves."""
     batch = _batch(content.manifest)
     against = doubt(content.manifest.get("rows"), batch) if batch else None
-    return (f"no dynamic batching: {against}",) if against else ()
+    platforms = dict.fromkeys(each for model in content.manifest["models"] if (each := _platform(model)))
+    own = (f"{each.platform}: {each.note}" for each in platforms if each.note)
+    return (*([f"no dynamic batching: {against}"] if against else []), *own)
 
 
 def _by_position(tensors: Sequence[Mapping[str, Any]], order: Sequence[str] | None = None) -> list[dict[str, Any]]:
