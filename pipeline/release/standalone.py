@@ -579,8 +579,9 @@ def open_executorch(path: Path, backend: str) -> Callable[[Mapping[str, Array]],
     torch = importlib.import_module("torch")
     # executorch.runtime is the same behind an import of the exporter, which takes seconds.
     runtime = importlib.import_module("executorch.extension.pybindings._C")
-    program = runtime._load_program(str(path), program_verification=runtime.Verification.InternalConsistency)  # noqa: SLF001 - it has no other name
-    forward, names = program.load_method("forward"), json.loads(program.load_method("weighbridge")(())[0])
+    with contextlib.redirect_stderr(io.StringIO()):  # it says how it looks for what processor this is
+        program = runtime._load_program(str(path), program_verification=runtime.Verification.InternalConsistency)  # noqa: SLF001 - it has no other name
+        forward, names = program.load_method("forward"), json.loads(program.load_method("weighbridge")(())[0])
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         tensors = [torch.from_numpy(inputs[name].copy()) for name in names["inputs"]]

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from pipeline.interface import Interface
 
 _LEAVE_OUT = "leave `executorch` out of `exports`"
+_FIX = (
+    "fix these sizes in `inputs` (a recurrent layer is unrolled at one length), or leave `executorch` out of `exports`"
+)
 _OTHERWISE = "set `delegate: none`, which leaves XNNPACK out, or leave `executorch` out of `exports`"
 
 
@@ -50,7 +53,7 @@ def _written(origin: FromNetwork, options: ExecuTorchOptions) -> Written:
     hint = _LEAVE_OUT if options.delegate == "none" else _OTHERWISE
     with _refusing(prepared, hint), _quietly(), unasked():
         edge = _lowered(program, options, stated)
-        _require_wide(edge.exported_program(), prepared, origin.interface, hint)
+        _require_wide(edge.exported_program(), prepared, origin.interface)
         counts = _counts(edge.exported_program())
         made = edge.to_executorch()
         origin.target.write_bytes(made.buffer)
@@ -95,10 +98,10 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _require_wide(program: Any, prepared: Forward, interface: Interface, hint: str) -> None:
+def _require_wide(program: Any, prepared: Forward, interface: Interface) -> None:
     """Refuse a program that was narrowed on its way from the captured one."""
     if told := capture.narrowed(program, interface, prepared.names):
-        raise ExportError(f"ExecuTorch: it takes less than the config declares: {'; '.join(told)}", hint=hint)
+        raise ExportError(f"ExecuTorch: it takes less than the config declares: {'; '.join(told)}", hint=_FIX)
 
 
 def _require_taken(origin: FromNetwork, prepared: Forward) -> None:

@@ -13,13 +13,16 @@ from torch import nn
 
 from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
-from pipeline.errors import ExportError, InputError
+from pipeline.errors import ExportError, GateError, InputError
 from pipeline.formats.format import AuditSubject
 from pipeline.formats.table import formats
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import calling, cases
+from pipeline.release import standalone
+from pipeline.release.verify import check
 from tests.formats import networks
 from tests.formats.test_exporters import ONE, TWO, NamedThree, expected, export
+from tests.test_export import proven, released, sabotaged, until
 
 EXECUTORCH, BACKEND = formats()["executorch"], backends()["executorch-xnnpack"]
 pytestmark = [
@@ -387,3 +390,66 @@ def test_dict_outputs_keep_their_names(tmp_path):
     for name in TWO.outputs:
         np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-5)
     assert json.loads(TOLD)["inputs"] == ["first", "second"]
+
+
+def test_the_shipped_verifier_runs_it_by_its_names(swappable):
+    got = standalone.open_executorch(swappable.files[0], BACKEND.name)(CASE.inputs)
+    for name, want in expected_of(SWAPPABLE).items():
+        np.testing.assert_allclose(got[name], want, rtol=1e-5, atol=1e-5)
+
+
+CONFIG = """
+name: swappable
+model: {architecture: "tests.formats.executorch.test_executorch:Swappable", weights: swappable.pth}
+inputs:
+  first: {dtype: float32, shape: [batch, 4]}
+  second: {dtype: float32, shape: [batch, 4]}
+dimensions: {batch: {min: 1, max: 64}}
+outputs: [a, b]
+exports: [executorch]
+backends: [executorch-xnnpack]
+benchmark: {reference: executorch-xnnpack}
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Return the state of a run once everything is exported."""
+    folder = tmp_path_factory.mktemp("config")
+    torch.save(networks.made(Swappable()).state_dict(), folder / "swappable.pth")
+    (folder / "swappable.yaml").write_text(CONFIG)
+    return until("export", folder / "swappable.yaml", folder / "out", benchmark=False, trust=("tests.formats",))
+
+
+def in_the_file(before, after):
+    def change(path):
+        data = path.read_bytes()
+        assert data.count(before) == 1
+        path.write_bytes(data.replace(before, after))
+
+    return change
+
+
+def test_a_healthy_program_passes_and_is_released_with_what_is_known_of_it(exported):
+    release = released(exported)
+    (model,) = standalone.read_manifest(release)["models"]
+    assert model["facts"]["audit"].startswith("not audited: nothing here reads its operators; 100.0% of the weights")
+    assert model["facts"]["delegate"] == "xnnpack"
+    assert check(release) == []
+
+
+WEIGHT = networks.made(Swappable()).fc.weight.numpy()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (in_the_file(WEIGHT.tobytes(), (WEIGHT * np.float32(1.01)).tobytes()), "output '[ab]' in case"),
+        (in_the_file(b'["a","b"]', b'["b","a"]'), "output '[ab]' in case"),
+        (in_the_file(b'["first","second"]', b'["second","first"]'), "inputs|output '[ab]' in case"),
+    ],
+    ids=["a weight", "outputs", "inputs"],
+)
+def test_a_changed_program_closes_the_gate(change, words, exported):
+    with pytest.raises(GateError, match=words):
+        proven(sabotaged(exported, "executorch", change))
