@@ -17,6 +17,8 @@ from functools import cache
 from importlib import util
 from pathlib import Path
 
+from pipeline.errors import UnavailableError
+
 INSTALL = "weighbridge[cpu] and a C++ compiler: apt install g++, or name one that is there in the variable CXX"
 FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _USUAL = "clang++" if sys.platform == "darwin" else "g++"
@@ -80,6 +82,9 @@ def prepare() -> Path:
     That is TORCHINDUCTOR_CACHE_DIR where it is set. Otherwise it lies below the user's own cache, since what is in it is executed: torch's default is
     a folder with a fixed name in /tmp, which anybody on the machine may have made before. Processes may share it: torch writes each file whole, and
     locks what is being compiled. Nothing is compiled in processes of Inductor's own: a worker may not leave any behind.
+
+    Raises:
+        UnavailableError: there is no folder that Inductor could use.
     """
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     from torch._dynamo import config as dynamo
@@ -94,6 +99,11 @@ def prepare() -> Path:
     dynamo.suppress_errors = False
     dynamo.fail_on_recompile_limit_hit = True
     folder = Path(os.environ[FOLDER_VARIABLE])
+    if _has_space(folder):
+        raise UnavailableError(
+            f"{FOLDER_VARIABLE} names {folder}, and Inductor can compile in no folder with a space in its path",
+            hint=f"let {FOLDER_VARIABLE} name another folder",
+        )
     # Headers are compiled once, in ten seconds or more; torch keeps them in its default folder, whatever it was told.
     codecache._HEADER_DIR = str(folder / "precompiled_headers")  # noqa: SLF001 - there is no setting for it
     return folder
@@ -103,9 +113,22 @@ def _own_folder() -> Path:
     kept = os.environ.get("XDG_CACHE_HOME")
     root = Path(kept) if kept and Path(kept).is_absolute() else Path.home() / ".cache"
     try:
-        return _private(root / "weighbridge" / "inductor")
+        if not _has_space(root):
+            return _private(root / "weighbridge" / "inductor")
     except OSError:  # no home, or nothing can be written there
+        pass
+    try:
         return _private(Path(tempfile.gettempdir()) / f"weighbridge-inductor-{os.getuid()}")
+    except OSError as error:
+        raise UnavailableError(
+            f"there is no folder for what Inductor compiles: {error}",
+            hint=f"name one in the variable {FOLDER_VARIABLE}",
+        ) from error
+
+
+def _has_space(folder: Path) -> bool:
+    """Tell whether Inductor would break a folder's path apart in the commands that it runs."""
+    return any(each.isspace() for each in str(folder))
 
 
 def _private(folder: Path) -> Path:

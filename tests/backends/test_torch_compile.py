@@ -199,3 +199,12 @@ def test_a_folder_that_somebody_chose_is_taken(tmp_path, monkeypatch):
     monkeypatch.setenv(inductor.FOLDER_VARIABLE, str(tmp_path / "mine"))
     assert inductor.prepare() == tmp_path / "mine"
     assert Path(torch._inductor.codecache._HEADER_DIR).parent == tmp_path / "mine"
+
+
+def test_a_folder_with_a_space_in_its_path_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "my cache"))
+    monkeypatch.setattr(inductor.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert inductor.prepare().parent == tmp_path
+    monkeypatch.setenv(inductor.FOLDER_VARIABLE, str(tmp_path / "my own"))
+    with pytest.raises(UnavailableError, match="no folder with a space"):
+        inductor.prepare()

@@ -7,12 +7,12 @@ import logging
 import os
 import re
 import shlex
-import shutil
 import warnings
 import zipfile
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ExportError
@@ -59,22 +59,26 @@ def _written(origin: FromNetwork, options: AotInductorOptions) -> Written:
     prepared = forward.Forward(
         prepared.module, prepared.names, tuple(each.to(options.device) for each in prepared.tensors)
     )
-    folder = origin.target.with_name("compiled")
+    # Not beside the target: Inductor can use no folder with a space in its path.
+    with TemporaryDirectory(prefix="export-", dir=inductor.prepare()) as folder:
+        raw = _first_compiled(origin, prepared, options, Path(folder))
+        facts = _finish(raw, origin.target, origin.interface, prepared.names)
+    return Written((origin.target,), {**facts, "inputs": list(prepared.names), "device": options.device})
+
+
+def _first_compiled(origin: FromNetwork, prepared: Forward, options: AotInductorOptions, folder: Path) -> Path:
+    """Return what was compiled of the first of two captures with which that works, the second's error where neither does."""
     first: ExportError | None = None
-    for captured in (capture.named, capture.wide):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+    for name, captured in (("named", capture.named), ("wide", capture.wide)):
+        inside = folder / name
+        inside.mkdir()
         try:
-            program = captured(prepared, origin.interface)
-            raw = _compiled(program, prepared, options, folder, origin)
-            break
+            return _compiled(captured(prepared, origin.interface), prepared, options, inside, origin)
         except ExportError as error:
             if first is not None:
                 raise ExportError(error.message, hint=error.hint) from first
             first = error
-    facts = _finish(raw, origin.target, origin.interface, prepared.names)
-    shutil.rmtree(folder)
-    return Written((origin.target,), {**facts, "inputs": list(prepared.names), "device": options.device})
+    raise AssertionError
 
 
 def examples_for(origin: FromNetwork) -> Arrays:
