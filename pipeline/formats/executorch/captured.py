@@ -9,7 +9,8 @@ a batch of 2 is planned for 15, because NNPACK and oneDNN would compute otherwis
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+import warnings
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,11 @@ def unasked() -> Iterator[None]:
     """Let no convolution ask for its batch to choose a library that ExecuTorch does not have."""
     from torch.backends import mkldnn, nnpack
 
-    with mkldnn.flags(enabled=False), nnpack.flags(enabled=False):
+    with ExitStack() as stack:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN", category=UserWarning)
+            stack.enter_context(mkldnn.flags(enabled=False))
+        stack.enter_context(nnpack.flags(enabled=False))
         yield
 
 
