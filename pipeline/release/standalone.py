@@ -549,8 +549,7 @@ def open_onnx(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[
 
 def open_openvino(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[str, Array]] | None:
     """Return a function from inputs to outputs by name, or None where OpenVINO would not compute in float32."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # at its import it would tell its makers
-    openvino = importlib.import_module("openvino")
+    openvino = _import_untold("openvino", "openvino_telemetry")
     core = openvino.Core()
     chosen = {"INFERENCE_PRECISION_HINT": "f32"}  # where a processor can, it would compute in bfloat16
     if proven_options(read_manifest(path.parent), path.name, backend).get("snippets") is False:
@@ -588,6 +587,18 @@ def open_executorch(path: Path, backend: str) -> Callable[[Mapping[str, Array]],
         return {name: value.numpy() for name, value in zip(names["outputs"], forward(tensors), strict=True)}
 
     return run
+
+
+def _import_untold(name: str, telemetry: str) -> Any:
+    """Import a package that would tell its makers of its import, as if what it tells them with were not installed."""
+    hidden = telemetry not in sys.modules
+    if hidden:
+        sys.modules[telemetry] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module(name)
+    finally:
+        if hidden:
+            del sys.modules[telemetry]
 
 
 def proven_options(manifest: Mapping[str, Any], model: str, backend: str) -> Mapping[str, Any]:
