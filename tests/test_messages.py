@@ -125,7 +125,7 @@ def has_key(path):
 
 
 FILES = re.compile(
-    r"\.(onnx|onnx\.data|torchscript|pt|pkl|npz|json|safetensors(\.index\.json)?|weights\.h|state_dict)$"
+    r"\.(onnx|onnx\.data|torchscript|pt|pt2|pkl|npz|json|safetensors(\.index\.json)?|weights\.h|state_dict)$"
 )
 
 
