@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -24,6 +26,7 @@ from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.rebuild import cases
 from pipeline.rebuild.network import Network
 from tests.formats.aotinductor import packages
+from tests.run.test_network_twice import config  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.skipif(bool(inductor.probe()), reason=str(inductor.probe()))
 
@@ -152,8 +155,6 @@ def test_a_package_has_the_same_bytes_in_another_folder_and_process(written, tmp
     )
     environment = {"PYTHONPATH": str(Path.cwd()), "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
     changed = {inductor.FOLDER_VARIABLE: str(tmp_path / f"cache-{hash_seed}"), "HOME": str(tmp_path)}
-    import os
-
     subprocess.run([sys.executable, "-W", "ignore", "-c", said], env=os.environ | environment | changed, check=True)
     assert (target / AOTINDUCTOR.file).read_bytes() == written[Small].files[0].read_bytes()
 
@@ -271,8 +272,6 @@ def test_code_is_found_again_by_another_process_and_two_may_compile_at_once(tmp_
         "s.run(cases.make(SMALL, {'batch': 4}, seed=0, name='x').inputs); "
         "print(json.dumps([s.facts['graphs'], s.facts['graphs_from_cache']]))"
     )
-    import os
-
     environment = os.environ | {"PYTHONPATH": str(Path.cwd()), inductor.FOLDER_VARIABLE: str(tmp_path / "kept")}
 
     def once(_):
@@ -297,3 +296,12 @@ def test_a_library_that_is_none_is_an_error_of_one_line(tmp_path):
     with pytest.raises(WorkerError, match="torch cannot load") as told:
         opened(path, SMALL)
     assert "\n" not in told.value.message
+
+
+def test_explaining_a_network_that_is_compiled_climbs_from_capturing_it_to_compiling_it(config, weighbridge):  # noqa: F811 - the fixture
+    done = weighbridge("parity", config("Same"), "--explain", "--json")
+    assert done.code == 0, done.err
+    told = next(each for each in json.loads(done.out)["explanations"] if each["backend"] == "captured")
+    rungs = ["float64 eager", "float32 eager", "captured", "captured as operators", "compiled"]
+    assert [(each["rung"], each["passed"]) for each in told["ladder"]] == [(each, True) for each in rungs]
+    assert "compiled as it runs" in told["problem"]
