@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.formats.onnx.record import ONNX
 from pipeline.formats.table import formats
 from pipeline.interface import Preprocessing, formula_names, formula_value
+from pipeline.release import standalone
 from pipeline.release.identity import release_of, shape_in_words
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _card_text(manifest: Facts, folder: str) -> list[str]:
         *_beside(release.get("beside", [])),
         "## Verify it",
         "",
-        f"In {_place(folder)}, with numpy and onnxruntime: every digest, and the golden cases.",
+        f"In {_place(folder)}{_checked(manifest)}",
         "",
         "```sh",
         *([f"cd {folder}"] if folder != "." else []),
@@ -165,6 +166,15 @@ def _preprocessed(inputs: Sequence[Facts]) -> list[str]:
         *(f"- `{name}`: {each.in_words()}" for name, each in found.items()),
         "",
     ]
+
+
+def _checked(manifest: Facts) -> str:
+    """Say what the release's own verifier checks, and with what."""
+    held = {each["format"] for each in manifest["models"]}
+    packages = dict.fromkeys(each.package for each in standalone.RUNNERS.values() if each.format in held)
+    if not packages:
+        return ": every digest."
+    return f", with numpy and {' or '.join(packages)}: every digest, and the golden cases."
 
 
 def _classes(manifest: Facts) -> Iterator[str]:
