@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -245,9 +246,41 @@ PICTURES = Interface((InputSpec("x", "float32", ("batch", 3, 16, 16)),), (BATCH,
 
 def test_a_range_that_inductor_narrows_is_refused_and_both_are_named(tmp_path, monkeypatch):
     """As it does with examples of a size of 2, which is why they are enlarged."""
-    monkeypatch.setattr(exporting, "examples_for", lambda origin: origin.examples)
+    monkeypatch.setattr(exporting, "examples_for", lambda origin, _: origin.examples)
     with pytest.raises(ExportError, match="batch: declared 1 to 64, compiled for up to 15"):
         exported(Pictures, PICTURES, tmp_path / "a")
+
+
+def test_a_small_range_of_batches_is_compiled_whole(tmp_path):
+    """torch asks of a convolution whether its batch is 16 or more: of 1 to 16 it would leave 16 alone."""
+    interface = replace(PICTURES, dimensions=(Dimension("batch", 1, 16),))
+    file = exported(Pictures, interface, tmp_path / "a").files[0]
+    for batch in (1, 2, 15, 16):
+        inputs = cases.make(interface, {"batch": batch}, seed=0, name="x").inputs
+        with torch.inference_mode():
+            want = made(Pictures)(torch.from_numpy(inputs["x"])).numpy()
+        np.testing.assert_allclose(opened(file, interface).run(inputs)["y"], want, rtol=1e-4, atol=1e-5)
+
+
+class Placed(torch.nn.Module):
+    """It takes no more than 16 steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = torch.nn.Parameter(torch.randn(16, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.places[: x.shape[1]])
+
+
+def test_a_network_that_takes_no_more_than_is_declared_is_compiled_for_that(tmp_path):
+    interface = Interface((InputSpec("x", "float32", ("batch", "time", 4)),), (BATCH, Dimension("time", 1, 16)), ("y",))
+    file = exported(Placed, interface, tmp_path / "a").files[0]
+    for sizes in ({"batch": 1, "time": 1}, {"batch": 3, "time": 16}, {"batch": 64, "time": 5}):
+        inputs = cases.make(interface, sizes, seed=0, name="x").inputs
+        with torch.inference_mode():
+            want = made(Placed)(torch.from_numpy(inputs["x"])).numpy()
+        np.testing.assert_allclose(opened(file, interface).run(inputs)["y"], want, rtol=1e-4, atol=1e-5)
 
 
 def test_what_the_compiler_refuses_is_told_in_its_own_words(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import shlex
 import warnings
 import zipfile
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ from pipeline.formats.aotinductor.options import AotInductorOptions
 from pipeline.formats.artifact import Written
 from pipeline.formats.deep import with_room
 from pipeline.interface import complete_sizes, free_dimensions
+from pipeline.rebuild import calling
 from pipeline.rebuild.cases import allowed, make
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.interface import Arrays, Interface
 
 _SHOWN_SIZE = 18
-"""Of a size of 2, Inductor takes for granted in what it compiles that it stays below 16 (pytorch issue 118289)."""
+"""With a batch of 2, torch takes for granted in what it compiles of a convolution that it stays below 16 (pytorch issue 118289)."""
 _NAME = "weighbridge"
 _PRIVATE = "WEIGHBRIDGE_COMPILED_IN"
 _ROOT = "model"
@@ -55,10 +57,7 @@ def export(origin: FromNetwork, options: Options) -> Written:
 
 
 def _written(origin: FromNetwork, options: AotInductorOptions) -> Written:
-    prepared = forward.prepare(origin.module.to(options.device), origin.interface, examples_for(origin))
-    prepared = forward.Forward(
-        prepared.module, prepared.names, tuple(each.to(options.device) for each in prepared.tensors)
-    )
+    prepared = forward.prepare(origin.module.to(options.device), origin.interface, origin.examples)
     # Not beside the target: Inductor can use no folder with a space in its path.
     with TemporaryDirectory(prefix="export-", dir=inductor.prepare()) as folder:
         raw = _first_compiled(origin, prepared, options, Path(folder))
@@ -67,26 +66,63 @@ def _written(origin: FromNetwork, options: AotInductorOptions) -> Written:
 
 
 def _first_compiled(origin: FromNetwork, prepared: Forward, options: AotInductorOptions, folder: Path) -> Path:
-    """Return what was compiled of the first of two captures with which that works, the second's error where neither does."""
+    """Return what was compiled of the first capture with which that works, the last one's error where none does."""
+    wide, declared = widened(origin.interface), origin.interface
     first: ExportError | None = None
-    for name, captured in (("named", capture.named), ("wide", capture.wide)):
-        inside = folder / name
+    for index, (interface, captured) in enumerate(
+        ((wide, capture.named), (declared, capture.named), (declared, capture.wide))
+    ):
+        shown = _shown(prepared, interface, examples_for(origin, interface), options.device)
+        if index == 0 and (wide == declared or not _takes(shown)):
+            continue
+        inside = folder / str(index)
         inside.mkdir()
         try:
-            return _compiled(captured(prepared, origin.interface), prepared, options, inside, origin)
+            return _compiled(captured(shown, interface), shown, options, inside, origin)
         except ExportError as error:
-            if first is not None:
-                raise ExportError(error.message, hint=error.hint) from first
-            first = error
-    raise AssertionError
+            first = first or error
+            last = error
+    raise ExportError(last.message, hint=last.hint) from first
 
 
-def examples_for(origin: FromNetwork) -> Arrays:
+def _shown(prepared: Forward, interface: Interface, examples: Arrays, device: str) -> Forward:
+    """Return the network with other examples, on its device."""
+    tensors = calling.tensors_from({spec.name: examples[spec.name] for spec in interface.inputs}, device=device)
+    return forward.Forward(prepared.module, prepared.names, tuple(tensors[name] for name in prepared.names))
+
+
+def _takes(shown: Forward) -> bool:
+    """Tell whether the network takes sizes beyond those that are declared; many have a table of positions, or the like."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            shown.module(*(each.clone() for each in shown.tensors))
+    except Exception:  # noqa: BLE001 - whatever it raises, it does not take them
+        return False
+    return True
+
+
+def widened(interface: Interface) -> Interface:
+    """Return the interface with sizes that vary up to 36 at least.
+
+    Torch's convolutions ask whether a batch is 16 or more, and what is compiled then holds for one side of that alone. An example above it is
+    right for small batches too, which parity proves; but of a batch of 1 to 16 only 16 itself would be left, as a constant.
+    """
+    dimensions = tuple(
+        replace(each, max=-(-2 * _SHOWN_SIZE // each.multiple_of) * each.multiple_of)
+        if each.formula is None and len(allowed(each)) > 1 and each.max < 2 * _SHOWN_SIZE
+        else each
+        for each in interface.dimensions
+    )
+    return replace(interface, dimensions=dimensions)
+
+
+def examples_for(origin: FromNetwork, interface: Interface) -> Arrays:
     """Return the examples to compile with: the given ones, unless a size of theirs is small.
 
     Sizes are all different, and different from every fixed size: torch.export takes equal ones for one dimension.
     """
-    interface = origin.interface
     small = {
         spec.name
         for spec in interface.inputs

@@ -10,7 +10,7 @@ from pipeline.backends.backend import Source
 from pipeline.backends.table import backends
 from pipeline.errors import InputError, UnavailableError, UnsafeError, WeightsError
 from pipeline.formats.aotinductor import package
-from pipeline.formats.aotinductor.export import examples_for, narrower
+from pipeline.formats.aotinductor.export import examples_for, narrower, widened
 from pipeline.formats.format import FromNetwork
 from pipeline.formats.table import formats, of_kind
 from pipeline.interface import Dimension, InputSpec, Interface
@@ -150,10 +150,22 @@ def test_examples_are_enlarged_beyond_what_inductor_takes_for_granted(tmp_path):
     )
     given = cases.make(interface, cases.example_sizes(interface), seed=0, name="e").inputs
     origin = FromNetwork(None, interface, given, tmp_path / "model.pt2", {})
-    shapes = {name: array.shape for name, array in examples_for(origin).items()}
+    shapes = {name: array.shape for name, array in examples_for(origin, interface).items()}
     assert shapes == {"x": (18, 19, 24), "few": (4,)}
 
 
 def test_examples_that_are_large_stay_as_they_are(tmp_path):
     given = {"x": np.zeros((40, 10), np.float32)}
-    assert examples_for(FromNetwork(None, INTERFACE, given, tmp_path / "model.pt2", {})) is given
+    assert examples_for(FromNetwork(None, INTERFACE, given, tmp_path / "model.pt2", {}), INTERFACE) is given
+
+
+def test_sizes_are_compiled_for_more_than_is_declared_where_that_is_little():
+    declared = (
+        Dimension("batch", 1, 16),
+        Dimension("time", 8, 24, 8),
+        Dimension("one", 4, 4),
+        Dimension("wide", 1, 64),
+    )
+    interface = Interface((InputSpec("x", "float32", ("batch", "time", "one", "wide")),), declared, ("y",))
+    found = {each.name: (each.min, each.max) for each in widened(interface).dimensions}
+    assert found == {"batch": (1, 36), "time": (8, 40), "one": (4, 4), "wide": (1, 64)}
