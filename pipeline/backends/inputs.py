@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pipeline.errors import InputError
 from pipeline.interface import formula_names, formula_value, in_words
 
@@ -22,6 +20,8 @@ def check_inputs(interface: Interface, inputs: Mapping[str, Array]) -> None:
 
     Dimensions must agree with each other as well.
     """
+    import numpy as np
+
     sizes: dict[str, int] = {}
     if len(inputs) != len(interface.inputs):
         raise _names_error(interface, inputs)
@@ -29,8 +29,12 @@ def check_inputs(interface: Interface, inputs: Mapping[str, Array]) -> None:
         array = inputs.get(spec.name)
         if array is None:
             raise _names_error(interface, inputs)
-        if not isinstance(array, np.ndarray) or array.dtype != spec.dtype:
-            raise _dtype_error(spec, array)
+        if not isinstance(array, np.ndarray):
+            raise _type_error(spec, array)
+        if array.dtype != spec.dtype:
+            raise InputError(
+                f"{spec.name} is {array.dtype}, expected {spec.dtype}", hint=f"{spec.name}.astype(np.{spec.dtype})"
+            )
         _check_shape(spec, array.shape, sizes)
         if array.dtype.kind in "iu" and (spec.low, spec.high) != (None, None):
             _check_integers(spec, array)
@@ -83,14 +87,10 @@ def _names_error(interface: Interface, inputs: Mapping[str, Array]) -> InputErro
     return InputError(f"inputs do not fit: {'; '.join(parts)}", hint=f"the network takes {', '.join(declared)}")
 
 
-def _dtype_error(spec: InputSpec, array: object) -> InputError:
-    if not isinstance(array, np.ndarray):
-        return InputError(
-            f"{spec.name} is a {type(array).__name__}, expected a numpy array of {spec.dtype}",
-            hint=f"np.asarray({spec.name}, dtype=np.{spec.dtype})",
-        )
+def _type_error(spec: InputSpec, array: object) -> InputError:
     return InputError(
-        f"{spec.name} is {array.dtype}, expected {spec.dtype}", hint=f"{spec.name}.astype(np.{spec.dtype})"
+        f"{spec.name} is a {type(array).__name__}, expected a numpy array of {spec.dtype}",
+        hint=f"np.asarray({spec.name}, dtype=np.{spec.dtype})",
     )
 
 

@@ -492,8 +492,8 @@ CALLS = [
     ("architectures/efficientnet.py: EfficientNetLite has no variant", EfficientNetLite, {"variant": 7, "num_classes": 2}),
     ("architectures/resnet.py: ResNet has no depth", ResNet, {"depth": 20}),
     ("architectures/resnet.py: ResNet of depth", ResNet, {"depth": 18, "groups": 2, "width_per_group": 4}),
-    ("release/load.py: … is …, expected", None, {"x": ARRAY.astype(np.float64)}),
-    ("release/load.py: … is a …, expected a numpy array", None, {"x": ARRAY.tolist()}),
+    ("backends/inputs.py: … is …, expected", None, {"x": ARRAY.astype(np.float64)}),
+    ("backends/inputs.py: … is a …, expected a numpy array", None, {"x": ARRAY.tolist()}),
 ]  # fmt: skip
 
 
