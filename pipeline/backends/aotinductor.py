@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from pipeline.interface import Arrays
 
 _ROOT = "model"
 
@@ -63,17 +62,8 @@ def _open(source: Source, options: Options, device: str) -> Session:
 
     # Where outputs lie in what the network returns is no matter of a file, which returns them in order.
     session = pytorch.session(run_package, arguments, replace(source.interface, paths={}), device, facts)
-
-    def run(arrays: Arrays) -> dict[str, Any]:
-        inputs.check_inputs(source.interface, arrays)
-        return session.run(arrays)
-
-    def bind(arrays: Arrays) -> Callable[[], object]:
-        inputs.check_inputs(source.interface, arrays)
-        return session.bind(arrays)
-
     told = {"instructions": found.instructions, "input_checks": True, "runners": getattr(options, "runners", 1)}
-    return replace(session, run=run, bind=bind, facts={**session.facts, **told})
+    return replace(inputs.checked(session, source.interface), facts={**session.facts, **told})
 
 
 def _loaded(file: Path, found: package.Package, runners: int) -> Callable[..., Any]:

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
 from pipeline.interface import formula_names, formula_value, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
-    from pipeline.interface import Array, Dimension, InputSpec, Interface
+    from pipeline.backends.backend import Session
+    from pipeline.interface import Array, Arrays, Dimension, InputSpec, Interface
+
+
+def checked(session: Session, interface: Interface) -> Session:
+    """Return a session that is given only what is declared of its inputs."""
+
+    def run(arrays: Arrays) -> dict[str, Any]:
+        check_inputs(interface, arrays)
+        return session.run(arrays)
+
+    def bind(arrays: Arrays) -> Callable[[], object]:
+        check_inputs(interface, arrays)
+        return session.bind(arrays)
+
+    return replace(session, run=run, bind=bind)
 
 
 def check_inputs(interface: Interface, inputs: Mapping[str, Array]) -> None:

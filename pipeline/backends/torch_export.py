@@ -11,11 +11,9 @@ from pipeline.backends.eager import CpuOptions
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     import torch
-
-    from pipeline.interface import Arrays
 
 
 def _open(source: Source, options: Options) -> Session:
@@ -34,17 +32,8 @@ def _open(source: Source, options: Options) -> Session:
         return [tensors[name] for name in order], {}
 
     session = pytorch.session(program.module(), arguments, replace(source.interface, paths={}), "cpu", facts)
-
     # The program holds sizes against its range itself; another dtype it would take, and compute with.
-    def run(arrays: Arrays) -> dict[str, Any]:
-        inputs.check_inputs(source.interface, arrays)
-        return session.run(arrays)
-
-    def bind(arrays: Arrays) -> Callable[[], object]:
-        inputs.check_inputs(source.interface, arrays)
-        return session.bind(arrays)
-
-    return replace(session, run=run, bind=bind)
+    return inputs.checked(session, source.interface)
 
 
 def _order(program: Any, stated: str, names: list[str]) -> list[str]:
