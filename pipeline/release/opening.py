@@ -38,7 +38,7 @@ def require_known_maker(format_: str | None, *, is_signed: bool) -> None:
     if not is_signed and is_native(format_):
         raise UnsafeError(
             f"a file of the format {format_} is {native_as(format_)}, and opening it runs it: it is only opened once a signature says whose it is",
-            hint="give the public key of whoever made the release: --key KEY.pub (made with: weighbridge export CONFIG --sign KEY)",
+            hint="give the public key of whoever made the release: --key KEY.pub.pem (made with: weighbridge export CONFIG --sign KEY)",
         )
 
 
