@@ -1,6 +1,6 @@
 """Every backend that can run here on every shipped network and ten of others: exported, judged, and timed in the same rounds.
 
-    python -m benchmarks.backends [--only PATTERN] [--seconds 20]
+    python -m benchmarks.backends [--only PATTERN] [--seconds 20]      (0 seconds: judged, and not timed)
 
 A config is extended by all formats and all backends of the table on the processor, none of them required, and exported; what became of
 each is read from the release's own report, or from that of the run that ended without one. What a format or a backend refuses stands in
@@ -69,7 +69,7 @@ def base(network: str, folder: Path) -> Path:
 def extended(network: str, folder: Path, seconds: float) -> Path:
     """Write a config with every format and backend; return it."""
     names = f"exports: [{', '.join(MADE)}]\nbackends: [{', '.join(ON_CPU)}]\nrequire: []\n"
-    timed = f"benchmark: {{reference: eager, seconds: {seconds:g}}}\nlimits: {{export_seconds: {_LONGEST_S}}}\n"
+    timed = f"benchmark: {{reference: eager, seconds: {seconds or 20:g}}}\nlimits: {{export_seconds: {_LONGEST_S}}}\n"
     config = folder / "all.yaml"
     name = re.sub(r"\W+", "-", network)
     config.write_text(f"extends: {base(network, folder)}\nname: {name}\n{names}{timed}", "utf-8")
@@ -82,6 +82,7 @@ def judged(network: str, seconds: float) -> dict[str, Any]:
         folder = Path(made)
         config = extended(network, folder, seconds)
         command = [sys.executable, "-m", "pipeline.commands", "export", str(config), "--out", str(folder / "out")]
+        command += [] if seconds else ["--no-benchmark"]
         command += ["--trust", "benchmarks", "--trust", "transformers", "--trust", "pytorchcv"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "300"})
         reports = [*(folder / "out").glob("*/*/report/parity.json"), *(folder / "out").glob("*/failed/**/parity.json")]
