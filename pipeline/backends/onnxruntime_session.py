@@ -73,27 +73,12 @@ def open_on(source: Source, level: str, asked: Asked) -> Session:
     )
 
 
-def _place_threads(options: Any) -> None:
-    """Give each further thread a processor of its own, as onnxruntime does where it chooses their number.
-
-    Where the number is told it leaves them to the system, which lets two of them share a processor for a while after a pause: a call of
-    efficientnet-lite0 then takes 57 ms in place of 43.
-    """
-    threads = options.intra_op_num_threads
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if 1 < threads <= len(allowed):
-        # It counts processors from 1, and the caller's own thread is not one of these.
-        others = ";".join(str(each + 1) for each in allowed[1:threads])
-        options.add_session_config_entry("session.intra_op_thread_affinities", others)
-
-
 def _session(source: Source, level: str, asked: Asked) -> Session:
     import onnxruntime as ort
 
     if source.file is None:
         raise InputError("onnxruntime runs an exported file, and none was exported", hint="add `onnx` to `exports`")
     options = session_options(level, asked.threads or int(os.environ.get("OMP_NUM_THREADS", "0")), source.custom_ops)
-    _place_threads(options)
     if source.profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(source.profile / "profile")
