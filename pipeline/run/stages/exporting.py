@@ -120,7 +120,7 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
     peaks, written_by = [], formats()[wanted.format]
     if missing := written_by.probe():
         report(Event("export", wanted.name, "failed", missing))
-        raise ExportError(f"{wanted.format}: {missing}", hint=f"install {written_by.install}")
+        raise ExportError(missing, hint=f"install {written_by.install}")
 
     def work(folder: Path) -> dict[str, Any]:
         request = Export(
