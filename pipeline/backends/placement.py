@@ -17,13 +17,9 @@ import json
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    NotRequired,  # pydantic reads typing's own from Python 3.12 on only
-)
+from typing import TYPE_CHECKING, Any, NotRequired
 
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on only
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
