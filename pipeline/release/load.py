@@ -169,7 +169,7 @@ def _by_speed(
 def _runs_code(backend: Backend) -> bool:
     """Whether what a backend opens brings code: then only digests that were checked say whose."""
     known = formats().get(backend.format or "")
-    return known is None or known.runs_code
+    return known is None or known.runs_code or opening.is_native(backend.format)
 
 
 def _medians_ms(release: Path) -> dict[str, float]:

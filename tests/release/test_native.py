@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.errors import UnsafeError
+from pipeline.errors import InputError, UnsafeError
 from pipeline.formats import table
 from pipeline.release import bundle, signing
 from pipeline.release.load import load_release
@@ -39,6 +39,11 @@ def test_naming_its_backend_is_refused_and_the_way_is_told(signed, pristine, key
             load_release(release, backend="onnxruntime-cpu")
         assert "--key" in refused.value.hint
     assert load_release(signed, backend="onnxruntime-cpu", key=keys[1]).backend == "onnxruntime-cpu"
+
+
+def test_a_signature_says_nothing_of_files_whose_digests_were_not_compared(signed, keys):
+    with pytest.raises(InputError, match="only opened once its digest is checked"):
+        load_release(signed, backend="onnxruntime-cpu", key=keys[1], verify=False)
 
 
 def test_a_key_of_somebody_else_opens_nothing(signed, tmp_path):
