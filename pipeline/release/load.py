@@ -93,13 +93,14 @@ def load_release(
             f"{release} is not what was released: {'; '.join(problems[:3])}", hint="fetch the release again"
         )
     manifest = standalone.read_manifest(release)
+    is_signed = verify and key is not None  # a signature is of digests, which say something once they were compared
     candidates = (
-        [backend] if backend else _by_speed(release, manifest, device, may_run_code=verify, is_signed=key is not None)
+        [backend] if backend else _by_speed(release, manifest, device, may_run_code=verify, is_signed=is_signed)
     )
     chosen, file, options = _choose(candidates, release, manifest, is_named=backend is not None)
-    if not verify and _runs_code(chosen):
+    if not verify and (_runs_code(chosen) or opening.is_native(chosen.format)):
         raise InputError(f"a {chosen.format} file is only opened once its digest is checked", hint="leave verify=True")
-    opening.require_known_maker(chosen.format, is_signed=key is not None)
+    opening.require_known_maker(chosen.format, is_signed=is_signed)
     interface = bundle.interface_from(manifest)
     source = Source(interface, file)
     with _failing(f"{release} on {chosen.name}"):
@@ -169,7 +170,7 @@ def _by_speed(
 def _runs_code(backend: Backend) -> bool:
     """Whether what a backend opens brings code: then only digests that were checked say whose."""
     known = formats().get(backend.format or "")
-    return known is None or known.runs_code or opening.is_native(backend.format)
+    return known is None or known.runs_code
 
 
 def _medians_ms(release: Path) -> dict[str, float]:
