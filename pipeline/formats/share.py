@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.formats.ledger import Audit
+from pipeline.weights.files import mapped
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
@@ -28,12 +30,13 @@ def audit(
     have them. A runtime may lay out weights in an order of its own, or keep them compressed: what
     is not found is no problem, and what is found is no proof that it is used.
     """
-    kept = [path for path in files if path.stat().st_size]
-    found = sum(
-        int(value.size)
-        for value in state.values()
-        if any(_holds(path, each) for path in kept for each in _turned(value, orders or {}))
-    )
+    with ExitStack() as stack:
+        held = [stack.enter_context(mapped(path)) for path in files if path.stat().st_size]
+        found = sum(
+            int(value.size)
+            for value in state.values()
+            if any(_holds(data, each) for each in _turned(value, orders or {}) for data in held)
+        )
     counted = Audit(
         {BIT_FOR_BIT: found} if found else {},
         constants=len(state),
@@ -48,7 +51,5 @@ def _turned(value: Any, orders: Mapping[int, Sequence[Sequence[int]]]) -> Iterat
     yield from (np.transpose(value, order) for order in orders.get(np.ndim(value), ()))
 
 
-def _holds(path: Path, value: Any) -> bool:
-    wanted = np.ascontiguousarray(value).tobytes()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
-        return held.find(wanted) >= 0
+def _holds(data: mmap.mmap, value: Any) -> bool:
+    return data.find(np.ascontiguousarray(value).tobytes()) >= 0
