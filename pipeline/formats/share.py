@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BIT_FOR_BIT = "found in the file bit for bit"
+CHANNELS_LAST = {2: ((1, 0),), 3: ((0, 2, 1), (1, 2, 0)), 4: ((0, 2, 3, 1), (1, 2, 3, 0))}
+"""In which orders of their axes compilers lay out weights: convolutions with their channels last, depthwise ones with them first of all."""
 
 
 def audit(

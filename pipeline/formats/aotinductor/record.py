@@ -30,7 +30,7 @@ def _require_safe(path: Path, _beside: Sequence[str]) -> None:
 
 
 def _audit(path: Path, subject: AuditSubject) -> dict[str, Any]:
-    return share.audit((path,), subject.state, "it is machine code")
+    return share.audit((path,), subject.state, "it is machine code", share.CHANNELS_LAST)
 
 
 AOTINDUCTOR = Format(

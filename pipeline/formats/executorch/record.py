@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 _NOT_AUDITED = "nothing here reads its operators"
 
-_ORDERS = {2: ((1, 0),), 3: ((0, 2, 1), (1, 2, 0)), 4: ((0, 2, 3, 1), (1, 2, 3, 0))}
-"""How XNNPACK has weights: those of convolutions with their channels last, depthwise ones with them first of all."""
-
 
 def _export(origin: FromNetwork, options: Options) -> Written:
     from pipeline.formats.executorch.export import export
@@ -44,7 +41,7 @@ def _signature(path: Path) -> Signature:
 def _audit(path: Path, subject: AuditSubject) -> dict[str, Any]:
     from pipeline.formats import share
 
-    return share.audit([path], subject.state, _NOT_AUDITED, _ORDERS)
+    return share.audit([path], subject.state, _NOT_AUDITED, share.CHANNELS_LAST)
 
 
 EXECUTORCH = Format(
