@@ -77,7 +77,7 @@ def _model_form(tree: Mapping[str, Any], places: Mapping[str, Place]) -> dict[st
     """Bring YAML's short forms into the models', and paths into their absolute form."""
     form = dict(tree)
     if isinstance(form.get("exports"), list):
-        form["exports"] = [_export_form(item) for item in form["exports"]]
+        form["exports"] = [_export_form(item, places, index) for index, item in enumerate(form["exports"])]
     if isinstance(form.get("backends"), list):
         form["backends"] = [_backend_form(item) for item in form["backends"]]
     if isinstance(form.get("model"), dict) and isinstance(form["model"].get("weights"), str):
@@ -140,7 +140,7 @@ def _is_branch(value: Mapping[str, Any]) -> bool:
     return bool(value) and all(isinstance(each, dict | list) for each in value.values())
 
 
-def _export_form(item: Any) -> Any:
+def _export_form(item: Any, places: Mapping[str, Place], index: int) -> Any:
     if isinstance(item, str):
         return {"name": item, "format": item}
     if not isinstance(item, dict):
@@ -148,7 +148,12 @@ def _export_form(item: Any) -> Any:
     form = {key: item[key] for key in ("name", "format") if key in item}
     if "name" not in form and "format" in form:
         form["name"] = form["format"]
-    return form | ({"made_from": item["from"]} if "from" in item else {}) | {"options": artifacts.format_options(item)}
+    form |= {"made_from": item["from"]} if "from" in item else {}
+    if (given := artifacts.calibration(item)) is not None:
+        # Said beside `format` or below `options`: either way it stands in the file that holds the export.
+        where: KeyPath = ("exports", index)
+        form["calibration"] = _absolute(given, places, where) if isinstance(given, str) else given
+    return form | {"options": artifacts.format_options(item)}
 
 
 def _backend_form(item: Any) -> Any:

@@ -100,9 +100,19 @@ class ExportConfig(Section):
         default=None,
         description="`from`: the artifact it is made from; by default the network, or what the format says",
     )
+    calibration: Annotated[str, Field(pattern=ARRAYS_FILE)] | None = Field(
+        default=None,
+        description="Real inputs (.npz or .safetensors, by name) that ranges of activations are measured on, relative to this file",
+    )
     options: dict[str, Any] = Field(
         default={}, description="Options of the format; they may also stand beside `format`"
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not said: releases of older versions hold configs without it."""
+        found: dict[str, Any] = handler(self)
+        return found if self.calibration else {name: each for name, each in found.items() if name != "calibration"}
 
 
 class BackendConfig(Section):
@@ -307,6 +317,9 @@ def resolved(config: Config) -> dict[str, Any]:
     plain = config.model_dump(mode="json", exclude={"limits": True, "release": {"sign"}})
     plain["model"]["weights"] = _file_name(config.model.weights)
     plain["samples"] = _file_name(config.samples) if config.samples else None
+    for each in plain["exports"]:
+        if "calibration" in each:
+            each["calibration"] = _file_name(each["calibration"])
     if config.reference:
         plain["reference"]["file"] = _file_name(config.reference.file)
     if config.release.beside:

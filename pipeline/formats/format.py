@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pipeline.weights.kinds import Kind
 
 
+How: TypeAlias = Literal["exact", "written", "moved", "saturating"]
+"""How a file is evaluated: exactly, that is whole numbers as written and float64 between; as written, in its own precisions; exactly, with
+what is rounded to whole numbers moved a little and at random; exactly, with products of 8 bits as processors without VNNI add them."""
 Declared: TypeAlias = tuple[str, str | None, tuple[int | str, ...] | None]
 
 
@@ -26,6 +29,13 @@ class Options(BaseModel):
     """Options common to all formats."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Evaluate(Protocol):
+    """What a file computes, by its own definition and without a runtime."""
+
+    def __call__(self, inputs: Arrays, how: How = "exact", seed: int = 0) -> Mapping[str, Any]:
+        """Return the outputs by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +55,16 @@ class FromNetwork:
 
 @dataclass(frozen=True, slots=True)
 class FromArtifact:
-    """What an artifact is derived from: another one, with what goes in and out of it; the rest as in `FromNetwork`."""
+    """What an artifact is derived from: another one, with what goes in and out of it; the rest as in `FromNetwork`.
+
+    `samples` are the user's own inputs for calibration, by name; None where there are none.
+    """
 
     artifact: Artifact
     interface: Interface
     target: Path
     identity: Mapping[str, str]
+    samples: Arrays | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +165,9 @@ class Format:
     given the names of the files that may lie beside it, and `beside` returns those that it keeps weights in; `runs_code`: opening one runs code that came
     with it; `takes_custom_ops`: it may need a library of operators. `read_signature`, `audit`, `find_culprit` and `count_operators` (operators, weights and operations of a call in each
     scenario of input shapes) look into a file, and `without_bounded` writes it again into a folder with the last sigmoids and softmaxes before
-    some outputs giving back what enters them (raises InputError where there are none); they run in a worker. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
+    some outputs giving back what enters them (raises InputError where there are none); they run in a worker. `precision` returns which
+    precision of its own a file with such options has, empty for the network's: such a file is made from another and held against what itself says,
+    which `evaluate` returns a function for; `calibrates`: whether real inputs are needed to write it. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
     """
 
     name: str
@@ -181,6 +197,9 @@ class Format:
     count_operators: Callable[[Path, Mapping[str, Mapping[str, Sequence[int]]]], Mapping[str, Any]] | None = None
     without_bounded: Callable[[Path, Sequence[str], Path], Path] | None = None
     triton: Triton | None = None
+    precision: Callable[[Options], str] = lambda _: ""
+    calibrates: Callable[[Options], bool] = lambda _: False
+    evaluate: Callable[[Path], Evaluate] | None = None
     card: str | None = None
     library: str | None = None
 

@@ -289,6 +289,32 @@ class WithoutBounded(Request[Path]):
         return write(self.file, self.outputs, self.folder)
 
 
+class FileEvaluation(Model):
+    """What a file's outputs should be in each case, by its own word."""
+
+    references: tuple[Reference, ...]
+
+
+class EvaluateFile(Request[FileEvaluation]):
+    """Evaluate a file exactly on some cases (see `pipeline.parity.reduced`); `known` are the network's references of these."""
+
+    format: str
+    file: Path
+    cases: tuple[Case, ...]
+    known: tuple[Reference, ...]
+    seed: int
+
+    def run(self, _: Context) -> FileEvaluation:
+        """Raise ExportError for a file that cannot be evaluated, or a format of which none can."""
+        from pipeline.parity import reduced
+
+        read = formats()[self.format].evaluate
+        if read is None:
+            raise ExportError(f"what a {self.format} file says cannot be evaluated exactly")
+        found = reduced.references(read(self.file), self.cases, self.known, seed=self.seed)
+        return FileEvaluation(references=found)
+
+
 class ReadSignature(Request[Signature]):
     """Return what a file takes and returns."""
 

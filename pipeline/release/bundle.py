@@ -58,7 +58,7 @@ class ModelFile:
     """A canonical model file: where it lies now, and its name in the release; `extra_files` (name → path) go beside it.
 
     `name` is the artifact's, `made_from` that of the one it was made from; `gate` its outputs' own budgets, `facts` are JSON
-    values for the manifest.
+    values for the manifest. `golden`: the artifact whose own golden cases it is held to; None for the network's.
     """
 
     name: str
@@ -69,6 +69,7 @@ class ModelFile:
     facts: Mapping[str, Any] = field(default_factory=dict)
     made_from: str | None = None
     gate: Mapping[str, Any] | None = None
+    golden: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class ReleaseContent:
     """All that a release holds.
 
     `manifest` is what the caller knows (JSON values), `report` relative name → bytes, `sign` a private key's file,
-    `reference` the recorded outputs of the trained network, `beside` what belongs to the network: its tokenizer, names of classes.
+    `own_golden` the golden cases of artifacts of a precision of their own, `reference` the recorded outputs of the trained network, `beside` what belongs to the network: its tokenizer, names of classes.
     """
 
     name: str
@@ -88,6 +89,7 @@ class ReleaseContent:
     sign: Path | None = None
     reference: Path | None = None
     beside: tuple[Path, ...] = ()
+    own_golden: Mapping[str, Golden] = field(default_factory=dict)
 
 
 def write(content: ReleaseContent, root: Path) -> Path:
@@ -271,8 +273,16 @@ def _write_files(directory: Path, content: ReleaseContent) -> dict[str, str]:
     from pipeline.release import golden  # numpy: what a run with nothing to do can do without
 
     (directory / standalone.GOLDEN).write_bytes(golden.golden_bytes(content.golden))
+    for artifact, own in sorted(content.own_golden.items()):
+        (directory / own_golden_name(artifact)).write_bytes(golden.golden_bytes(own))
+        roles[own_golden_name(artifact)] = "golden"
     shutil.copyfile(Path(standalone.__file__), directory / VERIFIER)
     return roles
+
+
+def own_golden_name(artifact: str) -> str:
+    """Return what the golden cases of an artifact of a precision of its own are called in a release."""
+    return f"golden.{artifact}.safetensors"
 
 
 def reference_name(path: Path) -> str:
@@ -291,6 +301,7 @@ def _model_facts(model: ModelFile) -> dict[str, Any]:
         "files": [model.name_in_release, *sorted(model.extra_files)],
         "format": model.format,
         "gate": model.gate and dict(model.gate),
+        **({"golden": own_golden_name(model.golden)} if model.golden else {}),
         "made_from": model.made_from,
         "name": model.name,
         "path": model.name_in_release,

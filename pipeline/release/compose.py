@@ -62,13 +62,14 @@ def write(evidence: Evidence, out: Path) -> Path:
     artifacts = [artifact for artifact in evidence.artifacts if _is_proven(artifact, evidence.proofs)]
     models = tuple(_model_file(artifact, evidence.truth, evidence.audits.get(artifact.name)) for artifact in artifacts)
     model_bytes = sum(artifact.size_bytes for artifact in artifacts)
-    known = golden_of(evidence.truth)
-    kept = golden.select(known.cases, max_bytes=golden.budget_bytes(model_bytes))
+    budget_bytes = golden.budget_bytes(model_bytes)
+    speaking = dict.fromkeys(each.golden for each in models if each.golden)
     content = ReleaseContent(
         name=evidence.config.name,
         version=evidence.config.release.version,
         models=models,
-        golden=replace(known, cases=kept),
+        golden=_selected(evidence.truth, budget_bytes),
+        own_golden={name: _selected(evidence.truth.of(name), budget_bytes) for name in speaking},
         manifest=_manifest(evidence),
         report=evidence.report,
         sign=evidence.sign,
@@ -76,6 +77,17 @@ def write(evidence: Evidence, out: Path) -> Path:
         beside=tuple(Path(each) for each in evidence.config.release.beside),
     )
     return bundle.write(content, out)
+
+
+def _selected(truth: Truth, max_bytes: int) -> Golden:
+    known = golden_of(truth)
+    return replace(known, cases=golden.select(known.cases, max_bytes=max_bytes))
+
+
+def _speaking(artifact: str, truth: Truth) -> str | None:
+    """Return the artifact that says what this one should give: itself, or what it was made from; None where the network does."""
+    own = truth.own.get(artifact)
+    return None if own is None else next(name for name, each in truth.own.items() if each is own)
 
 
 def _is_proven(artifact: Artifact, proofs: tuple[Proof, ...]) -> bool:
@@ -96,6 +108,7 @@ def _model_file(artifact: Artifact, truth: Truth, audit: Audit | None) -> ModelF
         facts=dict(artifact.written.facts)
         | ({bundle.VARIES: varies} if varies else {})
         | ({"audit": audit.in_words()} if audit and audit.not_audited is not None else {}),
+        golden=_speaking(artifact.name, truth),
         gate={name: _budget(rule) for name, rule in gate.items()} if gate else None,
     )
 

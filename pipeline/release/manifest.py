@@ -111,6 +111,9 @@ class Model(_Section):
     gate: dict[str, Budget] | None = Field(
         default=None, description="What its outputs were held to, where that is not `parity`"
     )
+    golden: FileName | None = Field(
+        default=None, description="The golden cases that it is held to, where it has a precision of its own"
+    )
     facts: dict[str, Any] = Field(description="What the exporter states of it: method, opset, …")
 
 

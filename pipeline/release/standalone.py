@@ -447,6 +447,19 @@ def _check_budgets(golden: Golden, place: str) -> None:
                 raise DamagedError(f"{place}: {case.name} has a floor that is of no output, {name}") from error
 
 
+def golden_name(manifest: Mapping[str, Any], model: str) -> str:
+    """Return the file with the golden cases of one model file: its own, where it has a precision of its own."""
+    return next((each.get("golden") for each in manifest["models"] if each["path"] == model), None) or GOLDEN
+
+
+def golden_of(root: Path, manifest: Mapping[str, Any], model: str) -> Golden:
+    """Return the golden cases that one model file is held to, with the budget that it has."""
+    name = golden_name(manifest, model)
+    if name not in {each["path"] for each in manifest["files"] if each["role"] == "golden"}:
+        raise DamagedError(f"{MANIFEST}: {name!r}, which {model} is held to, is no file of golden cases")
+    return gated(read_golden(root / name), manifest, model)
+
+
 def gated(golden: Golden, manifest: Mapping[str, Any], model: str) -> Golden:
     """Return golden cases with the budget of one model file, where the manifest states one of its own for it."""
     gate = next((each.get("gate") for each in manifest["models"] if each["path"] == model), None)
@@ -641,7 +654,7 @@ def check_golden(root: Path, model: str, backend: str) -> list[str] | None:
     if importlib.util.find_spec(runner.package) is None:
         return None
     try:
-        golden = gated(read_golden(root / GOLDEN), read_manifest(root), model)
+        golden = golden_of(root, read_manifest(root), model)
         run = runner.open(root / model, backend)
         if run is None:
             return None

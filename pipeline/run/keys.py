@@ -47,6 +47,7 @@ def of_release(planned: Plan, settings: Settings) -> dict[str, Any]:
         **_network(planned),
         "samples": _samples(planned),
         "reference": _recording(planned),
+        **{f"calibration of {each.name}": _calibration(each) for each in planned.config.exports if each.calibration},
         **{f"names of classes, {each.name}": digest_file(each) for each in label_files(planned.config)},
         **{f"beside it, {Path(each).name}": digest_file(Path(each)) for each in planned.config.release.beside},
         **_machine(),
@@ -61,6 +62,7 @@ def of_export(planned: Plan, wanted: ExportConfig, identity: Mapping[str, str], 
             "result": f"{wanted.format} export",
             "file": formats()[wanted.format].file_of(wanted.name),
             "source": _files(source),
+            "calibration": _calibration(wanted),
             "options": dict(wanted.options),
             "identity": dict(identity),
             "interface": asdict(planned.interface),
@@ -77,8 +79,19 @@ def of_oracle(planned: Plan) -> str:
     return key({"result": "oracle", "interface": asdict(planned.interface), **_cases(planned), **_built(planned)})
 
 
-def of_proof(planned: Plan, variant: Variant, artifact: Artifact | None, threads: int) -> str:
+def of_evaluation(planned: Plan, artifact: Artifact) -> str:
+    """Return the key of what a file of a precision of its own says (see `pipeline.parity.reduced`)."""
+    return key(
+        {"result": "evaluation", "files": _files(artifact), "oracle": of_oracle(planned), **_makers([artifact], ())}
+    )
+
+
+def of_proof(
+    planned: Plan, variant: Variant, artifact: Artifact | None, threads: int, speaking: Artifact | None = None
+) -> str:
     """Return the key of a variant's proof: the very bytes it opens, or the network, what it is held against, and who made it.
+
+    `speaking` is the artifact that it is held against, if that is not the network.
 
     That is the backend's code and distributions, a plugin's too, and the device: what another version gave proves nothing.
     """
@@ -90,6 +103,7 @@ def of_proof(planned: Plan, variant: Variant, artifact: Artifact | None, threads
             "options": dict(variant.options),
             "files": _files(artifact),
             "oracle": of_oracle(planned),
+            "held against": _files(speaking),
             "budget": planned.config.parity.model_dump(mode="json"),
             "gate": gate and gate.model_dump(mode="json"),
             "threads": threads,
@@ -231,6 +245,10 @@ def _cases(planned: Plan) -> dict[str, Any]:
 def _recording(planned: Plan) -> str:
     reference = planned.config.reference
     return digest_file(Path(reference.file)) if reference else ""
+
+
+def _calibration(wanted: ExportConfig) -> str:
+    return digest_file(Path(wanted.calibration)) if wanted.calibration else ""
 
 
 def _samples(planned: Plan) -> str:

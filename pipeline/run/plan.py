@@ -28,6 +28,7 @@ from pipeline.rebuild import objects, trust
 from pipeline.rebuild.cases import allowed
 from pipeline.rebuild.network import Network
 from pipeline.release import bundle, signing
+from pipeline.run import precisions
 from pipeline.run.slots import Slots
 from pipeline.storage.cache import Cache
 from pipeline.weights import files, read, remote
@@ -174,6 +175,7 @@ def plan(path: Path, settings: Settings) -> Plan:
         signed_by=signing.read_signer(sign).key_id if sign else "",
     )
     _require_available(planned)
+    precisions.require(config)
     _require_beside(config)
     labels(config)
     return planned

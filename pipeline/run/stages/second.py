@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import WorkerError
 from pipeline.formats.table import formats
+from pipeline.parity.truth import Truth
+from pipeline.run.stages import evaluating
 from pipeline.run.stages.exporting import export
 from pipeline.run.stages.results import Exported, Proven
 
@@ -56,7 +58,7 @@ def _by_another_way(
         return _told(state, family, f"the other way is refused: {error.message}")
     exported = state.need(Exported)
     artifacts = tuple(made.get(each.name, each) for each in exported.artifacts)
-    again = state.adding(replace(exported, artifacts=artifacts))
+    again = state.adding(*evaluating.added(replace(exported, artifacts=artifacts), state.need(Truth), state))
     proven = prove(again, family)
     found = proven.need(Proven)
     after = _wrong(found, family)
