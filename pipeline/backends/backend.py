@@ -68,6 +68,7 @@ class Backend:
     `distributions` those whose versions its results depend on. `ladder` names, from the plainest on, ways in which it runs a
     file, each with its options: the first that breaks says where an error comes in; without it there is one way.
     `device_facts` says which device it would run on, with its driver, beside the processor: results hold for that one only.
+    `judges_products`: what its format's `judge_products` runs is computed as it computes a whole file.
     `provider` returns, for options, the execution provider of onnxruntime that runs the file, with the options that onnxruntime
     takes for it, all of them text; None where those do not say all of it, and None itself for what is not onnxruntime.
     """
@@ -85,3 +86,4 @@ class Backend:
     ladder: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     device_facts: Callable[[], str] = lambda: ""
     provider: Callable[[Options], tuple[str, Mapping[str, str]] | None] | None = None
+    judges_products: bool = False

@@ -29,7 +29,7 @@ class Asked:
     those of an operator on the CPU provider; None for the run's. `device_id`: the NVIDIA GPU whose memory holds inputs and
     outputs; None for the host's. `takes_part` says that the provider takes what it knows and the CPU provider computes the rest by
     design; without it a node that computes on the CPU is a fault. `install` is what to do where the provider is not to be had.
-    `environment`: variables that its libraries read when they are loaded, or at work.
+    `environment`: variables that its libraries read when they are loaded, or at work. `entries`: of the session's own config.
     """
 
     provider: str
@@ -41,6 +41,7 @@ class Asked:
     device_id: int | None = None
     takes_part: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def all_options(self) -> dict[str, str]:
@@ -84,6 +85,8 @@ def _session(source: Source, level: str, asked: Asked) -> Session:
         options.profile_file_prefix = str(source.profile / "profile")
     # Workers take turns: threads that spin after a call would slow whoever is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    for name, value in asked.entries.items():
+        options.add_session_config_entry(name, value)
     session = ort.InferenceSession(str(source.file), options, providers=asked.providers)
     # All the file has, not what the config expects: a missing or an extra output is for the comparison to judge.
     names = [each.name for each in session.get_outputs()]

@@ -116,6 +116,39 @@ class CulpritSearch:
 
 
 @dataclass(frozen=True, slots=True)
+class ProductSearch:
+    """What is given to whoever runs a file's products of whole numbers one by one.
+
+    `inputs` are those of one case, by the file's names; `options` the backend's; `floors` as in `CulpritSearch`; `limit` is how many times its
+    noise floor a product may be off.
+    """
+
+    file: Path
+    inputs: Arrays
+    options: Mapping[str, Any]
+    custom_ops: Path | None
+    floors: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product of whole numbers, run alone: its error ÷ its noise floor, and the ratio of signal to error.
+
+    `saturating_…`: the same as processors without VNNI compute it. `helped`: what was tried
+    and mends it, in words; None where nothing had to be.
+    """
+
+    name: str
+    operator: str
+    factor: float
+    sqnr_db: float
+    saturating_factor: float
+    saturating_sqnr_db: float
+    helped: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What a search for a culprit came to, as JSON values: the culprit, or why there is none.
 
@@ -167,7 +200,7 @@ class Format:
     scenario of input shapes) look into a file, and `without_bounded` writes it again into a folder with the last sigmoids and softmaxes before
     some outputs giving back what enters them (raises InputError where there are none); they run in a worker. `precision` returns which
     precision of its own a file with such options has, empty for the network's: such a file is made from another and held against what itself says,
-    which `evaluate` returns a function for; `calibrates`: whether real inputs are needed to write it. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
+    which `evaluate` returns a function for; `judge_products` runs its products of whole numbers one by one; `calibrates`: whether real inputs are needed to write it. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
     """
 
     name: str
@@ -200,6 +233,7 @@ class Format:
     precision: Callable[[Options], str] = lambda _: ""
     calibrates: Callable[[Options], bool] = lambda _: False
     evaluate: Callable[[Path], Evaluate] | None = None
+    judge_products: Callable[[ProductSearch], Sequence[Product]] | None = None
     card: str | None = None
     library: str | None = None
 

@@ -142,6 +142,7 @@ def _manifest(evidence: Evidence) -> dict[str, Any]:
                 "format": backends()[proof.variant.backend].format,
                 "options": dict(proof.variant.options),
                 "verdict": proof.status,
+                **({"processors": proof.facts["processors"]} if "processors" in proof.facts else {}),
             }
             for proof in evidence.proofs
             if proof.status == "pass"

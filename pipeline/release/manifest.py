@@ -127,6 +127,10 @@ class Backend(_Section):
     )
     options: dict[str, Any]
     verdict: Literal["pass"]
+    processors: dict[str, str] | None = Field(
+        default=None,
+        description="For which processors its products of whole numbers are right, as far as that could be tried",
+    )
 
 
 class Reference(_Section):

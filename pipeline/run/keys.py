@@ -86,6 +86,21 @@ def of_evaluation(planned: Plan, artifact: Artifact) -> str:
     )
 
 
+def of_products(planned: Plan, variant: Variant, artifact: Artifact | None, case: str) -> str:
+    """Return the key of what became of a file's products of whole numbers, each run alone."""
+    return key(
+        {
+            "result": "products",
+            "files": _files(artifact),
+            "options": dict(variant.options),
+            "case": case,
+            "oracle": of_oracle(planned),
+            "device": _device(variant),
+            **_makers((), [variant]),
+        }
+    )
+
+
 def of_proof(
     planned: Plan, variant: Variant, artifact: Artifact | None, threads: int, speaking: Artifact | None = None
 ) -> str:

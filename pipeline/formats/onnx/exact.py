@@ -19,7 +19,7 @@ from pipeline.formats.onnx import kernels, products
 from pipeline.formats.onnx.canonical import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     import onnx
@@ -42,14 +42,20 @@ class Exact:
         Raises:
             ExportError: nothing here computes an operator of the file.
         """
+        return self._evaluated(inputs, how, seed, ())
+
+    def between(self, inputs: Arrays, names: Collection[str]) -> dict[str, Any]:
+        """Return tensors inside the file by name, exactly."""
+        return self._evaluated(inputs, "exact", 0, names)
+
+    def _evaluated(self, inputs: Arrays, how: How, seed: int, names: Collection[str]) -> dict[str, Any]:
         is_wide = how != "written"
         moves = np.random.default_rng(seed) if how == "moved" else None
-        evaluator = _evaluator(
-            self._model(is_wide), [*kernels.operators(moves), *products.operators(how == "saturating")]
-        )
+        own = [*kernels.operators(moves), *products.operators(how == "saturating")]
+        evaluator = _evaluator(self._model(is_wide), own)
         given = {name: _wide(each) if is_wide else each for name, each in inputs.items()}
         with np.errstate(all="ignore"):
-            return _run(evaluator, given)
+            return _run(evaluator, given, names or evaluator.output_names)
 
     def _model(self, is_wide: bool) -> onnx.ModelProto:  # noqa: FBT001 - the one thing it depends on
         if is_wide not in self._models:
@@ -59,9 +65,14 @@ class Exact:
 
 def read(path: Path) -> Exact:
     """Return a file to evaluate. All of it is read into memory."""
+    return Exact(products.with_products(read_whole(path)))
+
+
+def read_whole(path: Path) -> onnx.ModelProto:
+    """Return a model with all its weights in it."""
     import onnx
 
-    return Exact(products.with_products(onnx.load(str(path))))
+    return onnx.load(str(path))
 
 
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -113,10 +124,10 @@ def _evaluator(model: onnx.ModelProto, operators: Sequence[type]) -> Any:
         raise ExportError(f"what this file says cannot be computed exactly: {said[:300]}", hint=_CUT) from error
 
 
-def _run(evaluator: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _run(evaluator: Any, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
     """Run node by node, and let go of what no later node reads; onnx's own `run` keeps it all."""
     last = {name: index for index, node in enumerate(evaluator.rt_nodes_) for name in _reads(node)}
-    kept = {*evaluator.output_names, *evaluator.rt_inits_}
+    kept = {*wanted, *evaluator.rt_inits_}
     values: dict[str, Any] = {"": None, **evaluator.rt_inits_, **inputs}
     for index, node in enumerate(evaluator.rt_nodes_):
         given = [values[name] for name in node.input]
@@ -132,7 +143,7 @@ def _run(evaluator: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
         for name in {*node.input, *node.output} - kept:
             if name and last.get(name, -1) <= index:
                 values.pop(name, None)
-    return {name: np.asarray(values[name]) for name in evaluator.output_names}
+    return {name: np.asarray(values[name]) for name in wanted}
 
 
 def _reads(node: Any) -> set[str]:

@@ -43,6 +43,12 @@ class OnnxOptions(Options):
         strict=False,
         description="what stays as it is: modules of the network, nodes or operators by name, * for anything",
     )
+    operators: tuple[str, ...] = Field(
+        ("Conv", "ConvTranspose", "Gemm", "MatMul"),
+        strict=False,
+        min_length=1,
+        description="int8: operators of ONNX to quantise; sums, pooling and the like follow where they are named too",
+    )
     activations: Literal["uint8", "int8"] = Field("uint8", description="what activations become with `precision: int8`")
     weights: Literal["int8", "uint8"] = Field("int8", description="what weights become with int8 and int8-dynamic")
     per_channel: bool = Field(default=True, description="int8: a scale for each channel of a weight")

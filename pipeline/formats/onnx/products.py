@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 _OWN = "weighbridge.exact"
+_SMALL = 2**17  # elements of a result
 
 
 def with_products(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -104,9 +105,9 @@ def operators(saturating: bool) -> list[type]:  # noqa: FBT001 - the one thing t
                 kernels.given(self, "bits"),
                 kernels.given(self, "block_size"),
             )
-            found = kernels.tensor(a).double() @ kernels.tensor(weight).T
+            found = _in_order(np.asarray(kernels.tensor(a)), weight.T)
             bias = rest[1] if len(rest) > 1 else None
-            return ((found.numpy() + (0.0 if bias is None else bias)).astype(a.dtype),)
+            return ((found + (0.0 if bias is None else bias)).astype(a.dtype),)
 
     return [MatMulInteger, ConvInteger, _product(saturating), MatMulNBits]
 
@@ -245,10 +246,7 @@ def _in_pairs(a: Any, b: Any) -> Any:
         most = largest[first] * reach[first] + largest[first + 1] * reach[first + 1]
         columns = np.flatnonzero(most > 32767)
         if columns.size:
-            pair = (
-                a[..., first, None] * b[..., first, None, columns]
-                + a[..., first + 1, None] * b[..., first + 1, None, columns]
-            )
+            pair = sum(a[..., each, None] * b[..., each, :][..., None, columns] for each in (first, first + 1))
             total[..., columns] += np.clip(pair, -32768, 32767) - pair
     return total
 
@@ -265,6 +263,16 @@ def unpacked(packed: Any, scales: Any, zeros: Any, rows: int, length: int, bits:
     else:
         zero = _bits(np.asarray(zeros).reshape(rows, -1), bits)[:, :blocks].reshape(rows, blocks, 1)
     return ((whole - zero) * step).reshape(rows, blocks * block)[:, :length]
+
+
+def _in_order(x: Any, weight: Any) -> Any:
+    """Return x @ weight in x's dtype: small ones in float32 term by term, as kernels do, so that what the order of a long sum costs is seen."""
+    if x.dtype != np.float32 or x.size // x.shape[-1] * weight.shape[-1] > _SMALL:
+        return np.matmul(x, weight.astype(x.dtype))
+    narrow, total = weight.astype(np.float32), np.zeros((*x.shape[:-1], weight.shape[-1]), np.float32)
+    for each in range(x.shape[-1]):
+        total += x[..., each, None] * narrow[each]
+    return total
 
 
 def _bits(packed: Any, bits: int) -> Any:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         FromArtifact,
         FromNetwork,
         Options,
+        Product,
+        ProductSearch,
         Signature,
     )
 
@@ -68,6 +70,12 @@ def _evaluate(path: Path) -> Evaluate:
     return read(path)
 
 
+def _judge_products(wanted: ProductSearch) -> Sequence[Product]:
+    from pipeline.formats.onnx.pieces import judge
+
+    return judge(wanted)
+
+
 def _signature(path: Path) -> Signature:
     from pipeline.formats.onnx.graph import signature
 
@@ -108,6 +116,7 @@ ONNX = Format(
     precision=precision,
     calibrates=calibrates,
     evaluate=_evaluate,
+    judge_products=_judge_products,
     alternative=alternative,
     distributions=("torch", "onnx", "onnxscript", "onnx-ir"),
     modules=_MODULES,

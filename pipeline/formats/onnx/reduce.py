@@ -152,6 +152,7 @@ def _static(model: onnx.ModelProto, wanted: _Wanted) -> onnx.ModelProto:
             file,
             _Reader(samples, wanted.origin),
             quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(options.operators),
             per_channel=options.per_channel,
             reduce_range=options.reduce_range,
             activation_type=kinds[options.activations],

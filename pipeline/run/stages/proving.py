@@ -14,7 +14,7 @@ from pipeline.parity.compare import Finding
 from pipeline.parity.prove import Proof, Truth
 from pipeline.run import keys, precisions
 from pipeline.run.plan import at_once
-from pipeline.run.stages import auditing, kept, reporting, second
+from pipeline.run.stages import auditing, kept, products, reporting, second
 from pipeline.run.stages.network import conditions_of
 from pipeline.run.stages.reporting import CULPRITS, note
 from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
@@ -126,7 +126,7 @@ def prove_all(state: State, names: Mapping[str, Names] | None = None, only: Coll
         audit.result()
     proofs = _proofs(state, variants, names or {})
     audits = audit.result()
-    return Proven(prove.with_audits(proofs, audits), audits, names or {})
+    return Proven(prove.with_audits(products.judged(state, proofs), audits), audits, names or {})
 
 
 def _proofs(state: State, variants: Sequence[Variant], names: Mapping[str, Names]) -> tuple[Proof, ...]:
