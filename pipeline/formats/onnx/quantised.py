@@ -34,7 +34,8 @@ QUANTISED = "quantised"
 class Quantised:
     """A weight as whole numbers: what they stand for, in float64, the step at each element, and which of them are at an end of the range.
 
-    `used`: the largest distance of a number from the zero point ÷ the largest possible; `names` are the constants that it is made of.
+    `used`: the largest distance of a number from the zero point ÷ the largest possible; `names` are the constants that it is made of,
+    `read_as` is what the operator reads that takes it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Quantised:
     at_end: Any
     used: float
     names: tuple[str, ...]
+    read_as: str
 
 
 def account(graph: Graph, known: Known, found: Audit) -> tuple[set[str], set[str]]:
@@ -72,7 +74,7 @@ def _account(quantised: Quantised, known: Known, found: Audit, elements: int) ->
             steps = (off - spread) / quantised.step
             if (steps <= np.where(quantised.at_end, _WHOLE, _HALF)).all():
                 found.accounted[QUANTISED] = found.accounted.get(QUANTISED, 0) + elements
-                found.holds[quantised.name] = keys
+                found.holds[quantised.name] = found.holds[quantised.read_as] = keys
                 if quantised.used < _COARSE:
                     said = (
                         f"has a scale that is {_COARSE * 2 / max(quantised.used, 1e-9):.3g} × as coarse as {what} needs"
@@ -138,17 +140,17 @@ def _dequantised(node: Node, constants: dict[str, Any]) -> Quantised:
     whole, step = constants[name], constants[scale]
     axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
     zero = constants[zeros[0]] if zeros else None
-    return _made(name, whole, step, zero, axis, block, (name, scale, *zeros))
+    return _made(whole, step, zero, axis, block, (name, scale, *zeros), node.outputs[0])
 
 
 def _integer(node: Node, scale: str, constants: dict[str, Any]) -> Quantised:
     name, zeros = node.inputs[1], [each for each in node.inputs[3:4] if each]
     axis = 0 if node.operator == "ConvInteger" else 1
     zero = constants[zeros[0]] if zeros else None
-    return _made(name, constants[name], constants[scale], zero, axis, 0, (name, scale, *zeros))
+    return _made(constants[name], constants[scale], zero, axis, 0, (name, scale, *zeros), name)
 
 
-def _made(name: str, whole: Any, scale: Any, zero: Any, axis: int, block: int, names: tuple[str, ...]) -> Quantised:
+def _made(whole: Any, scale: Any, zero: Any, axis: int, block: int, names: tuple[str, ...], read_as: str) -> Quantised:
     axis = axis % whole.ndim if whole.ndim else 0
     step, shift = (kernels.along(each, whole.ndim, axis, block, whole.shape) for each in (scale, zero))
     codes = kernels.less_zero(whole, shift)
@@ -157,7 +159,7 @@ def _made(name: str, whole: Any, scale: Any, zero: Any, axis: int, block: int, n
     wide = np.broadcast_to(np.abs(step.astype(np.float64)), whole.shape)
     used = float(np.abs(codes).max(initial=0.0)) / high if high < 2 ** (_WIDE_BITS - 1) - 1 else 1.0
     is_zero = not codes.any()
-    return Quantised(name, codes * wide, wide, ends, 1.0 if is_zero else _share(used, low), names)
+    return Quantised(names[0], codes * wide, wide, ends, 1.0 if is_zero else _share(used, low), names, read_as)
 
 
 def _share(used: float, low: int) -> float:
@@ -179,7 +181,7 @@ def _of_blocks(node: Node, constants: dict[str, Any]) -> Quantised:
     most = 2 ** (bits - 1)
     used = float(codes.max(initial=0.0)) / most
     return Quantised(
-        names[0], value, np.where(step, step, np.inf), codes >= most - 1, used if value.any() else 1.0, names
+        names[0], value, np.where(step, step, np.inf), codes >= most - 1, used if value.any() else 1.0, names, names[0]
     )
 
 
