@@ -54,7 +54,8 @@ def tensor(array: Any) -> Any:
     """Return an array as a tensor of a dtype in which it is computed."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(array.astype(_computed(array.dtype), copy=False)))
+    made = np.ascontiguousarray(array.astype(_computed(array.dtype), copy=False))
+    return torch.from_numpy(made if made.flags.writeable else made.copy())  # weights are read from the file's own bytes
 
 
 def convolved(x: Any, w: Any, bias: Any, attributes: dict[str, Any]) -> Any:

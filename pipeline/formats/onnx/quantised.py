@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.formats.onnx.graph import Graph, Node
 
 _HALF, _WHOLE = 0.501, 1.001  # of a step; what float32 loses in scale and product is far less
-_NEAR = 8.0  # steps: what is nearer to a weight than this, nearly everywhere, was meant to be that
+_ALIKE, _OFF = 0.98, 0.01  # how alike two tensors are that were meant to be the same; how far a scale may be off unsaid
 _COARSE = 0.47  # of the range: weights of 7 bits in 8 use no more
 _WIDE_BITS = 32  # a bias has room that it need not use
 MEASURED = "measured on the calibration data"
@@ -67,7 +67,7 @@ def account(graph: Graph, known: Known, found: Audit) -> tuple[set[str], set[str
 
 
 def _account(quantised: Quantised, known: Known, found: Audit, elements: int) -> set[str]:
-    nearest: tuple[float, str, tuple[str, ...]] | None = None
+    nearest: tuple[float, str, tuple[str, ...], float, float] | None = None
     for what, keys, wanted, tolerance in _candidates(known, quantised.value.size):
         for form, spread in _layouts(wanted, tolerance, quantised.value):
             off = np.abs(quantised.value - form)
@@ -81,15 +81,27 @@ def _account(quantised: Quantised, known: Known, found: Audit, elements: int) ->
                     )
                     found.problems.append(Problem(quantised.name, said, nearest=keys[0]))
                 return {*keys}
-            typical = float(np.quantile(steps, 0.9))
-            if nearest is None or typical < nearest[0]:
-                nearest = (typical, what, keys)
-    if nearest and nearest[0] < _NEAR:
-        said = f"is not {nearest[1]} rounded to its steps: nine of ten numbers are up to {max(nearest[0], 0.0):.3g} steps off, half a step is right"
-        found.problems.append(Problem(quantised.name, said, nearest=nearest[2][0], elements=quantised.value.size))
-        return {*nearest[2]}
+            alike = _alike(quantised.value, form)
+            if alike > (nearest[0] if nearest else _ALIKE):
+                nearest = (alike, what, keys, float(np.quantile(steps, 0.9)), _slope(quantised.value, form))
+    if nearest:
+        _, what, own, typical, slope = nearest
+        said = f"is not {what} rounded to its steps: nine of ten numbers are up to {max(typical, 0.0):.3g} steps off, half a step is right"
+        said += f" (it is {slope:.3g} × as large)" if abs(slope - 1) > _OFF else ""
+        found.problems.append(Problem(quantised.name, said, nearest=own[0], elements=quantised.value.size))
+        return {*own}
     found.leave(quantised.name, quantised.value.shape, elements, QUANTISED, "")
     return set()
+
+
+def _alike(one: Any, other: Any) -> float:
+    """Return the cosine of the angle between two tensors; 0.0 where one is zero."""
+    length = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
+    return float(np.sum(one * other)) / length if length else 0.0
+
+
+def _slope(one: Any, other: Any) -> float:
+    return float(np.sum(one * other)) / float(np.sum(other * other))
 
 
 def _candidates(known: Known, size: int) -> Iterator[tuple[str, tuple[str, ...], Any, Any]]:
