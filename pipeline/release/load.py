@@ -77,7 +77,7 @@ def load_release(
 
     `backend` is a backend's name, or a variant's that the release was proven with, which brings its options. Without it
     the release runs on `device` with whichever of its proven variants was the fastest when it was timed, of those that
-    can run here. `verify` checks every digest first. Without it the files are opened as they are; TorchScript, whose loader trusts
+    can run here; one in a precision of its own only if its accuracy was shown to be enough. `verify` checks every digest first. Without it the files are opened as they are; TorchScript, whose loader trusts
     its file, never is. With `key`, a public key's file, the release must be signed by it; files that are machine code are only opened
     then. Raises DigestError, InputError, UnsafeError for a release that may not be opened, and
     UnavailableError if no backend can run it here.
@@ -149,7 +149,13 @@ def _by_speed(
     """
     proven = manifest["backends"]
     medians = _medians_ms(release)
-    known = [name for name, each in proven.items() if each["format"] and each["backend"] in backends()]
+    known = [
+        name
+        for name, each in proven.items()
+        if each["format"]
+        and each["backend"] in backends()
+        and all(is_good_enough(model) for model in manifest["models"] if model.get("name") == each.get("artifact"))
+    ]
     held = {model["format"] for model in manifest["models"]}
     others = [name for name, each in backends().items() if each.format in held]
     by_name = {name: backends()[name] for name in others} | {
@@ -165,6 +171,11 @@ def _by_speed(
         if each.device == device and (is_signed or not opening.is_native(each.format))
     ]
     return sorted((name for name in names if may_run_code or not _runs_code(by_name[name])), key=rank)
+
+
+def is_good_enough(model: Mapping[str, Any]) -> bool:
+    """Whether a model may be taken without being named: it computes what the network does, or its accuracy was shown to be enough."""
+    return not model.get("golden") or (model.get("accuracy") or {}).get("passed") is True
 
 
 def _runs_code(backend: Backend) -> bool:
@@ -205,7 +216,7 @@ def _choose(
             able = [each.name for each in backends().values() if each.format in {model["format"] for model in models}]
             raise InputError(f"there is no backend {name!r}", hint=f"choose from {', '.join(able)}")
         wanted = variant.get("artifact") or backend.format
-        fitting = [each for each in models if each["format"] == backend.format]
+        fitting = [each for each in models if each["format"] == backend.format and (is_named or is_good_enough(each))]
         named = [each for each in fitting if each.get("name", each["format"]) == wanted]
         model = next(iter(named or fitting), None)
         if model is None:

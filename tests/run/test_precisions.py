@@ -1,0 +1,143 @@
+"""Configs of artifacts in other precisions: what they may be made from, what they need, and one from export to verified release."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from pipeline.release import bundle
+from pipeline.release.load import load_release
+from tests.release.forgery import forge
+
+SHIPPED = Path("configs/simplenet.yaml").resolve()
+HEAD = f"extends: {SHIPPED}\nname: small\n"
+WRONG = {
+    "exports: [onnx, {name: q, format: onnx, precision: int8-dynamic}]": "made from no other artifact",
+    "exports: [onnx, {name: q, format: onnx, from: onnx}]": "nothing says in which precision",
+    "exports: [onnx, {name: q, format: onnx, from: onnx, precision: int8}]": "random inputs hide real failures",
+    "exports: [onnx, {name: q, format: onnx, from: onnx, precision: int8, calibration: none.npz}]": "has no file",
+    "exports: [onnx, {name: q, format: onnx, from: onnx, precision: int8-dynamic, calibration: here.npz}]": "nothing in it is measured",
+    "exports: [torchscript, {name: q, format: onnx, from: torchscript, precision: float16}]": "a torchscript artifact",
+    "exports: [onnx, {name: h, format: onnx, from: onnx, precision: float16}, {name: q, format: onnx, from: h, precision: int8-dynamic}]": "in float16 already",
+    "exports: [onnx, {name: q, format: torchscript, from: onnx}]": "is made from the network",
+    "exports: [onnx, {name: q, format: onnx, from: onnx, precision: int9}]": "precision",
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path):
+    np.savez(tmp_path / "here.npz", x=np.random.default_rng(5).standard_normal((200, 10)).astype(np.float32))
+    return tmp_path
+
+
+@pytest.mark.parametrize("exports", WRONG)
+def test_what_cannot_be_made_is_refused_before_any_work(exports, here, weighbridge):
+    names = "backends: [eager, onnxruntime-cpu]\nrequire: []\n"
+    (here / "c.yaml").write_text(f"{HEAD}{exports}\n{names}")
+    done = weighbridge("check", here / "c.yaml")
+    assert done.failed_with(2, WRONG[exports]), done.err
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": np.full((4, 10), np.nan, np.float32)}, "holds NaN"),
+        ({"x": np.zeros((0, 10), np.float32)}, "is empty"),
+        ({"x": np.zeros((4, 9), np.float32)}, "has size 9 where 10"),
+        ({"y": np.zeros((4, 10), np.float32)}, "no array for input 'x'"),
+    ],
+)
+def test_inputs_that_no_range_can_be_measured_on_are_refused(arrays, said, here, weighbridge):
+    np.savez(here / "here.npz", **arrays)
+    (here / "c.yaml").write_text(CONFIG)
+    done = weighbridge("export", here / "c.yaml", "--out", here / "out", "--no-benchmark")
+    assert done.failed_with(2, said), done.err
+
+
+CONFIG = f"""{HEAD}
+exports:
+  - onnx
+  - {{name: onnx-int8, format: onnx, from: onnx, options: {{precision: int8, calibration: here.npz}}}}
+  - {{name: half, format: onnx, from: onnx, precision: float16-weights}}
+backends:
+  - eager
+  - onnxruntime-cpu
+  - {{name: ort-int8, backend: onnxruntime-cpu, artifact: onnx-int8}}
+  - {{name: ort-half, backend: onnxruntime-cpu, artifact: half}}
+require: [onnxruntime-cpu, ort-half]
+"""
+
+
+@pytest.fixture(scope="module")
+def built(once):
+    def make(folder):
+        np.savez(folder / "here.npz", x=np.random.default_rng(5).standard_normal((200, 10)).astype(np.float32))
+        (folder / "c.yaml").write_text(CONFIG)
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.commands",
+            "export",
+            folder / "c.yaml",
+            "--out",
+            folder / "out",
+            "--no-benchmark",
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+
+    return bundle.find(once("reduced release", make) / "out" / "small")
+
+
+@pytest.mark.slow
+def test_a_release_holds_each_artifact_to_its_own_word(built, weighbridge):
+    manifest = json.loads((built / "manifest.json").read_bytes())
+    models = {each["name"]: each for each in manifest["models"]}
+    assert {name: each.get("golden") for name, each in models.items()} == {
+        "onnx": None, "onnx-int8": "golden.onnx-int8.safetensors", "half": "golden.half.safetensors",
+    }  # fmt: skip
+    assert models["onnx-int8"]["facts"]["precision"] == "int8"
+    assert manifest["backends"]["ort-int8"]["processors"]["this one"]
+    assert str(built.parents[2]) not in (built / "manifest.json").read_text()
+    done = weighbridge("verify", built)
+    assert done.code == 0, done.err
+    ran = subprocess.run([sys.executable, built / "verify.py"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.slow
+def test_the_float32_file_is_what_predict_takes_until_the_others_accuracy_is_shown(built):
+    model = load_release(built)
+    inputs = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
+    float32 = load_release(built, backend="onnxruntime-cpu")(x=inputs)["logits"]
+    np.testing.assert_array_equal(model(x=inputs)["logits"], float32)
+    reduced = load_release(built, backend="ort-int8")(x=inputs)["logits"]
+    assert 0 < np.abs(reduced - float32).max() < 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["the float32 file in its place", "the golden cases of the network", "a scale changed"])
+def test_another_file_than_the_one_that_was_proven_fails_whoever_verifies(way, built, tmp_path, weighbridge):
+    import shutil
+
+    release = tmp_path / "release"
+    shutil.copytree(built, release)
+    if way == "the float32 file in its place":
+        shutil.copyfile(release / "model.onnx", release / "onnx-int8.onnx")
+    elif way == "the golden cases of the network":
+        shutil.copyfile(release / "golden.safetensors", release / "golden.onnx-int8.safetensors")
+    else:
+        made = onnx.load(release / "onnx-int8.onnx")
+        scale = next(each for each in made.graph.initializer if each.name.endswith("weight_scale"))
+        scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * 2, scale.name))
+        onnx.save(made, release / "onnx-int8.onnx")
+    forge(release)
+    done = weighbridge("verify", release)
+    assert done.failed_with(1, "onnxruntime-cpu"), done.out + done.err
+    ran = subprocess.run([sys.executable, release / "verify.py"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
