@@ -627,23 +627,23 @@ def proven_options(manifest: Mapping[str, Any], model: str, backend: str) -> Map
 
 @dataclass(frozen=True)
 class Runner:
-    """How the files of a format are run here: `package` must be importable; `open` returns None where its backend cannot run.
+    """How the files of a format are run here: `packages` must be importable; `open` returns None where its backend cannot run.
 
     `open` is given the file and the backend's name, and returns a function from inputs to outputs by name. `needs_key`: nobody can
     tell from a file's bytes what it does, so that it is only run once the signature was checked.
     """
 
     format: str
-    package: str
+    packages: tuple[str, ...]
     open: Callable[[Path, str], Callable[[Mapping[str, Array]], dict[str, Array]] | None]
     needs_key: bool = False
 
 
 RUNNERS = {
-    "onnxruntime-cpu": Runner("onnx", "onnxruntime", open_onnx),
-    "onnxruntime-cuda": Runner("onnx", "onnxruntime", open_onnx),
-    "openvino-cpu": Runner("openvino", "openvino", open_openvino),
-    "executorch-xnnpack": Runner("executorch", "executorch", open_executorch, needs_key=True),
+    "onnxruntime-cpu": Runner("onnx", ("onnxruntime",), open_onnx),
+    "onnxruntime-cuda": Runner("onnx", ("onnxruntime",), open_onnx),
+    "openvino-cpu": Runner("openvino", ("openvino",), open_openvino),
+    "executorch-xnnpack": Runner("executorch", ("executorch", "torch"), open_executorch, needs_key=True),
 }
 """Backend name → how it runs the files of its format."""
 
@@ -651,7 +651,7 @@ RUNNERS = {
 def check_golden(root: Path, model: str, backend: str) -> list[str] | None:
     """Run the golden cases on a file of the release; return the problems, or None if the backend cannot run."""
     runner = RUNNERS[backend]
-    if importlib.util.find_spec(runner.package) is None:
+    if any(importlib.util.find_spec(each) is None for each in runner.packages):
         return None
     try:
         golden = golden_of(root, read_manifest(root), model)
@@ -697,7 +697,7 @@ def _run_golden(root: Path, problems: list[str], *, is_signed: bool) -> list[str
     """
     ran = []
     runners = [
-        (backend, runner.package, model["path"])
+        (backend, " and ".join(runner.packages), model["path"])
         for model in read_manifest(root)["models"]
         for backend, runner in RUNNERS.items()
         if runner.format == model["format"]
@@ -712,7 +712,7 @@ def _run_golden(root: Path, problems: list[str], *, is_signed: bool) -> list[str
             ran.append(backend)
             problems += found
     if runners and not ran:
-        packages = " or ".join(dict.fromkeys(package for _, package, _ in runners))
+        packages = ", or ".join(dict.fromkeys(package for _, package, _ in runners))
         problems.append(f"nothing here could run the golden cases: install {packages}")
     return list(dict.fromkeys(ran))
 

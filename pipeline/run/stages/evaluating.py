@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import WorkerError
 from pipeline.parity import oracle
-from pipeline.parity.jobs import EvaluateFile, FileEvaluation
+from pipeline.parity.file_jobs import EvaluateFile, FileEvaluation
 from pipeline.run import cached, keys, precisions
 from pipeline.worker.event import Event
 

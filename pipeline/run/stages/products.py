@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.backends.table import backends
 from pipeline.errors import WorkerError
-from pipeline.parity import jobs, products
+from pipeline.parity import file_jobs, products
 from pipeline.parity.truth import Truth
 from pipeline.run import cached, keys
 from pipeline.run.stages.results import Exported
@@ -55,7 +55,7 @@ def _products(state: State, proof: Proof) -> tuple[Product, ...]:
     variant, known = proof.variant, state.need(Truth)
     planned = state.plan
     case = _telling(known.cases)
-    request = jobs.JudgeProducts(
+    request = file_jobs.JudgeProducts(
         format=backends()[variant.backend].format or "",
         file=proof.file,
         inputs=dict(case.inputs),
@@ -70,7 +70,7 @@ def _products(state: State, proof: Proof) -> tuple[Product, ...]:
             return worker.call(request, timeout_s=planned.config.limits.run_seconds).model_dump()
 
     found = cached.get_or_make(state.cache, key, f"{planned.config.name}: products of {variant.name}", work)
-    return jobs.Products.model_validate(found.answer).found
+    return file_jobs.Products.model_validate(found.answer).found
 
 
 def _telling(cases: Sequence[Case]) -> Case:
