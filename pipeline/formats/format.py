@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 How: TypeAlias = Literal["exact", "written", "moved", "saturating"]
 """How a file is evaluated: exactly, that is whole numbers as written and float64 between; as written, in its own precisions; exactly, with
-what is rounded to whole numbers moved a little and at random; exactly, with products of 8 bits as processors without VNNI add them."""
+what is rounded to whole numbers moved a little: all up with the seed 0, all down with 1, at random with others; exactly, with products of 8 bits as processors without VNNI add them."""
 Declared: TypeAlias = tuple[str, str | None, tuple[int | str, ...] | None]
 
 
@@ -84,13 +84,15 @@ class AuditSubject:
 
     `program` is what the file's own exporter stated of it, None if it stated nothing; `captured` returns the program as
     torch.export captures it, or None and why not, and takes time. `effect` returns whether outputs show it, far beyond rounding, when
-    tensors of the network hold the given values instead; None if it cannot be tried. It takes time as well.
+    tensors of the network hold the given values instead; None if it cannot be tried. It takes time as well. `precision` is the file's own, empty for
+    the network's.
     """
 
     state: Mapping[str, Any]
     program: Mapping[str, Any] | None
     captured: Callable[[], tuple[Mapping[str, Any] | None, str | None]]
     effect: Callable[[Mapping[str, Any]], bool | None] | None = None
+    precision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

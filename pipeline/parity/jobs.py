@@ -229,6 +229,7 @@ class Exported(Model):
     format: str
     file: Path
     program: dict[str, object] | None  # arrays among its values
+    precision: str = ""
 
 
 class Audit(Request[tuple[dict[str, JsonValue], ...]]):
@@ -257,7 +258,9 @@ class Audit(Request[tuple[dict[str, JsonValue], ...]]):
             known = [each.program for each in self.files if each.program and each.program.get("captured")]
             return (known[0], None) if known else _captured(module, self.interface, self.examples)
 
-        return tuple(_audited(each, AuditSubject(state, each.program, captured, effect)) for each in self.files)
+        return tuple(
+            _audited(each, AuditSubject(state, each.program, captured, effect, each.precision)) for each in self.files
+        )
 
 
 def _audited(exported: Exported, subject: AuditSubject) -> dict[str, JsonValue]:

@@ -202,7 +202,12 @@ def audit(artifacts: Sequence[Artifact], conditions: Conditions, examples: Array
     # One process for all: starting torch and loading the network takes longer than most audits.
     peak_bytes = None
     files = [
-        jobs.Exported(format=each.format, file=each.files[0], program=dict(each.written.program) or None)
+        jobs.Exported(
+            format=each.format,
+            file=each.files[0],
+            program=dict(each.written.program) or None,
+            precision=str(each.written.facts.get("precision", "")),
+        )
         for each in known
     ]
     request = jobs.Audit(

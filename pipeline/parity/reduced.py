@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pipeline.interface import Arrays, Case
     from pipeline.parity.oracle import Reference
 
-_MOVED = 3
-
 
 def references(
     evaluate: Evaluate, cases: Sequence[Case], known: Sequence[Reference], *, seed: int
@@ -53,8 +51,8 @@ def _others(evaluate: Evaluate, inputs: Arrays, seed: int) -> Iterator[Mapping[s
     rng = np.random.default_rng(seed)
     yield evaluate(inputs, "written")
     yield evaluate({name: _neighbour(each, rng) for name, each in inputs.items()}, "written")
-    for index in range(_MOVED):
-        yield evaluate(inputs, "moved", seed + index)
+    for each in (0, 1, seed + 2):  # all up, all down, at random
+        yield evaluate(inputs, "moved", each)
 
 
 def _neighbour(array: Any, rng: np.random.Generator) -> Any:

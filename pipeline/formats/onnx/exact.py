@@ -50,7 +50,7 @@ class Exact:
 
     def _evaluated(self, inputs: Arrays, how: How, seed: int, names: Collection[str]) -> dict[str, Any]:
         is_wide = how != "written"
-        moves = np.random.default_rng(seed) if how == "moved" else None
+        moves = kernels.moves(seed) if how == "moved" else None
         own = [*kernels.operators(moves), *products.operators(how == "saturating")]
         evaluator = _evaluator(self._model(is_wide), own)
         given = {name: _wide(each) if is_wide else each for name, each in inputs.items()}

@@ -6,18 +6,32 @@ Convolutions and products are taken by torch; those of float16 and bfloat16 in f
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Moves: TypeAlias = "Callable[[tuple[int, ...]], Any]"
+"""Where numbers of a shape are moved to before they are rounded: from -1 to 1."""
+_SIDES = (1.0, -1.0)
 _MOVES = 16 * 2.0**-24
 """How far a number may be off before it is rounded to a whole one, as a share of the largest beside it: what float32 loses in a layer."""
 RANGES = {"uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767), "uint4": (0, 15), "int4": (-8, 7), "int32": (-(2**31), 2**31 - 1)}  # fmt: skip
 
 
-def operators(moves: np.random.Generator | None) -> list[type]:
-    """Return the operators as classes for onnx's evaluator; `moves` moves what is rounded to whole numbers, a little and at random."""
-    return [*_plain(), *_rounding(moves)]
+def moves(seed: int) -> Moves:
+    """Return where numbers are moved: all up, all down, then each at random. The first two find whatever lies between two steps."""
+    if seed < len(_SIDES):
+        return lambda shape: np.full(shape, _SIDES[seed])
+    rng = np.random.default_rng(seed)
+    return lambda shape: rng.uniform(-1, 1, shape)
+
+
+def operators(moved_to: Moves | None) -> list[type]:
+    """Return the operators as classes for onnx's evaluator; `moved_to` says where what is rounded to whole numbers is moved, a little."""
+    return [*_plain(), *_rounding(moved_to)]
 
 
 def along(values: Any, rank: int, axis: int, block: int, shape: tuple[int, ...]) -> Any:
@@ -171,15 +185,15 @@ def _max_pool() -> type:
     return MaxPool
 
 
-def _rounding(moves: np.random.Generator | None) -> list[type]:
+def _rounding(moved_to: Moves | None) -> list[type]:
     """Return the operators that round to whole numbers, and the way back."""
     from onnx.reference.op_run import OpRun
 
     def moved(x: Any) -> Any:
         x = x.astype(_computed(x.dtype))
-        if moves is None or not x.size:
+        if moved_to is None or not x.size:
             return x
-        return x + moves.uniform(-1, 1, x.shape) * (np.abs(x).max() * _MOVES)
+        return x + moved_to(x.shape) * (np.abs(x).max() * _MOVES)
 
     class QuantizeLinear(OpRun):
         op_domain = ""

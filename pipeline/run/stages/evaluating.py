@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from pipeline.errors import WorkerError
 from pipeline.parity import oracle
 from pipeline.parity.file_jobs import EvaluateFile, FileEvaluation
 from pipeline.run import cached, keys, precisions
+from pipeline.run.plan import at_once
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
@@ -31,23 +33,24 @@ def _of_reduced(
     state: State, exported: Exported, known: Truth
 ) -> tuple[dict[str, tuple[Reference, ...]], dict[str, str]]:
     speaks = precisions.speaking(state.plan.config)
-    own: dict[str, tuple[Reference, ...]] = {}
-    refused: dict[str, str] = {}
-    for name in dict.fromkeys(speaks.values()):
-        artifact = exported.named(name)
-        if artifact is None:
-            continue
-        try:
-            own[name] = _evaluated(state, artifact, known)
-        except WorkerError as error:
-            refused[name] = error.message
+    artifacts = [each for name in dict.fromkeys(speaks.values()) if (each := exported.named(name)) is not None]
+    with ThreadPoolExecutor(at_once(state.plan, state.settings)) as pool:
+        found = dict(
+            zip(
+                [each.name for each in artifacts],
+                pool.map(lambda each: _evaluated(state, each, known), artifacts),
+                strict=True,
+            )
+        )
+    own = {name: found[source] for name, source in speaks.items() if source in found}
     return (
-        {name: own[source] for name, source in speaks.items() if source in own},
-        {name: refused[source] for name, source in speaks.items() if source in refused},
+        {name: each for name, each in own.items() if not isinstance(each, str)},
+        {name: each for name, each in own.items() if isinstance(each, str)},
     )
 
 
-def _evaluated(state: State, artifact: Artifact, known: Truth) -> tuple[Reference, ...]:
+def _evaluated(state: State, artifact: Artifact, known: Truth) -> tuple[Reference, ...] | str:
+    """Return what an artifact should give in each case, or why that cannot be told."""
     planned, report = state.plan, state.settings.report
     label = f"{artifact.name} oracle"
     report(Event("export", label, "started"))
@@ -70,6 +73,6 @@ def _evaluated(state: State, artifact: Artifact, known: Truth) -> tuple[Referenc
         )
     except WorkerError as error:
         report(Event("export", label, "failed", error.message))
-        raise
+        return error.message
     report(cached.ended("export", label, found))
     return FileEvaluation.model_validate(found.answer).references

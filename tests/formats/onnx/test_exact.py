@@ -129,7 +129,7 @@ def test_numbers_between_two_steps_fall_on_either_when_they_are_moved():
     ]
     made = small.model(nodes, {"x": ["n"]}, {"y": ["n"]}, {"scale": np.float32(1)})
     inputs = {"x": np.array([0.5, 1.5, 2.25, 100.0], np.float32)}
-    seen = {tuple(Exact(made)(inputs, "moved", seed)["y"]) for seed in range(30)}
+    seen = {tuple(Exact(made)(inputs, "moved", seed)["y"]) for seed in range(2)}
     assert {each[0] for each in seen} == {0.0, 1.0}
     assert {each[1] for each in seen} == {1.0, 2.0}
     assert {each[2:] for each in seen} == {(2.0, 100.0)}
