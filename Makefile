@@ -175,6 +175,10 @@ bench-backends: .venv/installed weights  ## every backend that can run here on s
 bench-by-hand: .venv/installed-dev weights  ## the best proven artifact of each shipped config against what is fastest by hand (half an hour)
 	@$(BIN)/python -m benchmarks.by_hand $(ARGS)
 
+# QEMU computes a processor without VNNI; last run: benchmarks/README.md
+bench-saturation: .venv/installed weights  ## are products of 8 bits cut off where that is said, and does the advice mend it (needs qemu-user; twenty minutes)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.saturation $(ARGS)
+
 bench-weight-reads: .venv/installed  ## how often each process of an export reads 512 MB of weights (needs strace)
 	@$(BIN)/python benchmarks/weight_reads.py
 
