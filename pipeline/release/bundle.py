@@ -57,8 +57,8 @@ _RESERVED = {
 class ModelFile:
     """A canonical model file: where it lies now, and its name in the release; `extra_files` (name → path) go beside it.
 
-    `name` is the artifact's, `made_from` that of the one it was made from; `gate` its outputs' own budgets, `facts` are JSON
-    values for the manifest.
+    `name` is the artifact's, `made_from` that of the one it was made from; `gate` its outputs' own budgets, `accuracy` what was
+    shown of how good it is, `facts` are JSON values for the manifest.
     """
 
     name: str
@@ -69,6 +69,7 @@ class ModelFile:
     facts: Mapping[str, Any] = field(default_factory=dict)
     made_from: str | None = None
     gate: Mapping[str, Any] | None = None
+    accuracy: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +292,7 @@ def _model_facts(model: ModelFile) -> dict[str, Any]:
         "files": [model.name_in_release, *sorted(model.extra_files)],
         "format": model.format,
         "gate": model.gate and dict(model.gate),
+        **({"accuracy": dict(model.accuracy)} if model.accuracy else {}),
         "made_from": model.made_from,
         "name": model.name,
         "path": model.name_in_release,

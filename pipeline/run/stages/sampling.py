@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.rebuild import cases, reference
+from pipeline.run.stages import accuracy
 from pipeline.run.stages.results import Inputs
 from pipeline.run.stages.state import Stage
 
@@ -44,6 +45,7 @@ def examples(planned: Plan) -> Case:
 
 
 def _run(state: State) -> tuple[object, ...]:
+    accuracy.require_readable(state.plan)
     return (sample(state.plan),)
 
 
