@@ -39,6 +39,7 @@ _BETS = 2.0 ** (-np.arange(21) / 2)
 _CAPITAL = np.where(_BETS == 1, 0.3, 0.7 / (len(_BETS) - 1))
 _UNSEEN = 1.0  # pairs as far apart as can be that are supposed among those to come, beside what was seen
 _STEPS = 60
+_POINTS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +129,20 @@ def _thresholds(samples: int, share: float, alpha: float) -> tuple[int, int]:
 def _more_for_share(hits: int, samples: int, share: float, alpha: float) -> tuple[int | None, int | None]:
     """Return how many more samples decide if all hit, and how many at POWER, the true share being as likely as what was seen makes it.
 
-    By the beta-binomial distribution of what is to come, with Jeffreys' prior: the share that was seen may be luck.
+    By the beta distribution of the true share with Jeffreys' prior, at points of equal probability: what was seen may be luck.
     """
-    from scipy.stats import betabinom
+    from scipy.special import bdtr, bdtrc, betaincinv
+
+    likely = betaincinv(hits + 0.5, samples - hits + 0.5, (np.arange(_POINTS) + 0.5) / _POINTS)
 
     def decides(more: int) -> bool:
         passes_from, fails_to = _thresholds(samples + more, share, alpha)
-        ahead = betabinom(more, hits + 0.5, samples - hits + 0.5)
-        return bool(ahead.sf(passes_from - hits - 1) + ahead.cdf(fails_to - hits) >= POWER)
+        least, most = passes_from - hits, fails_to - hits  # of those to come
+        passing = (
+            np.ones(_POINTS) if least <= 0 else bdtrc(least - 1, more, likely) if least <= more else np.zeros(_POINTS)
+        )
+        failing = bdtr(most, more, likely) if most >= 0 else np.zeros(_POINTS)
+        return bool((passing + failing).mean() >= POWER)
 
     fewest = _smallest(lambda more: hits + more >= _thresholds(samples + more, share, alpha)[0], share=MOST)
     return fewest, _smallest(decides)
@@ -166,18 +173,17 @@ def judge_mean(differences: Floats, margin: float, width: float, confidence: flo
     """
     seen = np.asarray(differences, np.float64)
     needed = -math.log(1 - confidence)
+    verdict = mean_verdict(seen, margin, width, confidence)
+    fewest, more = more_for_mean(seen, margin, width, confidence) if verdict == "undecided" else (None, None)
+    lower, upper = _lower_bound(seen, width, needed), -_lower_bound(-seen, width, needed)
+    return Judgement(verdict, float(seen.mean()), lower, upper, -margin, len(seen), fewest, more)
+
+
+def mean_verdict(seen: Floats, margin: float, width: float, confidence: float) -> Verdict:
+    """Return the verdict of `judge_mean` alone."""
+    needed = -math.log(1 - confidence)
     passes = _capital(seen, -margin, width) >= needed
-    fails = _capital(-seen, margin, width) >= needed
-    verdict: Verdict = "pass" if passes else "fail" if fails else "undecided"
-    return Judgement(
-        verdict,
-        float(seen.mean()) if len(seen) else 0.0,
-        _lower_bound(seen, width, needed),
-        -_lower_bound(-seen, width, needed),
-        -margin,
-        len(seen),
-        *(_more_for_mean(seen, margin, width, needed) if verdict == "undecided" else (None, None)),
-    )
+    return "pass" if passes else "fail" if _capital(-seen, margin, width) >= needed else "undecided"
 
 
 def _capital(differences: Floats, mean: float, width: float) -> float:
@@ -206,13 +212,14 @@ def _lower_bound(differences: Floats, width: float, needed: float) -> float:
     return low
 
 
-def _more_for_mean(seen: Floats, margin: float, width: float, needed: float) -> tuple[int | None, int | None]:
+def more_for_mean(seen: Floats, margin: float, width: float, confidence: float) -> tuple[int | None, int | None]:
     """Return with how many more samples capital reaches what is needed: if none of them differs, and at POWER if there is no true drop.
 
     For each bet: its logarithm grows by g a sample and spreads by s, and n g − 1.2816 √n s is what n samples add in nine of ten cases.
     To come are differences as those that were seen, as often up as down, and one as far each way as can be, which may just not have
     been seen yet.
     """
+    needed = -math.log(1 - confidence)
     ahead = np.concatenate([seen, -seen, [width, -width]])
     weights = np.concatenate([np.ones(2 * len(seen)), [_UNSEEN, _UNSEEN]])
     weights /= weights.sum()
@@ -228,6 +235,8 @@ def _more_for_mean(seen: Floats, margin: float, width: float, needed: float) -> 
     if not useful.any():
         return fewest, None
     growth, spread, missing = growth[useful], spread[useful], missing[useful]
-    roots = (_QUANTILE * spread + np.sqrt((_QUANTILE * spread) ** 2 + 4 * growth * missing)) / (2 * growth)
+    roots = (_QUANTILE * spread + np.sqrt((_QUANTILE * spread) ** 2 + 4 * growth * np.maximum(missing, 0))) / (
+        2 * growth
+    )
     more = math.ceil(float((roots**2).min()))
     return fewest, more if more <= MOST else None
