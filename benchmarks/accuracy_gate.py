@@ -164,7 +164,7 @@ def main() -> int:
             power.append(found.advised)
             about = f"{name}, true {share:g}"
             print(f"{about:<34} {found.first:6.2%}   {found.advised:6.2%}   {found.more:,.0f} more", flush=True)
-    missed = max(false) > MOST_FALSE or min(each for each in power if each == each) < LEAST_POWER
+    missed = max(false) > MOST_FALSE or float(np.nanmin(power)) < LEAST_POWER
     print(
         f"\nmost that passed at the margin: {max(false):.2%} (bar {MOST_FALSE:.0%}); least power: {np.nanmin(power):.2%} (bar {LEAST_POWER:.0%})"
     )
