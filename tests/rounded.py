@@ -67,17 +67,17 @@ def right(outputs, sample):
     return float(outputs["logits"].argmax() == sample["labels"])
 
 
-def raises(outputs, sample):
+def raises(outputs, _sample):
     return outputs["nothing"]
 
 
-def not_a_number(outputs, sample):
+def not_a_number(_outputs, _sample):
     return math.nan
 
 
-def outside(outputs, sample):
+def outside(_outputs, _sample):
     return 1.5
 
 
-def text(outputs, sample):
+def text(_outputs, _sample):
     return [1, 2]

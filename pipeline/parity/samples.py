@@ -151,9 +151,9 @@ def _require_declared(spec: InputSpec, array: Array, what: str, batch: Dimension
     # A float may lie on the upper bound, as a white pixel does; a whole number is an index below it.
     beyond = np.less(values, spec.low) | (np.greater if is_float else np.greater_equal)(values, spec.high)
     if beyond.any():
-        at = tuple(np.argwhere(beyond)[0])
+        at, last = tuple(np.argwhere(beyond)[0]), spec.high if is_float else spec.high - 1
         raise InputError(
-            f"{what}: '{spec.name}' is {values[at]:g} in row {at[0]}, and declared is {spec.low:g} to {spec.high:g}",
+            f"{what}: '{spec.name}' is {values[at]:g} in row {at[0]}, and declared is {spec.low:g} to {last:g}",
             hint="save what the network is given, or declare the range that it has",
         )
 

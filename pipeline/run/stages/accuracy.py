@@ -152,7 +152,8 @@ def gate(state: State) -> None:
     told = [f"{name} ({each.variant}): {each.in_words()}" for name, each in closing.items()]
     verdicts = {each.verdict for each in closing.values()}
     if verdicts == {"crashed"}:
-        raise UnavailableError("\n  ".join(["accuracy could not be judged:", *told]), about="crashed")
+        message = "\n  ".join(["accuracy could not be judged:", *told])
+        raise UnavailableError(message, hint="mend what is said there, or leave such samples out", about="crashed")
     failed = "fail" in verdicts
     what = "an artifact is not good enough" if failed else "nobody can tell whether an artifact is good enough"
     hint = _hint(closing, failed=failed)
