@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.parity import accuracy, measuring
-from pipeline.parity.document import Claim
+from pipeline.parity.claims import Claim
 from pipeline.parity.measuring import Measure, OpenNetwork, RunNetwork
 from pipeline.worker.session import Run, opened
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Interface
     from pipeline.parity.budget import Floats, Rule
-    from pipeline.parity.document import Accuracy, Audit
+    from pipeline.parity.claims import Accuracy
+    from pipeline.parity.document import Audit
     from pipeline.parity.oracle import Reference
     from pipeline.parity.prove import Proof, Truth
     from pipeline.rebuild.reference import Recording

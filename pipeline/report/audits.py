@@ -10,7 +10,8 @@ from pipeline.report.section import VERDICT, Section
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pipeline.parity.document import Audit, Claim, Parity
+    from pipeline.parity.claims import Claim
+    from pipeline.parity.document import Audit, Parity
     from pipeline.report.section import Tone
 
 _TONES: Mapping[str, Tone] = {"pass": "good", "fail": "bad", "undecided": "warn"}
@@ -38,13 +39,13 @@ def _rows(audit: Audit) -> Iterator[tuple[str, str, str]]:
 
 def accuracies(parity: Parity) -> Iterator[Section]:
     """Return the section of what was claimed of the files' outputs, if anything was."""
-    judged = [(each.artifact, each.accuracy) for each in parity.exports if isinstance(each, Exported) and each.accuracy]
-    body = tuple((artifact, *_claim(claim)) for artifact, found in judged for claim in found.claims)
-    tones = tuple(_TONES[claim.verdict] for _, found in judged for claim in found.claims)
+    judged = parity.accuracies
+    body = tuple((artifact, *_claim(claim)) for artifact, found in judged.items() for claim in found.claims)
+    tones = tuple(_TONES[claim.verdict] for found in judged.values() for claim in found.claims)
     text = tuple(
         f"{artifact}: {found.problem or found.verdict}, run by {found.variant} on {found.file}; each bound holds with "
         f"{found.confidence:.0%} confidence."
-        for artifact, found in judged
+        for artifact, found in judged.items()
     )
     if judged:
         yield Section("Accuracy, against the float64 network", text, _CLAIMS if body else (), body, tones=tones)

@@ -15,9 +15,10 @@ from pipeline.report.summary import section as summary
 from pipeline.report.words import factor, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pipeline.benchmark.document import Benchmark
+    from pipeline.parity.claims import Accuracy
     from pipeline.parity.document import BackendResult, Parity
     from pipeline.report.document import Documents
 
@@ -39,7 +40,7 @@ def content(name: str, documents: Documents) -> Content:
     parity, benchmark = documents.parity, documents.benchmark
     failed = [each for each in parity.backends if each.required and each.status != "pass"]
     figures = benchmark.figures
-    judged = [each for each in parity.exports if isinstance(each, Exported) and each.accuracy and each.accuracy.closes]
+    judged = {name: each for name, each in parity.accuracies.items() if each.closes}
     passed = not failed and not parity.silent and not judged
     sections = (
         summary(parity, benchmark),
@@ -78,10 +79,9 @@ def _next(parity: Parity, *, passed: bool) -> str:
     return "mend what is named here, and export again"
 
 
-def _inaccurate(judged: Sequence[Exported]) -> Iterator[str]:
-    for each in judged:
-        if each.accuracy:
-            yield f"{each.artifact} is not released, its accuracy: {each.accuracy.verdict}: {each.accuracy.in_words()}."
+def _inaccurate(judged: Mapping[str, Accuracy]) -> Iterator[str]:
+    for name, each in judged.items():
+        yield f"{name} is not released, its accuracy: {each.verdict}: {each.in_words()}."
 
 
 def _verdict(parity: Parity, benchmark: Benchmark, failed: Sequence[BackendResult]) -> Iterator[str]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from pipeline.formats.artifact import Artifact
-    from pipeline.parity.document import Accuracy, Audit, Trained
+    from pipeline.parity.claims import Accuracy
+    from pipeline.parity.document import Audit, Trained
     from pipeline.parity.prove import Proof
     from pipeline.parity.truth import Truth
 

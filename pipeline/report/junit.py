@@ -10,7 +10,8 @@ from pipeline.backends.placement import problems
 from pipeline.parity.document import Exported
 
 if TYPE_CHECKING:
-    from pipeline.parity.document import Accuracy, Audit, BackendResult, Parity
+    from pipeline.parity.claims import Accuracy
+    from pipeline.parity.document import Audit, BackendResult, Parity
 
 # What XML 1.0 cannot hold at all (section 2.2).
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

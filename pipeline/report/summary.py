@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from pipeline.benchmark.document import Benchmark
     from pipeline.benchmark.statistics import Row
-    from pipeline.parity.document import Accuracy, Audit, BackendResult, Parity
+    from pipeline.parity.claims import Accuracy
+    from pipeline.parity.document import Audit, BackendResult, Parity
     from pipeline.report.section import Tone
 
 _SHOWN_FACTS = 2

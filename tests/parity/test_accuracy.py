@@ -40,6 +40,7 @@ def test_agreement_is_of_every_position_and_whole_numbers_are_equal():
     scores = np.array([[1.0, 2.0], [4.0, 3.0]])
     assert agrees(scores, np.array([[0.0, 0.1], [9.0, 3.0]]))
     assert not agrees(scores, np.array([[0.0, 0.1], [2.0, 3.0]]))
+    assert not agrees(scores, np.array([[0.0, np.nan], [9.0, 3.0]]))
     assert agrees(np.array([1, 2]), np.array([1, 2]))
     assert not agrees(np.array([1, 2]), np.array([1, 3]))
 

@@ -84,7 +84,7 @@ def test_undecided_says_how_many_more_samples_would_tell():
     assert found.why.startswith(
         "mean difference of the metric: -0.01, at least -0.05 and at most +0.03; more than -0.02 wanted"
     )
-    assert found.why.endswith("; 400 more samples decide it in nine of ten cases, 50 at best")
+    assert found.why.endswith("; 400 more samples decide it in nine of ten cases if there is no drop, 50 at best")
 
 
 def test_what_could_not_be_judged_is_said_so():

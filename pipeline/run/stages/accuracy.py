@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import GateError, InputError, UnavailableError, WorkerError
 from pipeline.parity import judging, samples
-from pipeline.parity.document import Accuracy
+from pipeline.parity.claims import Accuracy
 from pipeline.parity.prove import Truth
 from pipeline.run import keys
 from pipeline.run.stages import kept
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.backends.variant import Variant
     from pipeline.config.accuracy import AccuracyConfig
-    from pipeline.parity.document import Claim
+    from pipeline.parity.claims import Claim
     from pipeline.parity.samples import Samples
     from pipeline.run.plan import Plan
     from pipeline.run.stages.state import State

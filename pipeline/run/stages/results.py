@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Case
     from pipeline.parity.candidate import Names
-    from pipeline.parity.document import Accuracy, Audit
+    from pipeline.parity.claims import Accuracy
+    from pipeline.parity.document import Audit
     from pipeline.parity.jobs import Rehearsed
     from pipeline.parity.prove import Proof
     from pipeline.parity.trained import Agreement
