@@ -214,8 +214,11 @@ def _metrics(config: Config, prefixes: Sequence[str]) -> dict[str, Located]:
             continue
         place = f"gates.{name}.accuracy"
         if not Path(gate.accuracy.samples).is_file():
-            told = f"{config.place(f'{place}.samples')}: there is no file {gate.accuracy.samples}"
-            raise ConfigError(told, hint="correct the path, which starts at the config")
+            at = config.place(f"{place}.samples")
+            raise ConfigError(
+                f"{at}: there is no file of samples {gate.accuracy.samples}",
+                hint="correct the path, which starts at the config",
+            )
         if gate.accuracy.metric is None:
             continue
         try:

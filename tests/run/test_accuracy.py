@@ -242,7 +242,7 @@ def test_a_missing_file_of_samples_is_said_with_its_place(folder, tmp_path):
     config.write_text(
         f"extends: {folder}/net.yaml\ngates: {{fine: {{accuracy: {{samples: none.npz, sqnr_db: 40}}}}}}\n"
     )
-    with pytest.raises(InputError, match=r"net.yaml:2.*there is no file .*none.npz"):
+    with pytest.raises(InputError, match=r"net.yaml:2.*there is no file of samples .*none.npz"):
         plan(config, Settings(out=tmp_path))
 
 
