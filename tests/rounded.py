@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import onnx
@@ -77,6 +78,10 @@ def not_a_number(_outputs, _sample):
 
 def outside(_outputs, _sample):
     return 1.5
+
+
+def crashes(_outputs, _sample):
+    os._exit(3)
 
 
 def text(_outputs, _sample):

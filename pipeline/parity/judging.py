@@ -15,7 +15,7 @@ from pipeline.parity.measuring import Measure, OpenNetwork, RunNetwork
 from pipeline.worker.session import Run, opened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pipeline.backends.variant import Variant
     from pipeline.config.accuracy import AccuracyConfig
@@ -83,6 +83,7 @@ def judge(
             pairs = {
                 name: list(zip(samples.split(name, each, batch), samples.split(name, got[name], batch), strict=True))
                 for name, each in references.items()
+                if name in asked(wanted, references)
             }
             _look(seen, wanted, pairs)
             if metric is not None:
@@ -90,6 +91,11 @@ def judge(
                     metric.call(_measure(wanted, samples, batch, pairs, conditions), timeout_s=conditions.timeout_s)
                 )
     return tuple(_claims(seen, wanted))
+
+
+def asked(wanted: AccuracyConfig, outputs: Iterable[str]) -> tuple[str, ...]:
+    """Return the outputs that something is asked of: a metric is given all of them."""
+    return tuple(each for each in outputs if wanted.metric or not wanted.outputs or each in wanted.outputs)
 
 
 def _look(seen: _Seen, wanted: AccuracyConfig, pairs: Pairs) -> None:

@@ -72,12 +72,17 @@ class Samples:
         """
         if self.batch is None:
             return [values]
-        if values.ndim == 0 or values.shape[0] != batch.fed:
-            raise InputError(
-                f"output '{output}' has shape {list(values.shape)} where {batch.fed} samples are given at once, so it has no row for each",
-                hint=f"give every input one more leading axis, that of the samples, so that each has {self.batch.name} rows of its own",
-            )
+        require_rows(output, values.shape, batch.fed)
         return [values[index] for index in range(len(batch.rows))]
+
+
+def require_rows(output: str, shape: Sequence[int], fed: int) -> None:
+    """Raise InputError where an output has no row for each of the samples that are given at once."""
+    if tuple(shape[:1]) != (fed,):
+        raise InputError(
+            f"output '{output}' has shape {list(shape)} where {fed} samples are given at once, so it has no row for each",
+            hint="give every input one more leading axis, that of the samples, so that each is a call of its own",
+        )
 
 
 def batch_dimension(interface: Interface) -> Dimension | None:

@@ -12,7 +12,8 @@ import torch
 
 from pipeline.architectures.simplenet import SimpleNet
 from pipeline.config.accuracy import AccuracyConfig
-from pipeline.errors import GateError, InputError, UnsafeError
+from pipeline.config.models import GateConfig
+from pipeline.errors import GateError, InputError, UnavailableError, UnsafeError
 from pipeline.parity.document import Parity
 from pipeline.rebuild import trust
 from pipeline.run import keys
@@ -63,7 +64,7 @@ def asking(state, folder, artifact="fine", *, required=True, samples="many.npz",
     """Return the state with a gate that asks an artifact's accuracy."""
     wanted = AccuracyConfig(samples=str(folder / samples), **criteria)
     config, planned = state.plan.config, state.plan
-    gate = config.gates[artifact].model_copy(update={"accuracy": wanted})
+    gate = config.gates.get(artifact, GateConfig()).model_copy(update={"accuracy": wanted})
     metrics = {artifact: trust.locate_function(wanted.metric, planned.network.trust)} if wanted.metric else {}
     variants = tuple(
         replace(each, required=required) if each.artifact == artifact else each for each in planned.variants
@@ -185,6 +186,17 @@ def test_a_metric_that_is_none_is_said_with_the_sample(exported, folder, metric,
     with pytest.raises(InputError, match=said) as caught:
         run(asking(exported, folder, metric=f"tests.rounded:{metric}", margin=0.1), [PROVE])
     assert caught.value.hint
+
+
+def test_a_metric_that_ends_its_process_ends_no_other_and_releases_nothing(exported, folder):
+    proven = run(asking(exported, folder, sqnr_db=40.0), [PROVE])
+    state = asking(proven, folder, "onnx", metric="tests.rounded:crashes", margin=0.1)
+    real = replace(state, settings=replace(state.settings, runner=None))  # in processes of their own
+    found = accuracy.judged(real)
+    assert only(found, "onnx").verdict == "crashed"
+    assert "the metric exited with status 3" in only(found, "onnx").problem
+    with pytest.raises(UnavailableError, match="accuracy could not be judged"):
+        accuracy.gate(found)
 
 
 @pytest.mark.usefixtures("exported")

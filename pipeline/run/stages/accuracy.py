@@ -133,6 +133,10 @@ def _claims(state: State, variant: Variant, wanted: AccuracyConfig) -> tuple[tup
     rows = known.rows
     dependent = rows is not None and rows.verdict == "dependent" and batch is not None and rows.dimension == batch.name
     found = _read(state.plan, wanted, dependent=dependent)
+    if found.batch is not None:  # an output may have as many rows as one batch has by chance, but not in every case
+        for case, reference in zip(known.cases, known.references, strict=True):
+            for name in judging.asked(wanted, reference.values):
+                samples.require_rows(name, reference.values[name].shape, case.sizes[found.batch.name])
     try:
         return judging.judge(variant, wanted, found, conditions_of(state), double=known.fallback is None), None
     except (WorkerError, UnavailableError) as error:
