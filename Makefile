@@ -134,6 +134,9 @@ sweep-zoo: .venv/installed  ## some 600 networks of transformers, pytorchcv and 
 bench-false-alarms: .venv/installed  ## two identical sessions under load: how often are they called different (25 minutes)
 	@$(ONE_THREAD) $(BIN)/python benchmarks/false_alarms.py --comparisons 100 --peers 20 --seconds 2
 
+bench-accuracy: .venv/installed  ## how often the accuracy gate lets a drop through, and whether its advice decides, in simulation (ten minutes)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy_gate
+
 bench-coverage: .venv/installed  ## how often the 95 % interval holds the truth, in simulation
 	@$(ONE_THREAD) $(BIN)/python benchmarks/interval_coverage.py
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import artifacts, preprocessing
+from pipeline.config import accuracy, artifacts, preprocessing
 from pipeline.config.fields import DIMENSION_NAME
 from pipeline.config.inputs import DTYPES
 from pipeline.config.tree import Problem, value_in_words
@@ -319,7 +319,7 @@ def _gates(gates: Mapping[str, GateConfig]) -> Iterator[Problem]:
     for name, gate in gates.items():
         yield from _budget(("gates", name), gate)
         if not gate.model_fields_set:
-            yield Problem(("gates", name), "expected limit, atol with rtol, or outputs")
+            yield Problem(("gates", name), "expected limit, atol with rtol, outputs or accuracy")
 
 
 def _budget(section: KeyPath, budget: ParityConfig | GateConfig) -> Iterator[Problem]:
@@ -355,6 +355,12 @@ def _budgeted(parity: ParityConfig, gates: Mapping[str, GateConfig], outputs: li
                 )
 
 
+def _accuracies(gates: Mapping[str, GateConfig], outputs: list[str]) -> Iterator[Problem]:
+    for name, gate in gates.items():
+        if gate.accuracy is not None:
+            yield from accuracy.check(("gates", name, "accuracy"), gate.accuracy, outputs)
+
+
 def _described(
     describe: Mapping[str, DescribeConfig], inputs: Mapping[str, InputConfig], outputs: list[str]
 ) -> Iterator[Problem]:
@@ -384,5 +390,6 @@ _CHECKS: Iterable[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = (
     (("reference",), _recorded),
     (("gates",), _gates),
     (("parity", "gates", "outputs"), _budgeted),
+    (("gates", "outputs"), _accuracies),
     (("describe", "inputs", "outputs"), _described),
 )

@@ -36,6 +36,7 @@ _PATTERNS = {
     "name": "lower-case letters, digits, '.', '_' and '-'",
     "version": "lower-case letters, digits, '.', '_' and '-'",
     "architecture": "package.module:Class",
+    "metric": "package.module:function",
     "sha256": "64 hexadecimal digits",
     "samples": "a .npz or .safetensors file",
     "file": "a .npz or .safetensors file",
@@ -98,7 +99,20 @@ def _model_form(tree: Mapping[str, Any], places: Mapping[str, Place]) -> dict[st
         form["reference"] = form["reference"] | {"file": _absolute(given, places, ("reference", "file"))}
     if isinstance(form.get("samples"), str):
         form["samples"] = _absolute(form["samples"], places, ("samples",))
-    return form | _release_form(form.get("release"), places) | _describe_form(form.get("describe"), places)
+    named = _release_form(form.get("release"), places) | _describe_form(form.get("describe"), places)
+    return form | named | _gates_form(form.get("gates"), places)
+
+
+def _gates_form(gates: Any, places: Mapping[str, Place]) -> dict[str, Any]:
+    if not isinstance(gates, dict):
+        return {}
+    found = dict(gates)
+    for name, gate in gates.items():
+        accuracy = gate.get("accuracy") if isinstance(gate, dict) else None
+        if isinstance(accuracy, dict) and isinstance(given := accuracy.get("samples"), str):
+            path = ("gates", name, "accuracy", "samples")
+            found[name] = {**gate, "accuracy": {**accuracy, "samples": _absolute(given, places, path)}}
+    return {"gates": found}
 
 
 def _describe_form(describe: Any, places: Mapping[str, Place]) -> dict[str, Any]:

@@ -17,14 +17,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.fields import Count, Line, NotNegative, Positive, Section, Slug, VariantName
+from pipeline.config.accuracy import AccuracyConfig  # noqa: TC001 - pydantic reads it at run time
+from pipeline.config.fields import ARRAYS_FILE, Count, Line, NotNegative, Positive, Section, Slug, VariantName
 from pipeline.config.inputs import DimensionConfig, InputConfig  # noqa: TC001 - pydantic reads them at run time
 from pipeline.config.tree import Place, key_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-ARRAYS_FILE = r"^[^\x00-\x1f\x7f]+\.(npz|safetensors)$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +165,26 @@ class ParityConfig(Section):
 
 
 class GateConfig(Section):
-    """The error budget of one artifact, where it is not that of `parity`."""
+    """The error budget of one artifact, where it is not that of `parity`, and how accurate it must be."""
 
     limit: Positive | None = Field(default=None, description="Largest error, in multiples of the noise floor")
     atol: NotNegative | None = Field(default=None, description="Largest absolute error; goes with rtol")
     rtol: NotNegative | None = Field(default=None, description="Largest relative error; goes with atol")
     outputs: dict[str, ToleranceConfig] = Field(default={}, description="Budgets of single outputs")
+    accuracy: AccuracyConfig | None = Field(
+        default=None, description="How near its outputs must be to the float64 network's, on samples of your own"
+    )
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether it says anything of an error budget."""
+        return self.limit is not None or self.atol is not None or bool(self.outputs)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not said: releases of older versions hold configs without it."""
+        found: dict[str, Any] = handler(self)
+        return found if self.accuracy else {name: each for name, each in found.items() if name != "accuracy"}
 
 
 class ReferenceConfig(Section):
@@ -277,7 +290,9 @@ class Config(Section):
         default=[], description="Backends that must be there and must pass; by default all that need no CUDA"
     )
     parity: ParityConfig = Field(default=ParityConfig(), description="Error budgets")
-    gates: dict[str, GateConfig] = Field(default={}, description="Error budgets of single artifacts, by their names")
+    gates: dict[str, GateConfig] = Field(
+        default={}, description="Error budgets and accuracy of single artifacts, by their names"
+    )
     benchmark: BenchmarkConfig = Field(default=BenchmarkConfig(), description="What is timed")
     release: ReleaseConfig = Field(default=ReleaseConfig(), description="Name, signature and license of the release")
     reference: ReferenceConfig | None = Field(
@@ -322,6 +337,9 @@ def resolved(config: Config) -> dict[str, Any]:
             each["calibration"] = _file_name(each["calibration"])
     if config.reference:
         plain["reference"]["file"] = _file_name(config.reference.file)
+    for name, gate in config.gates.items():
+        if gate.accuracy:
+            plain["gates"][name]["accuracy"]["samples"] = _file_name(gate.accuracy.samples)
     if config.release.beside:
         plain["release"]["beside"] = [_file_name(each) for each in config.release.beside]
     if not config.describe:

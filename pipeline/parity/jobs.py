@@ -152,7 +152,7 @@ class Evaluate(Request[Evaluation]):
         context.leave(left)
         found = None
         if self.rows:
-            run = _arrays(runner_of(left))
+            run = arrays_by(runner_of(left))
             found = rows.examine(run, interface, taken.cases[-self.last :], references, seed=self.seed)
         return Evaluation(
             network=taken.facts,
@@ -189,7 +189,8 @@ def runner_of(network: Evaluated) -> Run:
     return run
 
 
-def _arrays(run: Run) -> Callable[[Arrays], Mapping[str, Array]]:
+def arrays_by(run: Run) -> Callable[[Arrays], Mapping[str, Array]]:
+    """Return what calls a network as `run` does, and gives arrays."""
     from pipeline.rebuild import calling
 
     return lambda inputs: {name: calling.array_from(each) for name, each in run(inputs).items()}

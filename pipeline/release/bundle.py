@@ -57,8 +57,9 @@ _RESERVED = {
 class ModelFile:
     """A canonical model file: where it lies now, and its name in the release; `extra_files` (name → path) go beside it.
 
-    `name` is the artifact's, `made_from` that of the one it was made from; `gate` its outputs' own budgets, `facts` are JSON
-    values for the manifest. `golden`: the artifact whose own golden cases it is held to; None for the network's.
+    `name` is the artifact's, `made_from` that of the one it was made from; `gate` its outputs' own budgets, `accuracy` what was
+    shown of how good it is, `facts` are JSON values for the manifest. `golden`: the artifact whose own golden cases it is held to; None for
+    the network's.
     """
 
     name: str
@@ -70,6 +71,7 @@ class ModelFile:
     made_from: str | None = None
     gate: Mapping[str, Any] | None = None
     golden: str | None = None
+    accuracy: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +304,7 @@ def _model_facts(model: ModelFile) -> dict[str, Any]:
         "format": model.format,
         "gate": model.gate and dict(model.gate),
         **({"golden": own_golden_name(model.golden)} if model.golden else {}),
+        **({"accuracy": dict(model.accuracy)} if model.accuracy else {}),
         "made_from": model.made_from,
         "name": model.name,
         "path": model.name_in_release,

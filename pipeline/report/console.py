@@ -81,6 +81,8 @@ def remarks(parity: Parity) -> list[str]:
             said += [f"  outputs would show: {problem.in_words()}" for problem in audit.suspects[:_PROBLEMS]]
             if audit.unchecked:
                 said.append(f"  operators were not checked: {audit.unchecked}")
+        if isinstance(each, Exported) and (judged := each.accuracy):
+            said.append(f"accuracy of {each.artifact}: {judged.verdict}: {judged.in_words()}")
     said += [f"output '{name}': no case would show a defect ({why})" for name, why in parity.silent.items()]
     said += [f"{each.name}: {each.status}: {each.reason}" for each in parity.backends if each.reason]
     placed = [(each.name, each.facts.placement) for each in parity.backends]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from pipeline.formats.artifact import Artifact
+    from pipeline.parity.claims import Accuracy
     from pipeline.parity.document import Audit, Trained
     from pipeline.parity.prove import Proof
     from pipeline.parity.truth import Truth
@@ -64,6 +65,17 @@ def parity(
         silent=truths.silent(truth),
         reference=trained,
     )
+
+
+def with_accuracies(found: Parity, accuracies: Mapping[str, Accuracy]) -> Parity:
+    """Return parity.json with whether what its artifacts give is good enough, by their names."""
+    exports = tuple(
+        each.model_copy(update={"accuracy": accuracies[each.name]})
+        if isinstance(each, Exported) and each.name in accuracies
+        else each
+        for each in found.exports
+    )
+    return found.model_copy(update={"exports": exports})
 
 
 def read(release: Path) -> Documents:

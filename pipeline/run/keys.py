@@ -48,6 +48,7 @@ def of_release(planned: Plan, settings: Settings) -> dict[str, Any]:
         "samples": _samples(planned),
         "reference": _recording(planned),
         **{f"calibration of {each.name}": _calibration(each) for each in planned.config.exports if each.calibration},
+        **{part: each for name in planned.config.gates for part, each in _judged(planned, name).items()},
         **{f"names of classes, {each.name}": digest_file(each) for each in label_files(planned.config)},
         **{f"beside it, {Path(each).name}": digest_file(Path(each)) for each in planned.config.release.beside},
         **_machine(),
@@ -120,10 +121,23 @@ def of_proof(
             "oracle": of_oracle(planned),
             "held against": _files(speaking),
             "budget": planned.config.parity.model_dump(mode="json"),
-            "gate": gate and gate.model_dump(mode="json"),
+            "gate": gate and gate.model_dump(mode="json", exclude={"accuracy"}) if gate and gate.has_budget else None,
             "threads": threads,
             "device": _device(variant),
             **_makers((), [variant]),
+        }
+    )
+
+
+def of_accuracy(planned: Plan, variant: Variant, artifact: Artifact | None, threads: int) -> str:
+    """Return the key of an artifact's accuracy: what its proof depends on, what is claimed, the samples and the metric's code."""
+    gate = planned.config.gates[variant.artifact or ""].accuracy
+    return key(
+        {
+            "result": "accuracy",
+            "proof": of_proof(planned, variant, artifact, threads),
+            "claims": gate and gate.model_dump(mode="json", exclude={"samples"}),
+            **_judged(planned, variant.artifact or ""),
         }
     )
 
@@ -269,6 +283,18 @@ def _calibration(wanted: ExportConfig) -> str:
 def _samples(planned: Plan) -> str:
     samples = planned.config.samples
     return digest_file(Path(samples)) if samples else ""
+
+
+def _judged(planned: Plan, artifact: str) -> dict[str, str]:
+    """Return what an artifact is judged on beside the config: the samples, and the code of the metric."""
+    accuracy, metric = planned.config.gates[artifact].accuracy, planned.metrics.get(artifact)
+    if accuracy is None:
+        return {}
+    code = sources(metric) if metric else {}
+    return {
+        f"samples that {artifact} is judged on": digest_file(Path(accuracy.samples)),
+        **{f"the metric's code, {name}": each for name, each in code.items()},
+    }
 
 
 @cache

@@ -36,7 +36,7 @@ from pipeline.weights.verified import verified_as, verify
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from pipeline.config import Config
@@ -93,6 +93,7 @@ class Plan:
     weights_bytes: int
     located: Located
     objects: tuple[Located, ...] = ()
+    metrics: Mapping[str, Located] = field(default_factory=dict)
     sign: Path | None = None
     signed_by: str = ""
 
@@ -171,6 +172,7 @@ def plan(path: Path, settings: Settings) -> Plan:
         ),
         located=located,
         objects=located_objects,
+        metrics=_metrics(config, prefixes),
         sign=sign,
         signed_by=signing.read_signer(sign).key_id if sign else "",
     )
@@ -204,6 +206,29 @@ def _objects(config: Config, prefixes: Sequence[str]) -> tuple[Located, ...]:
             told = f"{place}: model.arguments.{path}: {error.message}"
             raise type(error)(told, hint=error.hint, about=error.about) from None
     return tuple(found)
+
+
+def _metrics(config: Config, prefixes: Sequence[str]) -> dict[str, Located]:
+    """Return the function that each artifact is judged by, found and trusted before anything runs; of accuracy, the file must be there."""
+    found = {}
+    for name, gate in config.gates.items():
+        if gate.accuracy is None:
+            continue
+        place = f"gates.{name}.accuracy"
+        if not Path(gate.accuracy.samples).is_file():
+            at = config.place(f"{place}.samples")
+            raise ConfigError(
+                f"{at}: there is no file of samples {gate.accuracy.samples}",
+                hint="correct the path, which starts at the config",
+            )
+        if gate.accuracy.metric is None:
+            continue
+        try:
+            found[name] = trust.locate_function(gate.accuracy.metric, prefixes)
+        except WeighbridgeError as error:
+            told = f"{config.place(f'{place}.metric')}: {place}.metric: {error.message}"
+            raise type(error)(told, hint=error.hint, about=error.about) from None
+    return found
 
 
 def interface(config: Config) -> Interface:

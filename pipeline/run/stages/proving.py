@@ -14,10 +14,10 @@ from pipeline.parity.compare import Finding
 from pipeline.parity.prove import Proof, Truth
 from pipeline.run import keys, precisions
 from pipeline.run.plan import at_once
-from pipeline.run.stages import auditing, kept, products, reporting, second
+from pipeline.run.stages import accuracy, auditing, kept, products, reporting, second
 from pipeline.run.stages.network import conditions_of
 from pipeline.run.stages.reporting import CULPRITS, note
-from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
+from pipeline.run.stages.results import Exported, Inputs, Judged, Proven, Rebuilt
 from pipeline.run.stages.sampling import examples
 from pipeline.run.stages.state import Stage
 from pipeline.worker.event import Event
@@ -57,7 +57,14 @@ def _run(state: State) -> tuple[object, ...]:
         about = ExportError.about if is_refusal else error.about
         hint = error.hint or _working(state, proven.proofs)
         raise type(error)(told, hint=hint, about=about) from None
-    return state.need(Exported), proven, known
+    state = accuracy.judged(state)
+    accuracy.noted(state)
+    try:
+        accuracy.gate(state)
+    except WeighbridgeError as error:
+        told = f"{error.message}\n  {reporting.without_release(state, reporting.files(state))}"
+        raise type(error)(told, hint=error.hint, about=error.about) from None
+    return state.need(Exported), proven, known, state.need(Judged)
 
 
 def _working(state: State, proofs: Sequence[Proof]) -> str | None:
@@ -209,6 +216,6 @@ PROVE = Stage(
     "parity",
     "hold every backend against the float64 network",
     (Inputs, Exported, Rebuilt, Truth),
-    (Exported, Proven, Truth),
+    (Exported, Proven, Truth, Judged),
     _run,
 )

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.rebuild import cases, reference
+from pipeline.run.stages import accuracy
 from pipeline.run.stages.results import Inputs
 from pipeline.run.stages.state import Stage
 
@@ -70,6 +71,7 @@ def examples(planned: Plan) -> Case:
 
 
 def _run(state: State) -> tuple[object, ...]:
+    accuracy.require_readable(state.plan)
     return (sample(state.plan),)
 
 
