@@ -35,7 +35,10 @@ class EvaluateFile(Request[FileEvaluation]):
 
         read = formats()[self.format].evaluate
         if read is None:
-            raise ExportError(f"what a {self.format} file says cannot be evaluated exactly")
+            raise ExportError(
+                f"what a {self.format} file says cannot be evaluated exactly",
+                hint="leave the artifact out of `exports`, or make it in the network's precision",
+            )
         found = reduced.references(read(self.file), self.cases, self.known, seed=self.seed)
         return FileEvaluation(references=found)
 

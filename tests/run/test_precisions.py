@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from pipeline.release import bundle
-from pipeline.release.load import load_release
+from pipeline.release.load import is_good_enough, load_release
 from tests.release.forgery import forge
 
 SHIPPED = Path("configs/simplenet.yaml").resolve()
@@ -141,3 +141,60 @@ def test_another_file_than_the_one_that_was_proven_fails_whoever_verifies(way, b
     assert done.failed_with(1, "onnxruntime-cpu"), done.out + done.err
     ran = subprocess.run([sys.executable, release / "verify.py"], capture_output=True, text=True, check=False)
     assert ran.returncode == 1
+
+
+JUDGED = """{head}
+exports:
+  - onnx
+  - {{name: onnx-int8, format: onnx, from: onnx, options: {{precision: int8, calibration: {calibration}, reduce_range: true}}}}
+backends:
+  - eager
+  - onnxruntime-cpu
+  - {{name: ort-int8, backend: onnxruntime-cpu, artifact: onnx-int8}}
+require: [onnxruntime-cpu, ort-int8]
+gates:
+  onnx-int8: {{accuracy: {{samples: evaluation.npz, sqnr_db: {sqnr_db}, top1_agreement: 0.9}}}}
+"""
+
+
+@pytest.fixture
+def judged(tmp_path, weighbridge):
+    """Return what exports with calibration data of some size, beside evaluation data of the size that the network meets."""
+    rng = np.random.default_rng(7)
+    np.savez(tmp_path / "evaluation.npz", x=rng.standard_normal((400, 10)).astype(np.float32))
+
+    def run(size, sqnr_db=20):
+        np.savez(tmp_path / "cal.npz", x=(size * rng.standard_normal((200, 10))).astype(np.float32))
+        (tmp_path / "c.yaml").write_text(JUDGED.format(head=HEAD, calibration="cal.npz", sqnr_db=sqnr_db))
+        return weighbridge("export", tmp_path / "c.yaml", "--out", tmp_path / "out", "--no-benchmark")
+
+    return run
+
+
+@pytest.mark.slow
+def test_a_reduced_artifact_that_is_good_enough_is_what_a_release_may_run_by_itself(judged, tmp_path):
+    done = judged(1.0)
+    assert done.code == 0, done.err
+    manifest = json.loads((bundle.find(tmp_path / "out" / "small") / "manifest.json").read_bytes())
+    model = next(each for each in manifest["models"] if each["name"] == "onnx-int8")
+    assert [each["criterion"] for each in model["accuracy"]["claims"]] == ["sqnr_db", "top1_agreement"]
+    assert is_good_enough(model)
+    assert not is_good_enough(model | {"accuracy": None})
+
+
+@pytest.mark.slow
+def test_calibration_on_another_distribution_computes_what_the_file_says_and_is_not_good_enough(judged, tmp_path):
+    """Ranges twenty times too small: nothing is wrong with the runtime, and the second gate closes."""
+    done = judged(0.05)
+    assert done.failed_with(1, "an artifact is not good enough", "onnx-int8"), done.err
+    parity = json.loads(next((tmp_path / "out" / "small" / "failed").rglob("parity.json")).read_bytes())
+    assert {each["name"]: each["status"] for each in parity["backends"]}["ort-int8"] == "pass"
+
+
+@pytest.mark.slow
+def test_samples_it_was_calibrated_on_do_not_judge_it(judged, tmp_path, weighbridge):
+    judged(1.0)
+    with np.load(tmp_path / "cal.npz") as known, np.load(tmp_path / "evaluation.npz") as other:
+        np.savez(tmp_path / "evaluation.npz", x=np.concatenate([known["x"][:3], other["x"]]))
+    done = weighbridge("export", tmp_path / "c.yaml", "--out", tmp_path / "out", "--no-benchmark")
+    assert done.failed_with(2, "3 of 403 samples to judge onnx-int8 on are in cal.npz too"), done.err

@@ -183,9 +183,18 @@ def convolution(
     """
     exact = kernels.convolved(kernels.less_zero(x, x_zero), kernels.less_zero(w, w_zero), None, attributes)
     group = attributes.get("group") or 1
-    if not (saturating and _saturates(x, w)) or (group > 1 and w.shape[1] == 1) or x.ndim != 4:
+    if not (saturating and _saturates(x, w)) or (group > 1 and w.shape[1] == 1) or x.ndim not in {3, 4}:
         return exact
-    return exact + _lost(x, x_zero, w, attributes, group)
+    if x.ndim == 4:
+        return exact + _lost(x, x_zero, w, attributes, group)
+    return exact + _lost(x[:, :, None], x_zero, w[:, :, None], _in_two(x, w, attributes), group)[:, :, 0]
+
+
+def _in_two(x: Any, w: Any, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a convolution in one dimension as those of one in two, of one row."""
+    strides, dilations = (attributes.get(each) or [1] for each in ("strides", "dilations"))
+    front, behind = kernels.pads_of(x.shape[2:], w.shape[2:], strides, dilations, attributes)
+    return {"strides": [1, *strides], "dilations": [1, *dilations], "pads": [0, front, 0, behind]}
 
 
 def _lost(x: Any, x_zero: Any, w: Any, attributes: dict[str, Any], group: int) -> Any:

@@ -116,6 +116,17 @@ def test_a_convolution_of_one_place_is_cut_off_like_the_product_it_is():
     assert (found != products.convolution(x, ZERO, w, None, {}, saturating=False)).any()
 
 
+def test_a_convolution_in_one_dimension_is_cut_off_like_one_of_a_single_row():
+    rng = np.random.default_rng(4)
+    x, w = rng.integers(0, 256, (2, 6, 13)).astype(np.uint8), rng.integers(-127, 128, (5, 6, 3)).astype(np.int8)
+    one = {"strides": [2], "pads": [2, 1], "dilations": [2]}
+    two = {"strides": [1, 2], "pads": [0, 2, 0, 1], "dilations": [1, 2]}
+    found = products.convolution(x, ZERO, w, None, one, saturating=True)
+    want = products.convolution(x[:, :, None], ZERO, w[:, :, None], None, two, saturating=True)[:, :, 0]
+    np.testing.assert_array_equal(found, want)
+    assert (found != products.convolution(x, ZERO, w, None, one, saturating=False)).any()
+
+
 def test_what_is_around_a_convolution_holds_the_zero_point():
     x, w = np.full((1, 2, 3, 3), 7, np.uint8), np.ones((1, 2, 3, 3), np.int8)
     found = products.convolution(x, np.array(7, np.uint8), w, None, {"pads": [1, 1, 1, 1]}, saturating=True)
