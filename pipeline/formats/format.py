@@ -134,6 +134,15 @@ class ProductSearch:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranking:
+    """What is given to whoever ranks a file's layers: it, the file it was made from, and inputs of a call by the file's names."""
+
+    file: Path
+    source: Path
+    inputs: Arrays
+
+
+@dataclass(frozen=True, slots=True)
 class Product:
     """A product of whole numbers, run alone: its error ÷ its noise floor, and the ratio of signal to error.
 
@@ -202,7 +211,8 @@ class Format:
     scenario of input shapes) look into a file, and `without_bounded` writes it again into a folder with the last sigmoids and softmaxes before
     some outputs giving back what enters them (raises InputError where there are none); they run in a worker. `precision` returns which
     precision of its own a file with such options has, empty for the network's: such a file is made from another and held against what itself says,
-    which `evaluate` returns a function for; `judge_products` runs its products of whole numbers one by one; `calibrates`: whether real inputs are needed to write it. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
+    which `evaluate` returns a function for; `judge_products` runs its products of whole numbers one by one;
+    `leaves_out`: whether layers are to stay as they are until it is good enough, in the order in which `rank` returns them, as the option `leave_out`; `calibrates`: whether real inputs are needed to write it. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
     """
 
     name: str
@@ -236,6 +246,8 @@ class Format:
     calibrates: Callable[[Options], bool] = lambda _: False
     evaluate: Callable[[Path], Evaluate] | None = None
     judge_products: Callable[[ProductSearch], Sequence[Product]] | None = None
+    leaves_out: Callable[[Options], bool] = lambda _: False
+    rank: Callable[[Ranking], Sequence[str]] | None = None
     card: str | None = None
     library: str | None = None
 

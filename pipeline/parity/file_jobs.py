@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from pipeline.errors import ExportError
-from pipeline.formats.format import Product, ProductSearch
+from pipeline.formats.format import Product, ProductSearch, Ranking
 from pipeline.formats.table import formats
 from pipeline.interface import Array, Case
 from pipeline.parity.oracle import Reference
@@ -47,6 +47,20 @@ class Products(Model):
     """What became of each product of whole numbers in a file (see `pipeline.formats.format.Product`)."""
 
     found: tuple[Product, ...]
+
+
+class RankLayers(Request[tuple[str, ...]]):
+    """Return the layers of a file that cost the most accuracy for the least time, by the names they have in what it was made from."""
+
+    format: str
+    file: Path
+    source: Path
+    inputs: dict[str, Array]
+
+    def run(self, _: Context) -> tuple[str, ...]:
+        """Raise ExportError for a file that cannot be evaluated; of a format that ranks nothing there are none."""
+        rank = formats()[self.format].rank
+        return tuple(rank(Ranking(self.file, self.source, self.inputs))) if rank else ()
 
 
 class JudgeProducts(Request[Products]):

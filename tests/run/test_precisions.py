@@ -146,7 +146,7 @@ def test_another_file_than_the_one_that_was_proven_fails_whoever_verifies(way, b
 JUDGED = """{head}
 exports:
   - onnx
-  - {{name: onnx-int8, format: onnx, from: onnx, options: {{precision: int8, calibration: {calibration}, reduce_range: true}}}}
+  - {{name: onnx-int8, format: onnx, from: onnx, options: {{precision: int8, calibration: {calibration}, reduce_range: true, leave_out: {leave_out}}}}}
 backends:
   - eager
   - onnxruntime-cpu
@@ -163,9 +163,11 @@ def judged(tmp_path, weighbridge):
     rng = np.random.default_rng(7)
     np.savez(tmp_path / "evaluation.npz", x=rng.standard_normal((400, 10)).astype(np.float32))
 
-    def run(size, sqnr_db=20):
+    def run(size, sqnr_db=20, leave_out="[]"):
         np.savez(tmp_path / "cal.npz", x=(size * rng.standard_normal((200, 10))).astype(np.float32))
-        (tmp_path / "c.yaml").write_text(JUDGED.format(head=HEAD, calibration="cal.npz", sqnr_db=sqnr_db))
+        (tmp_path / "c.yaml").write_text(
+            JUDGED.format(head=HEAD, calibration="cal.npz", sqnr_db=sqnr_db, leave_out=leave_out)
+        )
         return weighbridge("export", tmp_path / "c.yaml", "--out", tmp_path / "out", "--no-benchmark")
 
     return run
@@ -198,3 +200,21 @@ def test_samples_it_was_calibrated_on_do_not_judge_it(judged, tmp_path, weighbri
         np.savez(tmp_path / "evaluation.npz", x=np.concatenate([known["x"][:3], other["x"]]))
     done = weighbridge("export", tmp_path / "c.yaml", "--out", tmp_path / "out", "--no-benchmark")
     assert done.failed_with(2, "3 of 403 samples to judge onnx-int8 on are in cal.npz too"), done.err
+
+
+@pytest.mark.slow
+def test_as_few_layers_are_left_out_as_make_it_good_enough(judged, tmp_path):
+    assert judged(1.0, sqnr_db=22).failed_with(1, "good enough")
+    done = judged(1.0, sqnr_db=22, leave_out="auto")
+    assert done.code == 0, done.err
+    assert "1 of 2 layers are left as they were: node_linear_1" in done.err
+    manifest = json.loads((bundle.find(tmp_path / "out" / "small") / "manifest.json").read_bytes())
+    model = next(each for each in manifest["models"] if each["name"] == "onnx-int8")
+    assert model["facts"]["left_out"] == ["node_linear_1"]
+    assert model["accuracy"]
+
+
+@pytest.mark.slow
+def test_where_no_number_of_layers_helps_the_gate_stays_closed_and_that_is_said(judged):
+    done = judged(1.0, sqnr_db=90, leave_out="auto")
+    assert done.failed_with(1, "leaving out up to 1 of its 2 layers did not make it good enough", "at least 90 dB")

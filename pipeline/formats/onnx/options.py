@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -38,10 +38,10 @@ class OnnxOptions(Options):
         description="made `from` another ONNX artifact: float16 computes in it, …-weights keeps weights so and computes in float32,"
         " int8-dynamic measures activations at every call, int8 has measured them on `calibration`",
     )
-    leave_out: tuple[str, ...] = Field(
+    leave_out: Literal["auto"] | Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (),
-        strict=False,
-        description="what stays as it is: modules of the network, nodes or operators by name, * for anything",
+        description="what stays as it is: modules of the network, nodes or operators by name, * for anything; auto: those that"
+        " cost the most accuracy for the least time, until the artifact's accuracy gate passes",
     )
     operators: tuple[str, ...] = Field(
         ("Conv", "ConvTranspose", "Gemm", "MatMul"),
@@ -76,6 +76,12 @@ def precision(options: Options) -> str:
     """Return the precision that a file with these options has of its own; empty for the network's."""
     assert isinstance(options, OnnxOptions)  # noqa: S101 - as above
     return options.precision or ""
+
+
+def leaves_out(options: Options) -> bool:
+    """Return whether layers are to be left out until a file with these options is good enough."""
+    assert isinstance(options, OnnxOptions)  # noqa: S101 - as above
+    return options.leave_out == "auto"
 
 
 def calibrates(options: Options) -> bool:

@@ -35,7 +35,7 @@ UNSIGNED = "`weights: uint8` of the artifact"
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """A product with what quantises its input and scales its result: between which tensors it lies, and its nodes in order."""
 
     name: str
@@ -52,7 +52,7 @@ def judge(wanted: ProductSearch) -> tuple[Product, ...]:
         ExportError: something in the file cannot be evaluated.
     """
     model = read_whole(wanted.file)
-    found = list(_pieces(model))
+    found = list(of(model))
     names = {name for each in found for name in each.inputs}
     values = Exact(with_products(_copy(model))).between(wanted.inputs, names)
     initializers = {each.name: each for each in model.graph.initializer}
@@ -60,15 +60,15 @@ def judge(wanted: ProductSearch) -> tuple[Product, ...]:
 
 
 def _judged(
-    piece: _Piece,
+    piece: Piece,
     model: onnx.ModelProto,
     initializers: Mapping[str, onnx.TensorProto],
     values: Mapping[str, Any],
     wanted: ProductSearch,
 ) -> Product:
-    inputs = {name: _narrow(values[name]) for name in piece.inputs}
-    alone = _alone(piece, model, initializers, inputs)
-    evaluate = Exact(with_products(_copy(alone)))
+    inputs = {name: narrow(values[name]) for name in piece.inputs}
+    made = alone(piece, model, initializers, inputs)
+    evaluate = Exact(with_products(_copy(made)))
     exact = _only(evaluate(inputs))
     others = [
         _only(evaluate(inputs, "written")),
@@ -81,7 +81,7 @@ def _judged(
     def factor(got: Any) -> float:
         return float(np.max(np.abs(got.astype(np.float64) - exact) / floor, initial=0.0))
 
-    ran = _ran(alone, inputs, wanted)
+    ran = _ran(made, inputs, wanted)
     cut = _only(evaluate(inputs, "saturating"))
     result = Product(
         name=piece.name,
@@ -94,19 +94,19 @@ def _judged(
     if result.factor <= wanted.limit:
         return result
     ways: dict[str, Callable[[], Any]] = {
-        PRECISE: lambda: _ran(alone, inputs, wanted, precise=True),
-        UNSIGNED: lambda: _ran(_unsigned(alone), inputs, wanted),
+        PRECISE: lambda: _ran(made, inputs, wanted, precise=True),
+        UNSIGNED: lambda: _ran(_unsigned(made), inputs, wanted),
     }
     return replace(result, helped=tuple(said for said, way in ways.items() if factor(way()) <= wanted.limit))
 
 
-def _ran(alone: onnx.ModelProto, inputs: Arrays, wanted: ProductSearch, *, precise: bool = False) -> Any:
+def _ran(made: onnx.ModelProto, inputs: Arrays, wanted: ProductSearch, *, precise: bool = False) -> Any:
     import onnxruntime as ort
 
     options = session_options(wanted.options.get("graph_optimization_level", "all"), 1, wanted.custom_ops)
     if precise or wanted.options.get("precise_products"):
         options.add_session_config_entry(PRECISE_PRODUCTS, "1")
-    session = ort.InferenceSession(alone.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, dict(inputs))[0]
 
 
@@ -126,7 +126,8 @@ def _unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
     return found
 
 
-def _pieces(model: onnx.ModelProto) -> Iterator[_Piece]:
+def of(model: onnx.ModelProto) -> Iterator[Piece]:
+    """Yield the products of whole numbers in a model."""
     nodes = list(model.graph.node)
     made_by = {name: node for node in nodes for name in node.output}
     users: dict[str, list[onnx.NodeProto]] = {}
@@ -146,7 +147,7 @@ def _pieces(model: onnx.ModelProto) -> Iterator[_Piece]:
         if output is not None:
             inside, starts = _between(output, node, made_by, constants)
             order = [each for each in nodes if id(each) in inside]
-            yield _Piece(node.name or output, node.op_type, tuple(sorted(starts)), output, tuple(order))
+            yield Piece(node.name or output, node.op_type, tuple(sorted(starts)), output, tuple(order))
 
 
 def _is_dequantised(node: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto]) -> bool:
@@ -198,8 +199,8 @@ def _between(
     return inside, starts
 
 
-def _alone(
-    piece: _Piece, model: onnx.ModelProto, initializers: Mapping[str, onnx.TensorProto], inputs: Arrays
+def alone(
+    piece: Piece, model: onnx.ModelProto, initializers: Mapping[str, onnx.TensorProto], inputs: Arrays
 ) -> onnx.ModelProto:
     """Return a model of a piece."""
     import onnx
@@ -227,7 +228,8 @@ def _neighbours(inputs: Arrays, seed: int) -> dict[str, Any]:
     }
 
 
-def _narrow(value: Any) -> Any:
+def narrow(value: Any) -> Any:
+    """Return what a runtime is given of a tensor."""
     return value.astype(np.float32) if value.dtype == np.float64 else value
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError, WeightsError
 from pipeline.formats.format import Format, Triton
-from pipeline.formats.onnx.options import OnnxOptions, alternative, calibrates, precision
+from pipeline.formats.onnx.options import OnnxOptions, alternative, calibrates, leaves_out, precision
 from pipeline.weights import confined, files
 from pipeline.weights.kinds import Kind
 from pipeline.weights.protobuf import MalformedFieldError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Options,
         Product,
         ProductSearch,
+        Ranking,
         Signature,
     )
 
@@ -68,6 +69,12 @@ def _evaluate(path: Path) -> Evaluate:
     from pipeline.formats.onnx.exact import read
 
     return read(path)
+
+
+def _rank(wanted: Ranking) -> Sequence[str]:
+    from pipeline.formats.onnx.ranking import rank
+
+    return rank(wanted)
 
 
 def _judge_products(wanted: ProductSearch) -> Sequence[Product]:
@@ -117,6 +124,8 @@ ONNX = Format(
     calibrates=calibrates,
     evaluate=_evaluate,
     judge_products=_judge_products,
+    leaves_out=leaves_out,
+    rank=_rank,
     alternative=alternative,
     distributions=("torch", "onnx", "onnxscript", "onnx-ir"),
     modules=_MODULES,

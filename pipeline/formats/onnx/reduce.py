@@ -257,7 +257,7 @@ def _left_out(model: onnx.ModelProto, origin: FromArtifact, options: OnnxOptions
     """
     known = {node.name: _names(node, origin) for node in model.graph.node}
     found: dict[str, None] = {}
-    for pattern in options.leave_out:
+    for pattern in () if options.leave_out == "auto" else options.leave_out:
         named = [node for node, names in known.items() if any(_fits(pattern, each) for each in names)]
         if not named:
             every = sorted({name for node in model.graph.node if node.op_type in _HEAVY for name in known[node.name]})

@@ -74,14 +74,16 @@ def _require_apart(planned: Plan, name: str, found: Samples, file: Path) -> None
         )
 
 
-def judged(state: State) -> State:
-    """Return the state with the accuracy of every artifact that a gate asks it of and a backend proved.
+def judged(state: State, only: str | None = None) -> State:
+    """Return the state with the accuracy of every artifact that a gate asks it of and a backend proved; `only`: of this one anew.
 
     Raises:
         InputError: the samples or the metric are not what they must be.
     """
-    accuracies = {}
+    accuracies = dict(state.need(Judged).accuracies) if only else {}
     for name, wanted in _wanted(state.plan):
+        if only not in {None, name}:
+            continue
         passed = [
             each.variant
             for each in state.need(Proven).proofs

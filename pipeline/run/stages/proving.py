@@ -14,7 +14,7 @@ from pipeline.parity.compare import Finding
 from pipeline.parity.prove import Proof, Truth
 from pipeline.run import keys, precisions
 from pipeline.run.plan import at_once
-from pipeline.run.stages import accuracy, auditing, kept, products, reporting, second
+from pipeline.run.stages import accuracy, auditing, kept, lighter, products, reporting, second
 from pipeline.run.stages.network import conditions_of
 from pipeline.run.stages.reporting import CULPRITS, note
 from pipeline.run.stages.results import Exported, Inputs, Judged, Proven, Rebuilt
@@ -57,14 +57,14 @@ def _run(state: State) -> tuple[object, ...]:
         about = ExportError.about if is_refusal else error.about
         hint = error.hint or _working(state, proven.proofs)
         raise type(error)(told, hint=hint, about=about) from None
-    state = accuracy.judged(state)
+    state = lighter.judged(state, lambda again, only: again.adding(prove_all(again, only=only)))
     accuracy.noted(state)
     try:
         accuracy.gate(state)
     except WeighbridgeError as error:
         told = f"{error.message}\n  {reporting.without_release(state, reporting.files(state))}"
         raise type(error)(told, hint=error.hint, about=error.about) from None
-    return state.need(Exported), proven, known, state.need(Judged)
+    return state.need(Exported), state.need(Proven), state.need(Truth), state.need(Judged)
 
 
 def _working(state: State, proofs: Sequence[Proof]) -> str | None:

@@ -6,8 +6,11 @@ import pytest
 from onnx import numpy_helper
 
 from pipeline.errors import ExportError
+from pipeline.formats.format import FromArtifact, Ranking
 from pipeline.formats.onnx.audit import audit_graph
 from pipeline.formats.onnx.graph import read
+from pipeline.formats.onnx.ranking import rank
+from pipeline.formats.onnx.reduce import derive
 from tests.formats.onnx import small
 
 PRECISIONS = [
@@ -157,3 +160,25 @@ def test_the_audit_tells_a_changed_scale_of_a_block(precision, tmp_path):
     scales = next(each.name for each in onnx.load(written.files[0]).graph.initializer if each.name.endswith("_scales"))
     _changed(written.files[0], scales, lambda each: each * np.float32(1.3))
     assert not audited(written.files[0], "products")["passed"]
+
+
+@pytest.mark.parametrize("bad", ["first", "second"])
+def test_the_layer_that_costs_most_is_left_out_first(bad, tmp_path):
+    """One weight a thousand times as large as the others, one scale for all of them: what is left of the others is nothing."""
+    made, interface = small.products()
+    tensor = next(each for each in made.graph.initializer if each.name == f"{bad}.weight")
+    values = numpy_helper.to_array(tensor).copy()
+    values[0, 0] = 1000 * np.abs(values).max()
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    source = small.artifact(made, tmp_path)
+    options = small.OPTIONS.model_validate({"precision": "int8-dynamic", "per_channel": False})
+    origin = FromArtifact(source, interface, tmp_path / "reduced.onnx", small.IDENTITY)
+    written = derive(origin, options)
+    inputs = small.samples(interface, rows=16)
+    inputs["x"][:, 0] = 0  # so that the one large weight itself says nothing of the output
+    assert rank(Ranking(written.files[0], source.files[0], inputs))[0] == bad
+
+
+def test_leaving_out_by_itself_begins_with_nothing_left_out(tmp_path):
+    written, _ = small.reduced("products", tmp_path, precision="int8-dynamic", leave_out="auto")
+    assert written.facts["left_out"] == []
