@@ -32,19 +32,30 @@ def rank(wanted: Ranking) -> tuple[str, ...]:
     by_name = {node.name: node for node in source.graph.node}
     shapes = {each.name: int(np.prod(each.dims)) for each in source.graph.initializer}
     found = [(piece, node) for piece in pieces.of(reduced) if (node := _node(piece.name, by_name)) is not None]
-    names = {name for piece, node in found for name in (*piece.inputs, node.output[0])}
+    after = _following(source)
+    names = {name for piece, node in found for name in (*piece.inputs, *after[node.output[0]])}
     known = {name for node in source.graph.node for name in node.output} | set(wanted.inputs)
     values = Exact(source).between(wanted.inputs, names & known)
     initializers = {each.name: each for each in reduced.graph.initializer}
     scores: dict[str, float] = {}
     for piece, node in found:
-        if not {*piece.inputs, node.output[0]} <= values.keys():
+        if not {*piece.inputs, *after[node.output[0]]} <= values.keys():
             continue
         inputs = {name: pieces.narrow(values[name]) for name in piece.inputs}
         alone = Exact(with_products(pieces.alone(piece, reduced, initializers, inputs)))
-        error = _error(next(iter(alone(inputs).values())), values[node.output[0]])
+        got = next(iter(alone(inputs).values()))
+        error = min(_error(got, values[name]) for name in after[node.output[0]])
         scores[node.name] = error / max(_products(node, values[node.output[0]], shapes), 1.0)
     return tuple(sorted(scores, key=lambda name: (-scores[name], name)))
+
+
+def _following(source: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    """Return, for each tensor, itself and what a Relu or Clip makes of it: the tools put these into the range that it is rounded to."""
+    found: dict[str, tuple[str, ...]] = {name: (name,) for node in source.graph.node for name in node.output}
+    for node in source.graph.node:
+        if node.op_type in {"Relu", "Clip"} and node.input[0] in found:
+            found[node.input[0]] = (node.input[0], node.output[0])
+    return found
 
 
 def _node(name: str, by_name: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
@@ -54,13 +65,12 @@ def _node(name: str, by_name: dict[str, onnx.NodeProto]) -> onnx.NodeProto | Non
 
 
 def _error(got: Any, wanted: Any) -> float:
-    """Return the power of the error ÷ that of the signal. What a following function cuts off is none: the file may do so itself."""
+    """Return the power of the error ÷ that of the signal."""
     if got.shape != wanted.shape:
         return 0.0
-    seen = np.clip(wanted, got.min(initial=0.0), got.max(initial=0.0)) if got.size else wanted
+    off = got - wanted
     # A bias that is added behind the product is in one of both only: it is the same in each row.
-    off = got - seen
-    off = off - off.mean(axis=tuple(range(off.ndim - 1)), keepdims=True) if off.ndim == 2 else off
+    off = off - off.mean(axis=0, keepdims=True) if off.ndim == 2 else off
     signal = float(np.sum(wanted**2))
     return float(np.sum(off**2)) / signal if signal else 0.0
 
