@@ -126,7 +126,7 @@ def race(truth: Planted, seed: int) -> Outcome:
 
 def judge(truth: Planted, outcome: Outcome) -> str:
     """Say what a race came to, by its truth."""
-    if outcome.result == "fastest":
+    if outcome.result == "best":
         return "right" if outcome.chosen == truth.best else "WRONG"
     if outcome.result == "not told apart":
         return "not told apart" if truth.best in outcome.tied else "not told apart, the best not among them"

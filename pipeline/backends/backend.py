@@ -70,6 +70,9 @@ class Backend:
     `device_facts` says which device it would run on, with its driver, beside the processor: results hold for that one only.
     `provider` returns, for options, the execution provider of onnxruntime that runs the file, with the options that onnxruntime
     takes for it, all of them text; None where those do not say all of it, and None itself for what is not onnxruntime.
+    `tunable` are options that change how it computes and not what, each with the values that are worth trying; `threads_option` is
+    the one that says how many threads it has, "" where there is none. `weighbridge tune` tries these, each proven before it may win,
+    and no recommendation can set any other.
     """
 
     name: str
@@ -85,3 +88,5 @@ class Backend:
     ladder: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     device_facts: Callable[[], str] = lambda: ""
     provider: Callable[[Options], tuple[str, Mapping[str, str]] | None] | None = None
+    tunable: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    threads_option: str = ""

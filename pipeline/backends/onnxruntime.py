@@ -30,6 +30,9 @@ class CpuOptions(OrtOptions):
     intra_op_num_threads: int | None = Field(
         None, ge=1, le=1024, description="threads of one operator; default: the run's"
     )
+    memory_arena: bool = Field(
+        default=True, description="keep memory between calls instead of giving it back: faster, and more of it"
+    )
 
 
 class CudaOptions(OrtOptions):
@@ -47,12 +50,14 @@ class CudaOptions(OrtOptions):
 
 def said(options: OrtOptions, asked: Asked) -> tuple[str, dict[str, str]] | None:
     """Return a provider with its options as `Backend.provider` has them; None where a session needs more said than that."""
-    return (asked.provider, dict(asked.options)) if options.graph_optimization_level == USUAL_LEVEL else None
+    is_usual = options.graph_optimization_level == USUAL_LEVEL and asked.memory_arena
+    return (asked.provider, dict(asked.options)) if is_usual else None
 
 
 def _cpu(options: Options) -> tuple[CpuOptions, Asked]:
     assert isinstance(options, CpuOptions)  # noqa: S101 - the table pairs them
-    return options, Asked(placement.CPU, "install onnxruntime", threads=options.intra_op_num_threads)
+    threads, arena = options.intra_op_num_threads, options.memory_arena
+    return options, Asked(placement.CPU, "install onnxruntime", threads=threads, memory_arena=arena)
 
 
 def open_cpu(source: Source, options: Options) -> Session:
@@ -107,6 +112,8 @@ ONNXRUNTIME_CPU = Backend(
     distributions=probe.ONNXRUNTIMES,
     ladder=LADDER,
     provider=lambda options: said(*_cpu(options)),
+    tunable={"graph_optimization_level": ("all", "extended"), "memory_arena": (True, False)},
+    threads_option="intra_op_num_threads",
 )
 
 ONNXRUNTIME_CUDA = Backend(

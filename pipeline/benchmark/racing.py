@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 Phase = Literal["race", "confirmation"]
-Result = Literal["fastest", "not told apart", "no candidate", "not shown"]
+Result = Literal["best", "not told apart", "no candidate", "not shown"]
 
 LEAST_CONFIRMING, MOST_CONFIRMING = 4, 10
 CONFIRMING_SHARE = 0.4
@@ -241,7 +241,7 @@ class _Race:
             return self._tied(equal[0] if equal else rivals[0], equal or rivals, f"{leader} {self.left[leader].why}")
         if not equal:
             closest = min(rivals, key=lambda name: won[name].mean if name in won else math.inf)
-            return self._fastest(leader, closest, won)
+            return self._best(leader, closest, won)
         against = [name for name in equal if race.gap(self.again, name, leader).high(alpha) < 0]
         why = f"{len(self.again)} new launches " + (
             f"contradict the race: {', '.join(against)} was better in them"
@@ -250,7 +250,7 @@ class _Race:
         )
         return self._tied(leader, [leader, *equal], why)
 
-    def _fastest(self, leader: str, closest: str, won: Mapping[str, Gap]) -> Outcome:
+    def _best(self, leader: str, closest: str, won: Mapping[str, Gap]) -> Outcome:
         if closest not in won:
             return self._alone(leader)
         behind = won[closest]
@@ -258,10 +258,10 @@ class _Race:
             f"in {len(self.again)} new launches {closest}, the closest, was {math.expm1(behind.mean):.1%} behind it, "
             f"and at least {math.expm1(behind.low(ALPHA / len(won))):.1%}"
         )
-        return self._outcome("fastest", leader, leader, (leader,), why)
+        return self._outcome("best", leader, leader, (leader,), why)
 
     def _alone(self, leader: str) -> Outcome:
-        return self._outcome("fastest", leader, leader, (leader,), "no other one keeps the limits and lasts")
+        return self._outcome("best", leader, leader, (leader,), "no other one keeps the limits and lasts")
 
     def _tied(self, leader: str, tied: Sequence[str], why: str, *, decided: bool = False) -> Outcome:
         within = [name for name in tied if self.kept(name, self.tail()) == "yes"]

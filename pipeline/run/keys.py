@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.backends import table as backends_table
 from pipeline.backends.table import backends
+from pipeline.benchmark.machine import processor
 from pipeline.config import resolved
 from pipeline.config.labels import label_files
 from pipeline.formats import table as formats_table
@@ -191,17 +192,6 @@ def _files(artifact: Artifact | None) -> dict[str, str]:
 def _device(variant: Variant) -> str:
     """Return what a variant computes on: the processor, and the GPU with its driver where it uses one."""
     return f"{processor()} {backends()[variant.backend].device_facts()}".strip()
-
-
-@cache
-def processor() -> str:
-    """Return the processor's model and a digest of its instruction sets: they decide how sums are ordered."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = dict(re.findall(r"^([^\t:]+?)\s*:\s*(.*)$", first, re.MULTILINE))
-    return f"{facts.get('model name', platform.machine())}, {key(facts.get('flags', facts.get('Features', '')))[:12]}"
 
 
 def _built(planned: Plan) -> dict[str, Any]:
