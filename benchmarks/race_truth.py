@@ -104,7 +104,7 @@ class Simulated:
             calls_ns={name: self._calls_ns(name, logs[:, place]) for place, name in enumerate(names)}
             if self.truth.p99_ms
             else {},
-            peak_bytes={name: 50_000_000 for name in names},
+            peak_bytes=dict.fromkeys(names, 50000000),
         )
 
     def _calls_ns(self, name: str, blocks: Floats) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from pipeline.benchmark import rounds, timing
 from pipeline.benchmark.measurements import Plan
 from pipeline.benchmark.race import Heat
@@ -18,6 +20,7 @@ from pipeline.storage.store import key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from pydantic import JsonValue
 
@@ -115,7 +118,9 @@ class Launches:
             leader=leader,
             control=control,
             seconds=time.monotonic() - began_s,
-            calls_ns={name: [each for block in arm.blocks for each in block.durations_ns] for name, arm in there.items()},
+            calls_ns={
+                name: [each for block in arm.blocks for each in block.durations_ns] for name, arm in there.items()
+            },
             peak_bytes={name: peak for name, arm in there.items() if (peak := _peak_bytes(arm)) is not None},
             failures=dict(measured.failures),
         )
@@ -124,7 +129,7 @@ class Launches:
         """Take in what a worker cost besides its turns, and what a turn took."""
         self.arm_s, self.turn_s = arm_s, turn_s
 
-    def _starting(self, entrant: Entrant) -> Callable[[], contextmanager]:  # type: ignore[type-arg]
+    def _starting(self, entrant: Entrant) -> Callable[[], AbstractContextManager[rounds.Timed]]:
         course, callers = self.course, self.course.callers(entrant)
         scenarios = {course.case.name: course.case}
         start = timing.launcher(entrant, course.interface, course.network, scenarios, course.timeout_s, course.runner)
@@ -163,9 +168,9 @@ def _peak_bytes(arm: ArmMeasurements) -> int | None:
 def to_json(heat: Heat) -> dict[str, JsonValue]:
     """Return a launch as JSON values, to be kept."""
     return {
-        "values": {name: [[index, value] for index, value in logs.items()] for name, logs in heat.values.items()},
+        "values": {name: {str(index): value for index, value in logs.items()} for name, logs in heat.values.items()},
         "leader": heat.leader,
-        "control": [[index, value] for index, value in heat.control.items()],
+        "control": {str(index): value for index, value in heat.control.items()},
         "seconds": heat.seconds,
         "calls_ns": {name: list(calls) for name, calls in heat.calls_ns.items()},
         "peak_bytes": dict(heat.peak_bytes),
@@ -173,8 +178,6 @@ def to_json(heat: Heat) -> dict[str, JsonValue]:
     }
 
 
-def from_json(kept: Mapping[str, object]) -> Heat:
+def from_json(kept: JsonValue) -> Heat:
     """Return a launch that was kept."""
-    fields = dict(kept)
-    values, control = fields.pop("values"), fields.pop("control")
-    return Heat(values={name: dict(map(tuple, logs)) for name, logs in values.items()}, control=dict(map(tuple, control)), **fields)
+    return TypeAdapter(Heat).validate_python(kept)

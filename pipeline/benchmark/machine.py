@@ -91,6 +91,11 @@ class Contention:
     load_1m_after: float | None
 
 
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @cache
 def processor() -> str:
     """Return the processor's model and a digest of its instruction sets: they decide how sums are ordered."""

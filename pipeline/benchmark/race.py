@@ -25,15 +25,13 @@ reinforcement learning problems, Journal of Machine Learning Research 7 (2006): 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence  # noqa: TC003 - read when a launch that was kept is validated
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from pipeline.benchmark.statistics import MIN_LAUNCHES, quantile_ranks
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 Logs = dict[int, float]
 Kept = Literal["yes", "no", "not shown"]

@@ -41,7 +41,9 @@ class Candidate(Part):
     name: str
     choice: Choice
     precision: str
-    factor: Number | None = Field(description="Its largest error in multiples of the noise floor, or of what its gate allows")
+    factor: Number | None = Field(
+        description="Its largest error in multiples of the noise floor, or of what its gate allows"
+    )
     file_bytes: Count
     median_ms: Positive | None = Field(description="Of a call; where several were under way, of one of them ÷ how many")
     p99: P99 | None
@@ -58,7 +60,7 @@ class Limits(Part):
     p99_ms: Positive | None = None
     memory_bytes: Count | None = None
     bytes: Count | None = None
-    precision: Many[str] | None = None
+    precision: tuple[str, ...] | None = None
 
 
 class Recommended(Part):
@@ -66,7 +68,9 @@ class Recommended(Part):
 
     schema_version: Literal[1] = Field(description="Version of this schema")
     digest: str = Field(description="Of the release that it is about")
-    processor: str = Field(description="The kind of processor that it holds for: model, and a digest of its instruction sets")
+    processor: str = Field(
+        description="The kind of processor that it holds for: model, and a digest of its instruction sets"
+    )
     cores: Count = Field(description="Processors that could be used")
     objective: Objective
     sizes: dict[str, Count]
@@ -83,7 +87,9 @@ class Recommended(Part):
     confirmations: Count = Field(description="New launches, which alone decided who won")
     seconds: float = Field(description="Taken by launches, of a budget of")
     budget_s: float
-    more_s: float | None = Field(description="How much more might tell apart what is not; null: nothing is left to be told")
+    more_s: float | None = Field(
+        description="How much more might tell apart what is not; null: nothing is left to be told"
+    )
     tools: dict[str, str] = Field(description="Versions of what was measured with")
     notes: Many[str]
 
@@ -106,8 +112,11 @@ def in_words(found: Recommended) -> str:
     if found.result == "best":
         return f"{found.chosen} is {BEST[found.objective]}: {found.why}"
     others = ", ".join(name for name in found.tied if name != found.chosen)
-    return f"cannot be told apart: {found.chosen}, {others} ({found.why}); {found.chosen} takes the least memory, then has the smallest file" if others else (
-        f"{found.chosen}, because {found.why}"
+    if not others:
+        return f"{found.chosen} is taken: {found.why}"
+    return (
+        f"{found.chosen} is taken of those that cannot be told apart: it is as good as {others} as far as was shown ({found.why}), "
+        "and first by memory, then size of files, then fewest threads"
     )
 
 

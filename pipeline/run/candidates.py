@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.backends.table import backends
 from pipeline.benchmark.recommended import OWN
@@ -31,21 +31,25 @@ class Way:
 
 
 def ways(variants: Sequence[Variant], cores: int) -> list[Way]:
-    """Return every way to try: each variant with each number of threads and, of the other options, one changed at a time."""
-    return [way for variant in variants for way in _ways(variant, cores)]
+    """Return every way to try: each variant with each number of threads and, of the other options, one changed at a time.
+
+    The plainest come first: fewest threads, then the options that it was proven with.
+    """
+    return sorted((way for variant in variants for way in _ways(variant, cores)), key=lambda way: way.threads)
 
 
 def _ways(variant: Variant, cores: int) -> list[Way]:
     backend = backends()[variant.backend]
     usual = backend.options.model_validate(dict(variant.options)).model_dump(mode="json")
-    changes: list[dict[str, Any]] = [{}]
+    changes: list[dict[str, object]] = [{}]
     changes += [{name: value} for name, values in backend.tunable.items() for value in values if value != usual[name]]
     counts = thread_counts(cores) if backend.threads_option else [0]
     found: dict[str, Way] = {}
     for change in changes:
         for threads in counts:
             options = {**variant.options, **change} | ({backend.threads_option: threads} if threads else {})
-            name = ", ".join([variant.name, *([_of_threads(threads)] if threads else []), *map(_said, change.items())])
+            said = [*([_of_threads(threads)] if threads else []), *map(_said, change.items())]
+            name = f"{variant.name} ({', '.join(said)})" if said else variant.name
             found[name] = Way(variant, replace(variant, name=name, options=options, required=False), threads or cores)
     return list(found.values())
 
@@ -60,7 +64,7 @@ def _of_threads(count: int) -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
 
-def _said(option: tuple[str, Any]) -> str:
+def _said(option: tuple[str, object]) -> str:
     name, value = option
     return f"{name} {str(value).lower() if isinstance(value, bool) else value}"
 

@@ -132,6 +132,27 @@ def of_timings(planned: Plan, variants: Sequence[Variant], artifacts: Sequence[A
     )
 
 
+def of_race(planned: Plan, variants: Sequence[Variant], artifacts: Sequence[Artifact], threads: int) -> str:
+    """Return the key of what is raced: which files, with which options, at what, and on what kind of machine; not for how long."""
+    tuned = planned.config.tune
+    return key(
+        {
+            "result": "race",
+            "candidates": [
+                [each.name, each.backend, each.artifact, dict(each.options), _device(each)] for each in variants
+            ],
+            "files": {each.name: _files(each) for each in artifacts},
+            "interface": asdict(planned.interface),
+            "objective": tuned.objective,
+            "size": tuned.size,
+            "seed": planned.config.parity.seed,
+            "threads": threads,
+            **_built(planned),
+            **_makers((), variants),
+        }
+    )
+
+
 def distributions(planned: Plan) -> tuple[str, ...]:
     """Return the distributions that the bytes and numbers of a release depend on, beside those of every release."""
     found = _distributions(planned.config.exports, planned.variants)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.backends.table import backends
 from pipeline.benchmark import heats, race, racing, recommended
 from pipeline.benchmark.machine import processor
 from pipeline.benchmark.recommended import Candidate, Choice, Limits, Recommended
@@ -30,6 +29,8 @@ from pipeline.worker.event import Event
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from pydantic import JsonValue
 
     from pipeline.benchmark.race import Heat
     from pipeline.benchmark.racing import Outcome, Phase
@@ -130,7 +131,9 @@ def _ways(state: State, release: Path) -> list[Way]:
     found = candidates.ways([each for each in able if each.artifact not in left], cores)
     if not found:
         told = "\n  ".join(f"{name}: {why}" for name, why in left.items())
-        raise GateError(f"no artifact is within the limits of tune:\n  {told}", hint="raise the limits, or add to `exports`")
+        raise GateError(
+            f"no artifact is within the limits of tune:\n  {told}", hint="raise the limits, or add to `exports`"
+        )
     return found
 
 
@@ -146,7 +149,9 @@ def _proven(state: State, ways: Sequence[Way]) -> tuple[dict[str, tuple[Way, Pro
     proofs = {each.variant.name: each for each in heard_longer(state.adding(prove_all(state))).need(Proven).proofs}
     state.settings.report(Event("parity", state.plan.config.name, "ended", is_stage=True))
     passed = {each.name: (each, proofs[each.name]) for each in ways if proofs[each.name].status == "pass"}
-    failed = [f"{name} is not raced: {each.status}: {each.reason}" for name, each in proofs.items() if name not in passed]
+    failed = [
+        f"{name} is not raced: {each.status}: {each.reason}" for name, each in proofs.items() if name not in passed
+    ]
     for each in failed:
         state.settings.report(Event("parity", state.plan.config.name, "noted", each))
     if not passed:
@@ -170,7 +175,7 @@ class _Kept:
         if self.again:
             cache.remove(name)
 
-        def make(_: Path) -> Any:
+        def make(_: Path) -> dict[str, JsonValue]:
             made = self.launches(phase, index, names, leader)
             return {"heat": heats.to_json(made), "arm_s": self.launches.arm_s, "turn_s": self.launches.turn_s}
 
@@ -224,7 +229,10 @@ def _unkept(outcome: Outcome, tuned: TuneConfig) -> GateError:
             hint=f"more calls may show it: --seconds {2 * tuned.seconds:g}",
         )
     told = [f"{each.name}: {each.left.why}" for each in outcome.standings if each.left]
-    return GateError("\n  ".join(["no candidate keeps the limits of tune:", *told]), hint="raise the limits, or lower what a call has to do")
+    return GateError(
+        "\n  ".join(["no candidate keeps the limits of tune:", *told]),
+        hint="raise the limits, or lower what a call has to do",
+    )
 
 
 @dataclass
@@ -245,14 +253,12 @@ class _Shown:
             return
         left_s = max(self.now.left_s - launch.elapsed_s, 0.0)
         what = "new launch" if self.now.phase == "confirmation" else "launch"
-        detail = (
-            f"{what} {self.now.launch}, {launch.phase}, {self.now.racing} of {self.now.candidates} candidates, at most {left_s:.0f} s left"
-        )
+        detail = f"{what} {self.now.launch}, {launch.phase}, {self.now.racing} of {self.now.candidates} candidates, at most {left_s:.0f} s left"
         done = min(1 - left_s / self.seconds, 1.0)
         self.state.settings.report(Event(STAGE, "candidates", "working", detail, done))
 
 
-def _document(  # noqa: PLR0913, PLR0917 - what the answer is made of
+def _document(
     state: State,
     release: Path,
     proven: Mapping[str, tuple[Way, Proof]],
@@ -262,9 +268,7 @@ def _document(  # noqa: PLR0913, PLR0917 - what the answer is made of
 ) -> Recommended:
     planned, tuned, cores = state.plan, state.plan.config.tune, state.settings.threads
     artifacts = {each.name: each for each in state.need(Exported).artifacts}
-    rows = tuple(
-        _candidate(each, *proven[each.name], artifacts, launches, len(proven)) for each in outcome.standings
-    )
+    rows = tuple(_candidate(each, *proven[each.name], artifacts, launches, len(proven)) for each in outcome.standings)
     chosen = next(row for row in rows if row.name == outcome.chosen)
     chosen_config = planned.config.benchmark.model_copy(update={"sizes": [tuned.size]})
     (case,) = inputs_of(planned.interface, chosen_config, planned.config.parity.seed).values()
@@ -300,7 +304,7 @@ def _document(  # noqa: PLR0913, PLR0917 - what the answer is made of
     )
 
 
-def _candidate(  # noqa: PLR0913, PLR0917 - what a row is made of
+def _candidate(
     standing: racing.Standing,
     way: Way,
     proof: Proof,
@@ -327,7 +331,7 @@ def _candidate(  # noqa: PLR0913, PLR0917 - what a row is made of
         ratio=standing.ratio,
         interval=standing.interval,
         launches=standing.launches,
-        left=standing.left and f"launch {standing.left.launch}: {standing.left.why}",
+        left=f"launch {standing.left.launch}: {standing.left.why}" if standing.left else None,
     )
 
 
