@@ -31,6 +31,11 @@ BLOCK_SPREAD = 0.01
 CALL_SPREAD = 0.1
 MOST_CALLS = 200
 BAR = 0.01
+MARGIN = 0.03
+LEAST_S = 8.0  # for each candidate
+NEAR = "the two best within the margin of 3 %"
+SHORT = "farther, less than 8 s a candidate"
+FAR = "farther, with time"
 
 
 @dataclass(frozen=True)
@@ -133,15 +138,26 @@ def judge(truth: Planted, outcome: Outcome) -> str:
     return outcome.result
 
 
-def tally(races: int, seed: int) -> dict[str, Counter[str]]:
-    """Run races in each world in turn, and count what they came to."""
+def kind(truth: Planted) -> str:
+    """Say how hard a race is: what nobody needs to tell apart, what there is too little time for, and the rest."""
+    ratios = sorted(each for name, each in truth.medians_ms.items() if name not in truth.breaks)
+    if len(ratios) > 1 and ratios[1] / ratios[0] < 1 + MARGIN:
+        return NEAR
+    return SHORT if truth.seconds < LEAST_S * len(truth.medians_ms) else FAR
+
+
+def tally(races: int, seed: int) -> tuple[dict[str, Counter[str]], dict[str, Counter[str]]]:
+    """Run races in each world in turn, and count what they came to, by world and by how hard they are."""
     rng = np.random.default_rng(seed)
-    found: dict[str, Counter[str]] = {name: Counter() for name in worlds(rng)}
+    by_world: dict[str, Counter[str]] = {name: Counter() for name in worlds(rng)}
+    by_kind: dict[str, Counter[str]] = {name: Counter() for name in (NEAR, SHORT, FAR)}
     for index in range(races):
-        world = list(found)[index % len(found)]
+        world = list(by_world)[index % len(by_world)]
         truth = planted(rng, world)
-        found[world][judge(truth, race(truth, seed * 1_000_003 + index))] += 1
-    return found
+        found = judge(truth, race(truth, seed * 1_000_003 + index))
+        by_world[world][found] += 1
+        by_kind[kind(truth)][found] += 1
+    return by_world, by_kind
 
 
 def main() -> None:
@@ -149,11 +165,11 @@ def main() -> None:
     parser.add_argument("--races", type=int, default=1400)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    found = tally(options.races, options.seed)
-    total: Counter[str] = sum(found.values(), Counter())
-    for world, counts in [*found.items(), ("all", total)]:
-        shares = ", ".join(f"{name} {count / counts.total():.2%}" for name, count in counts.most_common())
-        print(f"launch effects: {world:<31} {counts.total():>6} races: {shares}")
+    by_world, by_kind = tally(options.races, options.seed)
+    total: Counter[str] = sum(by_world.values(), Counter())
+    for name, counts in [*by_world.items(), *by_kind.items(), ("all", total)]:
+        shares = ", ".join(f"{said} {count / counts.total():.2%}" for said, count in counts.most_common())
+        print(f"{name:<40} {counts.total():>6} races: {shares}")
     wrong = total["WRONG"] / total.total()
     print(f"wrong winner: {total['WRONG']} of {total.total()} ({wrong:.2%}; the bar is {BAR:.0%})")
     sys.exit(int(wrong > BAR))

@@ -12,7 +12,7 @@ from pydantic import Field
 from pipeline.backends import placement, probe
 from pipeline.backends.backend import Backend, Options, Session, Source
 from pipeline.backends.onnxruntime_session import LADDER, Asked, open_on
-from pipeline.formats.onnx.session import USUAL_LEVEL, Level
+from pipeline.formats.onnx.session import NUMBERS, USUAL_LEVEL, Level
 
 CUDA = "CUDAExecutionProvider"
 _INSTALL = "install onnxruntime-gpu with the CUDA and cuDNN versions it was built for, and an NVIDIA driver"
@@ -58,6 +58,17 @@ def _cpu(options: Options) -> tuple[CpuOptions, Asked]:
     assert isinstance(options, CpuOptions)  # noqa: S101 - the table pairs them
     threads, arena = options.intra_op_num_threads, options.memory_arena
     return options, Asked(placement.CPU, "install onnxruntime", threads=threads, memory_arena=arena)
+
+
+def _cpu_session(options: Options) -> dict[str, int]:
+    """Return what is not as usual."""
+    checked, asked = _cpu(options)
+    level = checked.graph_optimization_level
+    return {
+        **({"intra_op_num_threads": asked.threads} if asked.threads else {}),
+        **({} if level == USUAL_LEVEL else {"graph_optimization_level": NUMBERS[level]}),
+        **({} if asked.memory_arena else {"enable_cpu_mem_arena": 0}),
+    }
 
 
 def open_cpu(source: Source, options: Options) -> Session:
@@ -114,6 +125,7 @@ ONNXRUNTIME_CPU = Backend(
     provider=lambda options: said(*_cpu(options)),
     tunable={"graph_optimization_level": ("all", "extended"), "memory_arena": (True, False)},
     threads_option="intra_op_num_threads",
+    session=_cpu_session,
 )
 
 ONNXRUNTIME_CUDA = Backend(

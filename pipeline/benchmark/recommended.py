@@ -109,14 +109,14 @@ BEST = {
 
 def in_words(found: Recommended) -> str:
     """Say in a line what is recommended, and how sure that is."""
+    others = [name for name in found.tied if name != found.chosen]
     if found.result == "best":
-        return f"{found.chosen} is {BEST[found.objective]}: {found.why}"
-    others = ", ".join(name for name in found.tied if name != found.chosen)
+        return f"{BEST[found.objective]} is {found.chosen}: {found.why}"
     if not others:
         return f"{found.chosen} is taken: {found.why}"
     return (
-        f"{found.chosen} is taken of those that cannot be told apart: it is as good as {others} as far as was shown ({found.why}), "
-        "and first by memory, then size of files, then fewest threads"
+        f"cannot be told apart: {', '.join(found.tied)} ({found.why}); {found.chosen} is taken, which comes first by memory, "
+        "then by size of files, then by fewest threads"
     )
 
 
