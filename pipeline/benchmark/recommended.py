@@ -122,4 +122,4 @@ def in_words(found: Recommended) -> str:
 
 def schema() -> dict[str, JsonValue]:
     """Return the JSON Schema of recommended.json."""
-    return schema_of(Recommended, "recommended", 1, "weighbridge recommendation")
+    return schema_of(Recommended, "recommended", 1, "weighbridge tune recommendation")

@@ -211,7 +211,7 @@ class TuneConfig(Section):
         default=None, description="Most memory that a process may take at its peak, over that of an idle one"
     )
     bytes: Count | None = Field(default=None, description="Most that the files of an artifact may hold")
-    precision: list[Line] | None = Field(
+    precision: Annotated[list[Line], Field(min_length=1)] | None = Field(
         default=None, description="Precisions that an artifact may have, as it states them; own: that of the network"
     )
     seconds: Positive = Field(default=120.0, description="How long it may take, proofs not included")

@@ -155,7 +155,8 @@ def _proven(state: State, ways: Sequence[Way]) -> tuple[dict[str, tuple[Way, Pro
     for each in failed:
         state.settings.report(Event("parity", state.plan.config.name, "noted", each))
     if not passed:
-        raise GateError("\n  ".join(["no candidate passed parity with its options:", *failed]), about="parity-fail")
+        told = "\n  ".join(["no candidate passed parity with its options:", *failed])
+        raise GateError(told, hint="prove the release again: weighbridge export CONFIG", about="parity-fail")
     return passed, failed
 
 

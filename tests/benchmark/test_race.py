@@ -70,6 +70,18 @@ def test_no_wrong_winner_is_named_in_races_whose_truth_is_known():
     assert by_kind[race_truth.FAR]["right"] >= 0.6 * by_kind[race_truth.FAR].total()
 
 
+def test_whoever_leads_after_three_launches_is_often_the_wrong_one():
+    """What the rules are for: without them the same races would be lost."""
+    rng, wrong = np.random.default_rng(3), 0
+    for _ in range(49):
+        truth = race_truth.planted(rng, "normal, sd 1 %")
+        launches = race_truth.Simulated(truth, rng, race_truth.worlds(rng)[truth.world])
+        names = tuple(truth.medians_ms)
+        heats = [launches("race", each, names, names[0]) for each in range(3)]
+        wrong += race.ranked(heats, names)[0] != truth.best
+    assert wrong >= 5
+
+
 def test_the_levels_of_all_bounds_that_can_put_one_candidate_out_add_up_to_no_more_than_that_of_the_race():
     for candidates in (2, 3, 17):
         spent = sum((candidates - 1) * race.level(ALPHA, candidates, look) for look in range(1, 10_000))
@@ -130,11 +142,11 @@ def test_equals_are_called_that_and_the_one_with_the_least_memory_then_the_small
 
 
 def test_memory_does_not_decide_for_those_that_were_seen_to_be_slower():
-    ms = {"a": 1.0} | {f"slower {index}": 1.2 for index in range(4)}
+    ms = {"a": 1.0} | {f"slower {index}": 1.6 for index in range(6)}
     peaks = dict.fromkeys(ms, 1_000) | {"a": 9_000_000}
-    outcome = run(Scripted(ms, noise=0.015, peaks=peaks), seconds=3)
+    outcome = run(Scripted(ms, noise=0.03, peaks=peaks), seconds=3)
     assert outcome.result == "not told apart"
-    assert set(outcome.tied) == set(ms)
+    assert len(outcome.tied) > racing.MOST_RIVALS + 1
     assert outcome.chosen == "a"
 
 
