@@ -207,7 +207,7 @@ def test_the_summary_of_a_ci_job_is_appended_to(tmp_path, monkeypatch):
 def test_every_plot_is_drawn_in_a_browser_without_an_error(page):
     page.resize(1440)
     count = page.script("return document.querySelectorAll('.plot').length")
-    assert count == 10
+    assert count == 11
     assert page.wait(f"return document.querySelectorAll('.plot svg').length === {count}")
     assert page.errors() == []
     assert page.script("return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:'))") == []
