@@ -14,6 +14,7 @@ from pipeline.commands.shared import (
     Set,
     Trust,
     next_command,
+    point_to,
     print_json,
     settings_of,
 )
@@ -70,5 +71,6 @@ def tune(
         ]
         again_ = next_command("tune", config, *longer, trust=trust, overrides=set_, out=out)
         typer.echo(f"\nnext: {again_}  # goes on from here: more launches may tell them apart")
+        point_to("not-told-apart")
     else:
         typer.echo(f"\nnext: {next_command('predict', tuned.release, '--example')}")
