@@ -10,6 +10,10 @@ of that is at most the sum over these K - 1 pairs and over all looks. Each bound
 candidates) / (m (m + 1)) at look m, which sums to α over however many looks (Bonferroni over looks). Holm's steps would ask
 for less than Bonferroni of all K (K - 1) pairs, and still for more than this, which needs only those of one candidate.
 
+One launch in which two threads waited for a core at every call may be a hundred times as slow as the next, and its spread would hide that
+all of them are behind. So a tenth of each level goes to a second bound, of the differences cut off at a factor of two, which takes
+launches to differ by a tenth of that at least.
+
 *The confirmation.* Whoever leads then is measured again, in new launches whose number is fixed before the first, against those that
 are left or, where nobody is, the closest of those that left. Only these launches decide: at level α over the number of rivals.
 
@@ -41,6 +45,8 @@ ALPHA = 0.005
 """The level of the race, and that of the confirmation: together 1 % for a wrong winner."""
 SAME = 0.05
 _QUANTILE = 0.99
+_PLAIN, _CUT = 0.9, 0.1
+_FARTHEST, _LEAST_SPREAD = math.log(2), math.log(2) / 10
 _POWER_SHARE = 0.7  # a confirmation is planned for so much of the difference that the race saw
 
 
@@ -64,9 +70,10 @@ class Heat:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """How much more one candidate has than another: logarithms by launch, their mean, and how far it may be off for 1 launch."""
+    """How much more one candidate has than another, as logarithms by launch; these are taken to differ by `least_spread` at least."""
 
     logs: tuple[float, ...]
+    least_spread: float = 0.0
 
     @property
     def mean(self) -> float:
@@ -80,12 +87,17 @@ class Gap:
         count = len(self.logs)
         if count < MIN_LAUNCHES:
             return math.inf
-        spread = float(np.std(self.logs, ddof=1))
+        spread = max(float(np.std(self.logs, ddof=1)), self.least_spread)
         return float(stdtrit(count - 1, 1 - alpha)) * spread / math.sqrt(count) if spread else 0.0
 
     def low(self, alpha: float) -> float:
         """The bound below the estimate."""
         return self.mean - self.reach(alpha)
+
+    def surely(self, alpha: float) -> float:
+        """The larger of two bounds below, which together have this level: of the differences, and of them cut off."""
+        cut = Gap(tuple(max(-_FARTHEST, min(each, _FARTHEST)) for each in self.logs), _LEAST_SPREAD)
+        return max(self.low(_PLAIN * alpha), cut.low(_CUT * alpha))
 
     def high(self, alpha: float) -> float:
         """The bound above the estimate."""
@@ -128,7 +140,7 @@ def beaten(heats: Sequence[Heat], names: Sequence[str], leader: str, alpha: floa
     """Return those of whom the bound below lies above the leader's, at level `alpha` each, with how far behind they are."""
     least = bar(heats, margin)
     gaps = {name: gap(heats, name, leader) for name in names if name != leader}
-    return {name: each for name, each in gaps.items() if each.low(alpha) > least}
+    return {name: each for name, each in gaps.items() if each.surely(alpha) > least}
 
 
 def are_same(heats: Sequence[Heat], names: Sequence[str], leader: str, margin: float) -> bool:
@@ -184,7 +196,7 @@ def _would_show(seen: Gap, count: int, alpha: float) -> bool:
     from scipy.special import stdtrit
 
     spread = float(np.std(seen.logs, ddof=1)) if len(seen.logs) > 1 else math.inf
-    return float(stdtrit(count - 1, 1 - alpha)) * spread / math.sqrt(count) < _POWER_SHARE * seen.mean
+    return float(stdtrit(count - 1, 1 - _PLAIN * alpha)) * spread / math.sqrt(count) < _POWER_SHARE * seen.mean
 
 
 def least_used(

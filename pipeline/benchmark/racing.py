@@ -189,7 +189,7 @@ class _Race:
             return
         alpha = race.level(ALPHA, len(self.names), look)
         for name, each in race.beaten(self.heats, ranked, ranked[0], alpha, self.rules.margin).items():
-            why = f"at least {math.expm1(each.low(alpha)):.2%} behind {ranked[0]}, and {math.expm1(each.mean):.2%} by its estimate"
+            why = f"at least {math.expm1(each.surely(alpha)):.2%} behind {ranked[0]}, and {math.expm1(each.mean):.2%} by its estimate"
             self.left[name] = Left(len(self.heats), why, is_slower=True)
 
     def _breaks(self, name: str, look: int) -> str | None:
@@ -220,6 +220,11 @@ class _Race:
         last = self.heats[-1]
         return last.seconds * (candidates + 1) / (len(last.values) + 1)
 
+    def _affordable(self, rivals: Sequence[str]) -> int:
+        """Return how many launches of the leader and its rivals the budget has left."""
+        each_s = self._next_s(len(rivals) + 1)
+        return int((self.rules.seconds - self.seconds) / each_s) if each_s > 0 else MOST_CONFIRMING
+
     def _runner_up(self, leader: str) -> list[str]:
         """Return the closest of those that were put out for being slower."""
         slower = [name for name, each in self.left.items() if each.is_slower]
@@ -230,9 +235,7 @@ class _Race:
     def _confirmed(self, leader: str, rivals: Sequence[str]) -> Outcome:
         """Measure the leader against its rivals in new launches, and let these alone decide."""
         seen = [race.gap(self.heats, name, leader) for name in rivals]
-        each_s = self._next_s(len(rivals) + 1)
-        affordable = int((self.rules.seconds - self.seconds) / each_s) if each_s > 0 else MOST_CONFIRMING
-        most = max(min(affordable, MOST_CONFIRMING), LEAST_CONFIRMING)
+        most = max(min(self._affordable(rivals), MOST_CONFIRMING), LEAST_CONFIRMING)
         for _ in range(race.confirming(seen, LEAST_CONFIRMING, most)):
             self._make("confirmation", leader, (leader, *rivals), self.again)
         alpha, margin = ALPHA / len(rivals), self.rules.margin
@@ -258,7 +261,7 @@ class _Race:
         behind = won[closest]
         why = (
             f"in {len(self.again)} new launches {closest}, the closest, was {math.expm1(behind.mean):.1%} behind it, "
-            f"and at least {math.expm1(behind.low(ALPHA / len(won))):.1%}"
+            f"and at least {math.expm1(behind.surely(ALPHA / len(won))):.1%}"
         )
         return self._outcome("best", leader, leader, (leader,), why)
 
@@ -266,7 +269,8 @@ class _Race:
         return self._outcome("best", leader, leader, (leader,), "no other one keeps the limits and lasts")
 
     def _tied(self, leader: str, tied: Sequence[str], why: str, *, decided: bool = False) -> Outcome:
-        within = [name for name in tied if self.kept(name, self.tail()) == "yes"]
+        order = race.ranked(self.heats, [name for name in self.names if name in tied])
+        within = [name for name in order if self.kept(name, self.tail()) == "yes"]
         if not within:
             return self._without("not shown")
         memory = {name: statistics.median(peaks) for name in within if (peaks := self.peaks(name))}
