@@ -102,8 +102,8 @@ def run(
     """Race candidates until one is left, none needs to be told apart, or the time is up; confirm the winner in new launches.
 
     At least three launches are made, and four of a confirmation, whatever the time. `sizes`: bytes of each one's files. Of those that
-    cannot be told apart, and whose own 95 % interval reaches the margin, the one with the least memory is taken, then with the
-    smallest files, then the first of `names`.
+    cannot be told apart, and whose estimates are within the margin of the best one's, the one with the least memory is taken, then
+    with the smallest files, then the first of `names`.
     """
     return _Race(tuple(names), launch, rules, sizes, tell).run()
 
@@ -275,7 +275,7 @@ class _Race:
             return self._without("not shown")
         memory = {name: statistics.median(peaks) for name in within if (peaks := self.peaks(name))}
         edge, heats = math.log1p(self.rules.margin), (*self.heats, *self.again)
-        near = [name for name in within if race.gap(heats, name, leader).low(SAME / 2) <= edge] or within
+        near = [name for name in within if race.gap(heats, name, leader).mean <= edge] or within
         chosen = race.least_used(near, memory, self.sizes, self.names, self.rules.margin)
         more_s = None if decided else self.seconds
         return self._outcome("not told apart", chosen, leader, tuple(within), why, more_s)

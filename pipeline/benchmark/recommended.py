@@ -71,6 +71,9 @@ class Recommended(Part):
     processor: str = Field(
         description="The kind of processor that it holds for: model, and a digest of its instruction sets"
     )
+    device: str = Field(
+        default="", description="The device beside the processor that the choice runs on, with its driver"
+    )
     cores: Count = Field(description="Processors that could be used")
     objective: Objective
     sizes: dict[str, Count]
@@ -115,8 +118,8 @@ def in_words(found: Recommended) -> str:
     if not others:
         return f"{found.chosen} is taken: {found.why}"
     return (
-        f"cannot be told apart: {', '.join(found.tied)} ({found.why}); {found.chosen} is taken, which comes first by memory, "
-        "then by size of files, then by fewest threads"
+        f"cannot be told apart: {', '.join(found.tied)} ({found.why}); {found.chosen} is taken: of those within the margin of the best "
+        "estimate the first by memory, then by size of files, then by fewest threads"
     )
 
 

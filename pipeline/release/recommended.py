@@ -29,8 +29,8 @@ class Followed:
     notes: tuple[str, ...] = ()
 
 
-def follow(release: Path, manifest: Mapping[str, Any], *, anywhere: bool = False) -> Followed:
-    """Return what the report of a release recommends for this processor; `anywhere`: for whichever processor it is.
+def follow(release: Path, manifest: Mapping[str, Any]) -> Followed:
+    """Return what the report of a release recommends for this processor.
 
     What the manifest does not list as proven, and what is of another kind of processor or another release, is not followed.
     """
@@ -43,9 +43,14 @@ def follow(release: Path, manifest: Mapping[str, Any], *, anywhere: bool = False
         return _ignored(f"it cannot be read ({str(error)[:200]})")
     if found.digest != manifest.get("digest"):
         return _ignored("it is about another release")
-    if found.processor != processor() and not anywhere:
+    if found.processor != processor():
         return _ignored(f"it holds for {found.processor[:80]}, and this is {processor()}")
-    problem = _unproven(found.choice, manifest, most_threads=found.cores if anywhere else cores())
+    known = backends().get(found.choice.backend)
+    if known is not None and found.device != known.device_facts():
+        return _ignored(
+            f"it holds for {found.device[:80] or 'no such device'}, and here is {known.device_facts() or 'none'}"
+        )
+    problem = _unproven(found.choice, manifest, most_threads=cores())
     return _ignored(problem) if problem else Followed(found.choice)
 
 

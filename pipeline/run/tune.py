@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pipeline.backends.table import backends
 from pipeline.benchmark import heats, race, racing, recommended
 from pipeline.benchmark.machine import processor
 from pipeline.benchmark.recommended import Candidate, Choice, Limits, Recommended
@@ -278,6 +279,7 @@ def _document(
         schema_version=1,
         digest=standalone.read_manifest(release)["digest"],
         processor=processor(),
+        device=backends()[chosen.choice.backend].device_facts(),
         cores=cores,
         objective=tuned.objective,
         sizes=dict(case.sizes),

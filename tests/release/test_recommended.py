@@ -74,6 +74,7 @@ def test_what_is_recommended_comes_before_what_was_fastest(recommend):
     [
         ({"digest": "0" * 64}, "about another release"),
         ({"processor": "Another Processor, 0123"}, "it holds for Another Processor, 0123"),
+        ({"device": "A GPU, driver 1"}, "it holds for A GPU, driver 1, and here is none"),
         ({"choice": {"variant": "openvino-cpu"}}, "does not list 'openvino-cpu' as proven"),
         ({"choice": {"variant": "eager", "backend": "eager"}}, "was proven with None on eager"),
         ({"choice": {"backend": "torchscript"}}, "not onnx on torchscript"),
