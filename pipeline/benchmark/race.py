@@ -132,8 +132,21 @@ def bar(heats: Sequence[Heat], margin: float) -> float:
 
 
 def ranked(heats: Sequence[Heat], names: Sequence[str]) -> list[str]:
-    """Return candidates by their estimates, the best first; all must have taken part in the same launches."""
-    return sorted(names, key=lambda name: (gap(heats, name, names[0]).mean, name)) if names else []
+    """Return candidates by their estimates, the best first: by how far each is from the middle one of its rounds.
+
+    Medians of differences do not add up, so that the order by differences to one candidate would depend on which that is.
+    """
+    scores: dict[str, list[float]] = {name: [] for name in names}
+    for heat in heats:
+        there = {name: heat.values[name] for name in names if name in heat.values}
+        indices = {index for logs in there.values() for index in logs}
+        middle = {
+            index: float(np.median([logs[index] for logs in there.values() if index in logs])) for index in indices
+        }
+        for name, logs in there.items():
+            scores[name].append(float(np.median([value - middle[index] for index, value in logs.items()])))
+    means = {name: math.fsum(each) / len(each) if each else math.inf for name, each in scores.items()}
+    return sorted(names, key=means.__getitem__)
 
 
 def beaten(heats: Sequence[Heat], names: Sequence[str], leader: str, alpha: float, margin: float) -> dict[str, Gap]:

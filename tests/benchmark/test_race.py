@@ -219,6 +219,15 @@ def test_rounds_are_paired_and_a_launch_without_one_of_the_two_is_left_out():
     assert race.gap(heats, "a", "b").logs == (0.5,)
 
 
+def test_the_order_does_not_depend_on_who_is_named_first():
+    launches = Scripted({"a": 1.02, "b": 1.0, "c": 1.05, "d": 1.01}, noise=0.05)
+    heats = [launches("race", index, ("a", "b", "c", "d"), "a") for index in range(5)]
+    orders = {
+        tuple(race.ranked(heats, names)) for names in (("a", "b", "c", "d"), ("d", "c", "b", "a"), ("c", "a", "d", "b"))
+    }
+    assert len(orders) == 1
+
+
 def test_too_few_launches_bound_nothing_and_launches_that_agree_bound_exactly():
     assert Gap((0.1, 0.1)).low(0.5) == -math.inf
     assert Gap((0.1, 0.1, 0.1)).low(1e-6) == pytest.approx(0.1)
