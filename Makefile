@@ -69,7 +69,7 @@ lint: .venv/installed-dev  ## ruff, mypy, import-linter
 
 schema: .venv/installed  ## write schema/*.schema.json from the code
 	@mkdir -p schema
-	@for each in config manifest parity benchmark; do $(BIN)/weighbridge schema --of $$each > schema/$$each.schema.json; done
+	@for each in config manifest parity benchmark recommended; do $(BIN)/weighbridge schema --of $$each > schema/$$each.schema.json; done
 
 test-executorch: .venv/installed-dev  ## the tests that need ExecuTorch, which brings 300 MB of packages, in .venv-executorch (five minutes)
 	@test -x .venv-executorch/bin/python || $(PYTHON) -m venv .venv-executorch
@@ -139,6 +139,9 @@ bench-accuracy: .venv/installed  ## how often the accuracy gate lets a drop thro
 
 bench-coverage: .venv/installed  ## how often the 95 % interval holds the truth, in simulation
 	@$(ONE_THREAD) $(BIN)/python benchmarks/interval_coverage.py
+
+bench-race: .venv/installed  ## how often a race of `weighbridge tune` names a wrong winner, in simulation (two minutes)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.race_truth
 
 bench-overhead: .venv/installed  ## the median we report against a bare session.run loop
 	@$(BIN)/weighbridge export configs/simplenet.yaml --no-benchmark

@@ -30,6 +30,7 @@ class Asked:
     outputs; None for the host's. `takes_part` says that the provider takes what it knows and the CPU provider computes the rest by
     design; without it a node that computes on the CPU is a fault. `install` is what to do where the provider is not to be had.
     `environment`: variables that its libraries read when they are loaded, or at work. `entries`: of the session's own config.
+    `memory_arena`: whether the CPU provider keeps memory between calls.
     """
 
     provider: str
@@ -42,6 +43,7 @@ class Asked:
     takes_part: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     entries: Mapping[str, str] = field(default_factory=dict)
+    memory_arena: bool = True
 
     @property
     def all_options(self) -> dict[str, str]:
@@ -80,6 +82,7 @@ def _session(source: Source, level: str, asked: Asked) -> Session:
     if source.file is None:
         raise InputError("onnxruntime runs an exported file, and none was exported", hint="add `onnx` to `exports`")
     options = session_options(level, asked.threads or int(os.environ.get("OMP_NUM_THREADS", "0")), source.custom_ops)
+    options.enable_cpu_mem_arena = asked.memory_arena
     if source.profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(source.profile / "profile")

@@ -11,8 +11,9 @@ from pipeline.config.tree import Problem
 from pipeline.errors import suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from pipeline.config.models import GateConfig
     from pipeline.config.tree import KeyPath
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -55,6 +56,13 @@ class AccuracyConfig(Section):
     def width(self) -> float:
         """The largest difference between two values of the metric."""
         return float(self.range[1]) - float(self.range[0])
+
+
+def check_all(gates: Mapping[str, GateConfig], outputs: list[str]) -> Iterator[Problem]:
+    """Yield what is wrong with what gates ask of accuracy."""
+    for name, gate in gates.items():
+        if gate.accuracy is not None:
+            yield from check(("gates", name, "accuracy"), gate.accuracy, outputs)
 
 
 def check(path: KeyPath, accuracy: AccuracyConfig, outputs: list[str]) -> Iterator[Problem]:

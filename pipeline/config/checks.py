@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ModelConfig,
         ParityConfig,
         ReferenceConfig,
+        TuneConfig,
         Vocabulary,
     )
     from pipeline.config.tree import KeyPath
@@ -298,17 +299,25 @@ def _reference(benchmark: BenchmarkConfig, backends: list[BackendConfig]) -> Ite
 
 def _sizes(benchmark: BenchmarkConfig, dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
     for index, sizes in enumerate(benchmark.sizes):
-        for name, size in sizes.items():
-            path: KeyPath = ("benchmark", "sizes", index, name)
-            dimension = dimensions.get(name)
-            if dimension is None:
-                yield Problem(path, f"{name!r} is not in dimensions{suggestion(name, dimensions)}", at_key=True)
-            elif dimension.formula is not None:
-                yield Problem(path, f"{name} follows from others, as {dimension.formula}: leave it out", at_key=True)
-            elif dimension.max is not None and not dimension.min <= size <= dimension.max:
-                yield Problem(path, f"{size} is outside {name}, which goes from {dimension.min} to {dimension.max}")
-            elif size % dimension.multiple_of:
-                yield Problem(path, f"{size} is not a multiple of {dimension.multiple_of}, as {name} must be")
+        yield from _within(("benchmark", "sizes", index), sizes, dimensions)
+
+
+def _tuned(tune: TuneConfig, dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
+    yield from _within(("tune", "size"), tune.size, dimensions)
+
+
+def _within(place: KeyPath, sizes: Mapping[str, int], dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
+    for name, size in sizes.items():
+        path: KeyPath = (*place, name)
+        dimension = dimensions.get(name)
+        if dimension is None:
+            yield Problem(path, f"{name!r} is not in dimensions{suggestion(name, dimensions)}", at_key=True)
+        elif dimension.formula is not None:
+            yield Problem(path, f"{name} follows from others, as {dimension.formula}: leave it out", at_key=True)
+        elif dimension.max is not None and not dimension.min <= size <= dimension.max:
+            yield Problem(path, f"{size} is outside {name}, which goes from {dimension.min} to {dimension.max}")
+        elif size % dimension.multiple_of:
+            yield Problem(path, f"{size} is not a multiple of {dimension.multiple_of}, as {name} must be")
 
 
 def _parity(parity: ParityConfig) -> Iterator[Problem]:
@@ -355,12 +364,6 @@ def _budgeted(parity: ParityConfig, gates: Mapping[str, GateConfig], outputs: li
                 )
 
 
-def _accuracies(gates: Mapping[str, GateConfig], outputs: list[str]) -> Iterator[Problem]:
-    for name, gate in gates.items():
-        if gate.accuracy is not None:
-            yield from accuracy.check(("gates", name, "accuracy"), gate.accuracy, outputs)
-
-
 def _described(
     describe: Mapping[str, DescribeConfig], inputs: Mapping[str, InputConfig], outputs: list[str]
 ) -> Iterator[Problem]:
@@ -386,10 +389,11 @@ _CHECKS: Iterable[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = (
     (("require", "backends"), _require),
     (("benchmark", "backends"), _reference),
     (("benchmark", "dimensions"), _sizes),
+    (("tune", "dimensions"), _tuned),
     (("parity",), _parity),
     (("reference",), _recorded),
     (("gates",), _gates),
     (("parity", "gates", "outputs"), _budgeted),
-    (("gates", "outputs"), _accuracies),
+    (("gates", "outputs"), accuracy.check_all),
     (("describe", "inputs", "outputs"), _described),
 )

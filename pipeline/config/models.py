@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -218,6 +218,28 @@ class BenchmarkConfig(Section):
         return list(dict.fromkeys(given))
 
 
+class TuneConfig(Section):
+    """What `weighbridge tune` looks for, within which limits, and for how long."""
+
+    objective: Literal["latency", "throughput", "memory", "size"] = Field(
+        default="latency",
+        description="What is to be least: the time of a call, that of a call where as many are under way as processors allow, "
+        "the peak of memory, or the size of the file",
+    )
+    size: dict[str, int] = Field(
+        default={}, description="The sizes to time; dimensions left out, and all by default, are at their minimum"
+    )
+    p99_ms: Positive | None = Field(default=None, description="Most that the 99th percentile of a call may be, in ms")
+    memory_bytes: Count | None = Field(
+        default=None, description="Most memory that a process may take at its peak, over that of an idle one"
+    )
+    bytes: Count | None = Field(default=None, description="Most that the files of an artifact may hold")
+    precision: Annotated[list[Line], Field(min_length=1)] | None = Field(
+        default=None, description="Precisions that an artifact may have, as it states them; own: that of the network"
+    )
+    seconds: Positive = Field(default=120.0, description="How long it may take, proofs not included")
+
+
 class ReleaseConfig(Section):
     """How the release is named and signed."""
 
@@ -294,6 +316,9 @@ class Config(Section):
         default={}, description="Error budgets and accuracy of single artifacts, by their names"
     )
     benchmark: BenchmarkConfig = Field(default=BenchmarkConfig(), description="What is timed")
+    tune: TuneConfig = Field(
+        default=TuneConfig(), description="What `weighbridge tune` chooses by: of no effect on what is proven"
+    )
     release: ReleaseConfig = Field(default=ReleaseConfig(), description="Name, signature and license of the release")
     reference: ReferenceConfig | None = Field(
         default=None,
@@ -327,9 +352,10 @@ def find_place(places: Mapping[str, Place], path: tuple[str | int, ...]) -> Plac
 def resolved(config: Config) -> dict[str, Any]:
     """Return what determines a release as JSON values, without folders, keys to sign with, or limits.
 
-    `input_order` repeats the order of `inputs`, so that hashing with sorted keys keeps it.
+    `input_order` repeats the order of `inputs`, so that hashing with sorted keys keeps it. What `tune` says is left out: which of the
+    proven ways is chosen is no part of what a release is.
     """
-    plain = config.model_dump(mode="json", exclude={"limits": True, "release": {"sign"}})
+    plain = config.model_dump(mode="json", exclude={"limits": True, "tune": True, "release": {"sign"}})
     plain["model"]["weights"] = _file_name(config.model.weights)
     plain["samples"] = _file_name(config.samples) if config.samples else None
     for each in plain["exports"]:

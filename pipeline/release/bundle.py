@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnsafeError
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release import card, identity, signing, standalone
 from pipeline.storage.store import (
@@ -18,6 +18,7 @@ from pipeline.storage.store import (
     canonical_json,
     digest_file,
     disk_errors,
+    exchange,
     key,
     lock,
     private_directory,
@@ -198,6 +199,21 @@ def content_digest(manifest: Mapping[str, Any]) -> str:
     stated = {name: value for name, value in manifest.items() if name not in {"version", "digest", "files"}}
     files = sorted([entry["path"], entry["sha256"]] for entry in manifest["files"])
     return key({"files": files, "manifest": stated})
+
+
+def add_to_report(release: Path, files: Mapping[str, bytes]) -> None:
+    """Put files into a release's report, in place of older ones of their names: the whole folder is exchanged.
+
+    Raises:
+        UnsafeError: the folder holds a link, which would lead somewhere else.
+    """
+    report = release / standalone.REPORT
+    if linked := next((each for each in (report, *report.rglob("*")) if each.is_symlink()), None):
+        raise UnsafeError(f"{linked} is a link: what is written there would go elsewhere", hint="remove it")
+    kept = {name: (report / name).read_bytes() for name in standalone.list_files(report) if name != standalone.SUMS}
+    with private_directory(release.parent) as temporary, disk_errors(release):
+        _write_report(temporary, {**kept, **files})
+        exchange(temporary / standalone.REPORT, report, temporary / "old")
 
 
 def _place(built: Path, release: Path, *, is_named: bool) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipeline.backends import placement
 from pipeline.parity.document import Exported
+from pipeline.report.chosen import section as choice
 from pipeline.report.measured import besides_latency
 from pipeline.report.proven import explanations, findings
 from pipeline.report.section import VERDICT, Section
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.benchmark.document import Benchmark
+    from pipeline.benchmark.recommended import Recommended
     from pipeline.parity.document import Parity
     from pipeline.report.compare import Change, Comparison
     from pipeline.report.document import Documents
@@ -53,6 +55,15 @@ def print_figures(benchmark: Benchmark) -> None:
     for section in besides_latency(benchmark):
         print()
         _print_section(section)
+
+
+def print_recommended(found: Recommended) -> None:
+    """Print what was recommended to stdout: every candidate, and why."""
+    shown = choice(found)
+    short = shown.headings.index("95 % interval")
+    _print_section(replace(shown, headings=shown.headings[:short], body=tuple(row[:short] for row in shown.body)))
+    for said in shown.text:
+        print(said)
 
 
 def print_parity(parity: Parity) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.formats.onnx.record import ONNX
 from pipeline.interface import in_words
 from pipeline.parity.document import Exported
-from pipeline.report import measured, proven
+from pipeline.report import chosen, measured, proven
 from pipeline.report.audits import accuracies, audits
 from pipeline.report.section import Section
 from pipeline.report.summary import section as summary
@@ -44,6 +44,7 @@ def content(name: str, documents: Documents) -> Content:
     passed = not failed and not parity.silent and not judged
     sections = (
         summary(parity, benchmark),
+        *(chosen.sections(documents) if passed else ()),
         *proven.explanations(parity),
         *([] if passed else [proven.findings(parity)]),
         *measured.latency(benchmark),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.backends import table as backends_table
 from pipeline.backends.table import backends
+from pipeline.benchmark.machine import processor
 from pipeline.config import resolved
 from pipeline.config.labels import label_files
 from pipeline.formats import table as formats_table
@@ -174,6 +175,27 @@ def of_timings(planned: Plan, variants: Sequence[Variant], artifacts: Sequence[A
     )
 
 
+def of_race(planned: Plan, variants: Sequence[Variant], artifacts: Sequence[Artifact], threads: int) -> str:
+    """Return the key of what is raced: which files, with which options, at what, and on what kind of machine; not for how long."""
+    tuned = planned.config.tune
+    return key(
+        {
+            "result": "race",
+            "candidates": [
+                [each.name, each.backend, each.artifact, dict(each.options), _device(each)] for each in variants
+            ],
+            "files": {each.name: _files(each) for each in artifacts},
+            "interface": asdict(planned.interface),
+            "objective": tuned.objective,
+            "size": tuned.size,
+            "seed": planned.config.parity.seed,
+            "threads": threads,
+            **_built(planned),
+            **_makers((), variants),
+        }
+    )
+
+
 def distributions(planned: Plan) -> tuple[str, ...]:
     """Return the distributions that the bytes and numbers of a release depend on, beside those of every release."""
     found = _distributions(planned.config.exports, planned.variants)
@@ -234,17 +256,6 @@ def _files(artifact: Artifact | None) -> dict[str, str]:
 def _device(variant: Variant) -> str:
     """Return what a variant computes on: the processor, and the GPU with its driver where it uses one."""
     return f"{processor()} {backends()[variant.backend].device_facts()}".strip()
-
-
-@cache
-def processor() -> str:
-    """Return the processor's model and a digest of its instruction sets: they decide how sums are ordered."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = dict(re.findall(r"^([^\t:]+?)\s*:\s*(.*)$", first, re.MULTILINE))
-    return f"{facts.get('model name', platform.machine())}, {key(facts.get('flags', facts.get('Features', '')))[:12]}"
 
 
 def _built(planned: Plan) -> dict[str, Any]:

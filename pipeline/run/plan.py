@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,7 +77,7 @@ class Settings:
     slots: Slots = field(default_factory=lambda: Slots(memory_bytes=MEMORY_SHARE * machine.available_bytes()))
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
     runner: Runner | None = None
-    threads: int = field(default_factory=lambda: cores())  # noqa: PLW0108 - defined below
+    threads: int = field(default_factory=machine.cores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,11 +314,6 @@ def _weights(config: Config, settings: Settings) -> tuple[Path, Header, Verified
             hint=f"fetch the file again that the config was written for; if this one is meant, set model.sha256 to {found.sha256}",
         )
     return path, header, found
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def usual_values(dtype: str) -> str:

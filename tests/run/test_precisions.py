@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from pipeline.release import bundle
-from pipeline.release.load import is_good_enough, load_release
+from pipeline.release.load import load_release
+from pipeline.release.recommended import is_good_enough
 from tests.release.forgery import forge
 
 SHIPPED = Path("configs/simplenet.yaml").resolve()

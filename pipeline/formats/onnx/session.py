@@ -17,6 +17,8 @@ _LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 LEVELS = tuple(_LEVELS)
+NUMBERS = {"disable": 0, "basic": 1, "extended": 2, "all": 99}
+"""What onnxruntime's GraphOptimizationLevel is as a number, by level."""
 USUAL_LEVEL: Level = "all"
 """What onnxruntime does where nobody says anything."""
 DEFAULT_LEVEL: Level = "disable"
