@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from pydantic import Field
 
@@ -13,7 +13,6 @@ from pipeline.errors import suggestion
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pipeline.config.models import GateConfig
     from pipeline.config.tree import KeyPath
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -58,7 +57,14 @@ class AccuracyConfig(Section):
         return float(self.range[1]) - float(self.range[0])
 
 
-def check_all(gates: Mapping[str, GateConfig], outputs: list[str]) -> Iterator[Problem]:
+class _Gate(Protocol):
+    """A gate, as far as it is looked at here."""
+
+    @property
+    def accuracy(self) -> AccuracyConfig | None: ...
+
+
+def check_all(gates: Mapping[str, _Gate], outputs: list[str]) -> Iterator[Problem]:
     """Yield what is wrong with what gates ask of accuracy."""
     for name, gate in gates.items():
         if gate.accuracy is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from pipeline.backends.backend import Backend
     from pipeline.benchmark.recommended import Choice
 
 
@@ -80,15 +81,20 @@ def _unproven(choice: Choice, manifest: Mapping[str, Any], *, most_threads: int)
     backend = backends().get(choice.backend)
     if backend is None:
         return f"there is no backend {choice.backend} here"
+    return _untried(choice, listed["options"], backend, most_threads)
+
+
+def _untried(choice: Choice, proven: Mapping[str, Any], backend: Backend, most_threads: int) -> str | None:
+    """Return which of a choice's options is neither proven nor one to tune."""
     for name, value in choice.options.items():
-        if name in listed["options"] and _is_same(listed["options"][name], value):
+        if name in proven and _is_same(proven[name], value):
             continue
         is_count = name == backend.threads_option and type(value) is int and 1 <= value <= most_threads
         if not is_count and not any(_is_same(each, value) for each in backend.tunable.get(name, ())):
             return (
                 f"{choice.variant} was not proven with {name[:80]} {str(value)[:80]}, which is not one to tune either"
             )
-    if missing := listed["options"].keys() - choice.options.keys():
+    if missing := proven.keys() - choice.options.keys():
         return f"{choice.variant} was proven with {', '.join(sorted(missing))} set"
     return None
 
