@@ -163,6 +163,9 @@ class Facts(Part):
     __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
     placement: Placement | None = None
+    processors: dict[str, str] = Field(
+        default={}, description="For which processors the products of whole numbers of its file are right"
+    )
 
 
 class BackendResult(Part):

@@ -712,7 +712,7 @@ def _run_golden(root: Path, problems: list[str], *, is_signed: bool) -> list[str
             ran.append(backend)
             problems += found
     if runners and not ran:
-        packages = ", or ".join(dict.fromkeys(package for _, package, _ in runners))
+        packages = " or ".join(dict.fromkeys(package for _, package, _ in runners))
         problems.append(f"nothing here could run the golden cases: install {packages}")
     return list(dict.fromkeys(ran))
 

@@ -96,6 +96,11 @@ def remarks(parity: Parity) -> list[str]:
             said.append(f"accuracy of {each.artifact}: {judged.verdict}: {judged.in_words()}")
     said += [f"output '{name}': no case would show a defect ({why})" for name, why in parity.silent.items()]
     said += [f"{each.name}: {each.status}: {each.reason}" for each in parity.backends if each.reason]
+    said += [
+        f"{each.name}, {processor}: {found}"
+        for each in parity.backends
+        for processor, found in each.facts.processors.items()
+    ]
     placed = [(each.name, each.facts.placement) for each in parity.backends]
     return said + [f"{name} ran on {placement.in_words(where)}" for name, where in placed if where]
 

@@ -54,6 +54,7 @@ def content(name: str, documents: Documents) -> Content:
         *accuracies(parity),
         *audits(parity),
         *proven.placement(parity),
+        *proven.processors(parity),
         *(measured.reached(figures) if figures else ()),
         *measured.machine(benchmark),
         *([_how_to_run(name, parity)] if passed else []),
