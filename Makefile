@@ -69,7 +69,7 @@ lint: .venv/installed-dev  ## ruff, mypy, import-linter
 
 schema: .venv/installed  ## write schema/*.schema.json from the code
 	@mkdir -p schema
-	@for each in config manifest parity benchmark; do $(BIN)/weighbridge schema --of $$each > schema/$$each.schema.json; done
+	@for each in config manifest parity benchmark recommended; do $(BIN)/weighbridge schema --of $$each > schema/$$each.schema.json; done
 
 test-executorch: .venv/installed-dev  ## the tests that need ExecuTorch, which brings 300 MB of packages, in .venv-executorch (five minutes)
 	@test -x .venv-executorch/bin/python || $(PYTHON) -m venv .venv-executorch
@@ -134,8 +134,14 @@ sweep-zoo: .venv/installed  ## some 600 networks of transformers, pytorchcv and 
 bench-false-alarms: .venv/installed  ## two identical sessions under load: how often are they called different (25 minutes)
 	@$(ONE_THREAD) $(BIN)/python benchmarks/false_alarms.py --comparisons 100 --peers 20 --seconds 2
 
+bench-accuracy: .venv/installed  ## how often the accuracy gate lets a drop through, and whether its advice decides, in simulation (ten minutes)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy_gate
+
 bench-coverage: .venv/installed  ## how often the 95 % interval holds the truth, in simulation
 	@$(ONE_THREAD) $(BIN)/python benchmarks/interval_coverage.py
+
+bench-race: .venv/installed  ## how often a race of `weighbridge tune` names a wrong winner, in simulation (two minutes)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.race_truth
 
 bench-overhead: .venv/installed  ## the median we report against a bare session.run loop
 	@$(BIN)/weighbridge export configs/simplenet.yaml --no-benchmark
@@ -174,6 +180,10 @@ bench-backends: .venv/installed weights  ## every backend that can run here on s
 
 bench-by-hand: .venv/installed-dev weights  ## the best proven artifact of each shipped config against what is fastest by hand (half an hour)
 	@$(BIN)/python -m benchmarks.by_hand $(ARGS)
+
+# QEMU computes a processor without VNNI; last run: benchmarks/README.md
+bench-saturation: .venv/installed weights  ## are products of 8 bits cut off where that is said, and does the advice mend it (needs qemu-user; twenty minutes)
+	@$(ONE_THREAD) $(BIN)/python -m benchmarks.saturation $(ARGS)
 
 bench-weight-reads: .venv/installed  ## how often each process of an export reads 512 MB of weights (needs strace)
 	@$(BIN)/python benchmarks/weight_reads.py

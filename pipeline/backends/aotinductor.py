@@ -115,6 +115,7 @@ AOTINDUCTOR_CPU = Backend(
     open=lambda source, options: _open(source, options, "cpu"),
     modules=("torch",),
     distributions=("torch",),
+    threads_option="threads",
 )
 
 AOTINDUCTOR_CUDA = Backend(

@@ -68,8 +68,13 @@ class Backend:
     `distributions` those whose versions its results depend on. `ladder` names, from the plainest on, ways in which it runs a
     file, each with its options: the first that breaks says where an error comes in; without it there is one way.
     `device_facts` says which device it would run on, with its driver, beside the processor: results hold for that one only.
+    `judges_products`: what its format's `judge_products` runs is computed as it computes a whole file.
     `provider` returns, for options, the execution provider of onnxruntime that runs the file, with the options that onnxruntime
     takes for it, all of them text; None where those do not say all of it, and None itself for what is not onnxruntime.
+    `tunable` are options that change how it computes and not what, each with the values that are worth trying; `threads_option` is
+    the one that says how many threads it has, "" where there is none. `weighbridge tune` tries these, each proven before it may win,
+    and no recommendation can set any other. `session` returns, for options, what onnxruntime's SessionOptions are set to by their
+    names there, as others who open the file have to; None for what is not onnxruntime.
     """
 
     name: str
@@ -85,3 +90,7 @@ class Backend:
     ladder: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     device_facts: Callable[[], str] = lambda: ""
     provider: Callable[[Options], tuple[str, Mapping[str, str]] | None] | None = None
+    judges_products: bool = False
+    tunable: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    threads_option: str = ""
+    session: Callable[[Options], Mapping[str, int]] | None = None

@@ -121,4 +121,5 @@ EXECUTORCH_XNNPACK = Backend(
     open=open_cpu,
     modules=("torch", runtime.RUNTIME),
     distributions=("executorch", "torch"),
+    threads_option="threads",
 )

@@ -12,7 +12,7 @@ from pydantic import Field
 from pipeline.backends import placement, probe
 from pipeline.backends.backend import Backend, Options, Session, Source
 from pipeline.backends.onnxruntime_session import LADDER, Asked, open_on
-from pipeline.formats.onnx.session import USUAL_LEVEL, Level
+from pipeline.formats.onnx.session import NUMBERS, PRECISE_PRODUCTS, USUAL_LEVEL, Level
 
 CUDA = "CUDAExecutionProvider"
 _INSTALL = "install onnxruntime-gpu with the CUDA and cuDNN versions it was built for, and an NVIDIA driver"
@@ -29,6 +29,13 @@ class CpuOptions(OrtOptions):
 
     intra_op_num_threads: int | None = Field(
         None, ge=1, le=1024, description="threads of one operator; default: the run's"
+    )
+    precise_products: bool = Field(
+        default=False,
+        description="add products of 8 bits exactly on processors without VNNI too, which takes longer there",
+    )
+    memory_arena: bool = Field(
+        default=True, description="keep memory between calls instead of giving it back: faster, and more of it"
     )
 
 
@@ -47,12 +54,30 @@ class CudaOptions(OrtOptions):
 
 def said(options: OrtOptions, asked: Asked) -> tuple[str, dict[str, str]] | None:
     """Return a provider with its options as `Backend.provider` has them; None where a session needs more said than that."""
-    return (asked.provider, dict(asked.options)) if options.graph_optimization_level == USUAL_LEVEL else None
+    is_usual = options.graph_optimization_level == USUAL_LEVEL and asked.memory_arena and not asked.entries
+    return (asked.provider, dict(asked.options)) if is_usual else None
 
 
 def _cpu(options: Options) -> tuple[CpuOptions, Asked]:
     assert isinstance(options, CpuOptions)  # noqa: S101 - the table pairs them
-    return options, Asked(placement.CPU, "install onnxruntime", threads=options.intra_op_num_threads)
+    return options, Asked(
+        placement.CPU,
+        "install onnxruntime",
+        threads=options.intra_op_num_threads,
+        memory_arena=options.memory_arena,
+        entries={PRECISE_PRODUCTS: "1"} if options.precise_products else {},
+    )
+
+
+def _cpu_session(options: Options) -> dict[str, int]:
+    """Return what is not as usual."""
+    checked, asked = _cpu(options)
+    level = checked.graph_optimization_level
+    return {
+        **({"intra_op_num_threads": asked.threads} if asked.threads else {}),
+        **({} if level == USUAL_LEVEL else {"graph_optimization_level": NUMBERS[level]}),
+        **({} if asked.memory_arena else {"enable_cpu_mem_arena": 0}),
+    }
 
 
 def open_cpu(source: Source, options: Options) -> Session:
@@ -107,6 +132,10 @@ ONNXRUNTIME_CPU = Backend(
     distributions=probe.ONNXRUNTIMES,
     ladder=LADDER,
     provider=lambda options: said(*_cpu(options)),
+    judges_products=True,
+    tunable={"graph_optimization_level": ("all", "extended"), "memory_arena": (True, False)},
+    threads_option="intra_op_num_threads",
+    session=_cpu_session,
 )
 
 ONNXRUNTIME_CUDA = Backend(

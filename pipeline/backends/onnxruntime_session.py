@@ -29,7 +29,8 @@ class Asked:
     those of an operator on the CPU provider; None for the run's. `device_id`: the NVIDIA GPU whose memory holds inputs and
     outputs; None for the host's. `takes_part` says that the provider takes what it knows and the CPU provider computes the rest by
     design; without it a node that computes on the CPU is a fault. `install` is what to do where the provider is not to be had.
-    `environment`: variables that its libraries read when they are loaded, or at work.
+    `environment`: variables that its libraries read when they are loaded, or at work. `entries`: of the session's own config.
+    `memory_arena`: whether the CPU provider keeps memory between calls.
     """
 
     provider: str
@@ -41,6 +42,8 @@ class Asked:
     device_id: int | None = None
     takes_part: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, str] = field(default_factory=dict)
+    memory_arena: bool = True
 
     @property
     def all_options(self) -> dict[str, str]:
@@ -79,11 +82,14 @@ def _session(source: Source, level: str, asked: Asked) -> Session:
     if source.file is None:
         raise InputError("onnxruntime runs an exported file, and none was exported", hint="add `onnx` to `exports`")
     options = session_options(level, asked.threads or int(os.environ.get("OMP_NUM_THREADS", "0")), source.custom_ops)
+    options.enable_cpu_mem_arena = asked.memory_arena
     if source.profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(source.profile / "profile")
     # Workers take turns: threads that spin after a call would slow whoever is timed next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    for name, value in asked.entries.items():
+        options.add_session_config_entry(name, value)
     session = ort.InferenceSession(str(source.file), options, providers=asked.providers)
     # All the file has, not what the config expects: a missing or an extra output is for the comparison to judge.
     names = [each.name for each in session.get_outputs()]

@@ -169,4 +169,6 @@ OPENVINO_CPU = Backend(
     modules=("pipeline.formats.openvino.library:load",),
     distributions=("openvino",),
     ladder=(("openvino, without snippets", {"snippets": False}), ("openvino, with snippets", {"snippets": True})),
+    tunable={"snippets": (True, False)},
+    threads_option="threads",
 )

@@ -61,4 +61,5 @@ TORCH_EXPORT = Backend(
     open=_open,
     modules=("torch",),
     distributions=("torch",),
+    threads_option="threads",
 )

@@ -52,6 +52,7 @@ TORCHSCRIPT = Backend(
     open=lambda source, options: _open(source, options, "cpu"),
     modules=("torch",),
     distributions=("torch",),
+    threads_option="threads",
 )
 
 TORCHSCRIPT_CUDA = Backend(

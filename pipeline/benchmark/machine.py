@@ -13,10 +13,12 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pipeline.backends.probe import ONNXRUNTIMES, installed_versions
 from pipeline.benchmark import gpu
+from pipeline.storage.store import key
 
 PACKAGES = ("torch", "onnx", *ONNXRUNTIMES, "numpy")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY")
@@ -87,6 +89,22 @@ class Contention:
     cpu_some_avg10_after: float | None
     load_1m_before: float | None
     load_1m_after: float | None
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def processor() -> str:
+    """Return the processor's model and a digest of its instruction sets: they decide how sums are ordered."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = dict(re.findall(r"^([^\t:]+?)\s*:\s*(.*)$", first, re.MULTILINE))
+    return f"{facts.get('model name', platform.machine())}, {key(facts.get('flags', facts.get('Features', '')))[:12]}"
 
 
 def here(root: Path = Path("/")) -> Machine:

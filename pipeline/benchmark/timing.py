@@ -30,6 +30,7 @@ from pipeline.worker.session import (
     ReadMemory,
     TimeBlock,
     TimeOnDevice,
+    TimeTogether,
     opened,
 )
 
@@ -130,6 +131,11 @@ class WorkerScenarios:
             self.calls[scenario] = self.calls.get(scenario, 0) + len(durations)
         return durations
 
+    def timed_together(self, scenario: str, callers: int, calls: int) -> Sequence[int]:
+        """Make `calls` calls, or fewer if they take too long, several at once, and return the duration of each in ns."""
+        request = TimeTogether(scenario=scenario, callers=callers, calls=calls, longest_s=LONGEST_BLOCK_S)
+        return self.worker.call(request, timeout_s=self.timeout_s)
+
     def together(self, scenario: str, callers: int, seconds: float) -> Throughput:
         """Call from several threads at once."""
         request = CallTogether(scenario=scenario, callers=callers, seconds=seconds)
@@ -181,9 +187,9 @@ def measure(  # noqa: PLR0913 - what a run is made of
         return None
     most = max(each.threads for each in contestants)
     began_s, before = time.monotonic(), machine.pressure()
-    inputs = _inputs(interface, settings, seed)
+    inputs = inputs_of(interface, settings, seed)
     arms = [
-        rounds.Arm(each.name, _launcher(each, interface, network, inputs, timeout_s, runner)) for each in contestants
+        rounds.Arm(each.name, launcher(each, interface, network, inputs, timeout_s, runner)) for each in contestants
     ]
     report(Event("benchmark", "backends", "working", "what this machine reaches", 0.0))
     reached = _machine(variants, inputs, most, runner)
@@ -295,7 +301,7 @@ def _energy(names: Sequence[str], measured: Mapping[str, Measurements]) -> Energ
     return Energy(joules_per_call=found, reason=reason)
 
 
-def _inputs(interface: Interface, settings: BenchmarkConfig, seed: int) -> dict[str, Case]:
+def inputs_of(interface: Interface, settings: BenchmarkConfig, seed: int) -> dict[str, Case]:
     """Return the inputs of each size to time, by a name that says the sizes."""
     lowest = cases.smallest(interface)
     found = {}
@@ -305,7 +311,7 @@ def _inputs(interface: Interface, settings: BenchmarkConfig, seed: int) -> dict[
     return found
 
 
-def _launcher(
+def launcher(
     entrant: Entrant,
     interface: Interface,
     network: Network | None,
@@ -313,6 +319,7 @@ def _launcher(
     timeout_s: float,
     runner: Runner,
 ) -> Callable[[], AbstractContextManager[WorkerScenarios]]:
+    """Return what starts a fresh worker for an entrant, with the inputs of every scenario bound."""
     variant = entrant.variant
     on_gpu = backends()[variant.backend].device == "cuda"
     index = variant.options.get("device_id", 0) if on_gpu else None

@@ -28,11 +28,12 @@ from pipeline.commands.record import record
 from pipeline.commands.report import report
 from pipeline.commands.schema import schema
 from pipeline.commands.shared import complain
+from pipeline.commands.tune import tune
 from pipeline.commands.verify import verify
 from pipeline.errors import STOPPING, InputError, InterruptedRunError, WeighbridgeError
 
 COMMANDS = (
-    *(export, check, inspect, init, record, parity, verify, predict, benchmark, compare, report),
+    *(export, check, inspect, init, record, parity, verify, predict, benchmark, tune, compare, report),
     *(backends, cache, explain, keygen, package, schema),
 )
 

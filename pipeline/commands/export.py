@@ -76,7 +76,7 @@ def _export(
     def shown(result: "Result") -> dict[str, Any]:
         if isinstance(result.outcome, WeighbridgeError):
             raise result.outcome
-        found = _print_outcome(result.outcome, as_json=as_json)
+        found = _print_outcome(result.config, result.outcome, as_json=as_json)
         if not twice:
             return found
         with progress(f"{result.config.stem}, once more", as_lines=log_json) as show:
@@ -90,7 +90,7 @@ def _export(
     return [{"config": str(each.config), **attempt(partial(shown, each), as_json=as_json)} for each in results]
 
 
-def _print_outcome(outcome: "Outcome", *, as_json: bool) -> dict[str, Any]:
+def _print_outcome(config: Path, outcome: "Outcome", *, as_json: bool) -> dict[str, Any]:
     """Print what came of a run, with its table unless that was shown before; return it as JSON values."""
     found = {"release": str(outcome.release), "up_to_date": outcome.up_to_date, "why": outcome.why}
     if outcome.up_to_date and not as_json:
@@ -100,8 +100,12 @@ def _print_outcome(outcome: "Outcome", *, as_json: bool) -> dict[str, Any]:
 
     if as_json:
         return found | read(outcome.release).to_json()
+    from pipeline.benchmark.leading import in_a_line
     from pipeline.report.console import print_run
 
-    print_run(outcome.release.parent.name, read(outcome.release))
+    documents = read(outcome.release)
+    print_run(outcome.release.parent.name, documents)
+    if said := in_a_line(documents.benchmark):
+        typer.echo(f"{said} ({next_command('tune', config)} decides)")
     typer.echo(outcome.release)
     return found

@@ -62,7 +62,8 @@ def parity(
         print_json(found.to_json())
     else:
         print_parity(found)
-        if not found.passed and not explain:
+        closing = [each.verdict for each in found.accuracies.values() if each.closes]
+        if not found.passed and not explain and not closing:
             options = [
                 *(("--candidate", candidate) if candidate else ()),
                 *(["--trust-candidate"] if trust_candidate else ()),
@@ -71,5 +72,6 @@ def parity(
             again = next_command("parity", config, *options, "--explain", trust=trust, overrides=set_, out=out)
             typer.echo(f"next: {again}  # names the node where the error begins")
         if not found.passed:
-            point_to("parity-fail")
+            undecided = all(each == "undecided" for each in closing)
+            point_to("accuracy-undecided" if closing and undecided else "accuracy-fail" if closing else "parity-fail")
     leave(0 if found.passed else 1)

@@ -29,7 +29,12 @@ def predict(
         ),
     ] = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", metavar="BACKEND", help="Which backend; default: the fastest proven one.")
+        str | None,
+        typer.Option(
+            "--backend",
+            metavar="BACKEND",
+            help="Which backend; default: the recommended one (weighbridge tune), or the fastest proven one.",
+        ),
     ] = None,
     key: Annotated[Path | None, typer.Option("--key", metavar="PUBLIC", help="It must be signed by this key.")] = None,
     device: Annotated[
@@ -54,6 +59,8 @@ def predict(
             hint="give --input FILE, or --example to see what the release gives on its first golden case",
         )
     model = load_release(release, backend=backend, device=device, key=key)
+    for note in model.notes:
+        typer.echo(f"note: {note}", err=True)
     if not inputs:
         wrote = ", ".join(predict_example(model, release, output, top))
     elif len(inputs) == 1 and Path(inputs[0]).is_dir():

@@ -10,11 +10,14 @@ from pipeline.errors import InputError
 
 def schema(
     of: Annotated[
-        str, typer.Option("--of", metavar="DOCUMENT", help="config, manifest, or a report's parity or benchmark.")
+        str,
+        typer.Option(
+            "--of", metavar="DOCUMENT", help="config, manifest, or a report's parity, benchmark or recommended."
+        ),
     ] = "config",
     manifest: Annotated[bool, typer.Option("--manifest", help="The same as --of manifest.")] = False,
 ) -> None:
-    """Print the JSON Schema of a config, for editors, or of a release's manifest.json, parity.json or benchmark.json."""
+    """Print the JSON Schema of a config, for editors, or of a release's manifest.json, parity.json, benchmark.json or recommended.json."""
     from pipeline.run.schemas import SCHEMAS
 
     name = "manifest" if manifest else of

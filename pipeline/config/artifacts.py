@@ -15,11 +15,21 @@ if TYPE_CHECKING:
     from pipeline.config.tree import KeyPath
 
 
+CALIBRATION = "calibration"
+
+
 def format_options(item: Mapping[str, Any]) -> Any:
     """Return the options of a format, which stand beside `format`, or below `options`."""
     beside = {name: value for name, value in item.items() if name not in {"name", "format", "from", "options"}}
     below = item.get("options", {})
-    return {**below, **beside} if isinstance(below, dict) else below
+    found = {**below, **beside} if isinstance(below, dict) else below
+    return {name: each for name, each in found.items() if name != CALIBRATION} if isinstance(found, dict) else found
+
+
+def calibration(item: Mapping[str, Any]) -> Any:
+    """Return where an artifact's inputs for calibration lie, which is said like an option of its format; None where it is not."""
+    below = item.get("options")
+    return item.get(CALIBRATION, below.get(CALIBRATION) if isinstance(below, dict) else None)
 
 
 def check(sections: Mapping[str, Any], vocabulary: Vocabulary) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import artifacts, preprocessing
+from pipeline.config import accuracy, artifacts, preprocessing
 from pipeline.config.fields import DIMENSION_NAME
 from pipeline.config.inputs import DTYPES
 from pipeline.config.tree import Problem, value_in_words
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ModelConfig,
         ParityConfig,
         ReferenceConfig,
+        TuneConfig,
         Vocabulary,
     )
     from pipeline.config.tree import KeyPath
@@ -298,17 +299,25 @@ def _reference(benchmark: BenchmarkConfig, backends: list[BackendConfig]) -> Ite
 
 def _sizes(benchmark: BenchmarkConfig, dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
     for index, sizes in enumerate(benchmark.sizes):
-        for name, size in sizes.items():
-            path: KeyPath = ("benchmark", "sizes", index, name)
-            dimension = dimensions.get(name)
-            if dimension is None:
-                yield Problem(path, f"{name!r} is not in dimensions{suggestion(name, dimensions)}", at_key=True)
-            elif dimension.formula is not None:
-                yield Problem(path, f"{name} follows from others, as {dimension.formula}: leave it out", at_key=True)
-            elif dimension.max is not None and not dimension.min <= size <= dimension.max:
-                yield Problem(path, f"{size} is outside {name}, which goes from {dimension.min} to {dimension.max}")
-            elif size % dimension.multiple_of:
-                yield Problem(path, f"{size} is not a multiple of {dimension.multiple_of}, as {name} must be")
+        yield from _within(("benchmark", "sizes", index), sizes, dimensions)
+
+
+def _tuned(tune: TuneConfig, dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
+    yield from _within(("tune", "size"), tune.size, dimensions)
+
+
+def _within(place: KeyPath, sizes: Mapping[str, int], dimensions: Mapping[str, DimensionConfig]) -> Iterator[Problem]:
+    for name, size in sizes.items():
+        path: KeyPath = (*place, name)
+        dimension = dimensions.get(name)
+        if dimension is None:
+            yield Problem(path, f"{name!r} is not in dimensions{suggestion(name, dimensions)}", at_key=True)
+        elif dimension.formula is not None:
+            yield Problem(path, f"{name} follows from others, as {dimension.formula}: leave it out", at_key=True)
+        elif dimension.max is not None and not dimension.min <= size <= dimension.max:
+            yield Problem(path, f"{size} is outside {name}, which goes from {dimension.min} to {dimension.max}")
+        elif size % dimension.multiple_of:
+            yield Problem(path, f"{size} is not a multiple of {dimension.multiple_of}, as {name} must be")
 
 
 def _parity(parity: ParityConfig) -> Iterator[Problem]:
@@ -319,7 +328,7 @@ def _gates(gates: Mapping[str, GateConfig]) -> Iterator[Problem]:
     for name, gate in gates.items():
         yield from _budget(("gates", name), gate)
         if not gate.model_fields_set:
-            yield Problem(("gates", name), "expected limit, atol with rtol, or outputs")
+            yield Problem(("gates", name), "expected limit, atol with rtol, outputs or accuracy")
 
 
 def _budget(section: KeyPath, budget: ParityConfig | GateConfig) -> Iterator[Problem]:
@@ -380,9 +389,11 @@ _CHECKS: Iterable[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]]] = (
     (("require", "backends"), _require),
     (("benchmark", "backends"), _reference),
     (("benchmark", "dimensions"), _sizes),
+    (("tune", "dimensions"), _tuned),
     (("parity",), _parity),
     (("reference",), _recorded),
     (("gates",), _gates),
     (("parity", "gates", "outputs"), _budgeted),
+    (("gates", "outputs"), accuracy.check_all),
     (("describe", "inputs", "outputs"), _described),
 )

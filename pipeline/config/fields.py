@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 DIMENSION_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 SLUG = r"^[a-z0-9][a-z0-9._-]*$"
 MAX_SIZE = 2**31 - 1
+ARRAYS_FILE = r"^[^\x00-\x1f\x7f]+\.(npz|safetensors)$"
 
 
 def _number(value: object) -> object:

@@ -36,6 +36,7 @@ _PATTERNS = {
     "name": "lower-case letters, digits, '.', '_' and '-'",
     "version": "lower-case letters, digits, '.', '_' and '-'",
     "architecture": "package.module:Class",
+    "metric": "package.module:function",
     "sha256": "64 hexadecimal digits",
     "samples": "a .npz or .safetensors file",
     "file": "a .npz or .safetensors file",
@@ -77,7 +78,7 @@ def _model_form(tree: Mapping[str, Any], places: Mapping[str, Place]) -> dict[st
     """Bring YAML's short forms into the models', and paths into their absolute form."""
     form = dict(tree)
     if isinstance(form.get("exports"), list):
-        form["exports"] = [_export_form(item) for item in form["exports"]]
+        form["exports"] = [_export_form(item, places, index) for index, item in enumerate(form["exports"])]
     if isinstance(form.get("backends"), list):
         form["backends"] = [_backend_form(item) for item in form["backends"]]
     if isinstance(form.get("model"), dict) and isinstance(form["model"].get("weights"), str):
@@ -98,7 +99,20 @@ def _model_form(tree: Mapping[str, Any], places: Mapping[str, Place]) -> dict[st
         form["reference"] = form["reference"] | {"file": _absolute(given, places, ("reference", "file"))}
     if isinstance(form.get("samples"), str):
         form["samples"] = _absolute(form["samples"], places, ("samples",))
-    return form | _release_form(form.get("release"), places) | _describe_form(form.get("describe"), places)
+    named = _release_form(form.get("release"), places) | _describe_form(form.get("describe"), places)
+    return form | named | _gates_form(form.get("gates"), places)
+
+
+def _gates_form(gates: Any, places: Mapping[str, Place]) -> dict[str, Any]:
+    if not isinstance(gates, dict):
+        return {}
+    found = dict(gates)
+    for name, gate in gates.items():
+        accuracy = gate.get("accuracy") if isinstance(gate, dict) else None
+        if isinstance(accuracy, dict) and isinstance(given := accuracy.get("samples"), str):
+            path = ("gates", name, "accuracy", "samples")
+            found[name] = {**gate, "accuracy": {**accuracy, "samples": _absolute(given, places, path)}}
+    return {"gates": found}
 
 
 def _describe_form(describe: Any, places: Mapping[str, Place]) -> dict[str, Any]:
@@ -140,7 +154,7 @@ def _is_branch(value: Mapping[str, Any]) -> bool:
     return bool(value) and all(isinstance(each, dict | list) for each in value.values())
 
 
-def _export_form(item: Any) -> Any:
+def _export_form(item: Any, places: Mapping[str, Place], index: int) -> Any:
     if isinstance(item, str):
         return {"name": item, "format": item}
     if not isinstance(item, dict):
@@ -148,7 +162,12 @@ def _export_form(item: Any) -> Any:
     form = {key: item[key] for key in ("name", "format") if key in item}
     if "name" not in form and "format" in form:
         form["name"] = form["format"]
-    return form | ({"made_from": item["from"]} if "from" in item else {}) | {"options": artifacts.format_options(item)}
+    form |= {"made_from": item["from"]} if "from" in item else {}
+    if (given := artifacts.calibration(item)) is not None:
+        # Said beside `format` or below `options`: either way it stands in the file that holds the export.
+        where: KeyPath = ("exports", index)
+        form["calibration"] = _absolute(given, places, where) if isinstance(given, str) else given
+    return form | {"options": artifacts.format_options(item)}
 
 
 def _backend_form(item: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -17,14 +17,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.fields import Count, Line, NotNegative, Positive, Section, Slug, VariantName
+from pipeline.config.accuracy import AccuracyConfig  # noqa: TC001 - pydantic reads it at run time
+from pipeline.config.fields import ARRAYS_FILE, Count, Line, NotNegative, Positive, Section, Slug, VariantName
 from pipeline.config.inputs import DimensionConfig, InputConfig  # noqa: TC001 - pydantic reads them at run time
 from pipeline.config.tree import Place, key_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-ARRAYS_FILE = r"^[^\x00-\x1f\x7f]+\.(npz|safetensors)$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +99,19 @@ class ExportConfig(Section):
         default=None,
         description="`from`: the artifact it is made from; by default the network, or what the format says",
     )
+    calibration: Annotated[str, Field(pattern=ARRAYS_FILE)] | None = Field(
+        default=None,
+        description="Real inputs (.npz or .safetensors, by name) that ranges of activations are measured on, relative to this file",
+    )
     options: dict[str, Any] = Field(
         default={}, description="Options of the format; they may also stand beside `format`"
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not said: releases of older versions hold configs without it."""
+        found: dict[str, Any] = handler(self)
+        return found if self.calibration else {name: each for name, each in found.items() if name != "calibration"}
 
 
 class BackendConfig(Section):
@@ -156,12 +165,26 @@ class ParityConfig(Section):
 
 
 class GateConfig(Section):
-    """The error budget of one artifact, where it is not that of `parity`."""
+    """The error budget of one artifact, where it is not that of `parity`, and how accurate it must be."""
 
     limit: Positive | None = Field(default=None, description="Largest error, in multiples of the noise floor")
     atol: NotNegative | None = Field(default=None, description="Largest absolute error; goes with rtol")
     rtol: NotNegative | None = Field(default=None, description="Largest relative error; goes with atol")
     outputs: dict[str, ToleranceConfig] = Field(default={}, description="Budgets of single outputs")
+    accuracy: AccuracyConfig | None = Field(
+        default=None, description="How near its outputs must be to the float64 network's, on samples of your own"
+    )
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether it says anything of an error budget."""
+        return self.limit is not None or self.atol is not None or bool(self.outputs)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not said: releases of older versions hold configs without it."""
+        found: dict[str, Any] = handler(self)
+        return found if self.accuracy else {name: each for name, each in found.items() if name != "accuracy"}
 
 
 class ReferenceConfig(Section):
@@ -193,6 +216,28 @@ class BenchmarkConfig(Section):
         """Return every number of threads to time a backend with, in the order given, `default` if none is."""
         given = self.threads if isinstance(self.threads, list) else [self.threads or default]
         return list(dict.fromkeys(given))
+
+
+class TuneConfig(Section):
+    """What `weighbridge tune` looks for, within which limits, and for how long."""
+
+    objective: Literal["latency", "throughput", "memory", "size"] = Field(
+        default="latency",
+        description="What is to be least: the time of a call, that of a call where as many are under way as processors allow, "
+        "the peak of memory, or the size of the file",
+    )
+    size: dict[str, int] = Field(
+        default={}, description="The sizes to time; dimensions left out, and all by default, are at their minimum"
+    )
+    p99_ms: Positive | None = Field(default=None, description="Most that the 99th percentile of a call may be, in ms")
+    memory_bytes: Count | None = Field(
+        default=None, description="Most memory that a process may take at its peak, over that of an idle one"
+    )
+    bytes: Count | None = Field(default=None, description="Most that the files of an artifact may hold")
+    precision: Annotated[list[Line], Field(min_length=1)] | None = Field(
+        default=None, description="Precisions that an artifact may have, as it states them; own: that of the network"
+    )
+    seconds: Positive = Field(default=120.0, description="How long it may take, proofs not included")
 
 
 class ReleaseConfig(Section):
@@ -267,8 +312,13 @@ class Config(Section):
         default=[], description="Backends that must be there and must pass; by default all that need no CUDA"
     )
     parity: ParityConfig = Field(default=ParityConfig(), description="Error budgets")
-    gates: dict[str, GateConfig] = Field(default={}, description="Error budgets of single artifacts, by their names")
+    gates: dict[str, GateConfig] = Field(
+        default={}, description="Error budgets and accuracy of single artifacts, by their names"
+    )
     benchmark: BenchmarkConfig = Field(default=BenchmarkConfig(), description="What is timed")
+    tune: TuneConfig = Field(
+        default=TuneConfig(), description="What `weighbridge tune` chooses by: of no effect on what is proven"
+    )
     release: ReleaseConfig = Field(default=ReleaseConfig(), description="Name, signature and license of the release")
     reference: ReferenceConfig | None = Field(
         default=None,
@@ -302,13 +352,20 @@ def find_place(places: Mapping[str, Place], path: tuple[str | int, ...]) -> Plac
 def resolved(config: Config) -> dict[str, Any]:
     """Return what determines a release as JSON values, without folders, keys to sign with, or limits.
 
-    `input_order` repeats the order of `inputs`, so that hashing with sorted keys keeps it.
+    `input_order` repeats the order of `inputs`, so that hashing with sorted keys keeps it. What `tune` says is left out: which of the
+    proven ways is chosen is no part of what a release is.
     """
-    plain = config.model_dump(mode="json", exclude={"limits": True, "release": {"sign"}})
+    plain = config.model_dump(mode="json", exclude={"limits": True, "tune": True, "release": {"sign"}})
     plain["model"]["weights"] = _file_name(config.model.weights)
     plain["samples"] = _file_name(config.samples) if config.samples else None
+    for each in plain["exports"]:
+        if "calibration" in each:
+            each["calibration"] = _file_name(each["calibration"])
     if config.reference:
         plain["reference"]["file"] = _file_name(config.reference.file)
+    for name, gate in config.gates.items():
+        if gate.accuracy:
+            plain["gates"][name]["accuracy"]["samples"] = _file_name(gate.accuracy.samples)
     if config.release.beside:
         plain["release"]["beside"] = [_file_name(each) for each in config.release.beside]
     if not config.describe:

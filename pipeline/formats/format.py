@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pipeline.weights.kinds import Kind
 
 
+How: TypeAlias = Literal["exact", "written", "moved", "saturating"]
+"""How a file is evaluated: exactly, that is whole numbers as written and float64 between; as written, in its own precisions; exactly, with
+what is rounded to whole numbers moved a little: all up with the seed 0, all down with 1, at random with others; exactly, with products of 8 bits as processors without VNNI add them."""
 Declared: TypeAlias = tuple[str, str | None, tuple[int | str, ...] | None]
 
 
@@ -26,6 +29,13 @@ class Options(BaseModel):
     """Options common to all formats."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Evaluate(Protocol):
+    """What a file computes, by its own definition and without a runtime."""
+
+    def __call__(self, inputs: Arrays, how: How = "exact", seed: int = 0) -> Mapping[str, Any]:
+        """Return the outputs by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +55,16 @@ class FromNetwork:
 
 @dataclass(frozen=True, slots=True)
 class FromArtifact:
-    """What an artifact is derived from: another one, with what goes in and out of it; the rest as in `FromNetwork`."""
+    """What an artifact is derived from: another one, with what goes in and out of it; the rest as in `FromNetwork`.
+
+    `samples` are the user's own inputs for calibration, by name; None where there are none.
+    """
 
     artifact: Artifact
     interface: Interface
     target: Path
     identity: Mapping[str, str]
+    samples: Arrays | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +84,15 @@ class AuditSubject:
 
     `program` is what the file's own exporter stated of it, None if it stated nothing; `captured` returns the program as
     torch.export captures it, or None and why not, and takes time. `effect` returns whether outputs show it, far beyond rounding, when
-    tensors of the network hold the given values instead; None if it cannot be tried. It takes time as well.
+    tensors of the network hold the given values instead; None if it cannot be tried. It takes time as well. `precision` is the file's own, empty for
+    the network's.
     """
 
     state: Mapping[str, Any]
     program: Mapping[str, Any] | None
     captured: Callable[[], tuple[Mapping[str, Any] | None, str | None]]
     effect: Callable[[Mapping[str, Any]], bool | None] | None = None
+    precision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +115,48 @@ class CulpritSearch:
     custom_ops: Path | None
     floors: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
     folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ProductSearch:
+    """What is given to whoever runs a file's products of whole numbers one by one.
+
+    `inputs` are those of one case, by the file's names; `options` the backend's; `floors` as in `CulpritSearch`; `limit` is how many times its
+    noise floor a product may be off.
+    """
+
+    file: Path
+    inputs: Arrays
+    options: Mapping[str, Any]
+    custom_ops: Path | None
+    floors: Callable[[Sequence[Any], Sequence[Any]], Sequence[Any]]
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """What is given to whoever ranks a file's layers: it, the file it was made from, and inputs of a call by the file's names."""
+
+    file: Path
+    source: Path
+    inputs: Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product of whole numbers, run alone: its error ÷ its noise floor, and the ratio of signal to error.
+
+    `saturating_…`: the same as processors without VNNI compute it. `helped`: what was tried
+    and mends it, in words; None where nothing had to be.
+    """
+
+    name: str
+    operator: str
+    factor: float
+    sqnr_db: float
+    saturating_factor: float
+    saturating_sqnr_db: float
+    helped: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +209,10 @@ class Format:
     given the names of the files that may lie beside it, and `beside` returns those that it keeps weights in; `runs_code`: opening one runs code that came
     with it; `takes_custom_ops`: it may need a library of operators. `read_signature`, `audit`, `find_culprit` and `count_operators` (operators, weights and operations of a call in each
     scenario of input shapes) look into a file, and `without_bounded` writes it again into a folder with the last sigmoids and softmaxes before
-    some outputs giving back what enters them (raises InputError where there are none); they run in a worker. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
+    some outputs giving back what enters them (raises InputError where there are none); they run in a worker. `precision` returns which
+    precision of its own a file with such options has, empty for the network's: such a file is made from another and held against what itself says,
+    which `evaluate` returns a function for; `judge_products` runs its products of whole numbers one by one;
+    `leaves_out`: whether layers are to stay as they are until it is good enough, in the order in which `rank` returns them, as the option `leave_out`; `calibrates`: whether real inputs are needed to write it. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
     """
 
     name: str
@@ -181,6 +242,12 @@ class Format:
     count_operators: Callable[[Path, Mapping[str, Mapping[str, Sequence[int]]]], Mapping[str, Any]] | None = None
     without_bounded: Callable[[Path, Sequence[str], Path], Path] | None = None
     triton: Triton | None = None
+    precision: Callable[[Options], str] = lambda _: ""
+    calibrates: Callable[[Options], bool] = lambda _: False
+    evaluate: Callable[[Path], Evaluate] | None = None
+    judge_products: Callable[[ProductSearch], Sequence[Product]] | None = None
+    leaves_out: Callable[[Options], bool] = lambda _: False
+    rank: Callable[[Ranking], Sequence[str]] | None = None
     card: str | None = None
     library: str | None = None
 

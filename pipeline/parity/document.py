@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from pipeline.backends.placement import Placement  # noqa: TC001 - pydantic evaluates annotations in this module
 from pipeline.interface import in_words
 from pipeline.parity.budget import Rule  # noqa: TC001 - as above
+from pipeline.parity.claims import Accuracy  # noqa: TC001 - as above
 from pipeline.parity.compare import Finding  # noqa: TC001 - as above
 from pipeline.storage.documents import Count, Many, Number, Part, schema_of
 
@@ -133,6 +134,7 @@ class Exported(Part):
     facts: dict[str, JsonValue] = Field(description="What the exporter states of it: method, opset, …")
     audit: Audit | None
     notes: Many[str]
+    accuracy: Accuracy | None = Field(default=None, description="null: no gate asks for it, or no backend proved it")
 
     @property
     def artifact(self) -> str:
@@ -161,6 +163,9 @@ class Facts(Part):
     __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
     placement: Placement | None = None
+    processors: dict[str, str] = Field(
+        default={}, description="For which processors the products of whole numbers of its file are right"
+    )
 
 
 class BackendResult(Part):
@@ -291,6 +296,12 @@ class Parity(Part):
     name: str = ""
     candidate: Candidate | None = None
     passed: bool | None = None
+
+    @property
+    def accuracies(self) -> dict[str, Accuracy]:
+        """What was found of the accuracy of artifacts, by their names; only of those that a gate asks it of."""
+        found = [(each.artifact, each.accuracy) for each in self.exports if isinstance(each, Exported)]
+        return {name: each for name, each in found if each is not None}
 
 
 def schema() -> dict[str, JsonValue]:

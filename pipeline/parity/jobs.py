@@ -152,7 +152,7 @@ class Evaluate(Request[Evaluation]):
         context.leave(left)
         found = None
         if self.rows:
-            run = _arrays(runner_of(left))
+            run = arrays_by(runner_of(left))
             found = rows.examine(run, interface, taken.cases[-self.last :], references, seed=self.seed)
         return Evaluation(
             network=taken.facts,
@@ -189,7 +189,8 @@ def runner_of(network: Evaluated) -> Run:
     return run
 
 
-def _arrays(run: Run) -> Callable[[Arrays], Mapping[str, Array]]:
+def arrays_by(run: Run) -> Callable[[Arrays], Mapping[str, Array]]:
+    """Return what calls a network as `run` does, and gives arrays."""
     from pipeline.rebuild import calling
 
     return lambda inputs: {name: calling.array_from(each) for name, each in run(inputs).items()}
@@ -229,6 +230,7 @@ class Exported(Model):
     format: str
     file: Path
     program: dict[str, object] | None  # arrays among its values
+    precision: str = ""
 
 
 class Audit(Request[tuple[dict[str, JsonValue], ...]]):
@@ -257,7 +259,9 @@ class Audit(Request[tuple[dict[str, JsonValue], ...]]):
             known = [each.program for each in self.files if each.program and each.program.get("captured")]
             return (known[0], None) if known else _captured(module, self.interface, self.examples)
 
-        return tuple(_audited(each, AuditSubject(state, each.program, captured, effect)) for each in self.files)
+        return tuple(
+            _audited(each, AuditSubject(state, each.program, captured, effect, each.precision)) for each in self.files
+        )
 
 
 def _audited(exported: Exported, subject: AuditSubject) -> dict[str, JsonValue]:

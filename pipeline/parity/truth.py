@@ -38,7 +38,8 @@ class Conditions:
 class Truth:
     """What the outputs should be: for each case its reference and floors, and each output's rule.
 
-    `gates` are the rules of artifacts that have their own, `rows` whether rows of a batch depend on one another.
+    `gates` are the rules of artifacts that have their own, `rows` whether rows of a batch depend on one another. `own`: what
+    artifacts of a precision of their own should give, by name (see `pipeline.parity.reduced`).
     """
 
     cases: tuple[Case, ...]
@@ -48,10 +49,15 @@ class Truth:
     fallback: str | None
     gates: Mapping[str, Mapping[str, Rule]] = field(default_factory=dict)
     rows: Rows | None = None
+    own: Mapping[str, tuple[Reference, ...]] = field(default_factory=dict)
 
     def of(self, artifact: str | None) -> Truth:
-        """Return it with the rules that an artifact is held to."""
-        return replace(self, rules=self.gates.get(artifact or "", self.rules))
+        """Return it with the rules that an artifact is held to, and with what that should give by its own word, where it has one."""
+        rules = self.gates.get(artifact or "", self.rules)
+        own = self.own.get(artifact or "")
+        if own is None:
+            return replace(self, rules=rules)
+        return replace(self, rules=rules, references=own, floors=floors_of(own))
 
 
 def truth(

@@ -79,10 +79,20 @@ def locate_class(dotted: str, prefixes: Sequence[str]) -> Located:
     return _located(*_split(dotted), prefixes, _require_class)
 
 
+def locate_function(dotted: str, prefixes: Sequence[str]) -> Located:
+    """Find a function of the user's that is no network, as a metric is, as `locate` finds networks; raises as it does."""
+    return _located(*_split(dotted), prefixes, _require_function, why="judging by it")
+
+
 def _located(
-    module: str, name: str, prefixes: Sequence[str], require: Callable[..., None], seen: tuple[str, ...] = ()
+    module: str,
+    name: str,
+    prefixes: Sequence[str],
+    require: Callable[..., None],
+    seen: tuple[str, ...] = (),
+    why: str = "building a network",
 ) -> Located:
-    _require_trust(module, prefixes)
+    _require_trust(module, prefixes, why=why)
     auto.require_none(f"{module}:{name}")
     path = sources.find(module)
     source = sources.read(path)
@@ -92,8 +102,10 @@ def _located(
     if name not in known and len(seen) < _MOST_STEPS and target not in seen:
         origin = definitions.origin_of(tree, module, path, name)
         if origin is not None:
-            _require_trust(origin[0], prefixes, f"{name} in {path} is not defined there but {_bound(tree, name)}: ")
-            found = _located(*origin, prefixes, require, (*seen, target))
+            _require_trust(
+                origin[0], prefixes, f"{name} in {path} is not defined there but {_bound(tree, name)}: ", why
+            )
+            found = _located(*origin, prefixes, require, (*seen, target), why)
             return replace(found, asked=(module, name))
     definition = _definition(tree, module, name, path)
     require(definition, f"{target} ({path}:{definition.lineno})")
@@ -208,14 +220,14 @@ def _is_trusted(module: str, prefixes: Sequence[str]) -> bool:
     return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def _require_trust(module: str, prefixes: Sequence[str], how: str = "") -> None:
+def _require_trust(module: str, prefixes: Sequence[str], how: str = "", why: str = "building a network") -> None:
     if module.partition(".")[0] in sys.stdlib_module_names:
         raise UnsafeError(
             f"{how}{module} belongs to Python itself, which holds no network", hint="name a module of your own"
         )
     if not _is_trusted(module, prefixes):
         raise UnsafeError(
-            f"{how}{module} is not trusted, and building a network runs its code (trusted: {', '.join(prefixes)})",
+            f"{how}{module} is not trusted, and {why} runs its code (trusted: {', '.join(prefixes)})",
             hint=f"if you trust it, add --trust {module}, or to pyproject.toml: [tool.weighbridge] trust = [{module!r}]".replace(
                 "'", '"'
             ),
@@ -252,6 +264,13 @@ def _require_class(definition: Definition, what: str) -> None:
         raise UnsafeError(
             f"{what} is a function, and arguments are made by classes only",
             hint="name a class, or one of its class methods",
+        )
+
+
+def _require_function(definition: Definition, what: str) -> None:
+    if isinstance(definition, ast.ClassDef):
+        raise ArchitectureError(
+            f"{what} is a class", hint="name a function of the module: def metric(outputs, sample): …"
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UnsafeError
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release import card, identity, signing, standalone
 from pipeline.storage.store import (
@@ -18,6 +18,7 @@ from pipeline.storage.store import (
     canonical_json,
     digest_file,
     disk_errors,
+    exchange,
     key,
     lock,
     private_directory,
@@ -57,8 +58,9 @@ _RESERVED = {
 class ModelFile:
     """A canonical model file: where it lies now, and its name in the release; `extra_files` (name → path) go beside it.
 
-    `name` is the artifact's, `made_from` that of the one it was made from; `gate` its outputs' own budgets, `facts` are JSON
-    values for the manifest.
+    `name` is the artifact's, `made_from` that of the one it was made from; `gate` its outputs' own budgets, `accuracy` what was
+    shown of how good it is, `facts` are JSON values for the manifest. `golden`: the artifact whose own golden cases it is held to; None for
+    the network's.
     """
 
     name: str
@@ -69,6 +71,8 @@ class ModelFile:
     facts: Mapping[str, Any] = field(default_factory=dict)
     made_from: str | None = None
     gate: Mapping[str, Any] | None = None
+    golden: str | None = None
+    accuracy: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class ReleaseContent:
     """All that a release holds.
 
     `manifest` is what the caller knows (JSON values), `report` relative name → bytes, `sign` a private key's file,
-    `reference` the recorded outputs of the trained network, `beside` what belongs to the network: its tokenizer, names of classes.
+    `own_golden` the golden cases of artifacts of a precision of their own, `reference` the recorded outputs of the trained network, `beside` what belongs to the network: its tokenizer, names of classes.
     """
 
     name: str
@@ -88,6 +92,7 @@ class ReleaseContent:
     sign: Path | None = None
     reference: Path | None = None
     beside: tuple[Path, ...] = ()
+    own_golden: Mapping[str, Golden] = field(default_factory=dict)
 
 
 def write(content: ReleaseContent, root: Path) -> Path:
@@ -196,6 +201,21 @@ def content_digest(manifest: Mapping[str, Any]) -> str:
     return key({"files": files, "manifest": stated})
 
 
+def add_to_report(release: Path, files: Mapping[str, bytes]) -> None:
+    """Put files into a release's report, in place of older ones of their names: the whole folder is exchanged.
+
+    Raises:
+        UnsafeError: the folder holds a link, which would lead somewhere else.
+    """
+    report = release / standalone.REPORT
+    if linked := next((each for each in (report, *report.rglob("*")) if each.is_symlink()), None):
+        raise UnsafeError(f"{linked} is a link: what is written there would go elsewhere", hint="remove it")
+    kept = {name: (report / name).read_bytes() for name in standalone.list_files(report) if name != standalone.SUMS}
+    with private_directory(release.parent) as temporary, disk_errors(release):
+        _write_report(temporary, {**kept, **files})
+        exchange(temporary / standalone.REPORT, report, temporary / "old")
+
+
 def _place(built: Path, release: Path, *, is_named: bool) -> None:
     if not release.exists():
         publish(built, release)
@@ -271,8 +291,16 @@ def _write_files(directory: Path, content: ReleaseContent) -> dict[str, str]:
     from pipeline.release import golden  # numpy: what a run with nothing to do can do without
 
     (directory / standalone.GOLDEN).write_bytes(golden.golden_bytes(content.golden))
+    for artifact, own in sorted(content.own_golden.items()):
+        (directory / own_golden_name(artifact)).write_bytes(golden.golden_bytes(own))
+        roles[own_golden_name(artifact)] = "golden"
     shutil.copyfile(Path(standalone.__file__), directory / VERIFIER)
     return roles
+
+
+def own_golden_name(artifact: str) -> str:
+    """Return what the golden cases of an artifact of a precision of its own are called in a release."""
+    return f"golden.{artifact}.safetensors"
 
 
 def reference_name(path: Path) -> str:
@@ -291,6 +319,8 @@ def _model_facts(model: ModelFile) -> dict[str, Any]:
         "files": [model.name_in_release, *sorted(model.extra_files)],
         "format": model.format,
         "gate": model.gate and dict(model.gate),
+        **({"golden": own_golden_name(model.golden)} if model.golden else {}),
+        **({"accuracy": dict(model.accuracy)} if model.accuracy else {}),
         "made_from": model.made_from,
         "name": model.name,
         "path": model.name_in_release,

@@ -171,7 +171,7 @@ def _preprocessed(inputs: Sequence[Facts]) -> list[str]:
 def _checked(manifest: Facts) -> str:
     """Say what the release's own verifier checks, and with what."""
     held = {each["format"] for each in manifest["models"]}
-    packages = dict.fromkeys(each.package for each in standalone.RUNNERS.values() if each.format in held)
+    packages = dict.fromkeys(" and ".join(each.packages) for each in standalone.RUNNERS.values() if each.format in held)
     if not packages:
         return ": every digest."
     return f", with numpy and {' or '.join(packages)}: every digest, and the golden cases."

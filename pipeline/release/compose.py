@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Interface
     from pipeline.parity.budget import Floats, Rule
+    from pipeline.parity.claims import Accuracy
     from pipeline.parity.document import Audit
     from pipeline.parity.oracle import Reference
     from pipeline.parity.prove import Proof, Truth
@@ -52,23 +53,34 @@ class Evidence:
     recording: Recording | None = None
     distributions: tuple[str, ...] = ()
     audits: Mapping[str, Audit] = field(default_factory=dict)
+    accuracies: Mapping[str, Accuracy] = field(default_factory=dict)
 
 
 def write(evidence: Evidence, out: Path) -> Path:
     """Write the release of everything that was proven; return its path.
 
-    A file ships only if a backend proved it and none that ran it found it wrong.
+    A file ships only if a backend proved it, none that ran it found it wrong, and what it gives is good enough where that is asked.
     """
-    artifacts = [artifact for artifact in evidence.artifacts if _is_proven(artifact, evidence.proofs)]
-    models = tuple(_model_file(artifact, evidence.truth, evidence.audits.get(artifact.name)) for artifact in artifacts)
+    artifacts = [
+        artifact
+        for artifact in evidence.artifacts
+        if _is_proven(artifact, evidence.proofs) and _is_good_enough(artifact.name, evidence)
+    ]
+    models = tuple(
+        _model_file(
+            artifact, evidence.truth, evidence.audits.get(artifact.name), evidence.accuracies.get(artifact.name)
+        )
+        for artifact in artifacts
+    )
     model_bytes = sum(artifact.size_bytes for artifact in artifacts)
-    known = golden_of(evidence.truth)
-    kept = golden.select(known.cases, max_bytes=golden.budget_bytes(model_bytes))
+    budget_bytes = golden.budget_bytes(model_bytes)
+    speaking = dict.fromkeys(each.golden for each in models if each.golden)
     content = ReleaseContent(
         name=evidence.config.name,
         version=evidence.config.release.version,
         models=models,
-        golden=replace(known, cases=kept),
+        golden=_selected(evidence.truth, budget_bytes),
+        own_golden={name: _selected(evidence.truth.of(name), budget_bytes) for name in speaking},
         manifest=_manifest(evidence),
         report=evidence.report,
         sign=evidence.sign,
@@ -78,12 +90,28 @@ def write(evidence: Evidence, out: Path) -> Path:
     return bundle.write(content, out)
 
 
+def _selected(truth: Truth, max_bytes: int) -> Golden:
+    known = golden_of(truth)
+    return replace(known, cases=golden.select(known.cases, max_bytes=max_bytes))
+
+
+def _speaking(artifact: str, truth: Truth) -> str | None:
+    """Return the artifact that says what this one should give: itself, or what it was made from; None where the network does."""
+    own = truth.own.get(artifact)
+    return None if own is None else next(name for name, each in truth.own.items() if each is own)
+
+
 def _is_proven(artifact: Artifact, proofs: tuple[Proof, ...]) -> bool:
     statuses = {proof.status for proof in proofs if proof.variant.artifact == artifact.name}
     return "pass" in statuses and not statuses & {"fail", "crashed"}
 
 
-def _model_file(artifact: Artifact, truth: Truth, audit: Audit | None) -> ModelFile:
+def _is_good_enough(artifact: str | None, evidence: Evidence) -> bool:
+    accuracy = evidence.accuracies.get(artifact or "")
+    return accuracy is None or accuracy.verdict == "pass"
+
+
+def _model_file(artifact: Artifact, truth: Truth, audit: Audit | None, accuracy: Accuracy | None) -> ModelFile:
     first, *others = artifact.files
     gate, varies = truth.gates.get(artifact.name), formats()[artifact.format].varies
     return ModelFile(
@@ -96,8 +124,21 @@ def _model_file(artifact: Artifact, truth: Truth, audit: Audit | None) -> ModelF
         facts=dict(artifact.written.facts)
         | ({bundle.VARIES: varies} if varies else {})
         | ({"audit": audit.in_words()} if audit and audit.not_audited is not None else {}),
+        golden=_speaking(artifact.name, truth),
         gate={name: _budget(rule) for name, rule in gate.items()} if gate else None,
+        accuracy=_accuracy(accuracy) if accuracy else None,
     )
+
+
+def _accuracy(accuracy: Accuracy) -> dict[str, Any]:
+    """Return what was claimed of an artifact and shown; not what is of no account, as the order of sums may move it."""
+    kept = ("criterion", "output", "threshold", "value", "lower", "limit", "samples")
+    return {
+        "backend": accuracy.variant,
+        "samples": {"file": accuracy.file, "sha256": accuracy.sha256},
+        "confidence": accuracy.confidence,
+        "claims": [{name: getattr(each, name) for name in kept} for each in accuracy.claims],
+    }
 
 
 def _budget(rule: Rule) -> dict[str, float | None]:
@@ -129,9 +170,10 @@ def _manifest(evidence: Evidence) -> dict[str, Any]:
                 "format": backends()[proof.variant.backend].format,
                 "options": dict(proof.variant.options),
                 "verdict": proof.status,
+                **({"processors": proof.facts["processors"]} if "processors" in proof.facts else {}),
             }
             for proof in evidence.proofs
-            if proof.status == "pass"
+            if proof.status == "pass" and _is_good_enough(proof.variant.artifact, evidence)
         },
         "config": resolved(evidence.config),
         "reference": _reference(evidence),

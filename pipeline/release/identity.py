@@ -85,6 +85,7 @@ def provenance(manifest: Facts, files: Sequence[Facts]) -> bytes:
                 "resolvedDependencies": [
                     {"name": weights["file"], "digest": {"sha256": weights["sha256"]}},
                     {"name": architecture["name"], "digest": {"sha256": architecture["sha256"]}},
+                    *_judged_on(manifest),
                     *({"name": tool, "uri": _purl(tool, version)} for tool, version in sorted(tools.items())),
                 ],
             },
@@ -97,6 +98,13 @@ def provenance(manifest: Facts, files: Sequence[Facts]) -> bytes:
         },
     }
     return canonical_json(statement)
+
+
+def _judged_on(manifest: Facts) -> list[dict[str, Any]]:
+    """Return the files of samples that models were judged on, each once."""
+    given = [each["accuracy"]["samples"] for each in manifest.get("models", ()) if each.get("accuracy")]
+    known = {each["sha256"]: each["file"] for each in given}
+    return [{"name": name, "digest": {"sha256": sha256}} for sha256, name in known.items()]
 
 
 def _model_card(manifest: Facts, release: Facts) -> dict[str, Any]:

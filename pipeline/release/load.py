@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.backends.backend import Source
 from pipeline.backends.inputs import check_inputs
 from pipeline.backends.table import backends
+from pipeline.benchmark.recommended import FILE
 from pipeline.errors import DigestError, InputError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.formats.table import formats
-from pipeline.release import bundle, opening, signing, standalone
+from pipeline.release import bundle, opening, recommended, signing, standalone
 from pipeline.release.verify import check, check_unread
 from pipeline.storage.store import read_json
 
@@ -33,7 +34,8 @@ class Model:
     """An opened release. Calls are independent of each other and may come from several threads.
 
     `rows`: what its manifest says of rows of a batch, None for older ones. `labels`: the names of classes along the last axis of
-    an output, for those that the manifest names.
+    an output, for those that the manifest names. `options` are those that the backend was opened with; `notes` say what was
+    recommended and not followed.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Model:
     run: Callable[[Arrays], dict[str, Any]]
     rows: Mapping[str, Any] | None = None
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __call__(self, **inputs: Any) -> dict[str, Array]:
         """Return the outputs by name; raises InputError for inputs the manifest does not declare so.
@@ -76,8 +80,9 @@ def load_release(
     """Open a release: its directory, its manifest.json, or `artifacts/<name>` for the latest one.
 
     `backend` is a backend's name, or a variant's that the release was proven with, which brings its options. Without it
-    the release runs on `device` with whichever of its proven variants was the fastest when it was timed, of those that
-    can run here. `verify` checks every digest first. Without it the files are opened as they are; TorchScript, whose loader trusts
+    the release runs as `weighbridge tune` recommends, if it did for this kind of processor, and else on `device` with whichever of
+    its proven variants was the fastest when it was timed, of those that can run here; an artifact in a precision of its own only if its accuracy
+    was shown to be enough. `verify` checks every digest first. Without it the files are opened as they are; TorchScript, whose loader trusts
     its file, never is. With `key`, a public key's file, the release must be signed by it; files that are machine code are only opened
     then. Raises DigestError, InputError, UnsafeError for a release that may not be opened, and
     UnavailableError if no backend can run it here.
@@ -94,10 +99,11 @@ def load_release(
         )
     manifest = standalone.read_manifest(release)
     is_signed = verify and key is not None  # a signature is of digests, which say something once they were compared
-    candidates = (
-        [backend] if backend else _by_speed(release, manifest, device, may_run_code=verify, is_signed=is_signed)
-    )
-    chosen, file, options = _choose(candidates, release, manifest, is_named=backend is not None)
+    allowed = _Allowed(device, may_run_code=verify, is_signed=is_signed)
+    chosen, file, options, notes = _recommended(release, manifest, allowed) if backend is None else _NOTHING
+    if chosen is None:
+        candidates = [backend] if backend else _by_speed(release, manifest, allowed)
+        chosen, file, options = _choose(candidates, release, manifest, is_named=backend is not None)
     if not verify and (_runs_code(chosen) or opening.is_native(chosen.format)):
         raise InputError(f"a {chosen.format} file is only opened once its digest is checked", hint="leave verify=True")
     opening.require_known_maker(chosen.format, is_signed=is_signed)
@@ -107,7 +113,15 @@ def load_release(
         session = chosen.open(source, _validated(chosen, options))
     labels = {each["name"]: tuple(each["labels"]) for each in manifest["outputs"] if each.get("labels")}
     return Model(
-        manifest["name"], manifest["version"], chosen.name, interface, session.run, manifest.get("rows"), labels
+        manifest["name"],
+        manifest["version"],
+        chosen.name,
+        interface,
+        session.run,
+        manifest.get("rows"),
+        labels,
+        options,
+        notes,
     )
 
 
@@ -139,17 +153,64 @@ def _one_line(error: ValueError) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _by_speed(
-    release: Path, manifest: Mapping[str, Any], device: str, *, may_run_code: bool, is_signed: bool
-) -> list[str]:
-    """Return the names to try on a device: what was proven, the fastest first, then whatever else opens one of its formats.
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """What may be opened without being named: on which device, whether files that bring code, and whether machine code."""
 
-    Of those that were not timed, the ones come first whose files bring no code. Without `may_run_code` only they come at all,
-    and machine code only if `is_signed`.
+    device: str
+    may_run_code: bool
+    is_signed: bool
+
+    def takes(self, backend: Backend) -> bool:
+        """Whether a backend is one of these."""
+        return (
+            backend.device == self.device
+            and (self.is_signed or not opening.is_native(backend.format))
+            and (self.may_run_code or not _runs_code(backend))
+        )
+
+
+_Opened = tuple["Backend | None", Path, "Mapping[str, Any]", tuple[str, ...]]
+_NOTHING: _Opened = (None, Path(), {}, ())
+
+
+def _recommended(release: Path, manifest: Mapping[str, Any], allowed: _Allowed) -> _Opened:
+    """Return the recommended backend with its file and options, or none and why it is not followed."""
+    found = recommended.follow(release, manifest)
+    if found.choice is None:
+        return None, Path(), {}, found.notes
+    chosen, choice = backends()[found.choice.backend], found.choice
+    why = (
+        chosen.probe()
+        if allowed.takes(chosen)
+        else f"{choice.variant} is opened on {chosen.device} only, machine code with --key only"
+    )
+    models = (each for each in manifest["models"] if (each.get("name") or each["format"]) == choice.artifact)
+    file = next((each for each in models if each["format"] == chosen.format), None)
+    if why or file is None:
+        said = why or f"{choice.artifact} is no file of this release that {chosen.name} opens"
+        return None, Path(), {}, (f"what report/{FILE} recommends is not followed: {said}",)
+    return chosen, release / file["path"], choice.options, ()
+
+
+def _by_speed(release: Path, manifest: Mapping[str, Any], allowed: _Allowed) -> list[str]:
+    """Return the names to try: what was proven, the fastest first, then whatever else opens one of the release's formats.
+
+    Of those that were not timed, the ones come first whose files bring no code.
     """
     proven = manifest["backends"]
     medians = _medians_ms(release)
-    known = [name for name, each in proven.items() if each["format"] and each["backend"] in backends()]
+    known = [
+        name
+        for name, each in proven.items()
+        if each["format"]
+        and each["backend"] in backends()
+        and all(
+            recommended.is_good_enough(model)
+            for model in manifest["models"]
+            if model.get("name") == each.get("artifact")
+        )
+    ]
     held = {model["format"] for model in manifest["models"]}
     others = [name for name, each in backends().items() if each.format in held]
     by_name = {name: backends()[name] for name in others} | {
@@ -159,12 +220,7 @@ def _by_speed(
     def rank(name: str) -> tuple[float, bool, bool]:
         return medians.get(name, math.inf), _runs_code(by_name[name]), name not in proven
 
-    names = [
-        name
-        for name, each in by_name.items()
-        if each.device == device and (is_signed or not opening.is_native(each.format))
-    ]
-    return sorted((name for name in names if may_run_code or not _runs_code(by_name[name])), key=rank)
+    return sorted((name for name, each in by_name.items() if allowed.takes(each)), key=rank)
 
 
 def _runs_code(backend: Backend) -> bool:
@@ -205,7 +261,11 @@ def _choose(
             able = [each.name for each in backends().values() if each.format in {model["format"] for model in models}]
             raise InputError(f"there is no backend {name!r}", hint=f"choose from {', '.join(able)}")
         wanted = variant.get("artifact") or backend.format
-        fitting = [each for each in models if each["format"] == backend.format]
+        fitting = [
+            each
+            for each in models
+            if each["format"] == backend.format and (is_named or recommended.is_good_enough(each))
+        ]
         named = [each for each in fitting if each.get("name", each["format"]) == wanted]
         model = next(iter(named or fitting), None)
         if model is None:

@@ -100,6 +100,34 @@ class Budget(_Section):
     rtol: float | None = None
 
 
+class SamplesFile(_Section):
+    """The user's own samples, which are no part of the release."""
+
+    file: str
+    sha256: Sha256
+
+
+class Claim(_Section):
+    """What was shown of all inputs, on samples: a share, or the mean of the metric's differences, is above the limit."""
+
+    criterion: Literal["sqnr_db", "top1_agreement", "metric"]
+    output: str | None = Field(description="null: a metric, which is of all outputs")
+    threshold: float | None = Field(description="The least dB that a sample may have; null: of another criterion")
+    value: float = Field(description="Of the samples")
+    lower: float = Field(description="Of all inputs at least, at the confidence")
+    limit: float = Field(description="What it had to be")
+    samples: Count
+
+
+class Accuracy(_Section):
+    """How near a file's outputs are to the float64 network's, on the user's own samples."""
+
+    backend: str = Field(description="What ran it, of `backends`")
+    samples: SamplesFile
+    confidence: float = Field(description="Of each claim by itself")
+    claims: list[Claim] = Field(min_length=1)
+
+
 class Model(_Section):
     """A model file with what lies beside it."""
 
@@ -110,6 +138,12 @@ class Model(_Section):
     files: list[FileName]
     gate: dict[str, Budget] | None = Field(
         default=None, description="What its outputs were held to, where that is not `parity`"
+    )
+    golden: FileName | None = Field(
+        default=None, description="The golden cases that it is held to, where it has a precision of its own"
+    )
+    accuracy: Accuracy | None = Field(
+        default=None, description="What was shown of how good it is; null: nothing was asked"
     )
     facts: dict[str, Any] = Field(description="What the exporter states of it: method, opset, …")
 
@@ -124,6 +158,10 @@ class Backend(_Section):
     )
     options: dict[str, Any]
     verdict: Literal["pass"]
+    processors: dict[str, str] | None = Field(
+        default=None,
+        description="For which processors its products of whole numbers are right, as far as that could be tried",
+    )
 
 
 class Reference(_Section):

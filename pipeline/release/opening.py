@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError, WeightsError
 from pipeline.formats import table
-from pipeline.release import standalone
 from pipeline.weights import headers
 from pipeline.weights.kinds import Kind, with_article
 
@@ -56,12 +55,13 @@ def native_as(format_: str | None) -> str:
 def _problems(release: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
     for model in manifest["models"]:
         yield from _model_problems(release / model["path"], model)
-    try:
-        found = headers.read(release / standalone.GOLDEN).kind
-        if found is not Kind.SAFETENSORS:
-            yield f"{standalone.GOLDEN}: it is {with_article(found)}, not {with_article(Kind.SAFETENSORS)}"
-    except WeightsError as error:
-        yield f"{standalone.GOLDEN}: {error.message}"
+    for name in [each["path"] for each in manifest["files"] if each["role"] == "golden"]:
+        try:
+            found = headers.read(release / name).kind
+            if found is not Kind.SAFETENSORS:
+                yield f"{name}: it is {with_article(found)}, not {with_article(Kind.SAFETENSORS)}"
+        except WeightsError as error:
+            yield f"{name}: {error.message}"
 
 
 def _model_problems(path: Path, model: Mapping[str, Any]) -> Iterator[str]:

@@ -447,6 +447,19 @@ def _check_budgets(golden: Golden, place: str) -> None:
                 raise DamagedError(f"{place}: {case.name} has a floor that is of no output, {name}") from error
 
 
+def golden_name(manifest: Mapping[str, Any], model: str) -> str:
+    """Return the file with the golden cases of one model file: its own, where it has a precision of its own."""
+    return next((each.get("golden") for each in manifest["models"] if each["path"] == model), None) or GOLDEN
+
+
+def golden_of(root: Path, manifest: Mapping[str, Any], model: str) -> Golden:
+    """Return the golden cases that one model file is held to, with the budget that it has."""
+    name = golden_name(manifest, model)
+    if name not in {each["path"] for each in manifest["files"] if each["role"] == "golden"}:
+        raise DamagedError(f"{MANIFEST}: {name!r}, which {model} is held to, is no file of golden cases")
+    return gated(read_golden(root / name), manifest, model)
+
+
 def gated(golden: Golden, manifest: Mapping[str, Any], model: str) -> Golden:
     """Return golden cases with the budget of one model file, where the manifest states one of its own for it."""
     gate = next((each.get("gate") for each in manifest["models"] if each["path"] == model), None)
@@ -614,23 +627,23 @@ def proven_options(manifest: Mapping[str, Any], model: str, backend: str) -> Map
 
 @dataclass(frozen=True)
 class Runner:
-    """How the files of a format are run here: `package` must be importable; `open` returns None where its backend cannot run.
+    """How the files of a format are run here: `packages` must be importable; `open` returns None where its backend cannot run.
 
     `open` is given the file and the backend's name, and returns a function from inputs to outputs by name. `needs_key`: nobody can
     tell from a file's bytes what it does, so that it is only run once the signature was checked.
     """
 
     format: str
-    package: str
+    packages: tuple[str, ...]
     open: Callable[[Path, str], Callable[[Mapping[str, Array]], dict[str, Array]] | None]
     needs_key: bool = False
 
 
 RUNNERS = {
-    "onnxruntime-cpu": Runner("onnx", "onnxruntime", open_onnx),
-    "onnxruntime-cuda": Runner("onnx", "onnxruntime", open_onnx),
-    "openvino-cpu": Runner("openvino", "openvino", open_openvino),
-    "executorch-xnnpack": Runner("executorch", "executorch", open_executorch, needs_key=True),
+    "onnxruntime-cpu": Runner("onnx", ("onnxruntime",), open_onnx),
+    "onnxruntime-cuda": Runner("onnx", ("onnxruntime",), open_onnx),
+    "openvino-cpu": Runner("openvino", ("openvino",), open_openvino),
+    "executorch-xnnpack": Runner("executorch", ("executorch", "torch"), open_executorch, needs_key=True),
 }
 """Backend name → how it runs the files of its format."""
 
@@ -638,10 +651,10 @@ RUNNERS = {
 def check_golden(root: Path, model: str, backend: str) -> list[str] | None:
     """Run the golden cases on a file of the release; return the problems, or None if the backend cannot run."""
     runner = RUNNERS[backend]
-    if importlib.util.find_spec(runner.package) is None:
+    if any(importlib.util.find_spec(each) is None for each in runner.packages):
         return None
     try:
-        golden = gated(read_golden(root / GOLDEN), read_manifest(root), model)
+        golden = golden_of(root, read_manifest(root), model)
         run = runner.open(root / model, backend)
         if run is None:
             return None
@@ -684,7 +697,7 @@ def _run_golden(root: Path, problems: list[str], *, is_signed: bool) -> list[str
     """
     ran = []
     runners = [
-        (backend, runner.package, model["path"])
+        (backend, " and ".join(runner.packages), model["path"])
         for model in read_manifest(root)["models"]
         for backend, runner in RUNNERS.items()
         if runner.format == model["format"]

@@ -81,7 +81,7 @@ def verify(
         if backend in table():
             opening.require_known_maker(table()[backend].format, is_signed=origin.key is not None)
         for model in _models_of(manifest, backend):
-            found = _golden_problems(release, model, backend, golden, run)
+            found = _golden_problems(release, model, backend, run)
             if found is not None:
                 ran.append(backend)
                 problems += found
@@ -161,7 +161,8 @@ def _check_content(release: Path) -> list[str]:
         Manifest.model_validate_json((release / standalone.MANIFEST).read_bytes())
         if problems := opening.check_contents(release, manifest):
             return problems
-        standalone.read_golden(release / standalone.GOLDEN)
+        for model in manifest["models"]:
+            standalone.golden_of(release, manifest, model["path"])
         models = {model["path"] for model in manifest["models"]}
         listed = {entry["path"] for entry in manifest["files"] if entry["role"] == "model"}
     except (ValueError, KeyError, TypeError) as error:
@@ -197,14 +198,12 @@ def _models_of(manifest: Mapping[str, Any], backend: str) -> list[str]:
     raise InputError(told, hint="leave --backend out: every one that can run its files is taken")
 
 
-def _golden_problems(
-    release: Path, model: str, backend: str, golden: standalone.Golden, run: Run | None
-) -> list[str] | None:
+def _golden_problems(release: Path, model: str, backend: str, run: Run | None) -> list[str] | None:
     if run is None:
         if backend not in standalone.RUNNERS:
             return None
         return standalone.check_golden(release, model, backend)
-    own = standalone.gated(golden, standalone.read_manifest(release), model)
+    own = standalone.golden_of(release, standalone.read_manifest(release), model)
     return _run_problems(backend, release / model, own, run)
 
 

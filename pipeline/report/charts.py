@@ -6,11 +6,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pipeline.interface import in_words
-from pipeline.report import starting
+from pipeline.report import chosen, starting
 
 if TYPE_CHECKING:
-    from pipeline.benchmark.document import Benchmark, Figures, Graph, Size
+    from pipeline.benchmark.document import Figures, Graph, Size
     from pipeline.parity.document import Parity
+    from pipeline.report.document import Documents
 
     Spec = dict[str, Any]
 
@@ -20,9 +21,10 @@ _SHOWN_OPERATORS = 20
 ROW_HEIGHT = 34
 
 
-def charts(parity: Parity, benchmark: Benchmark) -> dict[str, tuple[str, Spec]]:
+def charts(documents: Documents) -> dict[str, tuple[str, Spec]]:
     """Return each plot by its name in the content, with the words that stand for it where it cannot be seen."""
-    made: dict[str, tuple[str, Any]] = {}
+    parity, benchmark = documents.parity, documents.benchmark
+    made: dict[str, tuple[str, Any]] = {chosen.PARETO: (chosen.pareto_caption(), chosen.pareto(documents))}
     for index, size in enumerate(benchmark.sizes):
         made[f"ratio-{index}"] = _ratio_caption(size), _ratio(size)
         made[f"latency-{index}"] = _latency_caption(size), _latency(size)

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipeline.backends import placement
 from pipeline.parity.document import Exported
+from pipeline.report.chosen import section as choice
 from pipeline.report.measured import besides_latency
 from pipeline.report.proven import explanations, findings
 from pipeline.report.section import VERDICT, Section
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.benchmark.document import Benchmark
+    from pipeline.benchmark.recommended import Recommended
     from pipeline.parity.document import Parity
     from pipeline.report.compare import Change, Comparison
     from pipeline.report.document import Documents
@@ -55,6 +57,15 @@ def print_figures(benchmark: Benchmark) -> None:
         _print_section(section)
 
 
+def print_recommended(found: Recommended) -> None:
+    """Print what was recommended to stdout: every candidate, and why."""
+    shown = choice(found)
+    short = shown.headings.index("95 % interval")
+    _print_section(replace(shown, headings=shown.headings[:short], body=tuple(row[:short] for row in shown.body)))
+    for said in shown.text:
+        print(said)
+
+
 def print_parity(parity: Parity) -> None:
     """Print parity.json to stdout: every output of every case, what the table cannot say, and where errors begin."""
     _print_section(replace(findings(parity), title=""))
@@ -81,8 +92,15 @@ def remarks(parity: Parity) -> list[str]:
             said += [f"  outputs would show: {problem.in_words()}" for problem in audit.suspects[:_PROBLEMS]]
             if audit.unchecked:
                 said.append(f"  operators were not checked: {audit.unchecked}")
+        if isinstance(each, Exported) and (judged := each.accuracy):
+            said.append(f"accuracy of {each.artifact}: {judged.verdict}: {judged.in_words()}")
     said += [f"output '{name}': no case would show a defect ({why})" for name, why in parity.silent.items()]
     said += [f"{each.name}: {each.status}: {each.reason}" for each in parity.backends if each.reason]
+    said += [
+        f"{each.name}, {processor}: {found}"
+        for each in parity.backends
+        for processor, found in each.facts.processors.items()
+    ]
     placed = [(each.name, each.facts.placement) for each in parity.backends]
     return said + [f"{name} ran on {placement.in_words(where)}" for name, where in placed if where]
 

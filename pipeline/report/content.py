@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 from pipeline.formats.onnx.record import ONNX
 from pipeline.interface import in_words
 from pipeline.parity.document import Exported
-from pipeline.report import measured, proven
-from pipeline.report.audits import audits
+from pipeline.report import chosen, measured, proven
+from pipeline.report.audits import accuracies, audits
 from pipeline.report.section import Section
 from pipeline.report.summary import section as summary
 from pipeline.report.words import factor, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pipeline.benchmark.document import Benchmark
+    from pipeline.parity.claims import Accuracy
     from pipeline.parity.document import BackendResult, Parity
     from pipeline.report.document import Documents
 
@@ -39,17 +40,21 @@ def content(name: str, documents: Documents) -> Content:
     parity, benchmark = documents.parity, documents.benchmark
     failed = [each for each in parity.backends if each.required and each.status != "pass"]
     figures = benchmark.figures
-    passed = not failed and not parity.silent
+    judged = {name: each for name, each in parity.accuracies.items() if each.closes}
+    passed = not failed and not parity.silent and not judged
     sections = (
         summary(parity, benchmark),
+        *(chosen.sections(documents) if passed else ()),
         *proven.explanations(parity),
         *([] if passed else [proven.findings(parity)]),
         *measured.latency(benchmark),
         *(measured.started(figures) if figures else ()),
         *measured.gpu(benchmark),
         *([proven.findings(parity)] if passed else []),
+        *accuracies(parity),
         *audits(parity),
         *proven.placement(parity),
+        *proven.processors(parity),
         *(measured.reached(figures) if figures else ()),
         *measured.machine(benchmark),
         *([_how_to_run(name, parity)] if passed else []),
@@ -59,7 +64,7 @@ def content(name: str, documents: Documents) -> Content:
         name,
         passed,
         "verified" if passed else "no release",
-        tuple(_verdict(parity, benchmark, failed)),
+        (*_inaccurate(judged), *_verdict(parity, benchmark, failed)),
         _next(parity, passed=passed),
         sections,
     )
@@ -74,6 +79,11 @@ def _next(parity: Parity, *, passed: bool) -> str:
     if parity.explanations:
         return f"read “{_WRONG}” below, mend what it names, and export again"
     return "mend what is named here, and export again"
+
+
+def _inaccurate(judged: Mapping[str, Accuracy]) -> Iterator[str]:
+    for name, each in judged.items():
+        yield f"{name} is not released, its accuracy: {each.verdict}: {each.in_words()}."
 
 
 def _verdict(parity: Parity, benchmark: Benchmark, failed: Sequence[BackendResult]) -> Iterator[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.benchmark import recommended
 from pipeline.benchmark.document import Benchmark
+from pipeline.benchmark.recommended import Recommended
 from pipeline.errors import InputError
 from pipeline.parity import truth as truths
 from pipeline.parity.document import BackendResult, Exported, Facts, Oracle, Parity, Refused, SampledCase
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from pipeline.formats.artifact import Artifact
+    from pipeline.parity.claims import Accuracy
     from pipeline.parity.document import Audit, Trained
     from pipeline.parity.prove import Proof
     from pipeline.parity.truth import Truth
@@ -24,14 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What a report is made from."""
+    """What a report is made from; `recommended`: what `weighbridge tune` found, if it did."""
 
     parity: Parity
     benchmark: Benchmark
+    recommended: Recommended | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
-        """Return both as JSON values, by name."""
-        return {"parity": self.parity.to_json(), "benchmark": self.benchmark.to_json()}
+        """Return them as JSON values, by name."""
+        found: dict[str, JsonValue] = {"parity": self.parity.to_json(), "benchmark": self.benchmark.to_json()}
+        return found | ({"recommended": self.recommended.to_json()} if self.recommended else {})
 
 
 def parity(
@@ -66,6 +71,17 @@ def parity(
     )
 
 
+def with_accuracies(found: Parity, accuracies: Mapping[str, Accuracy]) -> Parity:
+    """Return parity.json with whether what its artifacts give is good enough, by their names."""
+    exports = tuple(
+        each.model_copy(update={"accuracy": accuracies[each.name]})
+        if isinstance(each, Exported) and each.name in accuracies
+        else each
+        for each in found.exports
+    )
+    return found.model_copy(update={"exports": exports})
+
+
 def read(release: Path) -> Documents:
     """Return what a release's report is made from.
 
@@ -74,11 +90,20 @@ def read(release: Path) -> Documents:
     """
     folder = release / "report"
     try:
-        return Documents(Parity.read(folder / "parity.json"), Benchmark.read(folder / "benchmark.json"))
+        parity, benchmark = Parity.read(folder / "parity.json"), Benchmark.read(folder / "benchmark.json")
+        return Documents(parity, benchmark, _recommended(folder / recommended.FILE))
     except (OSError, ValueError, InputError) as error:
         raise InputError(
             f"{release} holds no readable report: {error}"[:300], hint="export again with --rebuild"
         ) from error
+
+
+def _recommended(file: Path) -> Recommended | None:
+    """Return what a report recommends; what cannot be read is none, as for whoever would follow it."""
+    try:
+        return Recommended.read(file)
+    except (OSError, ValueError):
+        return None
 
 
 def _exported(artifact: Artifact, audit: Audit | None) -> Exported:

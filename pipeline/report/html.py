@@ -36,7 +36,7 @@ def render(name: str, documents: Documents) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    plots = charts(documents.parity, documents.benchmark)
+    plots = charts(documents)
     found = content(name, documents)
     shown = {chart for section in found.sections for chart in section.charts}
     specifications = {key: spec for key, (_, spec) in plots.items() if key in shown}

@@ -1,4 +1,4 @@
-"""Parity as JUnit XML: a suite a backend, a test a case and output, one more for where it ran, and one an audited file."""
+"""Parity as JUnit XML: a suite a backend, a test a case and output, one more for where it ran, one an audited file, and one a claim."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pipeline.backends.placement import problems
 from pipeline.parity.document import Exported
 
 if TYPE_CHECKING:
+    from pipeline.parity.claims import Accuracy
     from pipeline.parity.document import Audit, BackendResult, Parity
 
 # What XML 1.0 cannot hold at all (section 2.2).
@@ -24,6 +25,8 @@ def render(name: str, parity: Parity) -> bytes:
     for export in parity.exports:
         if isinstance(export, Exported) and export.audit:
             _audit(root, f"{name}.audit.{export.artifact}", export.audit)
+        if isinstance(export, Exported) and export.accuracy:
+            _accuracy(root, f"{name}.accuracy.{export.artifact}", export.accuracy)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
@@ -66,6 +69,22 @@ def _audit(root: ET.Element, name: str, audit: Audit) -> None:
     if audit.unaccounted:
         left = "\n".join(each.in_words() for each in audit.unaccounted)
         ET.SubElement(test, "system-out").text = _clean(f"not accounted for:\n{left}")
+
+
+def _accuracy(root: ET.Element, name: str, accuracy: Accuracy) -> None:
+    suite = _suite(root, name, len(accuracy.claims) or 1)
+    if accuracy.problem is not None:
+        test = ET.SubElement(suite, "testcase", classname=_clean(name), name="judged")
+        ET.SubElement(test, "error", message=_clean(accuracy.problem))
+        suite.set("errors", "1")
+        return
+    for claim in accuracy.claims:
+        title = f"{claim.output}: {claim.criterion}" if claim.output else claim.criterion
+        test = ET.SubElement(suite, "testcase", classname=_clean(name), name=_clean(title))
+        if claim.verdict != "pass":
+            said = f"{claim.verdict}: {claim.in_words()}" + (f"; {advice}" if (advice := claim.advice()) else "")
+            ET.SubElement(test, "failure", message=_clean(said))
+    suite.set("failures", str(sum(each.verdict != "pass" for each in accuracy.claims)))
 
 
 def _suite(root: ET.Element, name: str, tests: int) -> ET.Element:

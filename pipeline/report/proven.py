@@ -87,6 +87,18 @@ def _passed(finding: Finding) -> str:
     return ("pass" if finding.passed else "FAIL") + (f" ({', '.join(said)})" if said else "")
 
 
+def processors(parity: Parity) -> Iterator[Section]:
+    """Yield for which processors the products of whole numbers are right, where a file has any."""
+    body = tuple(
+        (each.name, processor, found) for each in parity.backends for processor, found in each.facts.processors.items()
+    )
+    text = (
+        "Each run alone, on what reaches it in a call, and held against what the file says; for other processors as they would add it.",
+    )
+    if body:
+        yield Section("Products of whole numbers", text, ("backend", "processor", "what became of them"), body)
+
+
 def placement(parity: Parity) -> Iterator[Section]:
     """Yield on which device how many nodes ran, where a backend can tell."""
     found = [(each.name, each.facts.placement) for each in parity.backends if each.facts.placement]

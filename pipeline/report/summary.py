@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pipeline.benchmark.document import Benchmark
     from pipeline.benchmark.statistics import Row
+    from pipeline.parity.claims import Accuracy
     from pipeline.parity.document import Audit, BackendResult, Parity
     from pipeline.report.section import Tone
 
@@ -80,6 +81,8 @@ def _exports(parity: Parity) -> Iterator[Line]:
         if isinstance(each, Exported):
             yield Line("export", each.artifact, _how(each), size=in_units(each.size_bytes), tone="good")
             yield _audit(each.artifact, each.audit)
+            if each.accuracy:
+                yield _accuracy(each.artifact, each.accuracy)
         else:
             yield Line("export", each.artifact, "refused", tone="bad", why=each.reason)
 
@@ -108,6 +111,16 @@ def _audit(name: str, audit: Audit | None) -> Line:
         said = f"{left} not accounted for ({audit.share:.2%}): {audit.left_in_words()}"
         return Line("audit", name, said, tone="warn")
     return Line("audit", name, f"pass: all of {audit.elements:,} elements", tone="good")
+
+
+def _accuracy(name: str, found: Accuracy) -> Line:
+    """Say whether what an artifact gives is good enough; one that is not and is not required is not released."""
+    count = len(found.claims)
+    if found.verdict == "pass":
+        claims = f"{count} claim{'s' if count > 1 else ''} on {found.claims[0].samples:,} samples"
+        return Line("accuracy", name, f"pass: {claims}", tone="good")
+    word = "FAIL" if found.verdict == "fail" else found.verdict
+    return Line("accuracy", name, word, tone="warn" if word == "undecided" else "bad", why=found.in_words())
 
 
 def _backends(parity: Parity) -> Iterator[Line]:

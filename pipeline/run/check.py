@@ -94,9 +94,21 @@ def _described(planned: Plan, facts: Rehearsed, cases: Sequence[Case], undecided
             + (f", cannot run here: {variant.unavailable}" if variant.unavailable else "")
             for variant in planned.variants
         ],
+        **({"accuracy": judged} if (judged := list(_accuracies(config))) else {}),
         "parity cases": [f"{case.name}: {in_words(case.sizes)}, runs" for case in cases],
         "benchmark": f"{config.benchmark.seconds:g} s, against {config.benchmark.reference}",
     }
+
+
+def _accuracies(config: Config) -> Iterator[str]:
+    for name, gate in config.gates.items():
+        if asked := gate.accuracy:
+            wanted = [
+                *([f"{asked.sqnr_db:g} dB in {asked.share:g} of inputs"] if asked.sqnr_db is not None else []),
+                *([f"top-1 agreement {asked.top1_agreement:g}"] if asked.top1_agreement is not None else []),
+                *([f"{asked.metric} within {asked.margin:g}"] if asked.metric is not None else []),
+            ]
+            yield f"{name}: {', '.join(wanted)}, at {asked.confidence:g}, on {Path(asked.samples).name}"
 
 
 def _unit(name: str, config: Config) -> str:

@@ -19,7 +19,7 @@ from pipeline.worker.job import Context, Model, Request, without_collection
 
 
 class Export(Request[Written]):
-    """Write the network, or the artifact `source`, in one format to `folder`, with `identity` in the file."""
+    """Write the network, or the artifact `source`, in one format to `folder`, with `identity` in the file; `samples` are for calibration."""
 
     network: Network
     interface: Interface
@@ -30,6 +30,7 @@ class Export(Request[Written]):
     file_name: str
     identity: dict[str, str]
     source: Artifact | None = None
+    samples: dict[str, Array] | None = None
 
     def run(self, _: Context) -> Written:
         """Let the format write; raises ExportError with its reason where it refuses."""
@@ -52,7 +53,8 @@ class Export(Request[Written]):
     def _derived(self, chosen: Format, options: Options, source: Artifact) -> Written:
         if chosen.derive is None:
             raise ExportError(f"{chosen.name} is made from the network, not from an artifact", hint="leave out `from`")
-        return chosen.derive(FromArtifact(source, self.interface, self.folder / self.file_name, self.identity), options)
+        target = self.folder / self.file_name
+        return chosen.derive(FromArtifact(source, self.interface, target, self.identity, self.samples), options)
 
 
 class FindUndecided(Request[tuple[Doubt, ...]]):

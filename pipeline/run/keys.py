@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.backends import table as backends_table
 from pipeline.backends.table import backends
+from pipeline.benchmark.machine import processor
 from pipeline.config import resolved
 from pipeline.config.labels import label_files
 from pipeline.formats import table as formats_table
@@ -47,6 +48,8 @@ def of_release(planned: Plan, settings: Settings) -> dict[str, Any]:
         **_network(planned),
         "samples": _samples(planned),
         "reference": _recording(planned),
+        **{f"calibration of {each.name}": _calibration(each) for each in planned.config.exports if each.calibration},
+        **{part: each for name in planned.config.gates for part, each in _judged(planned, name).items()},
         **{f"names of classes, {each.name}": digest_file(each) for each in label_files(planned.config)},
         **{f"beside it, {Path(each).name}": digest_file(Path(each)) for each in planned.config.release.beside},
         **_machine(),
@@ -61,6 +64,7 @@ def of_export(planned: Plan, wanted: ExportConfig, identity: Mapping[str, str], 
             "result": f"{wanted.format} export",
             "file": formats()[wanted.format].file_of(wanted.name),
             "source": _files(source),
+            "calibration": _calibration(wanted),
             "options": dict(wanted.options),
             "identity": dict(identity),
             "interface": asdict(planned.interface),
@@ -77,8 +81,34 @@ def of_oracle(planned: Plan) -> str:
     return key({"result": "oracle", "interface": asdict(planned.interface), **_cases(planned), **_built(planned)})
 
 
-def of_proof(planned: Plan, variant: Variant, artifact: Artifact | None, threads: int) -> str:
+def of_evaluation(planned: Plan, artifact: Artifact) -> str:
+    """Return the key of what a file of a precision of its own says (see `pipeline.parity.reduced`)."""
+    return key(
+        {"result": "evaluation", "files": _files(artifact), "oracle": of_oracle(planned), **_makers([artifact], ())}
+    )
+
+
+def of_products(planned: Plan, variant: Variant, artifact: Artifact | None, case: str) -> str:
+    """Return the key of what became of a file's products of whole numbers, each run alone."""
+    return key(
+        {
+            "result": "products",
+            "files": _files(artifact),
+            "options": dict(variant.options),
+            "case": case,
+            "oracle": of_oracle(planned),
+            "device": _device(variant),
+            **_makers((), [variant]),
+        }
+    )
+
+
+def of_proof(
+    planned: Plan, variant: Variant, artifact: Artifact | None, threads: int, speaking: Artifact | None = None
+) -> str:
     """Return the key of a variant's proof: the very bytes it opens, or the network, what it is held against, and who made it.
+
+    `speaking` is the artifact that it is held against, if that is not the network.
 
     That is the backend's code and distributions, a plugin's too, and the device: what another version gave proves nothing.
     """
@@ -90,11 +120,25 @@ def of_proof(planned: Plan, variant: Variant, artifact: Artifact | None, threads
             "options": dict(variant.options),
             "files": _files(artifact),
             "oracle": of_oracle(planned),
+            "held against": _files(speaking),
             "budget": planned.config.parity.model_dump(mode="json"),
-            "gate": gate and gate.model_dump(mode="json"),
+            "gate": gate and gate.model_dump(mode="json", exclude={"accuracy"}) if gate and gate.has_budget else None,
             "threads": threads,
             "device": _device(variant),
             **_makers((), [variant]),
+        }
+    )
+
+
+def of_accuracy(planned: Plan, variant: Variant, artifact: Artifact | None, threads: int) -> str:
+    """Return the key of an artifact's accuracy: what its proof depends on, what is claimed, the samples and the metric's code."""
+    gate = planned.config.gates[variant.artifact or ""].accuracy
+    return key(
+        {
+            "result": "accuracy",
+            "proof": of_proof(planned, variant, artifact, threads),
+            "claims": gate and gate.model_dump(mode="json", exclude={"samples"}),
+            **_judged(planned, variant.artifact or ""),
         }
     )
 
@@ -124,6 +168,27 @@ def of_timings(planned: Plan, variants: Sequence[Variant], artifacts: Sequence[A
             "files": {each.name: _files(each) for each in artifacts},
             "interface": asdict(planned.interface),
             "settings": planned.config.benchmark.model_dump(mode="json"),
+            "threads": threads,
+            **_built(planned),
+            **_makers((), variants),
+        }
+    )
+
+
+def of_race(planned: Plan, variants: Sequence[Variant], artifacts: Sequence[Artifact], threads: int) -> str:
+    """Return the key of what is raced: which files, with which options, at what, and on what kind of machine; not for how long."""
+    tuned = planned.config.tune
+    return key(
+        {
+            "result": "race",
+            "candidates": [
+                [each.name, each.backend, each.artifact, dict(each.options), _device(each)] for each in variants
+            ],
+            "files": {each.name: _files(each) for each in artifacts},
+            "interface": asdict(planned.interface),
+            "objective": tuned.objective,
+            "size": tuned.size,
+            "seed": planned.config.parity.seed,
             "threads": threads,
             **_built(planned),
             **_makers((), variants),
@@ -193,17 +258,6 @@ def _device(variant: Variant) -> str:
     return f"{processor()} {backends()[variant.backend].device_facts()}".strip()
 
 
-@cache
-def processor() -> str:
-    """Return the processor's model and a digest of its instruction sets: they decide how sums are ordered."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = dict(re.findall(r"^([^\t:]+?)\s*:\s*(.*)$", first, re.MULTILINE))
-    return f"{facts.get('model name', platform.machine())}, {key(facts.get('flags', facts.get('Features', '')))[:12]}"
-
-
 def _built(planned: Plan) -> dict[str, Any]:
     """Return what decides the network's values and an exporter's bytes, whatever the config's other sections say."""
     model = planned.config.model.model_dump(mode="json", exclude={"weights", "sha256"})
@@ -233,9 +287,25 @@ def _recording(planned: Plan) -> str:
     return digest_file(Path(reference.file)) if reference else ""
 
 
+def _calibration(wanted: ExportConfig) -> str:
+    return digest_file(Path(wanted.calibration)) if wanted.calibration else ""
+
+
 def _samples(planned: Plan) -> str:
     samples = planned.config.samples
     return digest_file(Path(samples)) if samples else ""
+
+
+def _judged(planned: Plan, artifact: str) -> dict[str, str]:
+    """Return what an artifact is judged on beside the config: the samples, and the code of the metric."""
+    accuracy, metric = planned.config.gates[artifact].accuracy, planned.metrics.get(artifact)
+    if accuracy is None:
+        return {}
+    code = sources(metric) if metric else {}
+    return {
+        f"samples that {artifact} is judged on": digest_file(Path(accuracy.samples)),
+        **{f"the metric's code, {name}": each for name, each in code.items()},
+    }
 
 
 @cache

@@ -18,7 +18,7 @@ from pipeline.parity.document import Candidate
 from pipeline.parity.jobs import ReadSignature
 from pipeline.parity.prove import Truth
 from pipeline.run.plan import at_once, plan
-from pipeline.run.stages import reporting
+from pipeline.run.stages import accuracy, reporting
 from pipeline.run.stages.exporting import EXPORT, export
 from pipeline.run.stages.network import evaluate_oracle, truth_of
 from pipeline.run.stages.proving import explained, heard_longer, prove_all, proven_or_second
@@ -70,7 +70,7 @@ def parity(path: Path, settings: Settings, request: Request) -> Parity:
             state = run(_with_candidate(state, request, file, theirs), [SAMPLE, _take(file, theirs)])
             state = heard_longer(state.adding(prove_all(state, {CANDIDATE: names})))
         else:
-            state = proven_or_second(run(state, [SAMPLE, EXPORT]))
+            state = accuracy.judged(proven_or_second(run(state, [SAMPLE, EXPORT])))
         proven = state.need(Proven)
         culprits = settings.out / planned.config.name / reporting.CULPRITS
         explanations = explained(state, culprits, all_of_them=request.explain) if request.explain else []
@@ -78,8 +78,10 @@ def parity(path: Path, settings: Settings, request: Request) -> Parity:
     if file and theirs:
         found["candidate"] = Candidate(file=file.name, format=theirs.name, matched=names.how)
     document = reporting.parity_document(state)
-    found["passed"] = not document.silent and all(
-        proof.status == "pass" for proof in proven.proofs if proof.variant.required
+    found["passed"] = (
+        not document.silent
+        and not any(each.closes for each in document.accuracies.values())
+        and all(proof.status == "pass" for proof in proven.proofs if proof.variant.required)
     )
     return document.model_copy(update=found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from pipeline.rebuild import objects, trust
 from pipeline.rebuild.cases import allowed
 from pipeline.rebuild.network import Network
 from pipeline.release import bundle, signing
+from pipeline.run import precisions
 from pipeline.run.slots import Slots
 from pipeline.storage.cache import Cache
 from pipeline.weights import files, read, remote
@@ -35,7 +35,7 @@ from pipeline.weights.verified import verified_as, verify
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from pipeline.config import Config
@@ -77,7 +77,7 @@ class Settings:
     slots: Slots = field(default_factory=lambda: Slots(memory_bytes=MEMORY_SHARE * machine.available_bytes()))
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
     runner: Runner | None = None
-    threads: int = field(default_factory=lambda: cores())  # noqa: PLW0108 - defined below
+    threads: int = field(default_factory=machine.cores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,7 @@ class Plan:
     weights_bytes: int
     located: Located
     objects: tuple[Located, ...] = ()
+    metrics: Mapping[str, Located] = field(default_factory=dict)
     sign: Path | None = None
     signed_by: str = ""
 
@@ -170,10 +171,12 @@ def plan(path: Path, settings: Settings) -> Plan:
         ),
         located=located,
         objects=located_objects,
+        metrics=_metrics(config, prefixes),
         sign=sign,
         signed_by=signing.read_signer(sign).key_id if sign else "",
     )
     _require_available(planned)
+    precisions.require(config)
     _require_beside(config)
     labels(config)
     return planned
@@ -202,6 +205,29 @@ def _objects(config: Config, prefixes: Sequence[str]) -> tuple[Located, ...]:
             told = f"{place}: model.arguments.{path}: {error.message}"
             raise type(error)(told, hint=error.hint, about=error.about) from None
     return tuple(found)
+
+
+def _metrics(config: Config, prefixes: Sequence[str]) -> dict[str, Located]:
+    """Return the function that each artifact is judged by, found and trusted before anything runs; of accuracy, the file must be there."""
+    found = {}
+    for name, gate in config.gates.items():
+        if gate.accuracy is None:
+            continue
+        place = f"gates.{name}.accuracy"
+        if not Path(gate.accuracy.samples).is_file():
+            at = config.place(f"{place}.samples")
+            raise ConfigError(
+                f"{at}: there is no file of samples {gate.accuracy.samples}",
+                hint="correct the path, which starts at the config",
+            )
+        if gate.accuracy.metric is None:
+            continue
+        try:
+            found[name] = trust.locate_function(gate.accuracy.metric, prefixes)
+        except WeighbridgeError as error:
+            told = f"{config.place(f'{place}.metric')}: {place}.metric: {error.message}"
+            raise type(error)(told, hint=error.hint, about=error.about) from None
+    return found
 
 
 def interface(config: Config) -> Interface:
@@ -288,11 +314,6 @@ def _weights(config: Config, settings: Settings) -> tuple[Path, Header, Verified
             hint=f"fetch the file again that the config was written for; if this one is meant, set model.sha256 to {found.sha256}",
         )
     return path, header, found
-
-
-def cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def usual_values(dtype: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import config
 from pipeline.benchmark import document as benchmark
+from pipeline.benchmark import recommended
 from pipeline.parity import document as parity
 from pipeline.release import manifest
 from pipeline.run.plan import vocabulary
@@ -18,4 +19,5 @@ SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "manifest": manifest.schema,
     "parity": parity.schema,
     "benchmark": benchmark.schema,
+    "recommended": recommended.schema,
 }

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.backends.table import NETWORK, backends
 from pipeline.backends.variant import Variant
+from pipeline.benchmark.machine import cores
 from pipeline.config import resolved
 from pipeline.release import bundle, standalone
 from pipeline.release import verify as verifying
-from pipeline.run.plan import cores, plan
+from pipeline.run.plan import plan
 from pipeline.weights.files import digest
 from pipeline.worker.process import LOCAL
 from pipeline.worker.session import Run, opened

@@ -96,6 +96,11 @@ class Cache:
                 (temporary / RECORD).write_bytes(_recorded(key, about, files))
         return self.root / key / "files"
 
+    def remove(self, key: str) -> None:
+        """Forget what is stored under the key, if anything is."""
+        if self.has(key):
+            self._remove(key)
+
     def entries(self) -> tuple[Entry, ...]:
         """Return what is kept, the least recently used first."""
         if not self.root.is_dir():

@@ -261,6 +261,17 @@ def publish(temporary: Path, final: Path, *, replace: bool = False) -> None:
     _sync(final.parent)
 
 
+def exchange(temporary: Path, final: Path, aside: Path) -> None:
+    """Sync a private directory and let it take the place of `final`, which moves to `aside`; nothing else is left beside either.
+
+    No portable call exchanges two directories: for an instant there is none, never a part of one. The caller holds a lock.
+    """
+    _sync_tree(temporary)
+    final.rename(aside)
+    temporary.rename(final)
+    _sync(final.parent)
+
+
 def atomic_write(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees all of the old bytes or all of the new ones, even after a crash."""
     with atomic_file(path) as whole:

@@ -219,6 +219,36 @@ class CallTogether(Request[Throughput]):
         return Throughput(calls=calls, seconds=(clock() - start) / 1e9)
 
 
+class TimeTogether(Request[list[int]]):
+    """Time up to `calls` calls, `callers` under way at once, ending early after `longest_s`; return each one's duration in nanoseconds."""
+
+    scenario: str
+    callers: int
+    calls: int
+    longest_s: float
+
+    def run(self, context: Context) -> list[int]:
+        """Bind for each thread, then let them all go, each with its share of the calls."""
+        opened, clock = context.find(_Opened), time.perf_counter_ns
+        bound = [opened.session.bind(opened.inputs[self.scenario]) for _ in range(self.callers)]
+        share = max(self.calls // self.callers, 1)
+        end = clock() + int(self.longest_s * 1e9)
+
+        def work(call: Callable[[], object]) -> list[int]:
+            durations = []
+            for _ in range(share):
+                start = clock()
+                call()
+                stop = clock()
+                durations.append(stop - start)
+                if stop > end:
+                    break
+            return durations
+
+        with ThreadPoolExecutor(self.callers) as pool:
+            return [each for durations in pool.map(work, bound) for each in durations][: self.calls]
+
+
 class Memory(Model):
     """A process's resident memory now and at its peak."""
 

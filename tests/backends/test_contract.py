@@ -39,7 +39,7 @@ def file_of(tmp_path_factory):
     def made_in(format_, target):
         if reason := format_.probe():
             pytest.skip(f"{format_.name}: {reason}")
-        if format_.derive is None:
+        if format_.derived_from is None:
             return export(_Loaded(torch.load(WEIGHTS, weights_only=True)), INTERFACE, format_.name, target)
         target.mkdir()
         file(format_.derived_from)

@@ -69,7 +69,7 @@ def test_each_artifact_may_have_a_gate_of_its_own() -> None:
         ("exports: [{format: onnx, from: onnx}]", "[eager]", "", "exports.0.from: 'onnx' is this artifact itself"),
         ("exports: [onnx, {name: q, format: quantised, from: onx}]", "[eager]", "", "exports.1.from: 'onx' is no artifact before this one (nearest valid: 'onnx')"),
         ("exports: [onnx]", "[eager]", "gates: {onx: {limit: 4}}\n", "gates.onx: 'onx' is not in exports (nearest valid: 'onnx')"),
-        ("exports: [onnx]", "[eager]", "gates: {onnx: {}}\n", "gates.onnx: expected limit, atol with rtol, or outputs"),
+        ("exports: [onnx]", "[eager]", "gates: {onnx: {}}\n", "gates.onnx: expected limit, atol with rtol, outputs or accuracy"),
         ("exports: [onnx]", "[eager]", "gates: {onnx: {limit: 4, atol: 1, rtol: 0}}\n", "gates.onnx.limit: either limit, or atol with rtol"),
         ("exports: [onnx]", "[eager]", "gates: {onnx: {outputs: {nothing: {limit: 4}}}}\n", "gates.onnx.outputs.nothing: 'nothing' is not in outputs"),
     ],

@@ -207,7 +207,7 @@ def test_the_summary_of_a_ci_job_is_appended_to(tmp_path, monkeypatch):
 def test_every_plot_is_drawn_in_a_browser_without_an_error(page):
     page.resize(1440)
     count = page.script("return document.querySelectorAll('.plot').length")
-    assert count == 10
+    assert count == 11
     assert page.wait(f"return document.querySelectorAll('.plot svg').length === {count}")
     assert page.errors() == []
     assert page.script("return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:'))") == []
@@ -282,7 +282,7 @@ def test_plots_and_tables_have_accessible_names(page):
 
 def drawn(documents, chart):
     """The values that a plot draws first, of the specification that its page holds."""
-    spec = charts(documents.parity, documents.benchmark)[chart][1]
+    spec = charts(documents)[chart][1]
     name = next(each["data"]["name"] for each in (spec, *spec.get("layer", ())) if "data" in each)
     return spec["datasets"][name]
 
@@ -302,13 +302,13 @@ def test_the_chart_of_latencies_shows_the_calls_that_the_table_does(documents):
     for each in drawn(documents, "latency-0"):
         assert each["p50"] == rows[each["backend"]].p50.value_ms
         assert each["p95"] == rows[each["backend"]].p95.value_ms
-    caption = charts(documents.parity, documents.benchmark)["latency-0"][0]
+    caption = charts(documents)["latency-0"][0]
     assert "in ms, batch=1, logarithmic axis: line from the 5th to the 95th percentile" in caption
 
 
 @pytest.mark.parametrize("chart", ["ratio-0", "latency-0", "throughput", "cold", "memory", "parity"])
 def test_a_caption_names_the_axis_that_its_plot_has(documents, chart):
-    caption, spec = charts(documents.parity, documents.benchmark)[chart]
+    caption, spec = charts(documents)[chart]
     scales = re.findall(r'"type": "(log)"', json.dumps(spec))
     assert ("logarithmic" in caption) == bool(scales)
     units = {"latency-0": "ms", "cold": "ms", "memory": "MB", "throughput": "tems a second"}
@@ -321,7 +321,7 @@ def test_the_caption_of_errors_counts_its_points_and_names_its_marks(edited):
             each.update(factor="inf", passed=False)
 
     documents = edited(change)
-    caption, spec = charts(documents.parity, documents.benchmark)["parity"]
+    caption, spec = charts(documents)["parity"]
     assert f"{len(drawn(documents, 'parity'))} points" in caption
     assert "2 that are no number are in the table alone" in caption
     assert "red line: the limit" in caption

@@ -16,7 +16,7 @@ from pipeline.formats.accounting import (
     uses_batch_statistics,
 )
 from pipeline.formats.ledger import Audit, Problem
-from pipeline.formats.onnx import attributes
+from pipeline.formats.onnx import attributes, quantised
 from pipeline.formats.onnx.graph import Graph, read
 
 if TYPE_CHECKING:
@@ -59,8 +59,10 @@ def audit_graph(
     """
     steps, known = known_of(state, program, effect)
     found = Audit()
-    used: set[str] = set()
+    done, used = quantised.account(graph, known, found)
     for constant in graph.constants:
+        if constant.name in done:
+            continue
         found.constants += 1
         found.elements += int(constant.value.size)
         used |= account(constant, graph, known, found)
@@ -82,7 +84,8 @@ class _Origin:
 def _check_attributes(graph: Graph, known: Known, found: Audit) -> None:
     for node in graph.nodes:
         numeric = graph.numeric_attributes(node)
-        if not numeric or graph.is_size_arithmetic(node):
+        # What an operator of whole numbers says of axes, blocks and bits is held against the weights with it.
+        if not numeric or graph.is_size_arithmetic(node) or node.operator in quantised.OPERATORS:
             continue
         origin = _origin(node, graph, known, found)
         for name, value in numeric.items():

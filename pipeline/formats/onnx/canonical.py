@@ -69,27 +69,27 @@ def from_model(model: onnx.ModelProto, folder: Path, target: Path, *, identity: 
     """
     import onnx
 
-    messages = list(_messages(model))
-    nodes = _explanations(message for message in messages if isinstance(message, onnx.NodeProto))
-    for message in messages:
+    every = list(messages(model))
+    nodes = _explanations(message for message in every if isinstance(message, onnx.NodeProto))
+    for message in every:
         _strip(message)
     for name, value in sorted(identity.items()):
         model.metadata_props.add(key=f"{IDENTITY_PREFIX}{name}", value=value)
     _sort_metadata(model)
     with disk_errors(target):
-        tensors = [message for message in messages if isinstance(message, onnx.TensorProto)]
+        tensors = [message for message in every if isinstance(message, onnx.TensorProto)]
         weights = _write_external(tensors, folder, target.with_name(f"{target.name}.data"))
         target.write_bytes(model.SerializeToString(deterministic=True))
     return Stripped((target, *weights), nodes)
 
 
-def _messages(message: Any) -> Iterator[Any]:
+def messages(message: Any) -> Iterator[Any]:
     """Yield a protobuf message and every one inside it: graphs, functions, nodes, attributes, tensors."""
     yield message
     for descriptor, value in message.ListFields():
         if descriptor.message_type is not None:
             for child in (value,) if hasattr(value, "ListFields") else value:
-                yield from _messages(child)
+                yield from messages(child)
 
 
 def _explanations(nodes: Iterable[onnx.NodeProto]) -> dict[str, dict[str, str]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UnsafeError, WeightsError
 from pipeline.formats.format import Format, Triton
-from pipeline.formats.onnx.options import OnnxOptions, alternative
+from pipeline.formats.onnx.options import OnnxOptions, alternative, calibrates, leaves_out, precision
 from pipeline.weights import confined, files
 from pipeline.weights.kinds import Kind
 from pipeline.weights.protobuf import MalformedFieldError
@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.formats.artifact import Written
-    from pipeline.formats.format import AuditSubject, CulpritSearch, Found, FromNetwork, Options, Signature
+    from pipeline.formats.format import (
+        AuditSubject,
+        CulpritSearch,
+        Evaluate,
+        Found,
+        FromArtifact,
+        FromNetwork,
+        Options,
+        Product,
+        ProductSearch,
+        Ranking,
+        Signature,
+    )
 
 _MODULES = (
     "torch.export._trace",
@@ -45,6 +57,30 @@ def _export(origin: FromNetwork, options: Options) -> Written:
     from pipeline.formats.onnx.export import export
 
     return export(origin, options)
+
+
+def _derive(origin: FromArtifact, options: Options) -> Written:
+    from pipeline.formats.onnx.reduce import derive
+
+    return derive(origin, options)
+
+
+def _evaluate(path: Path) -> Evaluate:
+    from pipeline.formats.onnx.exact import read
+
+    return read(path)
+
+
+def _rank(wanted: Ranking) -> Sequence[str]:
+    from pipeline.formats.onnx.ranking import rank
+
+    return rank(wanted)
+
+
+def _judge_products(wanted: ProductSearch) -> Sequence[Product]:
+    from pipeline.formats.onnx.pieces import judge
+
+    return judge(wanted)
 
 
 def _signature(path: Path) -> Signature:
@@ -83,6 +119,13 @@ ONNX = Format(
     options=OnnxOptions,
     file="model.onnx",
     export=_export,
+    derive=_derive,
+    precision=precision,
+    calibrates=calibrates,
+    evaluate=_evaluate,
+    judge_products=_judge_products,
+    leaves_out=leaves_out,
+    rank=_rank,
     alternative=alternative,
     distributions=("torch", "onnx", "onnxscript", "onnx-ir"),
     modules=_MODULES,

@@ -32,7 +32,7 @@ def audit(file: Path, subject: AuditSubject) -> dict[str, Any]:
         UnsafeError, WeightsError: it is no OpenVINO model, or one that may not be opened.
     """
     program, reason = (subject.program, None) if subject.program else subject.captured()
-    found = audit_graph(read(file), subject.state, program, subject.effect)
+    found = audit_graph(read(file), subject.state, program, subject.effect, is_narrow=bool(subject.precision))
     return found if reason is None else {**found, "unchecked": reason}
 
 
@@ -41,15 +41,17 @@ def audit_graph(
     state: Mapping[str, Any],
     program: Mapping[str, Any] | None,
     effect: Callable[[Mapping[str, Any]], bool | None] | None = None,
+    *,
+    is_narrow: bool = False,
 ) -> dict[str, Any]:
-    """Account for a graph; the arguments are those of `pipeline.formats.onnx.audit.audit_graph`."""
+    """Account for a graph; the arguments are those of `pipeline.formats.onnx.audit.audit_graph`. `is_narrow`: weights may be rounded."""
     steps, known = known_of(state, program, effect)
     found = Audit()
     used: set[str] = set()
     for constant in graph.constants:
         found.constants += 1
         found.elements += int(constant.value.size)
-        if rounded := _rounded(constant, known):
+        if not is_narrow and (rounded := _rounded(constant, known)):
             found.problems.append(rounded)
             used.add(rounded.nearest or "")
         else:

@@ -34,7 +34,8 @@ def derive(origin: FromArtifact, _: Options) -> Written:
     canonical.rename(origin.target)
     files = (origin.target, origin.target.with_suffix(".bin"))
     source = origin.artifact.written
-    return Written(files, {"layers": len(model.get_ops())}, (), source.explanations, source.program)
+    precision = {"precision": source.facts["precision"]} if "precision" in source.facts else {}
+    return Written(files, {"layers": len(model.get_ops()), **precision}, (), source.explanations, source.program)
 
 
 def reason(error: RuntimeError) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import DigestError, InputError
 from pipeline.release import bundle
 from pipeline.release.packages import content, huggingface, mlflow, oci, ort, triton, zipped
+from pipeline.release.recommended import follow
 from pipeline.release.verify import check
 from pipeline.storage.store import private_directory, publish
 
@@ -43,7 +44,7 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "triton": Kind(triton.write, "tritonserver --model-repository={path}", notes=triton.notes),
-    "mlflow": Kind(mlflow.write, "mlflow models serve --model-uri {path} --env-manager local"),
+    "mlflow": Kind(mlflow.write, "mlflow models serve --model-uri {path} --env-manager local", notes=mlflow.notes),
     "huggingface": Kind(huggingface.write, "hf upload OWNER/NAME {path}  # OWNER/NAME: your repository on the Hub"),
     "ort": Kind(ort.write, ort.NEXT, notes=ort.notes),
     "oci": Kind(
@@ -83,7 +84,7 @@ def package(release: Path, kind: str, out: Path | None = None) -> Packaged:
         name=released.name,
         version=released.version,
     )
-    return Packaged(path, next_step, chosen.notes(released))
+    return Packaged(path, next_step, (*follow(found, released.manifest).notes, *chosen.notes(released)))
 
 
 def _place(built: Path, path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _NAMESPACE = uuid.UUID("6a0ee3b6-62f7-5b4e-9d2e-0a4f6d0c7b5d")
 _FIRST_OF_1980 = "1980-01-01 00:00:00.000000"
 _PROVIDERS = ["CPUExecutionProvider"]
+_TAKEN = {"intra_op_num_threads", "graph_optimization_level"}
 _FLAVOUR = "onnx"  # what MLflow calls it, and the package that it reads it with
 
 
@@ -34,6 +35,18 @@ def write(content: Content, path: Path) -> None:
     (path / "MLmodel").write_text(json.dumps(_description(content, model), indent=2) + "\n", encoding="utf-8")
 
 
+def session(content: Content, model: Mapping[str, Any]) -> dict[str, int]:
+    """Return what MLflow's loader sets of what is recommended (mlflow/onnx/__init__.py, `_OnnxModelWrapper`)."""
+    return {name: value for name, value in content.session(model).items() if name in _TAKEN}
+
+
+def notes(content: Content) -> tuple[str, ...]:
+    """Return what is recommended and cannot be said."""
+    model = content.onnx(_FLAVOUR)
+    untold = content.session(model).keys() - session(content, model).keys()
+    return tuple(f"MLflow's loader does not set {name}, which weighbridge tune recommends" for name in sorted(untold))
+
+
 def _description(content: Content, model: Mapping[str, Any]) -> dict[str, Any]:
     manifest = content.manifest
     return {
@@ -43,6 +56,7 @@ def _description(content: Content, model: Mapping[str, Any]) -> dict[str, Any]:
                 "onnx_version": manifest["tools"].get(_FLAVOUR, ""),
                 "providers": _PROVIDERS,
                 "code": None,
+                **({"onnx_session_options": told} if (told := session(content, model)) else {}),
             },
             "python_function": {"loader_module": "mlflow.onnx", "data": model["path"], "env": {}},
         },

@@ -67,6 +67,12 @@ def notes(content: Content) -> tuple[str, ...]:
         for model in _models(content)
         if not _variants(content, model)
     ]
+    told += [
+        f"{_component(content, model)}: weighbridge tune recommends {', '.join(f'{name} {value}' for name, value in options.items())} on a "
+        "processor like this one, which a package cannot say: set it in the session's options"
+        for model in _models(content)
+        if (options := content.session(model))
+    ]
     found = {name: each for model in _models(content) for name, each in _variants(content, model).items()}
     told += [
         f"variant {name} needs an onnxruntime in which {each['ep']} takes options from a package, and is refused by others"

@@ -98,7 +98,13 @@ def notes(content: Content) -> tuple[str, ...]:
     against = doubt(content.manifest.get("rows"), batch) if batch else None
     platforms = dict.fromkeys(each for model in content.manifest["models"] if (each := _platform(model)))
     own = (f"{each.platform}: {each.note}" for each in platforms if each.note)
-    return (*([f"no dynamic batching: {against}"] if against else []), *own)
+    told = [
+        f"{model.get('name') or model['format']}: weighbridge tune recommends {', '.join(f'{name} {value}' for name, value in options.items())} on "
+        "a processor like this one: set it in config.pbtxt"
+        for model in content.manifest["models"]
+        if (options := content.session(model))
+    ]
+    return (*told, *([f"no dynamic batching: {against}"] if against else []), *own)
 
 
 def _by_position(

@@ -14,10 +14,10 @@ from pipeline.parity.prove import Truth
 from pipeline.run import cached, keys
 from pipeline.run.jobs import Export
 from pipeline.run.plan import at_once
-from pipeline.run.stages import auditing
+from pipeline.run.stages import auditing, evaluating
 from pipeline.run.stages.network import agreed, rehearsed, truth_of
 from pipeline.run.stages.results import Exported, Inputs, Rebuilt
-from pipeline.run.stages.sampling import examples
+from pipeline.run.stages.sampling import calibration, examples
 from pipeline.run.stages.state import Stage
 from pipeline.worker.event import Event
 
@@ -56,7 +56,8 @@ def _run(state: State) -> tuple[object, ...]:
                 with suppress(WeighbridgeError):
                     audit.result()
             raise
-    return exported, Rebuilt(answer.network, agreement), truth_of(state, answer), *begun
+    exported, known = evaluating.added(exported, truth_of(state, answer), state)
+    return exported, Rebuilt(answer.network, agreement), known, *begun
 
 
 def _needed(state: State) -> list[str]:
@@ -133,6 +134,7 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
             file_name=written_by.file_of(wanted.name),
             identity=_identity(planned),
             source=source,
+            samples=calibration(planned, wanted),
         )
         modules = (*written_by.modules, Export.__module__)
         with state.runner.start(f"the {wanted.name} exporter", threads=1, modules=modules) as worker:

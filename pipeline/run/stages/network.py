@@ -175,6 +175,7 @@ def gates_of(planned: Plan) -> dict[str, dict[str, Rule]]:
             for name in planned.config.outputs
         }
         for artifact, gate in planned.config.gates.items()
+        if gate.has_budget
     }
 
 

@@ -12,12 +12,12 @@ from pipeline.errors import ExportError, UnavailableError, WeighbridgeError
 from pipeline.parity import explain, listening, prove, truth
 from pipeline.parity.compare import Finding
 from pipeline.parity.prove import Proof, Truth
-from pipeline.run import keys
+from pipeline.run import keys, precisions
 from pipeline.run.plan import at_once
-from pipeline.run.stages import auditing, kept, reporting, second
+from pipeline.run.stages import accuracy, auditing, kept, lighter, products, reporting, second
 from pipeline.run.stages.network import conditions_of
 from pipeline.run.stages.reporting import CULPRITS, note
-from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
+from pipeline.run.stages.results import Exported, Inputs, Judged, Proven, Rebuilt
 from pipeline.run.stages.sampling import examples
 from pipeline.run.stages.state import Stage
 from pipeline.worker.event import Event
@@ -57,7 +57,14 @@ def _run(state: State) -> tuple[object, ...]:
         about = ExportError.about if is_refusal else error.about
         hint = error.hint or _working(state, proven.proofs)
         raise type(error)(told, hint=hint, about=about) from None
-    return state.need(Exported), proven, known
+    state = lighter.judged(state, lambda again, only: again.adding(prove_all(again, only=only)))
+    accuracy.noted(state)
+    try:
+        accuracy.gate(state)
+    except WeighbridgeError as error:
+        told = f"{error.message}\n  {reporting.without_release(state, reporting.files(state))}"
+        raise type(error)(told, hint=error.hint, about=error.about) from None
+    return state.need(Exported), state.need(Proven), state.need(Truth), state.need(Judged)
 
 
 def _working(state: State, proofs: Sequence[Proof]) -> str | None:
@@ -94,12 +101,13 @@ def heard_longer(state: State) -> State:
     What passed only so is not kept: the next run listens again.
     """
     proven, known = state.need(Proven), state.need(Truth)
-    if not (names := listening.in_doubt(proven.proofs)):
+    of_network = [each for each in proven.proofs if each.variant.artifact not in known.own]
+    if not (names := listening.in_doubt(of_network)):
         return state
     with suppress(WeighbridgeError):
         seed = state.plan.config.parity.seed
         again = listening.heard_longer(known, names, conditions_of(state), seed)
-        doubtful = [each.variant for each in proven.proofs if listening.in_doubt([each])]
+        doubtful = [each.variant for each in of_network if listening.in_doubt([each])]
         found = prove.with_audits(prove.prove(doubtful, conditions_of(state), again, proven.names), proven.audits)
         newer = {each.variant.name: each for each in found}
         proofs = tuple(newer.get(each.variant.name, each) for each in proven.proofs)
@@ -125,7 +133,7 @@ def prove_all(state: State, names: Mapping[str, Names] | None = None, only: Coll
         audit.result()
     proofs = _proofs(state, variants, names or {})
     audits = audit.result()
-    return Proven(prove.with_audits(proofs, audits), audits, names or {})
+    return Proven(prove.with_audits(products.judged(state, proofs), audits), audits, names or {})
 
 
 def _proofs(state: State, variants: Sequence[Variant], names: Mapping[str, Names]) -> tuple[Proof, ...]:
@@ -134,8 +142,15 @@ def _proofs(state: State, variants: Sequence[Variant], names: Mapping[str, Names
     if names:  # a candidate: somebody is looking for what is wrong with it
         return prove.prove(variants, conditions_of(state), truth, names)
     found = {each.name: exported.named(each.artifact) for each in variants}
+    speaking = precisions.speaking(state.plan.config)
     by_variant = {
-        each.name: keys.of_proof(state.plan, each, found[each.name], state.settings.threads)
+        each.name: keys.of_proof(
+            state.plan,
+            each,
+            found[each.name],
+            state.settings.threads,
+            exported.named(speaking.get(each.artifact or "")),
+        )
         for each in variants
         if not each.unavailable
     }
@@ -160,7 +175,8 @@ def explained(state: State, folder: Path, *, all_of_them: bool = False) -> list[
     for proof in proven.proofs:
         # The network as it is has no other way to be run.
         is_plain = proof.variant.artifact is None and not backends()[proof.variant.backend].ladder
-        if is_plain or proof.status not in {"pass", "fail"}:
+        speaks = proof.variant.artifact in state.need(Truth).own  # a search holds a file against the network's modules
+        if is_plain or speaks or proof.status not in {"pass", "fail"}:
             continue
         # Outputs that are right have no culprit: it is the device, or the file by its audit, that failed.
         if all_of_them or not all(each.passed for each in proof.findings):
@@ -200,6 +216,6 @@ PROVE = Stage(
     "parity",
     "hold every backend against the float64 network",
     (Inputs, Exported, Rebuilt, Truth),
-    (Exported, Proven, Truth),
+    (Exported, Proven, Truth, Judged),
     _run,
 )

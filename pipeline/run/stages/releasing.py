@@ -9,7 +9,7 @@ from pipeline.parity.prove import Truth
 from pipeline.release import compose
 from pipeline.run import keys
 from pipeline.run.stages import reporting
-from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt, Released, Timed
+from pipeline.run.stages.results import Exported, Inputs, Judged, Proven, Rebuilt, Released, Timed
 from pipeline.run.stages.state import Stage
 from pipeline.weights.files import digest
 
@@ -33,8 +33,11 @@ def _run(state: State) -> tuple[object, ...]:
         recording=state.need(Inputs).recording,
         distributions=keys.distributions(planned),
         audits=state.need(Proven).audits,
+        accuracies=state.need(Judged).accuracies,
     )
     return (Released(compose.write(evidence, state.settings.out)),)
 
 
-RELEASE = Stage("release", "write the release", (Inputs, Exported, Rebuilt, Truth, Proven, Timed), (Released,), _run)
+RELEASE = Stage(
+    "release", "write the release", (Inputs, Exported, Rebuilt, Truth, Proven, Judged, Timed), (Released,), _run
+)

@@ -9,7 +9,7 @@ from pipeline.parity.document import Explanation, Parity, Trained
 from pipeline.parity.prove import Truth
 from pipeline.release import bundle, compose
 from pipeline.report import document, html, markdown
-from pipeline.run.stages.results import Exported, Inputs, Proven, Rebuilt
+from pipeline.run.stages.results import Exported, Inputs, Judged, Proven, Rebuilt
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
@@ -26,9 +26,12 @@ def parity_document(state: State) -> Parity:
     """Return parity.json of what is known so far."""
     exported, proven, rebuilt = state.need(Exported), state.need(Proven), state.need(Rebuilt)
     compared = _compared(state.need(Inputs), rebuilt)
-    return document.parity(
+    judged = state.added.get(Judged)  # nobody judges what parity did not let through
+    accuracies = judged.accuracies if isinstance(judged, Judged) else {}
+    found = document.parity(
         state.need(Truth), proven.proofs, exported.artifacts, proven.audits, exported.refusals, rebuilt.notes, compared
     )
+    return document.with_accuracies(found, accuracies)
 
 
 def _compared(inputs: Inputs, rebuilt: Rebuilt) -> Trained | None:

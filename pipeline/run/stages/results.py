@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pipeline.formats.artifact import Artifact
     from pipeline.interface import Case
     from pipeline.parity.candidate import Names
+    from pipeline.parity.claims import Accuracy
     from pipeline.parity.document import Audit
     from pipeline.parity.jobs import Rehearsed
     from pipeline.parity.prove import Proof
@@ -66,6 +67,18 @@ class Proven:
     proofs: tuple[Proof, ...]
     audits: Mapping[str, Audit]
     names: Mapping[str, Names] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Whether what artifacts give is good enough, by their names; only of those that a gate asks it of and a backend proved."""
+
+    accuracies: Mapping[str, Accuracy]
+
+    def fails(self, artifact: str | None) -> bool:
+        """Whether an artifact was not shown to be good enough."""
+        found = self.accuracies.get(artifact or "")
+        return found is not None and found.verdict != "pass"
 
 
 @dataclass(frozen=True, slots=True)

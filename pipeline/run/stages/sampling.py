@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from pipeline.errors import InputError
 from pipeline.rebuild import cases, reference
+from pipeline.run.stages import accuracy
 from pipeline.run.stages.results import Inputs
 from pipeline.run.stages.state import Stage
 
 if TYPE_CHECKING:
-    from pipeline.interface import Case
+    from pipeline.config.models import ExportConfig
+    from pipeline.interface import Array, Case
     from pipeline.run.plan import Plan
     from pipeline.run.stages.state import State
 
@@ -37,6 +42,28 @@ def sample(planned: Plan) -> Inputs:
     return Inputs(found if planned.interface.preprocesses else (*found, *recording.cases), recording)
 
 
+def calibration(planned: Plan, wanted: ExportConfig) -> dict[str, Array] | None:
+    """Return the inputs that an artifact's ranges are measured on; None if it has none.
+
+    Raises:
+        InputError: they are not what the config says, or hold NaN or infinity.
+    """
+    from pipeline.release import predict
+
+    if not wanted.calibration:
+        return None
+    name = Path(wanted.calibration).name
+    arrays = predict.read_inputs([wanted.calibration], planned.interface.inputs)
+    found = dict(cases.from_samples(planned.interface, arrays, what=name).inputs)
+    for each, array in found.items():
+        if not array.size or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+            told = "is empty" if not array.size else "holds NaN or infinity"
+            raise InputError(
+                f"{name}: '{each}' {told}: no range can be measured on it", hint="save inputs that the network meets"
+            )
+    return found
+
+
 def examples(planned: Plan) -> Case:
     """Return the inputs that exporters are shown."""
     sizes = cases.example_sizes(planned.interface)
@@ -44,6 +71,7 @@ def examples(planned: Plan) -> Case:
 
 
 def _run(state: State) -> tuple[object, ...]:
+    accuracy.require_readable(state.plan)
     return (sample(state.plan),)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import WorkerError
 from pipeline.formats.table import formats
+from pipeline.parity.truth import Truth
+from pipeline.run.stages import evaluating
 from pipeline.run.stages.exporting import export
 from pipeline.run.stages.results import Exported, Proven
 
@@ -54,16 +56,20 @@ def _by_another_way(
         made = _exported(state, wanted, first, other, reason)
     except WorkerError as error:
         return _told(state, family, f"the other way is refused: {error.message}")
-    exported = state.need(Exported)
-    artifacts = tuple(made.get(each.name, each) for each in exported.artifacts)
-    again = state.adding(replace(exported, artifacts=artifacts))
-    proven = prove(again, family)
+    proven = prove(with_artifacts(state, made), family)
     found = proven.need(Proven)
     after = _wrong(found, family)
     if not after.keys() < before.keys():
         second = made[first.name]
         return _told(state, family, f"by {_way(second)} too: {next(iter(after.values()))}")
-    return proven.adding(_merged(state.need(Proven), found))
+    return proven.adding(merged(state.need(Proven), found))
+
+
+def with_artifacts(state: State, made: Mapping[str, Artifact]) -> State:
+    """Return the state with other artifacts in place of those of the same names, and with what these should give."""
+    exported = state.need(Exported)
+    artifacts = tuple(made.get(each.name, each) for each in exported.artifacts)
+    return state.adding(*evaluating.added(replace(exported, artifacts=artifacts), state.need(Truth), state))
 
 
 def _exported(
@@ -74,6 +80,11 @@ def _exported(
     made = export(state, changed)
     note = f"made by {_way(made)}: the file by {_way(first)} was wrong ({reason})"
     made = replace(made, written=replace(made.written, notes=(note, *made.written.notes)))
+    return with_descendants(state, made)
+
+
+def with_descendants(state: State, made: Artifact) -> dict[str, Artifact]:
+    """Return an artifact and what is made from it anew, by name."""
     found = {made.name: made}
     for each in state.plan.config.exports:
         if each.made_from in found and state.need(Exported).named(each.name):
@@ -107,7 +118,8 @@ def _told(state: State, family: Collection[str], more: str) -> State:
     return state.adding(replace(proven, proofs=tuple(proofs)))
 
 
-def _merged(before: Proven, found: Proven) -> Proven:
+def merged(before: Proven, found: Proven) -> Proven:
+    """Return all proofs and audits, the newer ones in place of the older."""
     newer = {each.variant.name: each for each in found.proofs}
     proofs = tuple(newer.get(each.variant.name, each) for each in before.proofs)
     return replace(before, proofs=proofs, audits={**before.audits, **found.audits})

@@ -10,7 +10,7 @@ from pipeline.errors import UnavailableError, WorkerError
 from pipeline.run import cached, keys
 from pipeline.run.stages import reporting
 from pipeline.run.stages.reporting import note
-from pipeline.run.stages.results import Exported, Proven, Timed
+from pipeline.run.stages.results import Exported, Judged, Proven, Timed
 from pipeline.run.stages.state import Stage
 from pipeline.worker.event import Event
 from pipeline.worker.process import LOCAL
@@ -29,7 +29,9 @@ _UNTIMED = "release it without latencies: --no-benchmark"
 def _run(state: State) -> tuple[object, ...]:
     if not state.settings.benchmark:
         return (Timed(UNTIMED),)
-    passed = [proof.variant for proof in state.need(Proven).proofs if proof.status == "pass"]
+    judged = state.need(Judged)
+    proofs = state.need(Proven).proofs
+    passed = [each.variant for each in proofs if each.status == "pass" and not judged.fails(each.variant.artifact)]
     try:
         timed = Timed(_timed(state, passed))
     except WorkerError as error:  # the reference itself: there is nothing to compare the others with
@@ -85,4 +87,4 @@ def measured(planned: Plan, variants: Sequence[Variant], settings: Settings, run
     return timings or UNTIMED
 
 
-TIME = Stage("benchmark", "time every backend that passed", (Exported, Proven), (Timed,), _run)
+TIME = Stage("benchmark", "time every backend that passed", (Exported, Proven, Judged), (Timed,), _run)

@@ -1,0 +1,185 @@
+"""Judge whether what an artifact gives is good enough, where a gate asks for it, on the user's own samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import GateError, InputError, UnavailableError, WorkerError
+from pipeline.parity import judging, samples
+from pipeline.parity.claims import Accuracy
+from pipeline.parity.prove import Truth
+from pipeline.run import keys
+from pipeline.run.stages import kept
+from pipeline.run.stages.network import conditions_of
+from pipeline.run.stages.results import Exported, Judged, Proven
+from pipeline.storage.store import digest_file
+from pipeline.worker.event import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.backends.variant import Variant
+    from pipeline.config.accuracy import AccuracyConfig
+    from pipeline.parity.claims import Claim
+    from pipeline.parity.samples import Samples
+    from pipeline.run.plan import Plan
+    from pipeline.run.stages.state import State
+
+
+def require_readable(planned: Plan) -> None:
+    """Read every file of samples before anything is made.
+
+    Raises:
+        InputError: it is not what the inputs say, or shares rows with what an artifact is calibrated on.
+    """
+    for name, wanted in _wanted(planned):
+        found = _read(planned, wanted)
+        for file in _calibrations(planned, name):
+            _require_apart(planned, name, found, file)
+
+
+def _wanted(planned: Plan) -> Iterator[tuple[str, AccuracyConfig]]:
+    for name, gate in planned.config.gates.items():
+        if gate.accuracy is not None:
+            yield name, gate.accuracy
+
+
+def _read(planned: Plan, wanted: AccuracyConfig, *, dependent: bool = False) -> Samples:
+    from pipeline.release import predict
+
+    file = Path(wanted.samples)
+    return samples.parse(predict.read_arrays(file), planned.interface, file.name, dependent=dependent)
+
+
+def _calibrations(planned: Plan, name: str) -> Iterator[Path]:
+    """Yield the files that an artifact, and those it is made from, are calibrated on."""
+    exports = {each.name: each for each in planned.config.exports}
+    following: str | None = name
+    while following is not None:
+        if file := exports[following].calibration:
+            yield Path(file)
+        following = exports[following].made_from
+
+
+def _require_apart(planned: Plan, name: str, found: Samples, file: Path) -> None:
+    from pipeline.release import predict
+
+    shared = samples.shared_rows(found.inputs, predict.read_arrays(file), list(found.inputs))
+    if shared:
+        place = planned.config.place(f"gates.{name}.accuracy.samples")
+        raise InputError(
+            f"{place}: {shared:,} of {found.count:,} samples to judge {name} on are in {file.name} too, which it is calibrated on",
+            hint="judge on other samples: what an artifact was fitted to says too much good of it",
+        )
+
+
+def judged(state: State, only: str | None = None) -> State:
+    """Return the state with the accuracy of every artifact that a gate asks it of and a backend proved; `only`: of this one anew.
+
+    Raises:
+        InputError: the samples or the metric are not what they must be.
+    """
+    accuracies = dict(state.need(Judged).accuracies) if only else {}
+    for name, wanted in _wanted(state.plan):
+        if only not in {None, name}:
+            continue
+        passed = [
+            each.variant
+            for each in state.need(Proven).proofs
+            if each.variant.artifact == name and each.status == "pass"
+        ]
+        if passed:
+            accuracies[name] = _judged(state, passed[0], wanted)
+    return state.adding(Judged(accuracies))
+
+
+def _judged(state: State, variant: Variant, wanted: AccuracyConfig) -> Accuracy:
+    """Return the accuracy of the artifact that a variant opens; what passed before on the same bytes is not judged again."""
+    name, planned = variant.artifact or "", state.plan
+    key = keys.of_accuracy(planned, variant, state.need(Exported).named(name), state.settings.threads)
+    subject = f"{name} accuracy"
+    required = any(each.required for each in planned.variants if each.artifact == name)
+    if answer := kept.known(state, {subject: key}).get(subject):
+        return Accuracy.from_json(answer).model_copy(update={"required": required})
+    state.settings.report(Event("parity", subject, "started"))
+    claims, problem = _claims(state, variant, wanted)
+    verdicts = {each.verdict for each in claims}
+    verdict = next(each for each in ("fail", "undecided", "pass") if each in verdicts) if claims else "crashed"
+    found = Accuracy(
+        verdict=verdict,
+        variant=variant.name,
+        required=required,
+        file=Path(wanted.samples).name,
+        sha256=digest_file(Path(wanted.samples)),
+        confidence=wanted.confidence,
+        claims=claims,
+        **({"problem": problem} if problem else {}),
+    )
+    passed = found.verdict == "pass"
+    said = "" if passed else found.in_words()
+    state.settings.report(Event("parity", subject, "ended" if passed else "failed", said))
+    if not problem:
+        kept.keep(state, key, subject, found.to_json())
+    return found
+
+
+def _claims(state: State, variant: Variant, wanted: AccuracyConfig) -> tuple[tuple[Claim, ...], str | None]:
+    """Return the claims, or why they could not be judged: a process crashed, or the backend refused a batch."""
+    known = state.need(Truth)
+    batch = samples.batch_dimension(state.plan.interface)
+    rows = known.rows
+    dependent = rows is not None and rows.verdict == "dependent" and batch is not None and rows.dimension == batch.name
+    found = _read(state.plan, wanted, dependent=dependent)
+    if found.batch is not None:  # an output may have as many rows as one batch has by chance, but not in every case
+        for case, reference in zip(known.cases, known.references, strict=True):
+            for name in judging.asked(wanted, reference.values):
+                samples.require_rows(name, reference.values[name].shape, case.sizes[found.batch.name])
+    try:
+        return judging.judge(variant, wanted, found, conditions_of(state), double=known.fallback is None), None
+    except (WorkerError, UnavailableError) as error:
+        return (), error.message
+
+
+def gate(state: State) -> None:
+    """Close the gate on any artifact that a required variant opens and that was not shown to be good enough.
+
+    Raises:
+        GateError: a claim failed, or is undecided.
+        UnavailableError: it could not be judged.
+    """
+    closing = {name: each for name, each in state.need(Judged).accuracies.items() if each.closes}
+    if not closing:
+        return
+    told = [f"{name} ({each.variant}): {each.in_words()}" for name, each in closing.items()]
+    verdicts = {each.verdict for each in closing.values()}
+    if verdicts == {"crashed"}:
+        message = "\n  ".join(["accuracy could not be judged:", *told])
+        raise UnavailableError(message, hint="mend what is said there, or leave such samples out", about="crashed")
+    failed = "fail" in verdicts
+    what = "an artifact is not good enough" if failed else "nobody can tell whether an artifact is good enough"
+    hint = _hint(closing, failed=failed)
+    raise GateError(
+        "\n  ".join([f"{what}:", *told]), hint=hint, about="accuracy-fail" if failed else "accuracy-undecided"
+    )
+
+
+def _hint(closing: dict[str, Accuracy], *, failed: bool) -> str:
+    if failed:
+        name = next(name for name, each in closing.items() if each.verdict == "fail")
+        return f"leave the layers out of {name} that cost most, or take another precision; gates.{name}.accuracy says what is asked for"
+    name, accuracy = next((name, each) for name, each in closing.items() if each.verdict == "undecided")
+    wanted = [each.more or each.fewest for each in accuracy.deciding]
+    seen = accuracy.deciding[0].samples
+    if numbers := [each for each in wanted if each is not None]:
+        return f"give gates.{name}.accuracy.samples {seen + max(numbers):,} samples, {max(numbers):,} more than now"
+    return f"ask for less in gates.{name}.accuracy, or take another precision"
+
+
+def noted(state: State) -> None:
+    """Remark on artifacts that are not good enough and that no required backend opens: they are not released."""
+    for name, each in state.need(Judged).accuracies.items():
+        if each.verdict != "pass" and not each.required:
+            state.settings.report(
+                Event("parity", name, "noted", f"{name} is not released: {each.verdict}: {each.in_words()}")
+            )
