@@ -11,15 +11,21 @@ from pipeline.benchmark.race import SAME, Heat
 from pipeline.interface import in_words
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pipeline.benchmark.document import Benchmark, Size
     from pipeline.benchmark.measurements import Launch
 
 
-def in_a_line(benchmark: Benchmark) -> str | None:
-    """Say which file is the fastest of those timed, or which cannot be told apart, by size; None where there are not two."""
-    timed = (
+def in_a_line(benchmark: Benchmark, unjudged: Collection[str] = ()) -> str | None:
+    """Say which file is the fastest of those timed, or which cannot be told apart, by size; None where there are not two.
+
+    `unjudged` are those of which nothing shows that they are good enough.
+    """
+    files = (
         [each.name for each in benchmark.figures.backends if each.file_bytes is not None] if benchmark.figures else []
     )
+    timed = [each for each in files if each not in unjudged]
     found = {in_words(size.sizes): said for size in benchmark.sizes if (said := _of_size(size, timed))}
     if not found:
         return None

@@ -101,11 +101,13 @@ def _print_outcome(config: Path, outcome: "Outcome", *, as_json: bool) -> dict[s
     if as_json:
         return found | read(outcome.release).to_json()
     from pipeline.benchmark.leading import in_a_line
+    from pipeline.release.recommended import unjudged
+    from pipeline.release.standalone import read_manifest
     from pipeline.report.console import print_run
 
     documents = read(outcome.release)
     print_run(outcome.release.parent.name, documents)
-    if said := in_a_line(documents.benchmark):
+    if said := in_a_line(documents.benchmark, unjudged(read_manifest(outcome.release))):
         typer.echo(f"{said} ({next_command('tune', config)} decides)")
     typer.echo(outcome.release)
     return found

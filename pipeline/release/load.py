@@ -200,16 +200,11 @@ def _by_speed(release: Path, manifest: Mapping[str, Any], allowed: _Allowed) -> 
     """
     proven = manifest["backends"]
     medians = _medians_ms(release)
+    unjudged = recommended.unjudged(manifest)
     known = [
         name
         for name, each in proven.items()
-        if each["format"]
-        and each["backend"] in backends()
-        and all(
-            recommended.is_good_enough(model)
-            for model in manifest["models"]
-            if model.get("name") == each.get("artifact")
-        )
+        if each["format"] and each["backend"] in backends() and name not in unjudged
     ]
     held = {model["format"] for model in manifest["models"]}
     others = [name for name, each in backends().items() if each.format in held]

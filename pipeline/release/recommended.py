@@ -63,6 +63,14 @@ def is_good_enough(model: Mapping[str, Any]) -> bool:
     return not model.get("golden") or bool(model.get("accuracy"))
 
 
+def unjudged(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the names of backends that run what is not shown to be good enough."""
+    names = {each.get("name") or each["format"] for each in manifest["models"] if not is_good_enough(each)}
+    return [
+        name for name, each in manifest["backends"].items() if (each.get("artifact") or each.get("format")) in names
+    ]
+
+
 def _ignored(why: str) -> Followed:
     return Followed(None, (f"what report/{FILE} recommends is not followed: {why}",))
 

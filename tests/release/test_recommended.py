@@ -15,7 +15,7 @@ from pipeline.release import bundle, standalone
 from pipeline.release import load as loading
 from pipeline.release.load import load_release
 from pipeline.release.packages import package
-from pipeline.release.recommended import follow
+from pipeline.release.recommended import follow, unjudged
 from pipeline.release.verify import check
 
 NAME = "report/recommended.json"
@@ -186,3 +186,19 @@ def test_what_a_package_cannot_say_of_a_recommendation_is_said_where_it_is_made(
     )
     other = package(recommend(processor="Another Processor"), kind, tmp_path / "other").notes
     assert any("is not followed: it holds for Another Processor" in each for each in other)
+
+
+def test_what_nobody_has_shown_to_be_good_enough_is_not_followed(recommend):
+    release = recommend()
+    manifest = standalone.read_manifest(release)
+    own = [
+        each | {"golden": "golden.onnx.safetensors"} if each["format"] == "onnx" else each
+        for each in manifest["models"]
+    ]
+    found = follow(release, {**manifest, "models": own})
+    assert found.choice is None
+    assert "has a precision of its own, and nobody has shown" in found.notes[0]
+    assert "onnxruntime-cpu" in unjudged({**manifest, "models": own})
+    judged = [each | {"accuracy": {"claims": []}} if each["format"] == "onnx" else each for each in own]
+    assert follow(release, {**manifest, "models": judged}).choice is not None
+    assert unjudged(manifest) == unjudged({**manifest, "models": judged}) == []
