@@ -545,6 +545,9 @@ def open_onnx(path: Path, backend: str) -> Callable[[Mapping[str, Array]], dict[
             onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # a provider that cannot load prints a page; the check below says it in a line
+    known = read_manifest(path.parent) if (path.parent / MANIFEST).is_file() else {"models": []}
+    if proven_options(known, path.name, backend).get("precise_products") is True:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     # TF32 alone loses 1e-3: what is proven here is the model, not that mode.
     chosen = (provider, {"use_tf32": "0"}) if backend == "onnxruntime-cuda" else provider
     try:

@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.release import bundle
+from pipeline.release import bundle, standalone
 from pipeline.release.load import load_release
 from pipeline.release.recommended import is_good_enough
+from tests.formats.onnx import small
 from tests.release.forgery import forge
 
 SHIPPED = Path("configs/simplenet.yaml").resolve()
@@ -109,6 +110,35 @@ def test_a_release_holds_each_artifact_to_its_own_word(built, weighbridge):
     assert done.code == 0, done.err
     ran = subprocess.run([sys.executable, built / "verify.py"], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_the_shipped_verifier_adds_products_as_they_were_proven(tmp_path, monkeypatch):
+    import onnxruntime
+
+    seen = []
+
+    class Options(onnxruntime.SessionOptions):
+        def add_session_config_entry(self, name, value):
+            seen.append((name, value))
+            super().add_session_config_entry(name, value)
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+    made, _ = small.products()
+    onnx.save(made, tmp_path / "model.onnx")
+    backend = {
+        "backend": "onnxruntime-cpu",
+        "format": "onnx",
+        "artifact": "onnx",
+        "options": {"precise_products": True},
+    }
+    manifest = {"models": [{"name": "onnx", "format": "onnx", "path": "model.onnx"}], "backends": {"ort": backend}}
+    for options, wanted in (({"precise_products": True}, [("session.x64quantprecision", "1")]), ({}, [])):
+        seen.clear()
+        manifest["backends"]["ort"] = backend | {"options": options}
+        monkeypatch.setattr(standalone, "read_manifest", lambda _: manifest)
+        (tmp_path / "manifest.json").write_text("{}")
+        standalone.open_onnx(tmp_path / "model.onnx", "onnxruntime-cpu")
+        assert seen == wanted
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from pipeline.formats.onnx import kernels, products
 from pipeline.formats.onnx.canonical import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     import onnx
@@ -44,18 +44,31 @@ class Exact:
         """
         return self._evaluated(inputs, how, seed, ())
 
+    def watched(self, inputs: Arrays, watch: Callable[[str, Any], object]) -> None:
+        """Evaluate exactly, and show each tensor that a node gives, and each input, by its name."""
+        for name, each in inputs.items():
+            watch(name, _wide(each))
+        self._evaluated(inputs, "exact", 0, (), watch)
+
     def between(self, inputs: Arrays, names: Collection[str]) -> dict[str, Any]:
         """Return tensors inside the file by name, exactly."""
         return self._evaluated(inputs, "exact", 0, names)
 
-    def _evaluated(self, inputs: Arrays, how: How, seed: int, names: Collection[str]) -> dict[str, Any]:
+    def _evaluated(
+        self,
+        inputs: Arrays,
+        how: How,
+        seed: int,
+        names: Collection[str],
+        watch: Callable[[str, Any], object] = lambda *_: None,
+    ) -> dict[str, Any]:
         is_wide = how != "written"
         moves = kernels.moves(seed) if how == "moved" else None
         own = [*kernels.operators(moves), *products.operators(how == "saturating")]
         evaluator = _evaluator(self._model(is_wide), own)
         given = {name: _wide(each) if is_wide else each for name, each in inputs.items()}
         with np.errstate(all="ignore"):
-            return _run(evaluator, given, names or evaluator.output_names)
+            return _run(evaluator, given, names or evaluator.output_names, watch)
 
     def _model(self, is_wide: bool) -> onnx.ModelProto:  # noqa: FBT001 - the one thing it depends on
         if is_wide not in self._models:
@@ -124,7 +137,9 @@ def _evaluator(model: onnx.ModelProto, operators: Sequence[type]) -> Any:
         raise ExportError(f"what this file says cannot be computed exactly: {said[:300]}", hint=_CUT) from error
 
 
-def _run(evaluator: Any, inputs: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
+def _run(
+    evaluator: Any, inputs: Mapping[str, Any], wanted: Collection[str], watch: Callable[[str, Any], object]
+) -> dict[str, Any]:
     """Run node by node, and let go of what no later node reads; onnx's own `run` keeps it all."""
     last = {name: index for index, node in enumerate(evaluator.rt_nodes_) for name in _reads(node)}
     kept = {*wanted, *evaluator.rt_inits_}
@@ -139,7 +154,9 @@ def _run(evaluator: Any, inputs: Mapping[str, Any], wanted: Collection[str]) -> 
             raise ExportError(
                 f"{node.op_type} {node.onnx_node.name} cannot be computed exactly: {said[:300]}", hint=_CUT
             ) from error
-        values |= dict(zip(node.output, made, strict=False))
+        for name, each in zip(node.output, made, strict=False):
+            values[name] = each
+            watch(name, each)
         for name in {*node.input, *node.output} - kept:
             if name and last.get(name, -1) <= index:
                 values.pop(name, None)

@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.errors import ExportError, suggestion
 from pipeline.formats.artifact import Written
 from pipeline.formats.onnx import canonical
+from pipeline.formats.onnx.exact import Exact
 from pipeline.formats.onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
@@ -107,7 +108,12 @@ def _made(
         except Exception as error:
             said = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise ExportError(f"onnxruntime's tools refuse this file: {said[:300]}", hint=_hint(options)) from error
-    return made, [f"left as they were: {', '.join(sorted(left_out)[:5])}"] if left_out else []
+    notes = [f"left as they were: {', '.join(sorted(left_out)[:5])}"] if left_out else []
+    if options.precision == "int8" and options.calibration_method != "minmax":
+        notes.append(
+            f"ranges by {options.calibration_method} are onnxruntime's: another processor may round them otherwise"
+        )
+    return made, notes
 
 
 def _hint(options: OnnxOptions) -> str:
@@ -147,10 +153,12 @@ def _static(model: onnx.ModelProto, wanted: _Wanted) -> onnx.ModelProto:
         "percentile": CalibrationMethod.Percentile,
     }
     with _target() as file:
+        # Measured by onnxruntime, a range would depend on in which order this processor adds.
+        cache = _measured(model, samples, wanted, file) if options.calibration_method == "minmax" else None
         quantize_static(
             model,
             file,
-            _Reader(samples, wanted.origin),
+            None if cache else _Reader(samples, wanted.origin),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(options.operators),
             per_channel=options.per_channel,
@@ -159,8 +167,30 @@ def _static(model: onnx.ModelProto, wanted: _Wanted) -> onnx.ModelProto:
             weight_type=kinds[options.weights],
             nodes_to_exclude=wanted.left_out,
             calibrate_method=methods[options.calibration_method],
+            calibration_cache_path=cache,
         )
         return _loaded(file)
+
+
+def _measured(model: onnx.ModelProto, samples: Arrays, wanted: _Wanted, beside: Path) -> Path:
+    """Write the least and the largest value of each floating tensor over all samples, evaluated exactly, as onnxruntime's tool reads them."""
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
+
+    ranges: dict[str, tuple[float, float]] = {}
+
+    def watch(name: str, value: Any) -> None:
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind == "f" and value.size:
+            low, high = ranges.get(name, (np.inf, -np.inf))
+            ranges[name] = (min(low, float(np.nanmin(value))), max(high, float(np.nanmax(value))))
+
+    evaluate = Exact(model)
+    for batch in _batches(samples, wanted.origin):
+        evaluate.watched(batch, watch)
+    found = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()}
+    file = beside.with_name("ranges.json")
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, found), file)
+    return file
 
 
 class _Reader:
