@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,6 +123,15 @@ def _judged(state: State, variant: Variant, wanted: AccuracyConfig) -> Accuracy:
     if not problem:
         kept.keep(state, key, subject, found.to_json())
     return found
+
+
+def would_pass(state: State, name: str, file: Path) -> bool:
+    """Return whether a gate on accuracy would pass with another file of an artifact, which nothing has proven yet."""
+    wanted = dict(_wanted(state.plan))[name]
+    proofs = state.need(Proven).proofs
+    passed = (each.variant for each in proofs if each.variant.artifact == name and each.status == "pass")
+    claims, problem = _claims(state, replace(next(passed), file=file), wanted)
+    return problem is None and {each.verdict for each in claims} == {"pass"}
 
 
 def _claims(state: State, variant: Variant, wanted: AccuracyConfig) -> tuple[tuple[Claim, ...], str | None]:

@@ -70,29 +70,33 @@ def _lighter(state: State, wanted: ExportConfig, prove: Prove) -> State:
 def _fewest(
     state: State, wanted: ExportConfig, source: Artifact, layers: Sequence[str], prove: Prove
 ) -> tuple[int, State | None]:
-    """Double the number of layers until it passes, then halve the gap to the last that did not; return the number and the state."""
+    """Double the number of layers until it passes, then halve the gap to the last that did not; return the number and the state.
 
-    def tried(count: int) -> State | None:
-        again = _without(state, wanted, source, layers[:count], prove)
-        return again if again.need(Judged).accuracies[wanted.name].verdict == "pass" else None
+    Only what is taken in the end is proven: that takes longer than judging it.
+    """
 
-    low, high, best = 0, 1, None
-    while high < len(layers) and (best := tried(high)) is None:
+    def passes(count: int) -> bool:
+        made = _without(state, wanted, source, layers[:count])
+        return accuracy.would_pass(state, wanted.name, made.files[0])
+
+    low, high = 0, 1
+    while high < len(layers) and not passes(high):
         low, high = high, 2 * high
-    if best is None:
+    if high >= len(layers):
         return low, None
     while high - low > 1:
         middle = (low + high) // 2
-        if (found := tried(middle)) is None:
-            low = middle
-        else:
-            high, best = middle, found
-    return high, best
+        low, high = (low, middle) if passes(middle) else (middle, high)
+    found = _proven(state, wanted, _without(state, wanted, source, layers[:high]), prove)
+    return high, found if found.need(Judged).accuracies[wanted.name].verdict == "pass" else None
 
 
-def _without(state: State, wanted: ExportConfig, source: Artifact, layers: Sequence[str], prove: Prove) -> State:
+def _without(state: State, wanted: ExportConfig, source: Artifact, layers: Sequence[str]) -> Artifact:
     options = {**wanted.options, "leave_out": [glob.escape(each) for each in layers]}
-    made = export(state, wanted.model_copy(update={"options": options}), source)
+    return export(state, wanted.model_copy(update={"options": options}), source)
+
+
+def _proven(state: State, wanted: ExportConfig, made: Artifact, prove: Prove) -> State:
     family = second.with_descendants(state, made)
     again = prove(second.with_artifacts(state, family), set(family))
     again = again.adding(second.merged(state.need(Proven), again.need(Proven)))
