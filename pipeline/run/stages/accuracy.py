@@ -85,14 +85,15 @@ def judged(state: State, only: str | None = None) -> State:
     for name, wanted in _wanted(state.plan):
         if only not in {None, name}:
             continue
-        passed = [
-            each.variant
-            for each in state.need(Proven).proofs
-            if each.variant.artifact == name and each.status == "pass"
-        ]
-        if passed:
-            accuracies[name] = _judged(state, passed[0], wanted)
+        if (variant := _passed(state, name)) is not None:
+            accuracies[name] = _judged(state, variant, wanted)
     return state.adding(Judged(accuracies))
+
+
+def _passed(state: State, name: str) -> Variant | None:
+    """Return the first variant that an artifact was proven with."""
+    proofs = state.need(Proven).proofs
+    return next((each.variant for each in proofs if each.variant.artifact == name and each.status == "pass"), None)
 
 
 def _judged(state: State, variant: Variant, wanted: AccuracyConfig) -> Accuracy:
@@ -128,9 +129,10 @@ def _judged(state: State, variant: Variant, wanted: AccuracyConfig) -> Accuracy:
 def would_pass(state: State, name: str, file: Path) -> bool:
     """Return whether a gate on accuracy would pass with another file of an artifact, which nothing has proven yet."""
     wanted = dict(_wanted(state.plan))[name]
-    proofs = state.need(Proven).proofs
-    passed = (each.variant for each in proofs if each.variant.artifact == name and each.status == "pass")
-    claims, problem = _claims(state, replace(next(passed), file=file), wanted)
+    variant = _passed(state, name)
+    if variant is None:
+        return False
+    claims, problem = _claims(state, replace(variant, file=file), wanted)
     return problem is None and {each.verdict for each in claims} == {"pass"}
 
 
