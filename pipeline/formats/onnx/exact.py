@@ -88,12 +88,20 @@ def read_whole(path: Path) -> onnx.ModelProto:
     return onnx.load(str(path))
 
 
-def widened(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model with all floating numbers in float64, and nothing between that rounds them to less."""
+def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model with the same content, to be changed."""
     import onnx
 
     found = onnx.ModelProto()
     found.CopyFrom(model)
+    return found
+
+
+def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model with all floating numbers in float64, and nothing between that rounds them to less."""
+    import onnx
+
+    found = copy_of(model)
     for each in list(messages(found)):
         if isinstance(each, onnx.TensorProto) and each.data_type in _NARROW:
             wide = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(each).astype(np.float64), each.name)

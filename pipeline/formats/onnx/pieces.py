@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.formats.format import Product
-from pipeline.formats.onnx.exact import Exact, read_whole
+from pipeline.formats.onnx.exact import Exact, copy_of, read_whole
 from pipeline.formats.onnx.products import with_products
 from pipeline.formats.onnx.session import PRECISE_PRODUCTS, session_options
 
@@ -54,7 +54,7 @@ def judge(wanted: ProductSearch) -> tuple[Product, ...]:
     model = read_whole(wanted.file)
     found = list(of(model))
     names = {name for each in found for name in each.inputs}
-    values = Exact(with_products(_copy(model))).between(wanted.inputs, names)
+    values = Exact(with_products(copy_of(model))).between(wanted.inputs, names)
     initializers = {each.name: each for each in model.graph.initializer}
     return tuple(_judged(each, model, initializers, values, wanted) for each in found)
 
@@ -68,7 +68,7 @@ def _judged(
 ) -> Product:
     inputs = {name: narrow(values[name]) for name in piece.inputs}
     made = alone(piece, model, initializers, inputs)
-    evaluate = Exact(with_products(_copy(made)))
+    evaluate = Exact(with_products(copy_of(made)))
     exact = _only(evaluate(inputs))
     others = [
         _only(evaluate(inputs, "written")),
@@ -114,7 +114,7 @@ def _unsigned(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model with signed weights of 8 bits, and their zero points, as unsigned ones: what they stand for is the same."""
     import onnx
 
-    found = _copy(model)
+    found = copy_of(model)
     by_name = {each.name: each for each in found.graph.initializer}
     for node in found.graph.node:
         places = {"DequantizeLinear": (0, 2), **dict.fromkeys(_INTEGER, (1, 3))}.get(node.op_type)
@@ -243,11 +243,3 @@ def _sqnr_db(got: Any, exact: Any) -> float:
     if not signal:
         return 0.0 if error else 200.0
     return min(200.0, 10 * float(np.log10(signal / error))) if error else 200.0
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnx
-
-    found = onnx.ModelProto()
-    found.CopyFrom(model)
-    return found

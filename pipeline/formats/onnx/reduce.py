@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.errors import ExportError, suggestion
 from pipeline.formats.artifact import Written
 from pipeline.formats.onnx import canonical
-from pipeline.formats.onnx.exact import Exact
+from pipeline.formats.onnx.exact import Exact, copy_of
 from pipeline.formats.onnx.options import OnnxOptions
 
 if TYPE_CHECKING:
@@ -89,8 +89,6 @@ class _Wanted:
 def _made(
     model: onnx.ModelProto, origin: FromArtifact, options: OnnxOptions, left_out: list[str]
 ) -> tuple[onnx.ModelProto, list[str]]:
-    import onnx
-
     ways: dict[str, Callable[[onnx.ModelProto, _Wanted], onnx.ModelProto]] = {
         "float16": _float16,
         "int8": _static,
@@ -98,11 +96,9 @@ def _made(
         **dict.fromkeys(_STORED, _stored),
         **dict.fromkeys(_BITS, _in_blocks),
     }
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     with _quiet():
         try:
-            made = ways[str(options.precision)](copy, _Wanted(origin, options, left_out))
+            made = ways[str(options.precision)](copy_of(model), _Wanted(origin, options, left_out))
         except ExportError:
             raise
         except Exception as error:

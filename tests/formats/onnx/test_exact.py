@@ -9,7 +9,7 @@ from onnx import helper
 from pipeline.errors import ExportError
 from pipeline.formats.format import ProductSearch
 from pipeline.formats.onnx import pieces, products
-from pipeline.formats.onnx.exact import Exact, read
+from pipeline.formats.onnx.exact import Exact, copy_of, read
 from pipeline.parity import budget
 from tests.formats.onnx import small
 
@@ -164,7 +164,7 @@ def test_a_runtime_that_cuts_sums_off_is_told_from_one_that_is_right_and_what_he
     def cut_off(alone, inputs, wanted, *, precise=False):
         if precise:
             return real(alone, inputs, wanted)
-        how = Exact(products.with_products(pieces._copy(alone)))
+        how = Exact(products.with_products(copy_of(alone)))
         return next(iter(how(inputs, "saturating").values())).astype(np.float32)
 
     monkeypatch.setattr(pieces, "_ran", cut_off)
