@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -57,7 +57,8 @@ class FromNetwork:
 class FromArtifact:
     """What an artifact is derived from: another one, with what goes in and out of it; the rest as in `FromNetwork`.
 
-    `samples` are the user's own inputs for calibration, by name; None where there are none.
+    `samples` are the user's own inputs for calibration, by name; None where there are none. `before` is an artifact made from the same
+    one, on the same samples, with other layers left out: what was measured for it need not be measured again.
     """
 
     artifact: Artifact
@@ -65,6 +66,7 @@ class FromArtifact:
     target: Path
     identity: Mapping[str, str]
     samples: Arrays | None = None
+    before: Artifact | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +137,15 @@ class ProductSearch:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """What is given to whoever ranks a file's layers: it, the file it was made from, and inputs of a call by the file's names."""
+    """What is given to whoever ranks a file's layers: it, the file it was made from, and inputs of a call by the file's names.
+
+    `outputs` are those that count; all where none is named.
+    """
 
     file: Path
     source: Path
     inputs: Arrays
+    outputs: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +218,7 @@ class Format:
     some outputs giving back what enters them (raises InputError where there are none); they run in a worker. `precision` returns which
     precision of its own a file with such options has, empty for the network's: such a file is made from another and held against what itself says,
     which `evaluate` returns a function for; `judge_products` runs its products of whole numbers one by one;
-    `leaves_out`: whether layers are to stay as they are until it is good enough, in the order in which `rank` returns them, as the option `leave_out`; `calibrates`: whether real inputs are needed to write it. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
+    `leaves_out`: whether layers are to stay as they are until it is good enough, as the option `leave_out`; `rank` returns which: for each number of layers, from one to all, a set; `calibrates`: whether real inputs are needed to write it. `card` says in a model card what opens it, `library` is its name at the Hugging Face Hub.
     """
 
     name: str
@@ -247,7 +253,7 @@ class Format:
     evaluate: Callable[[Path], Evaluate] | None = None
     judge_products: Callable[[ProductSearch], Sequence[Product]] | None = None
     leaves_out: Callable[[Options], bool] = lambda _: False
-    rank: Callable[[Ranking], Sequence[str]] | None = None
+    rank: Callable[[Ranking], Sequence[Sequence[str]]] | None = None
     card: str | None = None
     library: str | None = None
 

@@ -49,18 +49,20 @@ class Products(Model):
     found: tuple[Product, ...]
 
 
-class RankLayers(Request[tuple[str, ...]]):
-    """Return the layers of a file that cost the most accuracy for the least time, by the names they have in what it was made from."""
+class RankLayers(Request[tuple[tuple[str, ...], ...]]):
+    """Return the layers to leave out of a file where it is to be one, two, … or all of them, by their names in what it was made from."""
 
     format: str
     file: Path
     source: Path
     inputs: dict[str, Array]
+    outputs: tuple[str, ...] = ()
 
-    def run(self, _: Context) -> tuple[str, ...]:
+    def run(self, _: Context) -> tuple[tuple[str, ...], ...]:
         """Raise ExportError for a file that cannot be evaluated; of a format that ranks nothing there are none."""
         rank = formats()[self.format].rank
-        return tuple(rank(Ranking(self.file, self.source, self.inputs))) if rank else ()
+        found = rank(Ranking(self.file, self.source, self.inputs, self.outputs)) if rank else ()
+        return tuple(tuple(each) for each in found)
 
 
 class JudgeProducts(Request[Products]):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
@@ -12,10 +13,12 @@ from pipeline.errors import InputError
 from pipeline.parity import accuracy, measuring
 from pipeline.parity.claims import Claim
 from pipeline.parity.measuring import Measure, OpenNetwork, RunNetwork
+from pipeline.worker import wire
 from pipeline.worker.session import Run, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from pipeline.backends.variant import Variant
     from pipeline.config.accuracy import AccuracyConfig
@@ -23,10 +26,12 @@ if TYPE_CHECKING:
     from pipeline.parity.accuracy import Judgement
     from pipeline.parity.samples import Batch, Samples
     from pipeline.parity.truth import Conditions
+    from pipeline.worker.runner import Worker
 
     Pairs = Mapping[str, Sequence[tuple[Array, Array]]]
     """By output, what the network and what the artifact gives for each sample of a batch."""
 
+_MOST_KEPT = 2**31  # bytes of what the network gave
 _DIGITS = 6  # of what a manifest holds: the last bits of a sum are another machine's own
 
 
@@ -40,9 +45,17 @@ class _Seen:
 
 
 def judge(
-    variant: Variant, wanted: AccuracyConfig, samples: Samples, conditions: Conditions, *, double: bool
+    variant: Variant,
+    wanted: AccuracyConfig,
+    samples: Samples,
+    conditions: Conditions,
+    *,
+    double: bool,
+    kept: Path | None = None,
 ) -> tuple[Claim, ...]:
     """Return what became of every claim about the artifact that a backend opens; `double`: hold it against float64.
+
+    `kept`: a folder for what the network gives, where these samples are judged on again; it is asked for what is not there.
 
     Where several outputs are asked of, each has its claim: all have to pass, which takes no correction for how many there are.
 
@@ -52,13 +65,7 @@ def judge(
     """
     seen = _Seen()
     with ExitStack() as stack:
-        network = stack.enter_context(
-            conditions.runner.start(
-                "the float64 network", threads=conditions.threads, modules=("torch", measuring.__name__)
-            )
-        )
-        request = OpenNetwork(network=conditions.network, interface=conditions.interface, double=double)
-        network.call(request, timeout_s=conditions.timeout_s)
+        network = _Network(stack, conditions, kept, double)
         artifact, _ = stack.enter_context(
             opened(
                 conditions.runner,
@@ -76,9 +83,9 @@ def judge(
             if wanted.metric
             else None
         )
-        for batch in samples.batches():
+        for index, batch in enumerate(samples.batches()):
             inputs = dict(batch.inputs)
-            references = network.call(RunNetwork(inputs=inputs), timeout_s=conditions.timeout_s)
+            references = network(index, inputs)
             got = artifact.call(Run(inputs=inputs), timeout_s=conditions.timeout_s)
             pairs = {
                 name: list(zip(samples.split(name, each, batch), samples.split(name, got[name], batch), strict=True))
@@ -91,6 +98,44 @@ def judge(
                     metric.call(_measure(wanted, samples, batch, pairs, conditions), timeout_s=conditions.timeout_s)
                 )
     return tuple(_claims(seen, wanted))
+
+
+@dataclass(slots=True)
+class _Network:
+    """What the network gives for batches: from the folder, as far as that has them, else from a process that runs it."""
+
+    stack: ExitStack
+    conditions: Conditions
+    kept: Path | None
+    double: bool
+    worker: Worker | None = None
+
+    def __call__(self, index: int, inputs: dict[str, Array]) -> dict[str, Array]:
+        file = self.kept / f"{index}.message" if self.kept else None
+        if file is not None and file.is_file():
+            with file.open("rb") as opened:
+                return cast("dict[str, Array]", wire.load(opened))
+        found = self._started().call(RunNetwork(inputs=inputs), timeout_s=self.conditions.timeout_s)
+        if file is not None and self._has_room(file.parent, sum(each.nbytes for each in found.values())):
+            with file.open("wb") as opened:
+                wire.dump(opened, found)
+        return found
+
+    def _started(self) -> Worker:
+        if self.worker is None:
+            given = self.conditions
+            starting = given.runner.start(
+                "the float64 network", threads=given.threads, modules=("torch", measuring.__name__)
+            )
+            self.worker = self.stack.enter_context(starting)
+            request = OpenNetwork(network=given.network, interface=given.interface, double=self.double)
+            self.worker.call(request, timeout_s=given.timeout_s)
+        return self.worker
+
+    @staticmethod
+    def _has_room(folder: Path, more: int) -> bool:
+        held = sum(each.stat().st_size for each in folder.iterdir())
+        return held + more <= min(_MOST_KEPT, shutil.disk_usage(folder).free // 4)
 
 
 def asked(wanted: AccuracyConfig, outputs: Iterable[str]) -> tuple[str, ...]:

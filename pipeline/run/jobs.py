@@ -19,7 +19,10 @@ from pipeline.worker.job import Context, Model, Request, without_collection
 
 
 class Export(Request[Written]):
-    """Write the network, or the artifact `source`, in one format to `folder`, with `identity` in the file; `samples` are for calibration."""
+    """Write the network, or the artifact `source`, in one format to `folder`, with `identity` in the file; `samples` are for calibration.
+
+    `before`: an artifact that was made like this one with other layers left out (see `FromArtifact`).
+    """
 
     network: Network
     interface: Interface
@@ -31,6 +34,7 @@ class Export(Request[Written]):
     identity: dict[str, str]
     source: Artifact | None = None
     samples: dict[str, Array] | None = None
+    before: Artifact | None = None
 
     def run(self, _: Context) -> Written:
         """Let the format write; raises ExportError with its reason where it refuses."""
@@ -54,7 +58,8 @@ class Export(Request[Written]):
         if chosen.derive is None:
             raise ExportError(f"{chosen.name} is made from the network, not from an artifact", hint="leave out `from`")
         target = self.folder / self.file_name
-        return chosen.derive(FromArtifact(source, self.interface, target, self.identity, self.samples), options)
+        origin = FromArtifact(source, self.interface, target, self.identity, self.samples, self.before)
+        return chosen.derive(origin, options)
 
 
 class FindUndecided(Request[tuple[Doubt, ...]]):

@@ -71,7 +71,7 @@ def _evaluate(path: Path) -> Evaluate:
     return read(path)
 
 
-def _rank(wanted: Ranking) -> Sequence[str]:
+def _rank(wanted: Ranking) -> Sequence[Sequence[str]]:
     from pipeline.formats.onnx.ranking import rank
 
     return rank(wanted)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _HEAVY = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 """What a network spends its time and its weights on: left out are those of these that a pattern names."""
 _BATCH = 16
+_RANGES = "ranges.json"
 _STORED = {"float16-weights": 10, "bfloat16-weights": 16}  # onnx.TensorProto.FLOAT16, BFLOAT16
 _BITS = {"int8-weights": 8, "int4-weights": 4}
 _FLOAT = 1  # onnx.TensorProto.FLOAT
@@ -150,7 +151,7 @@ def _static(model: onnx.ModelProto, wanted: _Wanted) -> onnx.ModelProto:
     }
     with _target() as file:
         # Measured by onnxruntime, a range would depend on in which order this processor adds.
-        cache = _measured(model, samples, wanted, file) if options.calibration_method == "minmax" else None
+        cache = _ranges(model, samples, wanted) if options.calibration_method == "minmax" else None
         quantize_static(
             model,
             file,
@@ -168,7 +169,16 @@ def _static(model: onnx.ModelProto, wanted: _Wanted) -> onnx.ModelProto:
         return _loaded(file)
 
 
-def _measured(model: onnx.ModelProto, samples: Arrays, wanted: _Wanted, beside: Path) -> Path:
+def _ranges(model: onnx.ModelProto, samples: Arrays, wanted: _Wanted) -> Path:
+    """Return a file of ranges: that of an artifact which differs in what was left out, or one beside the artifact."""
+    before = wanted.origin.before
+    known = before.files[0].with_name(_RANGES) if before is not None and before.files else None
+    if known is not None and known.is_file():
+        return known
+    return _measured(model, samples, wanted, wanted.origin.target.with_name(_RANGES))
+
+
+def _measured(model: onnx.ModelProto, samples: Arrays, wanted: _Wanted, file: Path) -> Path:
     """Write the least and the largest value of each floating tensor over all samples, evaluated exactly, as onnxruntime's tool reads them."""
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
@@ -184,7 +194,6 @@ def _measured(model: onnx.ModelProto, samples: Arrays, wanted: _Wanted, beside: 
     for batch in _batches(samples, wanted.origin):
         evaluate.watched(batch, watch)
     found = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()}
-    file = beside.with_name("ranges.json")
     save_tensors_data(TensorsData(CalibrationMethod.MinMax, found), file)
     return file
 

@@ -109,8 +109,10 @@ def _refusals(outcomes: Mapping[str, Artifact | BaseException]) -> dict[str, str
     return refusals
 
 
-def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -> Artifact:
-    """Export the network as an artifact, or derive it from another one.
+def export(
+    state: State, wanted: ExportConfig, source: Artifact | None = None, before: Artifact | None = None
+) -> Artifact:
+    """Export the network as an artifact, or derive it from another one; `before` was made so with other layers left out.
 
     Raises:
         ExportError: the format refuses it, with its own reason.
@@ -135,6 +137,7 @@ def export(state: State, wanted: ExportConfig, source: Artifact | None = None) -
             identity=_identity(planned),
             source=source,
             samples=calibration(planned, wanted),
+            before=before,
         )
         modules = (*written_by.modules, Export.__module__)
         with state.runner.start(f"the {wanted.name} exporter", threads=1, modules=modules) as worker:
