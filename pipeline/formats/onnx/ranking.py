@@ -1,10 +1,9 @@
 """Which layers of a quantised file to leave as they were: for each number of layers, those without which it is the least wrong.
 
 Each product is computed exactly on what reaches it in the float32 file, and held against what that gives: the error that this layer
-adds by itself. What counts is what becomes of it at the outputs: a large error on a side path may vanish, and a small one grow. So the
-float32 file is run with such errors added where they arise: with each alone, and with all but each. Both give an order, and so does the error
-of each layer by itself; for each number of layers the errors of all others are added at once, and that order is taken whose first so
-many leave the least. Where two leave the same it is that with fewer products, rows times weights: its time.
+adds by itself. What counts is what becomes of it at the outputs: a large error on a side path may vanish there, and a small one grow.
+So the float32 file is run with such errors added where they arise, with each alone and with all but each. Both give an order, and
+for each number of layers that one is taken whose first so many leave the least error, that of all others added at once.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pipeline.formats.onnx.products import with_products
 from pipeline.formats.onnx.session import session_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import onnx
 
@@ -38,12 +37,11 @@ _DIGITS = 6  # of an error: what lies behind them is the order in which a proces
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """A layer that was quantised: its node in the float32 file, the tensor that its error is added to, how much by itself, its time."""
+    """A layer that was quantised: its node in the float32 file, the tensor that its error is added to, its products: rows times weights."""
 
     name: str
     tensor: str
     off: Any
-    share: float
     products: float
 
 
@@ -60,22 +58,21 @@ def rank(wanted: Ranking) -> tuple[tuple[str, ...], ...]:
     with TemporaryDirectory(prefix="weighbridge-") as folder:
         error = _Outputs(source, layers, wanted, Path(folder))
         every = frozenset(range(len(layers)))
-        alone = {each: error(frozenset({each})) for each in every}
-        without = {each: error(every - {each}) for each in every}
         orders = [
-            _ordered(layers, lambda each: -alone[each]),
-            _ordered(layers, lambda each: without[each]),
-            _ordered(layers, lambda each: -layers[each].share),
+            _ordered(layers, {each: -error(frozenset({each})) for each in every}),
+            _ordered(layers, {each: error(every - {each}) for each in every}),
         ]
         found = []
         for count in range(1, len(layers) + 1):
             firsts = list(dict.fromkeys(frozenset(order[:count]) for order in orders))
-            found.append(min(firsts, key=lambda each: (error(every - each), sum(layers[at].products for at in each))))
+            left = firsts if len(firsts) == 1 else sorted(firsts, key=lambda each: error(every - each))
+            found.append(left[0])
     return tuple(tuple(sorted(layers[each].name for each in chosen)) for chosen in found)
 
 
-def _ordered(layers: Sequence[_Layer], key: Callable[[int], float]) -> list[int]:
-    return sorted(range(len(layers)), key=lambda each: (key(each), layers[each].products, layers[each].name))
+def _ordered(layers: Sequence[_Layer], errors: Mapping[int, float]) -> list[int]:
+    """Return the layers in the order of some errors; of equal ones that with fewer products first."""
+    return sorted(errors, key=lambda each: (errors[each], layers[each].products, layers[each].name))
 
 
 def _layers(source: onnx.ModelProto, reduced: onnx.ModelProto, inputs: Arrays) -> Iterator[_Layer]:
@@ -95,12 +92,10 @@ def _layers(source: onnx.ModelProto, reduced: onnx.ModelProto, inputs: Arrays) -
         given = {name: pieces.narrow(values[name]) for name in piece.inputs}
         evaluate = Exact(with_products(pieces.alone(piece, reduced, initializers, given)))
         got = next(iter(evaluate(given).values()))
-        fitting = [_off(got, values[name], _bias(node, weights)) for name in after[node.output[0]]]
-        index = min(range(len(fitting)), key=lambda each: fitting[each][1])
-        off, share = fitting[index]
-        name = after[node.output[0]][index]
+        fitting = {name: _off(got, values[name], _bias(node, weights)) for name in after[node.output[0]]}
+        name, off = min(fitting.items(), key=lambda each: _power(each[1]))
         products = _products(node, values[node.output[0]], sizes)
-        yield _Layer(node.name, name, off.astype(np.float32), share, products)
+        yield _Layer(node.name, name, off.astype(np.float32), products)
 
 
 def _following(source: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
@@ -126,13 +121,15 @@ def _bias(node: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto]) -> Any:
     return 0.0 if named is None else onnx.numpy_helper.to_array(named).astype(np.float64)
 
 
-def _off(got: Any, wanted: Any, bias: Any) -> tuple[Any, float]:
-    """Return the error of a layer, with its bias or without, whichever fits, and its power ÷ that of the signal."""
+def _off(got: Any, wanted: Any, bias: Any) -> Any:
+    """Return the error of a layer: with its bias or without, whichever fits."""
     if got.shape != wanted.shape:
-        return np.zeros(()), 0.0
-    signal = float(np.sum(wanted**2)) or 1.0
-    off = min((got - wanted, got + bias - wanted), key=lambda each: float(np.sum(each**2)))
-    return off, float(np.sum(off**2)) / signal
+        return np.zeros(())
+    return min((got - wanted, got + bias - wanted), key=_power)
+
+
+def _power(values: Any) -> float:
+    return float(np.sum(values.astype(np.float64) ** 2))
 
 
 def _products(node: onnx.NodeProto, output: Any, sizes: Mapping[str, int]) -> float:
@@ -168,7 +165,7 @@ class _Outputs:
         if wrong not in self._known:
             found = self._run(wrong)
             shares = [
-                float(np.sum((one.astype(np.float64) - other) ** 2) / (np.sum(other.astype(np.float64) ** 2) or 1.0))
+                _power(one.astype(np.float64) - other) / (_power(other) or 1.0)
                 for one, other in zip(found, self._right, strict=True)
             ]
             self._known[wrong] = float(f"{max(shares, default=0.0):.{_DIGITS}g}")

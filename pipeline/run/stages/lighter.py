@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     Prove = Callable[[State, Collection[str]], State]
 
-_CALL = 8  # rows that layers are ranked on
+_FEWEST_ROWS, _ELEMENTS = 4, 1024  # of the call that layers are ranked on: a network is run some hundred times on it
 
 
 def judged(state: State, prove: Prove) -> State:
@@ -140,7 +141,9 @@ def _inputs(state: State, search: _Search) -> dict[str, Array]:
     """Return the inputs of one call: the first samples that it is judged on, fewer where an allowed size is."""
     given = accuracy.of_one_call(state, search.wanted.name, search.shared)
     batch = samples.batch_dimension(state.plan.interface)
-    sizes = [] if batch is None else [each for each in allowed(batch) if 0 < each <= _CALL]
+    elements = sum(math.prod(each.shape[1:]) for each in given.values())
+    most = max(_FEWEST_ROWS, _ELEMENTS // max(elements, 1))
+    sizes = [] if batch is None else [each for each in allowed(batch) if 0 < each <= most]
     rows = {len(each) for each in given.values() if each.ndim}
     if not sizes or len(rows) != 1 or max(rows) < max(sizes):
         return dict(given)
