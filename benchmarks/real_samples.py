@@ -30,17 +30,21 @@ _SIDE, _AROUND = 224, 32
 _CLASSES = 1000
 _LENGTH = 64
 _CALIBRATED = {"efficientnet-lite0": 100, "minilm": 200}
-_SENTENCES = 3000
+_SENTENCES = 1000
 _PACKAGE = "benchmarks"
 _INT8 = "precision: int8, calibration: calibration.npz"
 _IMAGES = f"{_INT8}, operators: [Conv, Gemm, MatMul, Add, GlobalAveragePool]"
 _TOP1 = "top1_agreement: 0.9, metric: 'benchmarks.real_samples:top1', margin: 0.02"
 _COSINE = "metric: 'benchmarks.real_samples:cosine', margin: 0.01"
+_AUTO = "leave_out: auto"
 RECIPES = {
     "efficientnet-lite0": {
+        "int8-auto": (f"{_IMAGES}, {_AUTO}", f"sqnr_db: 10, {_TOP1}"),
         "int8": (_IMAGES, f"sqnr_db: 10, {_TOP1}"),
     },
     "minilm": {
+        "int8-dynamic-auto": (f"precision: int8-dynamic, {_AUTO}", f"sqnr_db: 10, {_COSINE}"),
+        "int8-auto": (f"{_INT8}, {_AUTO}", f"sqnr_db: 10, {_COSINE}"),
         "int8-dynamic": ("precision: int8-dynamic", f"sqnr_db: 10, {_COSINE}"),
         "int8": (_INT8, f"sqnr_db: 10, {_COSINE}"),
     },
@@ -187,12 +191,13 @@ def row(network: str, recipe: str, folder: Path, seconds: float) -> str:
     shipped = Path("configs", f"{network}.yaml").resolve()
     config.write_text(_CONFIG.format(shipped=shipped, options=settings, gate=gate), "utf-8")
     done = weighbridge("export", config, "--out", out, "--no-benchmark")
+    chosen = [each.strip() for each in done.stderr.splitlines() if "layers" in each]
     if done.returncode:
         failed = sorted((out / network / "failed").rglob("parity.json"), key=lambda each: each.stat().st_mtime)
         return f"{network}, {recipe}: no release\n{told(failed[-1]) if failed else ''}\n{done.stderr}"
     release = latest(out / network)
     timed = weighbridge("benchmark", release, "--seconds", seconds, "--json")
-    figures = json.loads(timed.stdout) if not timed.returncode else {}
+    figures = json.loads(timed.stdout) if timed.stdout.startswith("{") else {}
     size, before = ((release / each).stat().st_size / 1e6 for each in ("reduced.onnx", "model.onnx"))
     facts = next(
         each for each in json.loads((release / "manifest.json").read_bytes())["models"] if each["name"] == "reduced"
@@ -201,7 +206,7 @@ def row(network: str, recipe: str, folder: Path, seconds: float) -> str:
     lines = [
         f"{network}, {recipe} ({settings}): {size:.1f} MB instead of {before:.1f} MB, {left} nodes left as they were"
     ]
-    return "\n".join([*lines, told(release / "report" / "parity.json"), *times(figures)])
+    return "\n".join([*lines, *chosen, told(release / "report" / "parity.json"), *times(figures)])
 
 
 def told(parity: Path) -> str:
@@ -213,11 +218,13 @@ def told(parity: Path) -> str:
 
 
 def times(figures: Mapping[str, Any]) -> list[str]:
-    """Return the time of a call on each backend ÷ that on eager, a size a line."""
+    """Return the time of a call on each backend, and ÷ that on eager, a size a line."""
     found = []
     for size in figures.get("sizes", ()):
-        ratios = [f"{each['name']} {each['ratio']['value']:.3f}" for each in size["backends"] if each.get("ratio")]
-        found.append(f"  time ÷ eager at {size['sizes']}: {', '.join(ratios)}")
+        rows = [each for each in size["rows"] if each["median_ms"] and each["ratio"]]
+        said = [f"{each['name']} {each['median_ms']:.2f} ms ({each['ratio']:.3f}, {each['verdict']})" for each in rows]
+        alone = "" if size["can_tell"] else f"; {size['reason']}"
+        found.append(f"  at {size['sizes']}, and ÷ {size['reference']}: {', '.join(said)}{alone}")
     return found
 
 

@@ -14,13 +14,14 @@ from pipeline.architectures.simplenet import SimpleNet
 from pipeline.config.accuracy import AccuracyConfig
 from pipeline.config.models import GateConfig
 from pipeline.errors import GateError, InputError, UnavailableError, UnsafeError
+from pipeline.parity import judging
 from pipeline.parity.document import Parity
 from pipeline.rebuild import trust
 from pipeline.run import keys
 from pipeline.run.plan import Settings, plan
 from pipeline.run.stages import accuracy
 from pipeline.run.stages.proving import PROVE
-from pipeline.run.stages.results import Judged, Released
+from pipeline.run.stages.results import Exported, Judged, Released
 from pipeline.run.stages.state import run
 from pipeline.run.stages.table import STAGES
 from tests import rounded
@@ -171,6 +172,29 @@ def test_what_passed_is_not_judged_again_until_the_samples_or_the_claim_change(e
     with np.load(folder / "many.npz") as arrays:
         np.savez(folder / "others.npz", x=arrays["x"][:-1], labels=arrays["labels"][:-1])
     assert again(asking(state, folder, samples="others.npz", sqnr_db=41.0)) == ["started", "ended"]
+
+
+def test_files_judged_on_the_same_samples_share_them_and_what_the_network_gives(
+    exported, folder, tmp_path, monkeypatch
+):
+    state = run(asking(exported, folder, sqnr_db=40.0), [PROVE])
+    shared = accuracy.Shared(tmp_path)
+    fine, coarse = (state.need(Exported).named(each).files[0] for each in ("fine", "coarse"))
+    assert accuracy.would_pass(state, "fine", fine, shared)
+    monkeypatch.setattr(accuracy, "_read", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr(judging, "OpenNetwork", lambda **_: pytest.fail("run again"))
+    assert accuracy.would_pass(state, "fine", fine, shared)
+    assert not accuracy.would_pass(state, "fine", coarse, shared)
+
+
+def test_where_the_disk_has_no_room_the_network_is_run_again(exported, folder, tmp_path, monkeypatch):
+    state = run(asking(exported, folder, sqnr_db=40.0), [PROVE])
+    shared = accuracy.Shared(tmp_path)
+    fine = state.need(Exported).named("fine").files[0]
+    monkeypatch.setattr(judging, "_MOST_KEPT", 3000)
+    assert accuracy.would_pass(state, "fine", fine, shared)
+    assert sum(each.stat().st_size for each in tmp_path.rglob("*.message")) < 4000
+    assert accuracy.would_pass(state, "fine", fine, shared)
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_a_reduced_artifact_that_is_good_enough_is_what_a_release_may_run_by_its
 def test_calibration_on_another_distribution_computes_what_the_file_says_and_is_not_good_enough(judged, tmp_path):
     """Ranges twenty times too small: nothing is wrong with the runtime, and the second gate closes."""
     done = judged(0.05)
-    assert done.failed_with(1, "an artifact is not good enough", "onnx-int8"), done.err
+    assert done.failed_with(1, "an artifact is not good enough", "set `leave_out: auto` of onnx-int8"), done.err
     parity = json.loads(next((tmp_path / "out" / "small" / "failed").rglob("parity.json")).read_bytes())
     assert {each["name"]: each["status"] for each in parity["backends"]}["ort-int8"] == "pass"
 
@@ -296,6 +296,47 @@ def test_as_few_layers_are_left_out_as_make_it_good_enough(deep, tmp_path):
     left = [onnx.numpy_helper.to_array(each) for each in tensors if each.data_type == 1 and len(each.dims) == 2]
     assert [each.max() for each in left] == [40, 40]
     assert is_good_enough(model)
+
+
+ASIDE = """
+import torch
+
+class Aside(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.main = torch.nn.ModuleList(torch.nn.Linear(16, 16, bias=False) for _ in range(2))
+        self.side = torch.nn.ModuleList(torch.nn.Linear(16, 16, bias=False) for _ in range(5))
+
+    def forward(self, x):
+        found = self.main[1](torch.tanh(self.main[0](x)))
+        for each in self.side:
+            found = found + 1e-3 * each(x)
+        return found
+"""
+
+
+@pytest.mark.slow
+def test_layers_whose_error_does_not_come_out_are_not_left_out(tmp_path, monkeypatch, weighbridge):
+    """In each of five layers beside the main two, one weight leaves nothing of the others: by themselves they are the worst."""
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "aside_network.py").write_text(ASIDE)
+    text = DEEP_CONFIG.replace("deep", "aside").replace("aside_network:Deep", "aside_network:Aside")
+    (tmp_path / "aside.yaml").write_text(
+        text.replace("[batch, 10]", "[batch, 16]").replace("sqnr_db: 20", "sqnr_db: 55")
+    )
+    generator = torch.Generator().manual_seed(0)
+    state = {f"{name}.weight": torch.randn(16, 16, generator=generator) / 2 for name in ("main.0", "main.1")}
+    for index in range(5):
+        state[f"side.{index}.weight"] = torch.randn(16, 16, generator=generator) / 4
+        state[f"side.{index}.weight"][index, 2 * index] = 10.0
+    torch.save(state, tmp_path / "aside.pth")
+    np.savez(tmp_path / "rows.npz", x=np.random.default_rng(7).standard_normal((400, 16)).astype(np.float32))
+    done = weighbridge("export", "aside.yaml", "--out", "out", "--no-benchmark", "--trust", "aside_network")
+    assert done.code == 0, done.err
+    assert "2 of 7 layers are left as they were" in done.err, done.err
 
 
 @pytest.mark.slow

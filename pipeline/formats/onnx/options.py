@@ -41,7 +41,7 @@ class OnnxOptions(Options):
     leave_out: Literal["auto"] | Annotated[tuple[str, ...], Field(strict=False)] = Field(
         (),
         description="what stays as it is: modules of the network, nodes or operators by name, * for anything; auto: those that"
-        " cost the most accuracy for the least time, until the artifact's accuracy gate passes",
+        " cost the most accuracy, as few as make the artifact's accuracy gate pass",
     )
     operators: tuple[str, ...] = Field(
         ("Conv", "ConvTranspose", "Gemm", "MatMul"),

@@ -74,6 +74,34 @@ def convolutions():
     return model(nodes, {"x": ["batch", 3, 9, 11]}, {"y": ["batch", 6, None, None]}, weights), interface
 
 
+def side_paths(sides):
+    """Return two layers in a row, `main.0` and `main.1`, and layers beside them with an outlier each, of which a thousandth is added."""
+    weights = {"main.0.weight": 2 * _normal(16, 16, seed=1), "main.1.weight": 2 * _normal(16, 16, seed=2)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "main.0.weight"], ["hidden"], "main.0"),
+        helper.make_node("Tanh", ["hidden"], ["active"], "tanh"),
+        helper.make_node("MatMul", ["active", "main.1.weight"], ["sum.0"], "main.1"),
+    ]
+    weights["little"] = np.array(1e-3, np.float32)
+    for index in range(sides):
+        weight = _normal(16, 16, seed=3 + index)
+        weight[0, index] = 100.0
+        weights[f"side.{index}.weight"] = weight
+        nodes += [
+            helper.make_node("MatMul", ["x", f"side.{index}.weight"], [f"beside.{index}"], f"side.{index}"),
+            helper.make_node("Mul", [f"beside.{index}", "little"], [f"scaled.{index}"], f"scale.{index}"),
+            helper.make_node(
+                "Add",
+                [f"sum.{index}", f"scaled.{index}"],
+                ["y" if index == sides - 1 else f"sum.{index + 1}"],
+                f"add.{index}",
+            ),
+        ]
+    return model(nodes, {"x": ["batch", 16]}, {"y": ["batch", 16]}, weights), Interface(
+        (InputSpec("x", "float32", ("batch", 16)),), (BATCH,), ("y",)
+    )
+
+
 NETWORKS = {"products": products, "convolutions": convolutions}
 
 

@@ -3,11 +3,13 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import ExportError
+from pipeline.formats.artifact import Artifact
 from pipeline.formats.format import FromArtifact, Ranking
 from pipeline.formats.onnx.audit import audit_graph
+from pipeline.formats.onnx.exact import Exact
 from pipeline.formats.onnx.graph import read
 from pipeline.formats.onnx.ranking import rank
 from pipeline.formats.onnx.reduce import derive
@@ -170,13 +172,61 @@ def test_the_layer_that_costs_most_is_left_out_first(bad, tmp_path):
     values = numpy_helper.to_array(tensor).copy()
     values[0, 0] = 1000 * np.abs(values).max()
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    if bad == "second":
+        for each in made.graph.initializer:
+            if each.name.startswith("first"):
+                silent = numpy_helper.to_array(each).copy()
+                silent[0] = 0
+                each.CopyFrom(numpy_helper.from_array(silent, each.name))
     source = small.artifact(made, tmp_path)
     options = small.OPTIONS.model_validate({"precision": "int8-dynamic", "per_channel": False})
     origin = FromArtifact(source, interface, tmp_path / "reduced.onnx", small.IDENTITY)
     written = derive(origin, options)
     inputs = small.samples(interface, rows=16)
     inputs["x"][:, 0] = 0  # so that the one large weight itself says nothing of the output
-    assert rank(Ranking(written.files[0], source.files[0], inputs))[0] == bad
+    assert rank(Ranking(written.files[0], source.files[0], inputs)) == ((bad,), ("first", "second"))
+
+
+@pytest.mark.parametrize("sides", [2, 4, 7])
+def test_a_layer_whose_error_vanishes_behind_it_is_left_out_behind_one_whose_error_stays(sides, tmp_path):
+    """By themselves the layers on the side paths are the worst: one weight of each leaves nothing of its others. Little of it comes out."""
+    made, interface = small.side_paths(sides)
+    source = small.artifact(made, tmp_path)
+    options = small.OPTIONS.model_validate({"precision": "int8-dynamic", "per_channel": False})
+    written = derive(FromArtifact(source, interface, tmp_path / "reduced.onnx", small.IDENTITY), options)
+    inputs = small.samples(interface, rows=16)
+    sets = rank(Ranking(written.files[0], source.files[0], inputs))
+    assert sets[1] == ("main.0", "main.1")
+    assert [len(each) for each in sets] == list(range(1, sides + 3))
+    assert sets == rank(Ranking(written.files[0], source.files[0], inputs))
+
+
+def test_a_layer_that_only_an_output_depends_on_which_is_not_asked_about_is_left_out_last(tmp_path):
+    made, interface = small.side_paths(2)
+    made.graph.output.append(helper.make_tensor_value_info("scaled.0", TensorProto.FLOAT, ["batch", 16]))
+    source = small.artifact(made, tmp_path)
+    options = small.OPTIONS.model_validate({"precision": "int8-dynamic", "per_channel": False})
+    written = derive(FromArtifact(source, interface, tmp_path / "reduced.onnx", small.IDENTITY), options)
+    inputs = small.samples(interface, rows=16)
+    assert rank(Ranking(written.files[0], source.files[0], inputs))[0] == ("side.0",)
+    assert rank(Ranking(written.files[0], source.files[0], inputs, ("y",)))[1] == ("main.0", "main.1")
+
+
+def test_ranges_of_an_artifact_made_before_are_not_measured_again(tmp_path, monkeypatch):
+    made, interface = small.products()
+    source = small.artifact(made, tmp_path)
+
+    def derived(folder, before=None, **options):
+        (tmp_path / folder).mkdir()
+        origin = FromArtifact(
+            source, interface, tmp_path / folder / "r.onnx", small.IDENTITY, small.samples(interface), before
+        )
+        return derive(origin, small.OPTIONS.model_validate({"precision": "int8", **options}))
+
+    whole, wanted = derived("whole"), derived("wanted", leave_out=("first",))
+    monkeypatch.setattr(Exact, "watched", lambda *_: pytest.fail("measured again"))
+    got = derived("again", Artifact("r", "onnx", whole), leave_out=("first",))
+    assert got.files[0].read_bytes() == wanted.files[0].read_bytes()
 
 
 def test_leaving_out_by_itself_begins_with_nothing_left_out(tmp_path):
