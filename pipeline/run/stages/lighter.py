@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from pipeline.errors import WorkerError
+from pipeline.errors import ExportError, WorkerError
 from pipeline.parity import file_jobs, samples
 from pipeline.rebuild.cases import allowed
 from pipeline.run.stages import accuracy, second
@@ -92,7 +92,10 @@ def _fewest(
     name = search.wanted.name
 
     def passes(count: int) -> bool:
-        made = _without(state, search.wanted, made_so, sets[count - 1])
+        try:
+            made = _without(state, search.wanted, made_so, sets[count - 1])
+        except ExportError:  # nothing became smaller
+            return False
         return accuracy.would_pass(state, name, made.files[0], search.shared)
 
     low, high = 0, 1
