@@ -188,7 +188,7 @@ def _claims(
             for name in judging.asked(wanted, reference.values):
                 samples.require_rows(name, reference.values[name].shape, case.sizes[found.batch.name])
     try:
-        kept_in = shared and shared.outputs(wanted)
+        kept_in = None if shared is None else shared.outputs(wanted)
         double = known.fallback is None
         return judging.judge(variant, wanted, found, conditions_of(state), double=double, kept=kept_in), None
     except (WorkerError, UnavailableError) as error:
