@@ -35,13 +35,11 @@ _PACKAGE = "benchmarks"
 _INT8 = "precision: int8, calibration: calibration.npz"
 _IMAGES = f"{_INT8}, operators: [Conv, Gemm, MatMul, Add, GlobalAveragePool]"
 _DEAR = "_bn0, _blocks.0._bn1, _blocks.1._bn0, _blocks.1._bn1, _blocks.3._bn1, _blocks.14._bn1, _blocks.15._bn1"
-_DEAR = "_bn0, _blocks.0._bn1, _blocks.1._bn0, _blocks.1._bn1, _blocks.3._bn1, _blocks.14._bn1, _blocks.15._bn1"
 _TOP1 = "top1_agreement: 0.9, metric: 'benchmarks.real_samples:top1', margin: 0.02"
 _COSINE = "metric: 'benchmarks.real_samples:cosine', margin: 0.01"
 _AUTO = "leave_out: auto"
 RECIPES = {
     "efficientnet-lite0": {
-        "int8-most": (f"{_IMAGES}, leave_out: [{_DEAR}]", f"sqnr_db: 10, {_TOP1}"),
         "int8-most": (f"{_IMAGES}, leave_out: [{_DEAR}]", f"sqnr_db: 10, {_TOP1}"),
         "int8-auto": (f"{_IMAGES}, {_AUTO}", f"sqnr_db: 10, {_TOP1}"),
         "int8": (_IMAGES, f"sqnr_db: 10, {_TOP1}"),
