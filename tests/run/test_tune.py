@@ -163,7 +163,7 @@ def test_where_every_candidate_fails_the_limits_are_not_to_blame(out, monkeypatc
 
     monkeypatch.setattr(heats.Launches, "__call__", fail)
     with pytest.raises(
-        WorkerError, match="no candidate could be timed:.*\n.*dropped out: exited with status 7"
+        WorkerError, match=r"no candidate could be timed:.*\n.*dropped out: exited with status 7"
     ) as told:
         tune(SIMPLENET, settings(out), again=True)
     assert "limits" not in told.value.hint
