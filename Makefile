@@ -229,22 +229,26 @@ sweep-fuzz: .venv/installed-dev  ## fuzz every parser of ours: 20,000 examples, 
 sweep-hostile: .venv/installed-dev  ## every hostile file through every command; RELEASE=… adds those that take a release, PART=… takes a part
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.hostile_commands $(RELEASE) $(addprefix --part ,$(PART))
 
+# When it last ran: docs/robustness.md. PART=samples, metrics or releases takes a part, EVERY=… one case of so many.
+sweep-hostile-data: .venv/installed-dev  ## broken and hostile samples, metrics, golden cases and recommendations through every command (half an hour)
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.hostile_data $(addprefix --part ,$(PART)) $(addprefix --every ,$(EVERY))
+
 # Last run on 2026-11-25: see SECURITY.md. Another seed draws other misfits.
 sweep-doctor: .venv/installed-dev  ## how often the doctor explains misfits that nobody chose: SEED=… COUNT=…
 	@$(ONE_THREAD) $(BIN)/python -W ignore -m tests.sweeps.doctor $(SEED) $(COUNT)
 
 # Last run on 2026-11-24: see docs/robustness.md. The first two need strace, the second also the right to mount.
-sweep-kill: .venv/installed-dev  ## kill -9 at every system call of an export that changes the disk
-	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.kill
+sweep-kill: .venv/installed-dev  ## kill -9 at every system call of an export that changes the disk, and of a tune; PART=export or tune takes a part
+	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.kill $(addprefix --part ,$(PART))
 
 sweep-disk: .venv/installed-dev  ## no space, and input/output errors, at each write, sync and rename
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.disk
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 0 tests/test_full_disk.py
 
-sweep-signals: .venv/installed-dev  ## interrupt and terminate a real export at 20 random moments each
+sweep-signals: .venv/installed-dev  ## interrupt and terminate a real export at 20 random moments each, and a real tune
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.signals
 
-sweep-faults: .venv/installed-dev  ## every fault of a worker in an export, in parity and in a benchmark
+sweep-faults: .venv/installed-dev  ## every fault of a worker in an export, in parity, in a benchmark and in a tune
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.faults
 
 sweep-many: .venv/installed-dev  ## 8 processes export 50 versions each to one folder at once

@@ -51,15 +51,20 @@ class Ended:
     orphans: tuple[int, ...]
 
 
-def command(*arguments):
-    """Return the command line, and an environment in which the plugin is installed and processes can be found again."""
-    environment = os.environ | {"PYTHONPATH": str(PLUGIN), MARK: uuid4().hex, "OMP_NUM_THREADS": "1"}
+def command(*arguments, path=None):
+    """Return the command line, and an environment in which the plugin is installed and processes can be found again.
+
+    `path` is a folder of modules beside it.
+    """
+    inherited = os.environ.get("PYTHONPATH")
+    modules = os.pathsep.join(str(each) for each in (PLUGIN, path, inherited) if each)
+    environment = os.environ | {"PYTHONPATH": modules, MARK: uuid4().hex, "OMP_NUM_THREADS": "1"}
     return [sys.executable, "-m", "pipeline.commands", *map(str, arguments)], environment
 
 
-def weighbridge(*arguments, limit_s=600, serving=None):
+def weighbridge(*arguments, limit_s=600, serving=None, path=None):
     """Run a command to its end, by what `serving` serves if that is given."""
-    line, environment = command(*arguments)
+    line, environment = command(*arguments, path=path)
     there = ()
     if serving:
         path = os.pathsep.join([str(PLUGIN), serving.get("PYTHONPATH", "")])
@@ -70,6 +75,15 @@ def weighbridge(*arguments, limit_s=600, serving=None):
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=limit_s, check=False)
     seconds = time.monotonic() - began_s
     return Ended(done.returncode, done.stdout, done.stderr, seconds, orphans(environment, there))
+
+
+def killed(*arguments, after_s):
+    """Kill a command -9 after so many seconds; its workers end with it."""
+    line, environment = command(*arguments)
+    with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        time.sleep(after_s)
+        run.kill()
+    assert orphans(environment) == ()
 
 
 def orphans(environment, there=(), patience_s=2.0):

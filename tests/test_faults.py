@@ -34,6 +34,44 @@ def survive_faults(folder, out, broken, *, required=False, limit_s=600, serving=
     return max(overruns_s, default=0.0)
 
 
+def survive_a_fault_in_a_race(folder, out, fault, *, limit_s, alone=False):
+    """Tune a release of which one backend commits a fault as soon as it is timed; return how the command ended."""
+    written = faults.config(folder, {"benchmark": fault}, limit_s=limit_s)
+    if alone:
+        written.write_text(
+            written.read_text()
+            .replace("[onnxruntime-cpu, {", "[{")
+            .replace("require: [onnxruntime-cpu", "require: [broken-benchmark")
+        )
+    ended = faults.weighbridge(
+        "tune",
+        written,
+        "--out",
+        out,
+        "--seconds",
+        2,
+        "--set",
+        "benchmark.reference=broken-benchmark" if alone else "benchmark.seconds=1",
+    )
+    said = faults.SAID[fault]
+    assert "Traceback" not in ended.err
+    assert ended.orphans == ()
+    assert tiny.temporaries(out) == []
+    tiny.versions(out)
+    if alone:
+        assert ended.code == 4, ended.err
+        assert "no candidate could be timed" in ended.err
+        assert said in ended.err
+        return ended
+    assert ended.code == 0, ended.err
+    found = json.loads((out / "simplenet" / tiny.latest_of(out) / "report" / "recommended.json").read_bytes())
+    assert found["choice"]["variant"] == "onnxruntime-cpu"
+    left = [each["left"] for each in found["candidates"] if each["choice"]["variant"] == "broken-benchmark"]
+    assert left
+    assert all(said in each for each in left), left
+    return ended
+
+
 def script_of(out, place):
     worker = "the-faulty-exporter" if place == "export" else f"broken-{place}"
     return out / "simplenet" / "crashes" / worker / "rerun.py"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests import strace, tiny
+from tests import strace, tiny, tuned
 from tests.forking import forked
 
 needs_strace = pytest.mark.skipif(strace.unavailable() is not None, reason=str(strace.unavailable()))
@@ -106,3 +106,16 @@ def test_a_cache_or_a_release_on_another_file_system_changes_nothing(tmp_path, a
     scene = tiny.scene(tmp_path, has_old=False)
     with mounted(tmp_path / "elsewhere" / apart, "size=8m") as disk:
         tiny.require_next_run_succeeds(scene, disk.parent)
+
+
+@needs_strace
+def test_a_full_or_failing_disk_leaves_the_old_recommendation_and_nothing_else(tmp_path, built):
+    scene = tuned.scene(tmp_path, built)
+    every = faults(scene)
+    critical = [
+        each
+        for each in every
+        if each[0].call in strace.RENAMING or (".lock" in each[0].text and "EEXIST" in each[0].text)
+    ]
+    for fault in [*critical, *every[:: len(every) // SAMPLE]]:
+        tuned.survive_a_fault(scene, fault, tmp_path / "out", SAID)

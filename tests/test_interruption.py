@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests import faults, strace, tiny
+from tests import faults, strace, tiny, tuned
 
 needs_strace = pytest.mark.skipif(strace.unavailable() is not None, reason=str(strace.unavailable()))
 SEED = 8
@@ -42,12 +42,12 @@ def listen():
         signal.signal(number, signal.SIG_DFL)
 
 
-def stop_a_run(out, *, number, when, options=("--no-benchmark",), times=1):
+def stop_a_run(out, *, number, when, options=("--no-benchmark",), times=1, command="export"):
     """Send a signal to a real export as soon as `when(process)` returns; hold what follows against the claim.
 
     Returns how long the run took to end, in seconds.
     """
-    line, environment = faults.command("export", "configs/simplenet.yaml", "--out", out, *options)
+    line, environment = faults.command(command, "configs/simplenet.yaml", "--out", out, *options)
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(line, env=environment, **pipes, preexec_fn=listen) as run:
         when(run)
@@ -88,3 +88,12 @@ def test_a_signal_ends_a_run_with_its_exit_code_leaves_nothing_and_says_how_to_g
 
 def test_a_second_signal_ends_a_run_at_once_and_its_workers_with_it(tmp_path):
     stop_a_run(tmp_path, number=signal.SIGINT, when=reading_until("export"), times=2)
+
+
+@needs_strace
+def test_a_tune_that_is_killed_while_it_writes_leaves_the_old_recommendation_or_the_new_one(tmp_path, built):
+    scene = tuned.scene(tmp_path, built)
+    exchanges = [each for each in scene.points if each.call in strace.RENAMING]
+    assert exchanges
+    for point in [*exchanges, *tiny.spread(scene.points, SAMPLE, SEED)]:
+        tuned.survive_a_kill(scene, point, tmp_path / "out")

@@ -42,11 +42,12 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """When a candidate left and why; `is_slower`: for being behind the leader, not for a limit or a crash."""
+    """When a candidate left and why; `is_slower`: for being behind the leader; `failed`: for a crash; else for a limit."""
 
     launch: int
     why: str
     is_slower: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class _Race:
         heat = self.launch(phase, len(into), names, leader)
         into.append(heat)
         for name, why in heat.failures.items():
-            self.left.setdefault(name, Left(len(self.heats), f"dropped out: {why}"))
+            self.left.setdefault(name, Left(len(self.heats), f"dropped out: {why}", failed=True))
 
     def _put_out(self) -> None:
         look = len(self.heats) - MIN_LAUNCHES + 1

@@ -87,7 +87,7 @@ class AuditSubject:
     `program` is what the file's own exporter stated of it, None if it stated nothing; `captured` returns the program as
     torch.export captures it, or None and why not, and takes time. `effect` returns whether outputs show it, far beyond rounding, when
     tensors of the network hold the given values instead; None if it cannot be tried. It takes time as well. `precision` is the file's own, empty for
-    the network's.
+    the network's; `source` the file that it was made from, where that has a precision of its own: its constants were rounded there.
     """
 
     state: Mapping[str, Any]
@@ -95,6 +95,7 @@ class AuditSubject:
     captured: Callable[[], tuple[Mapping[str, Any] | None, str | None]]
     effect: Callable[[Mapping[str, Any]], bool | None] | None = None
     precision: str = ""
+    source: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

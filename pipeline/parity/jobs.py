@@ -225,12 +225,16 @@ class ExplainDifference(Request[why.Explanation]):
 
 
 class Exported(Model):
-    """A file to audit; `program` is None if its exporter states none (see `pipeline.formats.program.as_values`)."""
+    """A file to audit; `program` is None if its exporter states none (see `pipeline.formats.program.as_values`).
+
+    `source` is the file that it was made from, where that has a precision of its own.
+    """
 
     format: str
     file: Path
     program: dict[str, object] | None  # arrays among its values
     precision: str = ""
+    source: Path | None = None
 
 
 class Audit(Request[tuple[dict[str, JsonValue], ...]]):
@@ -260,7 +264,8 @@ class Audit(Request[tuple[dict[str, JsonValue], ...]]):
             return (known[0], None) if known else _captured(module, self.interface, self.examples)
 
         return tuple(
-            _audited(each, AuditSubject(state, each.program, captured, effect, each.precision)) for each in self.files
+            _audited(each, AuditSubject(state, each.program, captured, effect, each.precision, each.source))
+            for each in self.files
         )
 
 

@@ -94,7 +94,7 @@ class Measure(Request[tuple[tuple[float, float], ...]]):
         )
         try:
             value = function(*given)
-        except Exception as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
             frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename == str(path)]
             where = f" ({path.name}:{frames[-1].lineno})" if frames else ""
             told = f"metric {self.target} raised {type(error).__name__}{where} on {about}: {error}"
@@ -102,6 +102,8 @@ class Measure(Request[tuple[tuple[float, float], ...]]):
                 told, hint="mend the function, or the arrays beside the inputs in the file of samples"
             ) from error
         try:
+            if isinstance(value, str | bytes):  # which float would read
+                raise TypeError
             number = float(value)  # type: ignore[arg-type]  # what it cannot take it says
         except (TypeError, ValueError, RuntimeError):
             raise InputError(

@@ -186,9 +186,12 @@ def _explain_chance(
     return [behaviour.as_random(each) if each.output in changed and not each.passed else each for each in findings]
 
 
-def audit(artifacts: Sequence[Artifact], conditions: Conditions, examples: Arrays) -> dict[str, Audit]:
+def audit(
+    artifacts: Sequence[Artifact], conditions: Conditions, examples: Arrays, among: Sequence[Artifact] = ()
+) -> dict[str, Audit]:
     """Return each artifact's audit by name: where its constants and numbers come from (see `pipeline.formats.accounting`).
 
+    `among` are all that there are: what was made from one in a precision of its own is held against that as well.
     Where the audit crashed, no file passed it; a file that cannot be audited is so alone.
 
     Raises:
@@ -201,12 +204,14 @@ def audit(artifacts: Sequence[Artifact], conditions: Conditions, examples: Array
         conditions.report(Event("parity", f"{each.name} audit", "started"))
     # One process for all: starting torch and loading the network takes longer than most audits.
     peak_bytes = None
+    sources = {each.name: each.files[0] for each in among if each.written.facts.get("precision")}
     files = [
         jobs.Exported(
             format=each.format,
             file=each.files[0],
             program=dict(each.written.program) or None,
             precision=str(each.written.facts.get("precision", "")),
+            source=sources.get(each.made_from or ""),
         )
         for each in known
     ]
@@ -223,7 +228,7 @@ def audit(artifacts: Sequence[Artifact], conditions: Conditions, examples: Array
         audits = [Audit.from_json(each) for each in answers]
     except WorkerError as error:
         if len(known) > 1:  # one of the files ended it: only that one failed
-            return {name: each for one in known for name, each in audit([one], conditions, examples).items()}
+            return {name: each for one in known for name, each in audit([one], conditions, examples, among).items()}
         problem = AuditProblem(where="", module=None, problem=error.message)
         audits = [Audit(passed=False, crashed=True, problem_count=1, problems=(problem,))] * len(known)
     found = {each.name: audit for each, audit in zip(known, audits, strict=True)}

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.formats.neighbours import neighbours
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -50,17 +52,9 @@ def _others(evaluate: Evaluate, inputs: Arrays, seed: int) -> Iterator[Mapping[s
     """Yield the outputs of evaluations that are as right as the exact one, for a runtime."""
     rng = np.random.default_rng(seed)
     yield evaluate(inputs, "written")
-    yield evaluate({name: _neighbour(each, rng) for name, each in inputs.items()}, "written")
+    yield evaluate({name: neighbours(each, rng) for name, each in inputs.items()}, "written")
     for each in (0, 1, seed + 2):  # all up, all down, at random
         yield evaluate(inputs, "moved", each)
-
-
-def _neighbour(array: Any, rng: np.random.Generator) -> Any:
-    """Return floating numbers moved by one unit in the last place, either way."""
-    if array.dtype.kind != "f":
-        return array
-    towards = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
-    return np.where(array == 0, array, np.nextafter(array, towards))
 
 
 def _wide(array: Any) -> Any:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import lzma
 import math
 import sys
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -34,6 +37,10 @@ MAX_JSON_BYTES = 256 * 2**20
 """The most that a JSON file may hold: its numbers take some ten times that in memory."""
 
 _MAX_JSON_LISTS = 500_000
+# Of zipfile: RuntimeError for what is encrypted; of numpy, which reads headers as Python's: TokenError for what never ends.
+_UNREADABLE = (
+    DamagedError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError,
+)  # fmt: skip
 _SPLIT_TOLERANCE = 1e-3  # of the largest value: far above rounding, far below what a mixed-up batch gives
 
 
@@ -82,9 +89,12 @@ def _read(path: Path, name: str | None, specs: Sequence[InputSpec], max_bytes: i
         raise InputError(told, hint="write it as .npy or .safetensors")
     try:
         found = reader(path, specs, max_bytes)
-    except (DamagedError, ValueError, EOFError, zipfile.BadZipFile, RecursionError, NotImplementedError) as error:
+    except _UNREADABLE as error:
         headers.require_harmless(path)  # it is broken, or something else under this name
         raise InputError(f"{path} cannot be read as {path.suffix}: {error}", hint="write it again") from error
+    if strange := next((each for each in found if each is not None and not each.isprintable()), None):
+        told = f"{path} has an array whose name is {strange!r:.80}, which cannot be printed as it is"
+        raise InputError(told, hint="save it under another name")
     if None in found and name is None and len(specs) != 1:
         names = ", ".join(spec.name for spec in specs)
         hint = f"name it: --input {specs[0].name}={path}"
@@ -112,8 +122,13 @@ def _read_npz(path: Path, _specs: Sequence[InputSpec], max_bytes: int) -> dict[s
             name = entry.filename.removesuffix(".npy")
             if name in arrays or name == entry.filename:
                 raise ValueError(f"{entry.filename} stands twice, or is no array")
-            with archive.open(entry) as file:
-                arrays[name] = _npy_array(file, entry.file_size, max_bytes)
+            try:
+                with archive.open(entry) as file:
+                    arrays[name] = _npy_array(file, entry.file_size, max_bytes)
+            except OSError as error:
+                if error.errno is not None:  # the disk's
+                    raise
+                raise ValueError(f"{entry.filename} is damaged: {error}") from error  # bzip2's
     return arrays
 
 

@@ -1,4 +1,4 @@
-"""Hold a release against an older one by what both recorded: latency, memory, size and parity.
+"""Hold a release against an older one by what both recorded: latency, memory, size, parity and accuracy.
 
 The two were measured in different runs, and a machine is not the same twice. So a latency counts as changed only if the
 interval of its change leaves the margin, and only if the machine can be shown to have stayed the same: where both
@@ -17,6 +17,7 @@ from pipeline.benchmark import machine
 from pipeline.benchmark.statistics import MIN_LAUNCHES, holm
 from pipeline.errors import InputError
 from pipeline.interface import in_words
+from pipeline.parity.document import Exported
 from pipeline.storage.documents import Number, Part
 
 if TYPE_CHECKING:
@@ -89,16 +90,22 @@ def compare(base: Recorded, candidate: Recorded, *, margin: float, force: bool) 
     changes = [
         *_sizes(base, candidate, margin),
         *_parity(base, candidate, margin),
+        *_accuracy(base, candidate, margin),
         *_memory(base, candidate, margin),
         *_latency(base, candidate, margin, drift),
     ]
     if not changes:
         raise InputError("the two releases have no figure in common", hint="compare two releases of the same network")
     for side, recorded, other in (("base", base, candidate), ("candidate", candidate, base)):
+        notes += [
+            f"only the {side} has {name}, {recorded.sizes_bytes[name]:,} bytes"
+            for name in sorted(recorded.sizes_bytes.keys() - other.sizes_bytes.keys())
+        ]
         only = set(_rows(recorded)) - set(_rows(other))
         notes += [f"only the {side} has a latency of {where}" for where in sorted(_label(each) for each in only)]
         if not recorded.report.benchmark.sizes:
             notes.append(f"the {side} was not timed: weighbridge export without --no-benchmark times it")
+    notes += _otherwise(base, candidate)
     return Comparison(margin=margin, changes=tuple(changes), notes=tuple(notes))
 
 
@@ -120,6 +127,44 @@ def _parity(base: Recorded, candidate: Recorded, margin: float) -> Iterator[Chan
     )
     for name in one.keys() & other.keys():
         yield _exact("parity [× noise floor, at least 1]", name, one[name], other[name], margin)
+
+
+def _accuracy(base: Recorded, candidate: Recorded, margin: float) -> Iterator[Change]:
+    """Yield each claim about the same artifact on the same samples, by what is off: inputs, or of a metric what is lost of the network's."""
+    one, other = _artifacts(base), _artifacts(candidate)
+    for name in one.keys() & other.keys():
+        was, now = one[name].accuracy, other[name].accuracy
+        if was is None or now is None or was.sha256 != now.sha256:
+            continue
+        claims = {(each.criterion, each.output, each.threshold): each for each in was.claims}
+        for each in now.claims:
+            if (old := claims.get((each.criterion, each.output, each.threshold))) is not None:
+                what = f"accuracy [{each.criterion}]"
+                where = f"{name}, {each.output}" if each.output else name
+                level = each.network or 0.0 if each.criterion == "metric" else 0.0
+                yield _better_if_larger(what, where, level + old.value, level + each.value, margin)
+
+
+def _better_if_larger(what: str, where: str, base: float, candidate: float, margin: float) -> Change:
+    found = _exact(what, where, candidate, base, margin)  # below 1 is better elsewhere
+    ratio = candidate / base if base else math.inf if candidate else 1.0
+    return replace(found, base=base, candidate=candidate, ratio=ratio)
+
+
+def _otherwise(base: Recorded, candidate: Recorded) -> Iterator[str]:
+    """Say which artifacts of one name are in another precision, or judged on other samples: their figures are of two things."""
+    one, other = _artifacts(base), _artifacts(candidate)
+    for name in sorted(one.keys() & other.keys()):
+        was, now = (str(each[name].facts.get("precision") or "the network's precision") for each in (one, other))
+        if was != now:
+            yield f"{name} is in {was} in the base, and in {now} in the candidate"
+        samples = [each[name].accuracy for each in (one, other)]
+        if all(samples) and len({each.sha256 for each in samples if each}) > 1:
+            yield f"{name} was judged on other samples in the candidate: accuracies are not compared"
+
+
+def _artifacts(recorded: Recorded) -> dict[str, Exported]:
+    return {each.artifact: each for each in recorded.report.parity.exports if isinstance(each, Exported)}
 
 
 def _memory(base: Recorded, candidate: Recorded, margin: float) -> Iterator[Change]:

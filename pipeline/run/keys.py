@@ -143,12 +143,13 @@ def of_accuracy(planned: Plan, variant: Variant, artifact: Artifact | None, thre
     )
 
 
-def of_audit(planned: Plan, artifact: Artifact) -> str:
-    """Return the key of a file's audit."""
+def of_audit(planned: Plan, artifact: Artifact, source: Artifact | None = None) -> str:
+    """Return the key of a file's audit; `source` is what it was made from."""
     return key(
         {
             "result": "audit",
             "files": _files(artifact),
+            **({"source": _files(source)} if source else {}),
             "interface": asdict(planned.interface),
             "seed": planned.config.parity.seed,
             **_built(planned),

@@ -11,7 +11,7 @@ from pipeline.benchmark import heats, race, racing, recommended
 from pipeline.benchmark.machine import processor
 from pipeline.benchmark.recommended import Candidate, Choice, Limits, Recommended
 from pipeline.benchmark.timing import Entrant, inputs_of
-from pipeline.errors import GateError, UnavailableError
+from pipeline.errors import GateError, UnavailableError, WorkerError
 from pipeline.release import bundle, standalone
 from pipeline.release.recommended import is_good_enough
 from pipeline.release.tools import tools
@@ -187,6 +187,8 @@ class _Kept:
 
         about = f"{self.state.plan.config.name}: launch {index + 1} of a {phase}"
         found = cached.get_or_make(cache, name, about, make)
+        if found.answer["heat"]["failures"]:
+            cache.remove(name)  # as everywhere: what failed is tried again by the next run
         self.launches.learn(found.answer["arm_s"], found.answer["turn_s"])
         self.heats.append(heats.from_json(found.answer["heat"]))
         return self.heats[-1]
@@ -228,13 +230,16 @@ def _raced(state: State, proven: Mapping[str, tuple[Way, Proof]], *, again: bool
     return outcome, launches.heats
 
 
-def _unkept(outcome: Outcome, tuned: TuneConfig) -> GateError:
+def _unkept(outcome: Outcome, tuned: TuneConfig) -> GateError | WorkerError:
     if outcome.result == "not shown":
         return GateError(
             f"no candidate was shown to keep tune.p99_ms, the nearest is {outcome.why}",
             hint=f"more calls may show it: --seconds {2 * tuned.seconds:g}",
         )
     told = [f"{each.name}: {each.left.why}" for each in outcome.standings if each.left]
+    if all(each.left.failed for each in outcome.standings if each.left):
+        message = "\n  ".join(["no candidate could be timed:", *told])
+        return WorkerError(message, hint="see what is said there; with `parity` each is run once, without being timed")
     return GateError(
         "\n  ".join(["no candidate keeps the limits of tune:", *told]),
         hint="raise the limits, or lower what a call has to do",

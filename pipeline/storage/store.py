@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _TEMPORARY = re.compile(r"(\.tmp-\d+-[0-9a-f]{16})(?:\.lock)?")
 _LARGEST_EXACT_INTEGER = 2**53
 _STOP_CHECK_S = 0.5
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
 # Both bound what parsing takes to some 150 MB: an empty list is 2 characters of text and 64 bytes of memory.
 _MAX_JSON_BYTES = 16 * 2**20
 _MAX_JSON_CONTAINERS = 400_000
@@ -231,12 +232,18 @@ def private_directory(parent: Path) -> Iterator[Path]:
         temporary = parent / f".tmp-{os.getpid()}-{secrets.token_hex(8)}"
         lock_file = _lock_of(temporary)
         make_directory(parent, lock_file)  # where the lock cannot be made, FileLock would try for ever
-        with FileLock(lock_file):
-            try:
-                temporary.mkdir()
-                yield temporary
-            finally:
-                _remove(temporary, lock_file)
+        holder = FileLock(lock_file)
+        try:
+            holder.acquire()
+        except OSError:
+            _remove(temporary, lock_file)  # which make_directory has made
+            raise
+        try:
+            temporary.mkdir()
+            yield temporary
+        finally:
+            _remove(temporary, lock_file)
+            holder.release()
 
 
 @contextmanager
@@ -262,14 +269,35 @@ def publish(temporary: Path, final: Path, *, replace: bool = False) -> None:
 
 
 def exchange(temporary: Path, final: Path, aside: Path) -> None:
-    """Sync a private directory and let it take the place of `final`, which moves to `aside`; nothing else is left beside either.
+    """Sync a private directory and let it take the place of `final`, which moves to `temporary`, or to `aside`.
 
-    No portable call exchanges two directories: for an instant there is none, never a part of one. The caller holds a lock.
+    Linux exchanges the two in one call, so that whoever is killed leaves the one or the other. Elsewhere there is none for an instant,
+    never a part of one, and the old one comes back where the new one cannot take its place. The caller holds a lock.
     """
     _sync_tree(temporary)
-    final.rename(aside)
-    temporary.rename(final)
+    if not _exchanged(temporary, final):
+        final.rename(aside)
+        try:
+            temporary.rename(final)
+        except OSError:
+            aside.rename(final)
+            raise
     _sync(final.parent)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two paths in one call (renameat2); return whether this system and its file system have that."""
+    import ctypes
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in {errno.ENOSYS, errno.EINVAL}:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def atomic_write(path: Path, content: bytes) -> None:

@@ -8,12 +8,13 @@ import json
 import math
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from pipeline.errors import InputError, UnsafeError
+from pipeline.errors import InputError, UnsafeError, WeighbridgeError
 from pipeline.interface import Dimension, InputSpec, Interface
 from pipeline.release import bundle
 from pipeline.release.load import Model, load_release
@@ -22,10 +23,12 @@ from pipeline.release.predict import (
     MAX_JSON_BYTES,
     predict_file,
     predict_folder,
+    read_arrays,
     read_inputs,
     run,
 )
 from pipeline.release.standalone import read_golden
+from tests.broken_arrays import SLOW_TO_MAKE, broken
 from tests.weights.corpus import hostile
 
 ONE = (InputSpec("x", "float32", ("batch", 4)),)
@@ -429,3 +432,20 @@ def test_a_batch_that_other_sizes_follow_from_is_not_split():
     inputs = {"x": np.ones((4, 2), np.float32), "y": np.ones((4, 8), np.float32)}
     with pytest.raises(InputError, match="batch is 4, declared is 1 to 2"):
         run(Model("m", "1", "b", interface, dict), inputs)
+
+
+WHOLE = {
+    "no arrays", "float64", "whole numbers", "too narrow", "one axis", "no axis", "four axes", "no rows", "another name", "NaN", "infinity",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", sorted({*broken(Path("marker"))} - WHOLE - {SLOW_TO_MAKE}))
+def test_whatever_is_wrong_with_a_file_of_arrays_ends_in_one_of_our_own_errors(what, tmp_path):
+    wrong = broken(tmp_path / "marker")[what]
+    wrong.put(tmp_path / f"x{wrong.suffix}")
+    with pytest.raises(WeighbridgeError) as told:
+        read_arrays(tmp_path / f"x{wrong.suffix}")
+    assert told.value.exit_code in wrong.codes
+    assert told.value.hint
+    assert told.value.message.isprintable()
+    assert not (tmp_path / "marker").exists()

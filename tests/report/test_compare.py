@@ -49,7 +49,7 @@ def recorded(stated):
         "oracle": {"dtype": "float64", "fallback": None},
         "rules": {},
         "cases": [],
-        "exports": [],
+        "exports": stated.get("exports", []),
     }
     figures = {
         "roofline": {}, "graph": None, "achieved": {}, "energy": {"joules_per_call": {}, "reason": None}, "throughput": [],
@@ -197,3 +197,60 @@ def test_of_many_latencies_chance_alone_makes_no_regression(base, changed):
         wide = [row(f"v{index}", 1.0, spread=0.5) for index in range(9)]
         document["benchmark"]["sizes"][0]["rows"] = [timed, *wide]
     assert outcomes(held(*alone), "regression") == []
+
+
+def reduced(share=0.96, precision="int8", sha256="0" * 64, network=None):
+    claim = {
+        "criterion": "metric" if network else "sqnr_db", "output": None if network else "y", "verdict": "pass", "value": share,
+        "lower": share - 0.02, "upper": 0.99, "limit": 0.9, "samples": 400, "network": network,
+    }  # fmt: skip
+    accuracy = {
+        "verdict": "pass",
+        "variant": "ort-int8",
+        "required": True,
+        "file": "e.npz",
+        "sha256": sha256,
+        "confidence": 0.95,
+    }
+    return {
+        "name": "onnx-int8", "format": "onnx", "made_from": "onnx", "status": "exported", "size_bytes": 400,
+        "facts": {"precision": precision}, "audit": None, "notes": [], "accuracy": accuracy | {"claims": [claim]},
+    }  # fmt: skip
+
+
+def test_what_only_one_of_two_releases_has_is_said_with_its_size(base, changed):
+    changed["sizes"]["onnx-int8"] = 400
+    assert "only the candidate has onnx-int8, 400 bytes" in held(base, changed).notes
+    assert "only the base has onnx-int8, 400 bytes" in held(changed, base).notes
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ({}, {}, "same"),
+        ({}, {"share": 0.90}, "regression"),
+        ({"share": 0.90}, {}, "improvement"),
+        ({"share": 0.0, "network": 0.8}, {"share": -0.1, "network": 0.8}, "regression"),
+    ],
+)
+def test_an_accuracy_that_fell_is_a_regression(base, was, now, said):
+    (found,) = [
+        each
+        for each in held(base | {"exports": [reduced(**was)]}, base | {"exports": [reduced(**now)]}).changes
+        if each.what.startswith("accuracy")
+    ]
+    assert found.outcome == said
+    assert found.where.startswith("onnx-int8")
+    assert found.candidate == (0.8 if "network" in now else 0) + now.get("share", 0.96)
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"precision": "float16"}, "onnx-int8 is in int8 in the base, and in float16 in the candidate"),
+        ({"sha256": "1" * 64}, "judged on other samples"),
+    ],
+)
+def test_figures_of_two_different_things_are_told_apart(base, now, said):
+    found = held(base | {"exports": [reduced()]}, base | {"exports": [reduced(**now)]})
+    assert any(said in each for each in found.notes)

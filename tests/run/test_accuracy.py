@@ -204,6 +204,8 @@ def test_where_the_disk_has_no_room_the_network_is_run_again(exported, folder, t
         ("not_a_number", "gave nan for what the network gives for sample 0, and its range is 0 to 1"),
         ("outside", "gave 1.5 for .* its range is 0 to 1"),
         ("text", "gave list for .* not a number"),
+        ("leaves", r"raised SystemExit \(rounded.py:\d+\) on what the network gives for sample 0"),
+        ("number_as_text", "gave str for .* not a number"),
     ],
 )
 def test_a_metric_that_is_none_is_said_with_the_sample(exported, folder, metric, said):

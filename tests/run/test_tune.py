@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from pipeline.benchmark import heats
 from pipeline.benchmark.machine import processor
 from pipeline.benchmark.recommended import Recommended
 from pipeline.config import load, resolved
-from pipeline.errors import ConfigError, GateError, InterruptedRunError
+from pipeline.errors import ConfigError, GateError, InterruptedRunError, WorkerError
 from pipeline.release import bundle
 from pipeline.release.verify import check
 from pipeline.run import candidates
@@ -128,6 +129,44 @@ def test_a_second_run_makes_no_launch_and_gives_the_same_answer(tuned, out, monk
     again = tune(SIMPLENET, settings(out))
     assert made == []
     assert again.found == tuned[1].found
+
+
+def test_a_launch_in_which_somebody_failed_is_not_kept_so_that_the_next_run_tries_again(tmp_path):
+    class Made:
+        arm_s = turn_s = 0.1
+
+        def __init__(self, failures):
+            self.failures, self.count = failures, 0
+
+        def __call__(self, _phase, _index, names, leader):
+            self.count += 1
+            return heats.Heat({key: {0: 0.5} for key in names}, leader, {0: 0.5}, 0.1, failures=self.failures)
+
+        def learn(self, *_):
+            pass
+
+    chosen = settings(tmp_path)
+    state = SimpleNamespace(settings=chosen, plan=SimpleNamespace(config=SimpleNamespace(name="it")))
+    for failures, wanted in ({"b": "was ended by SIGSEGV"}, 2), ({}, 1):
+        made = Made(failures)
+        with tuning.results(chosen).in_use():
+            for _ in range(2):
+                heat = tuning._Kept(state, f"base {wanted}", made, False, [])("race", 0, ("a", "b"), "a")
+                assert heat.failures == failures
+        assert made.count == wanted
+
+
+@pytest.mark.usefixtures("tuned")
+def test_where_every_candidate_fails_the_limits_are_not_to_blame(out, monkeypatch):
+    def fail(_, phase, index, names, leader):  # noqa: ARG001
+        return heats.Heat({}, leader, {}, 0.1, failures=dict.fromkeys(names, "exited with status 7"))
+
+    monkeypatch.setattr(heats.Launches, "__call__", fail)
+    with pytest.raises(
+        WorkerError, match=r"no candidate could be timed:.*\n.*dropped out: exited with status 7"
+    ) as told:
+        tune(SIMPLENET, settings(out), again=True)
+    assert "limits" not in told.value.hint
 
 
 @pytest.mark.usefixtures("tuned")

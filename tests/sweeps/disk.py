@@ -12,9 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import tiny
+from tests import faults as commands
+from tests import tiny, tuned
 from tests.sweeps.tally import tally
-from tests.test_full_disk import faults, survive_a_fault
+from tests.test_full_disk import SAID, faults, survive_a_fault
 
 
 def main() -> int:
@@ -26,6 +27,17 @@ def main() -> int:
             scene = tiny.scene(folder, has_old=has_old)
             claim = f"failing disk, {'next' if has_old else 'first'} version"
             failures += tally(claim, faults(scene), lambda fault: survive_a_fault(scene, fault, folder / "out"))  # noqa: B023
+        folder = Path(name).resolve() / "recommendation"
+        folder.mkdir()
+        ended = commands.weighbridge("export", "configs/simplenet.yaml", "--no-benchmark", "--out", folder / "made")
+        assert ended.code == 0, ended.err
+        made = folder / "made" / tiny.NAME
+        written = tuned.scene(folder, made / (made / "latest").read_text().strip())
+        failures += tally(
+            "failing disk, a recommendation",
+            faults(written),
+            lambda fault: tuned.survive_a_fault(written, fault, folder / "out", SAID),
+        )
     return int(failures > 0)
 
 

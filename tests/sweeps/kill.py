@@ -1,8 +1,9 @@
 """Kill an export at every system call that changes the disk: all of a tiny release's, and some of a real one's.
 
-    python -m tests.sweeps.kill [--real COUNT]
+    python -m tests.sweeps.kill [--real COUNT] [--races COUNT] [--part export|tune]
 
-Afterwards the old release or a whole new one is there, never a part, and the next run gives the bytes of an undisturbed one.
+Afterwards the old release or a whole new one is there, never a part, and the next run gives the bytes of an undisturbed one. So for what `weighbridge tune` writes into a release, and for a
+real race at random moments: the report has the old recommendation or the new one, and the next run goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.benchmark import machine
-from tests import faults, strace, tiny
+from tests import faults, strace, tiny, tuned
 from tests.sweeps.tally import tally
 from tests.test_interruption import SEED, survive_a_kill
 
@@ -81,14 +82,57 @@ def _traced(out: Path, inject: str | None = None) -> tuple[int, tuple[strace.Poi
     return done.returncode, strace.points_of(log.read_text(errors="replace")), faults.orphans(environment)
 
 
+def recommendation(folder: Path) -> int:
+    """Kill at every call with which `weighbridge tune` writes its answer into a release."""
+    folder.mkdir()
+    ended = faults.weighbridge("export", "configs/simplenet.yaml", "--no-benchmark", "--out", folder / "made")
+    assert ended.code == 0, ended.err
+    made = folder / "made" / tiny.NAME
+    scene = tuned.scene(folder, made / (made / "latest").read_text().strip())
+    return tally(
+        "kill, a recommendation", scene.points, lambda point: tuned.survive_a_kill(scene, point, folder / "out")
+    )
+
+
+def races(folder: Path, count: int) -> int:
+    """Kill a real `weighbridge tune` at random moments: whole afterwards, and the next one goes on to the end."""
+    folder.mkdir()
+    out = folder / "out"
+    line = ("tune", "configs/simplenet.yaml", "--seconds", 2, "--out", out)
+    first = faults.weighbridge(*line)
+    assert first.code == 0, first.err
+    expected = tiny.versions(out)
+    rng = random.Random(SEED)
+
+    def check(moment_s: float) -> None:
+        faults.killed(*line, "--again", after_s=moment_s)
+        tuned.require_whole(out, expected)
+        again = faults.weighbridge(*line)
+        assert again.code == 0, again.err
+        tuned.require_whole(out, expected)
+        assert tiny.temporaries(out) == []
+        print(f"  tune, killed after {moment_s:.1f} s: goes on", flush=True)
+
+    return tally("kill, a race", [rng.uniform(0, first.seconds) for _ in range(count)], check)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--real", type=int, default=24)
-    count = parser.parse_args().real
+    parser.add_argument("--races", type=int, default=12)
+    parser.add_argument("--part", choices=("export", "tune"))
+    chosen = parser.parse_args()
+    count = chosen.real
     print(machine.here())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        failures = sum(tiny_release(folder / f"tiny-{has_old}", has_old=has_old) for has_old in (False, True))
+        if chosen.part != "export":
+            failures = recommendation(folder / "recommendation") + races(folder / "races", chosen.races)
+            if chosen.part:
+                return int(failures > 0)
+        else:
+            failures = 0
+        failures += sum(tiny_release(folder / f"tiny-{has_old}", has_old=has_old) for has_old in (False, True))
         (folder / "real").mkdir()
         failures += real_release(folder / "real", count) if count else 0
     return int(failures > 0)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests import faults, tiny
+from tests import faults, tiny, tuned
 from tests.sweeps.tally import tally
 from tests.test_interruption import SEED, stop_a_run
 
@@ -56,6 +56,26 @@ def main() -> int:
             for _ in range(chosen.moments)
         ]
         failures = tally("signals", cases, check)
+        line = ("tune", "configs/simplenet.yaml", "--seconds", 2, "--out", out)
+        shutil.rmtree(out, ignore_errors=True)
+        raced = faults.weighbridge(*line)
+        assert raced.code == 0, raced.err
+
+        def check_race(case: tuple[signal.Signals, float]) -> None:
+            number, moment_s = case
+            wait = lambda _: time.sleep(moment_s)  # noqa: E731
+            took_s.append(
+                stop_a_run(out, number=number, when=wait, options=("--seconds", "2", "--again"), command="tune")
+            )
+            tuned.require_whole(out, expected)
+            again = faults.weighbridge(*line)
+            assert again.code == 0, again.err
+            tuned.require_whole(out, expected)
+            assert tiny.temporaries(out) == []
+            print(f"  tune, {number.name} after {moment_s:5.2f} s: ended in {took_s[-1]:.2f} s", flush=True)
+
+        cases = [(number, rng.uniform(0, raced.seconds)) for number, _ in cases[:: max(1, chosen.moments // 6)]]
+        failures += tally("signals, a race", cases, check_race)
     print(f"ended within {max(took_s):.2f} s at the latest, {sorted(took_s)[len(took_s) // 2]:.2f} s in the median")
     return int(failures > 0 or max(took_s) > 5)
 

@@ -57,6 +57,16 @@ def audit_graph(
     `state` holds the network's state dict as arrays, `program` what `pipeline.formats.program.as_values` returned, None
     where the network could not be exported: attributes are then not checked. `effect`: as `pipeline.formats.format.AuditSubject` has it.
     """
+    return account_graph(graph, state, program, effect).to_json()
+
+
+def account_graph(
+    graph: Graph,
+    state: Mapping[str, Any],
+    program: Mapping[str, Any] | None,
+    effect: Callable[[Mapping[str, Any]], bool | None] | None = None,
+) -> Audit:
+    """Return what `audit_graph` says in JSON."""
     steps, known = known_of(state, program, effect)
     found = Audit()
     done, used = quantised.account(graph, known, found)
@@ -70,7 +80,7 @@ def audit_graph(
         _check_attributes(graph, known, found)
         check_use(known, used, graph.constants, found)
     found.problems[:0] = _of_chance(graph, steps)  # what explains the others comes first
-    return found.to_json()
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.formats.format import Product
+from pipeline.formats.neighbours import neighbours
 from pipeline.formats.onnx.exact import Exact, copy_of, read_whole
 from pipeline.formats.onnx.products import with_products
 from pipeline.formats.onnx.session import PRECISE_PRODUCTS, session_options
@@ -218,14 +219,9 @@ def alone(
 
 
 def _neighbours(inputs: Arrays, seed: int) -> dict[str, Any]:
-    """Return floating numbers moved by one unit in the last place, either way: what the order of a long sum may cost."""
+    """Return what reaches a piece, moved: what the order of a long sum before it may cost."""
     rng = np.random.default_rng(seed)
-    return {
-        name: np.nextafter(each, np.where(rng.random(each.shape) < 0.5, -np.inf, np.inf).astype(each.dtype))
-        if each.dtype == np.float32
-        else each
-        for name, each in inputs.items()
-    }
+    return {name: neighbours(each, rng) for name, each in inputs.items()}
 
 
 def narrow(value: Any) -> Any:

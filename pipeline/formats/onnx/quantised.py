@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _HALF, _WHOLE = 0.501, 1.001  # of a step; what float32 loses in scale and product is far less
 _ALIKE, _OFF = 0.98, 0.01  # how alike two tensors are that were meant to be the same; how far a scale may be off unsaid
 _COARSE = 0.47  # of the range: weights of 7 bits in 8 use no more
+_FEW, _SMALL = 64, 0.05  # elements of a literal; how far a step may take one, as a share of it
 _WIDE_BITS = 32  # a bias has room that it need not use
 MEASURED = "measured on the calibration data"
 QUANTISED = "quantised"
@@ -51,7 +52,7 @@ def account(graph: Graph, known: Known, found: Audit) -> tuple[set[str], set[str
     """Account for every quantised constant; return the names of constants that are done with, and the state dict's tensors they use."""
     done: set[str] = set()
     keys: set[str] = set()
-    for each in _quantised(graph):
+    for each in of(graph):
         done |= {*each.names}
         elements = sum(int(c.value.size) for c in graph.constants if c.name in each.names)
         found.constants += len(each.names)
@@ -84,6 +85,9 @@ def _account(quantised: Quantised, known: Known, found: Audit, elements: int) ->
             alike = _alike(quantised.value, form)
             if alike > (nearest[0] if nearest else _ALIKE):
                 nearest = (alike, what, keys, float(np.quantile(steps, 0.9)), _slope(quantised.value, form))
+    if _is_stated(quantised, known):
+        found.accounted[QUANTISED] = found.accounted.get(QUANTISED, 0) + elements
+        return set()
     if nearest:
         _, what, own, typical, slope = nearest
         said = f"is not {what} rounded to its steps: nine of ten numbers are up to {max(typical, 0.0):.3g} steps off, half a step is right"
@@ -92,6 +96,17 @@ def _account(quantised: Quantised, known: Known, found: Audit, elements: int) ->
         return {*own}
     found.leave(quantised.name, quantised.value.shape, elements, QUANTISED, "")
     return set()
+
+
+def _is_stated(quantised: Quantised, known: Known) -> bool:
+    """Whether these are a few numbers that the program states, a bound or a factor, rounded to steps that are small beside them."""
+    if quantised.value.size > _FEW:
+        return False
+    stated = np.array(sorted(each for each in known.numbers[1] if np.isfinite(each)))
+    wide = quantised.value.reshape(-1, 1)
+    room = np.where(quantised.at_end, _WHOLE, _HALF) * quantised.step
+    near = np.abs(wide - stated) <= np.minimum(room.reshape(-1, 1), _SMALL * np.abs(stated))
+    return bool(near.any(axis=1).all()) if stated.size else False
 
 
 def _alike(one: Any, other: Any) -> float:
@@ -125,7 +140,8 @@ def _layouts(wanted: Any, tolerance: Any, like: Any) -> Iterator[tuple[Any, Any]
         yield wanted.reshape(like.shape), spread.reshape(like.shape)
 
 
-def _quantised(graph: Graph) -> Iterator[Quantised]:
+def of(graph: Graph) -> Iterator[Quantised]:
+    """Yield the weights of a graph that are whole numbers."""
     constants = {each.name: each.value for each in graph.constants}
     seen: set[str] = set()
     for node in graph.nodes:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.formats.accounting import account, check_use, known_of
 from pipeline.formats.known import is_floating
 from pipeline.formats.ledger import Audit, Problem
 from pipeline.formats.openvino.graph import Graph, read
+from pipeline.formats.openvino.source import TAKEN
+from pipeline.formats.openvino.source import read as read_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.formats.known import Known
     from pipeline.formats.ledger import Constant
     from pipeline.formats.openvino.graph import Layer
+    from pipeline.formats.openvino.source import Source
 
 _HIDDEN = ("eps", "epsilon", "alpha")
 """Attributes whose value outputs may hide."""
@@ -32,7 +36,9 @@ def audit(file: Path, subject: AuditSubject) -> dict[str, Any]:
         UnsafeError, WeightsError: it is no OpenVINO model, or one that may not be opened.
     """
     program, reason = (subject.program, None) if subject.program else subject.captured()
-    found = audit_graph(read(file), subject.state, program, subject.effect, is_narrow=bool(subject.precision))
+    source = read_source(subject.source, subject, program) if subject.source else None
+    narrow = bool(subject.precision)
+    found = audit_graph(read(file), subject.state, program, subject.effect, is_narrow=narrow, source=source)
     return found if reason is None else {**found, "unchecked": reason}
 
 
@@ -43,24 +49,39 @@ def audit_graph(
     effect: Callable[[Mapping[str, Any]], bool | None] | None = None,
     *,
     is_narrow: bool = False,
+    source: Source | None = None,
 ) -> dict[str, Any]:
-    """Account for a graph; the arguments are those of `pipeline.formats.onnx.audit.audit_graph`. `is_narrow`: weights may be rounded."""
+    """Account for a graph; the arguments are those of `pipeline.formats.onnx.audit.audit_graph`.
+
+    `is_narrow`: weights may be rounded; `source`: by whom they were.
+    """
     steps, known = known_of(state, program, effect)
     found = Audit()
     used: set[str] = set()
     for constant in graph.constants:
         found.constants += 1
         found.elements += int(constant.value.size)
-        if not is_narrow and (rounded := _rounded(constant, known)):
+        taken = source.holds(constant, graph) if source else None
+        if source and taken is not None:
+            found.count(TAKEN, constant)
+            used.update(source.keys(taken))
+        elif source and (contradiction := source.contradicts(constant, graph)):
+            found.problems.append(contradiction)
+        elif not is_narrow and (rounded := _rounded(constant, known)):
             found.problems.append(rounded)
             used.add(rounded.nearest or "")
         else:
             used |= account(constant, graph, known, found)
+    used |= source.lacks(state) if source else set()
     if steps:
         for layer in graph.layers:
             found.problems += _misstated(layer, known, found)
         check_use(known, used, graph.constants, found)
-    found.problems[:0] = _of_chance(graph)  # what explains the others comes first
+    # What explains the others comes first.
+    found.problems[:0] = _of_chance(graph)
+    found.problems[:0] = (
+        [replace(each, where=f"{source.name}: {each.where}") for each in source.audit.problems] if source else []
+    )
     return found.to_json()
 
 

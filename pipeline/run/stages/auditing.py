@@ -44,10 +44,15 @@ def of_exported(state: State, only: Collection[str] | None = None) -> Auditing:
 
 def _audits(state: State, artifacts: Sequence[Artifact]) -> dict[str, Audit]:
     audited = {f"{each.name} audit": each for each in artifacts if formats()[each.format].audit}
-    by_name = {name: keys.of_audit(state.plan, artifact) for name, artifact in audited.items()}
+    every = state.need(Exported).artifacts
+    sources = {each.name: each for each in every}
+    by_name = {
+        name: keys.of_audit(state.plan, artifact, sources.get(artifact.made_from or ""))
+        for name, artifact in audited.items()
+    }
     known = kept.known(state, by_name)
     waiting = [artifact for name, artifact in audited.items() if name not in known]
-    made = prove.audit(waiting, conditions_of(state), examples(state.plan).inputs)
+    made = prove.audit(waiting, conditions_of(state), examples(state.plan).inputs, every)
     for artifact, found in made.items():
         if found.passed:
             kept.keep(state, by_name[f"{artifact} audit"], f"{artifact} audit", found.to_json())

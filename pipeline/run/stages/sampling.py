@@ -71,6 +71,8 @@ def examples(planned: Plan) -> Case:
 
 
 def _run(state: State) -> tuple[object, ...]:
+    for each in state.plan.config.exports:
+        calibration(state.plan, each)  # nothing is made for a file that no range can be measured on
     accuracy.require_readable(state.plan)
     return (sample(state.plan),)
 
