@@ -25,7 +25,7 @@ from pipeline.run.stages.proving import heard_longer, prove_all
 from pipeline.run.stages.results import Exported, Proven
 from pipeline.run.stages.sampling import SAMPLE
 from pipeline.run.stages.state import State, run
-from pipeline.storage.store import canonical_json, key, lock, private_directory
+from pipeline.storage.store import canonical_json, key, lock, private_directory, sweep
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def write(release: Path, found: Recommended) -> None:
     files = {recommended.FILE: canonical_json(found.to_json())}
     files |= {name: text.encode() for name, text in reporting.pages(release.parent.name, documents).items()}
     with lock(release.parent / ".lock", f"waiting for another process that writes a release of {release.parent.name}"):
+        sweep(release.parent)  # what a run left that was killed here
         bundle.add_to_report(release, files)
 
 
