@@ -34,6 +34,7 @@ _SENTENCES = 1000
 _PACKAGE = "benchmarks"
 _INT8 = "precision: int8, calibration: calibration.npz"
 _IMAGES = f"{_INT8}, operators: [Conv, Gemm, MatMul, Add, GlobalAveragePool]"
+# What `leave_out: auto` names first, but for the classifier, which is a quarter of the weights.
 _DEAR = "_bn0, _blocks.0._bn1, _blocks.1._bn0, _blocks.1._bn1, _blocks.3._bn1, _blocks.14._bn1, _blocks.15._bn1"
 _TOP1 = "top1_agreement: 0.9, metric: 'benchmarks.real_samples:top1', margin: 0.02"
 _COSINE = "metric: 'benchmarks.real_samples:cosine', margin: 0.01"
@@ -52,6 +53,7 @@ RECIPES = {
     },
 }
 """For each network, by name: the artifact's options, and what its gate asks."""
+# A limit of 32 times the noise floor: where most of a network is in 8 bits and some is not, it was 22 on inputs near 0.
 _CONFIG = """\
 extends: {shipped}
 exports:
@@ -59,7 +61,7 @@ exports:
   - {{name: reduced, format: onnx, from: onnx, {options}}}
 backends: [eager, onnxruntime-cpu, {{name: ort-reduced, backend: onnxruntime-cpu, artifact: reduced}}]
 require: [onnxruntime-cpu, ort-reduced]
-gates: {{reduced: {{accuracy: {{samples: evaluation.npz, {gate}}}}}}}
+gates: {{reduced: {{limit: 32, accuracy: {{samples: evaluation.npz, {gate}}}}}}}
 """
 _FLOAT = """\
 extends: {shipped}
@@ -193,12 +195,12 @@ def row(network: str, recipe: str, folder: Path, seconds: float) -> str:
     shipped = Path("configs", f"{network}.yaml").resolve()
     config.write_text(_CONFIG.format(shipped=shipped, options=settings, gate=gate), "utf-8")
     done = weighbridge("export", config, "--out", out, "--no-benchmark")
-    chosen = [each.strip() for each in done.stderr.splitlines() if "layers" in each]
+    chosen = [f"  {each.strip()}" for each in done.stderr.splitlines() if "layers are left" in each]
     if done.returncode:
         failed = sorted((out / network / "failed").rglob("parity.json"), key=lambda each: each.stat().st_mtime)
-        return f"{network}, {recipe}: no release\n{told(failed[-1]) if failed else ''}\n{done.stderr}"
+        return f"{network}, {recipe}: no release\n{told(failed[-1]) if failed else ''}\n{done.stderr[done.stderr.find('error:') :]}"
     release = latest(out / network)
-    timed = weighbridge("benchmark", release, "--seconds", seconds, "--json")
+    timed = weighbridge("benchmark", config, "--out", out, "--seconds", seconds, "--json")
     figures = json.loads(timed.stdout) if timed.stdout.startswith("{") else {}
     size, before = ((release / each).stat().st_size / 1e6 for each in ("reduced.onnx", "model.onnx"))
     facts = next(
