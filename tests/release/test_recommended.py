@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pipeline.errors import UnsafeError
 from pipeline.release import bundle, standalone
 from pipeline.release import load as loading
 from pipeline.release.load import load_release
-from pipeline.release.packages import package
+from pipeline.release.packages import KINDS, _unshown, content, package
 from pipeline.release.recommended import follow, unjudged
 from pipeline.release.verify import check
 
@@ -202,3 +203,19 @@ def test_what_nobody_has_shown_to_be_good_enough_is_not_followed(recommend):
     judged = [each | {"accuracy": {"claims": []}} if each["format"] == "onnx" else each for each in own]
     assert follow(release, {**manifest, "models": judged}).choice is not None
     assert unjudged(manifest) == unjudged({**manifest, "models": judged}) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_package_says_which_of_its_models_nobody_has_shown_to_be_good_enough(release, kind):
+    found = content.read(release)
+    half = {
+        **next(each for each in found.manifest["models"] if each["format"] == "onnx"),
+        "name": "half",
+        "golden": "golden.half.safetensors",
+    }
+    both = replace(found, manifest={**found.manifest, "models": [*found.manifest["models"], half]})
+    told = _unshown(KINDS[kind].models(both))
+    assert [each.split()[0] for each in told] == ([] if kind == "mlflow" else ["half"])
+    alone = replace(found, manifest={**found.manifest, "models": [half]})
+    assert len(_unshown(KINDS[kind].models(alone))) == 1
+    assert _unshown(KINDS[kind].models(found)) == ()

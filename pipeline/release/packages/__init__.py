@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DigestError, InputError
 from pipeline.release import bundle
 from pipeline.release.packages import content, huggingface, mlflow, oci, ort, triton, zipped
-from pipeline.release.recommended import follow
+from pipeline.release.recommended import follow, is_good_enough
 from pipeline.release.verify import check
 from pipeline.storage.store import private_directory, publish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pipeline.release.packages.content import Content
 
@@ -33,18 +33,24 @@ class Packaged:
 class Kind:
     """A way to lay a release out: `write(content, path)` makes `path`, a folder, or a file with that `suffix`.
 
-    `notes` are what whoever uses it must know.
+    `models` are those that go into it, as the manifest has them; `notes` are what whoever uses it must know.
     """
 
     write: Callable[[Content, Path], None]
     next_step: str
     suffix: str = ""
     notes: Callable[[Content], tuple[str, ...]] = lambda _: ()
+    models: Callable[[Content], Sequence[Mapping[str, Any]]] = lambda content: content.manifest["models"]
 
 
 KINDS: Mapping[str, Kind] = {
     "triton": Kind(triton.write, "tritonserver --model-repository={path}", notes=triton.notes),
-    "mlflow": Kind(mlflow.write, "mlflow models serve --model-uri {path} --env-manager local", notes=mlflow.notes),
+    "mlflow": Kind(
+        mlflow.write,
+        "mlflow models serve --model-uri {path} --env-manager local",
+        notes=mlflow.notes,
+        models=lambda each: [each.onnx("mlflow")],
+    ),
     "huggingface": Kind(huggingface.write, "hf upload OWNER/NAME {path}  # OWNER/NAME: your repository on the Hub"),
     "ort": Kind(ort.write, ort.NEXT, notes=ort.notes),
     "oci": Kind(
@@ -84,7 +90,20 @@ def package(release: Path, kind: str, out: Path | None = None) -> Packaged:
         name=released.name,
         version=released.version,
     )
-    return Packaged(path, next_step, (*follow(found, released.manifest).notes, *chosen.notes(released)))
+    return Packaged(
+        path,
+        next_step,
+        (*follow(found, released.manifest).notes, *_unshown(chosen.models(released)), *chosen.notes(released)),
+    )
+
+
+def _unshown(models: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Say which models go into a package although nobody has shown that they are good enough."""
+    return tuple(
+        f"{each.get('name') or each['format']} has a precision of its own, and nobody has shown that it is good enough (gates.NAME.accuracy)"
+        for each in models
+        if not is_good_enough(each)
+    )
 
 
 def _place(built: Path, path: Path) -> None:
