@@ -143,6 +143,9 @@ bench-coverage: .venv/installed  ## how often the 95 % interval holds the truth,
 bench-race: .venv/installed  ## how often a race of `weighbridge tune` names a wrong winner, in simulation (two minutes)
 	@$(ONE_THREAD) $(BIN)/python -m benchmarks.race_truth
 
+bench-tune: .venv/installed weights  ## whether a second run of `weighbridge tune` contradicts the first, on the shipped configs (an hour; goes on where it stopped)
+	@$(BIN)/python -m benchmarks.tune_twice $(ARGS)
+
 bench-overhead: .venv/installed  ## the median we report against a bare session.run loop
 	@$(BIN)/weighbridge export configs/simplenet.yaml --no-benchmark
 	@$(BIN)/python benchmarks/overhead.py
