@@ -141,6 +141,11 @@ def print_cache(root: Path, entries: Sequence[Entry], removed: Sequence[Entry]) 
         print(f"removed {len(removed)} results, {filesize.decimal(sum(each.size_bytes for each in removed))}")
 
 
+def print_section(section: Section) -> None:
+    """Print a table to stdout, with its title."""
+    _print_section(section)
+
+
 def _change(change: Change) -> str:
     shown = f"{change.ratio - 1:+.1%}"
     return (
