@@ -24,9 +24,7 @@ def replay(
     key: Annotated[
         Path | None, typer.Option("--key", metavar="PUBLIC", help="They must be signed by this key.")
     ] = None,
-    count: Annotated[
-        int, typer.Option("--jobs", metavar="COUNT", min=1, help="How many releases at once.")
-    ] = 1,
+    count: Annotated[int, typer.Option("--jobs", metavar="COUNT", min=1, help="How many releases at once.")] = 1,
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=1.0, help="How long one answer of a backend may take.")
     ] = 600.0,

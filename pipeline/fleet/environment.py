@@ -15,10 +15,11 @@ import time
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.fleet import installing
 from pipeline.fleet.requirements import normalised
+from pipeline.storage.cache import Cache
 from pipeline.storage.store import key
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from pipeline.fleet.installing import Installer, Wheel
     from pipeline.fleet.requirements import Candidate
-    from pipeline.storage.cache import Cache
 
 ENVIRONMENTS = Path(".cache", "environments")
 LAYOUT = 1
@@ -100,9 +100,17 @@ class Maker:
             return Environment(candidate, None, (), installer=tool.name, seconds=time.monotonic() - began_s)
         under = key(self._identity(wheels))
         is_kept = self.cache.has(under)
-        folder = self.cache.put(under, lambda made: tool.install(wheels, made, self.say), f"{candidate.label} by {tool.name}")
+        folder = self.cache.put(
+            under, lambda made: tool.install(wheels, made, self.say), f"{candidate.label} by {tool.name}"
+        )
         return Environment(
-            candidate, folder, changes, tuple(conflicts(folder, changes)), tool.name, time.monotonic() - began_s, is_kept
+            candidate,
+            folder,
+            changes,
+            tuple(conflicts(folder, changes)),
+            tool.name,
+            time.monotonic() - began_s,
+            is_kept,
         )
 
     def _identity(self, wheels: Sequence[Wheel]) -> dict[str, object]:
@@ -112,6 +120,11 @@ class Maker:
             "python": [sys.implementation.name, platform.python_version(), platform.platform(), sys.base_prefix],
             "wheels": sorted([each.name, each.version, each.origin] for each in wheels),
         }
+
+
+def environments(out: Path, notice: Callable[[str], None] | None = None) -> Cache:
+    """Return where the environments of replays are kept whose releases are written to `out`."""
+    return Cache(out / ENVIRONMENTS, notice) if notice else Cache(out / ENVIRONMENTS)
 
 
 def installed() -> dict[str, str]:
@@ -155,7 +168,7 @@ def conflicts(folder: Path, changes: Sequence[Change]) -> Iterator[str]:
                 yield f"{name} {each.version} asks for {asked.name}{asked.specifier}"
 
 
-def _requirement_class():  # type: ignore[no-untyped-def]  # of whichever copy is here
+def _requirement_class() -> Any:
     """Return the class that reads requirements, from the package of its own or from pip's copy; None where neither is here."""
     for name in ("packaging.requirements", "pip._vendor.packaging.requirements"):
         try:

@@ -41,7 +41,9 @@ _TIED = (
     "die_with_parent(int(sys.argv[2])); os.execv(sys.argv[3], sys.argv[3:])"
 )
 _ROOT = str(Path(__file__).parents[2])
-_INDEX_KEYS = re.compile(r"^(?:global|install|:env:|user|site)\.?(?:index-url|extra-index-url|find-links|no-index)=", re.MULTILINE)
+_INDEX_KEYS = re.compile(
+    r"^(?:global|install|:env:|user|site)\.?(?:index-url|extra-index-url|find-links|no-index)=", re.MULTILINE
+)
 _TOLD = re.compile(r"\s*(?:Collecting|Downloading|Building|Installing|Preparing|Resolved|Prepared|Downloaded) ?.*")
 
 
@@ -88,7 +90,9 @@ class Pip:
         self._run(candidate.label, command, say)
         found = json.loads(report.read_bytes())["install"]
         return tuple(
-            Wheel(each["metadata"]["name"], each["metadata"]["version"], json.dumps(each["download_info"], sort_keys=True))
+            Wheel(
+                each["metadata"]["name"], each["metadata"]["version"], json.dumps(each["download_info"], sort_keys=True)
+            )
             for each in found
         )
 
@@ -100,7 +104,12 @@ class Pip:
     def _run(self, label: str, arguments: Sequence[str], say: Callable[[str], None]) -> None:
         command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", *arguments]
         # What a user's configuration says of where to install would contradict the folder.
-        own = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        own = {
+            "PIP_USER": "0",
+            "PIP_REQUIRE_VIRTUALENV": "0",
+            "PIP_NO_INPUT": "1",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
         run(self.name, label, command, own, say)
 
 
@@ -124,7 +133,16 @@ class Uv:
         """Have uv put them into the folder, and nothing else."""
         label = ", ".join(each.pin for each in wheels)
         # A link into uv's own cache would be changed with it.
-        command = ["--no-deps", "--python", sys.executable, "--link-mode", "copy", "--compile-bytecode", "--target", str(folder)]
+        command = [
+            "--no-deps",
+            "--python",
+            sys.executable,
+            "--link-mode",
+            "copy",
+            "--compile-bytecode",
+            "--target",
+            str(folder),
+        ]
         self._run(label, [*command, *(each.pin for each in wheels)], say)
 
     def _run(self, label: str, arguments: Sequence[str], say: Callable[[str], None]) -> list[str]:
@@ -150,7 +168,10 @@ def installer() -> Installer:
 
 
 def _tells_uv() -> bool:
-    return any(name.startswith(("UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_CONFIG")) for name in os.environ)
+    return any(
+        name.startswith(("UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_CONFIG"))
+        for name in os.environ
+    )
 
 
 def _tells_pip() -> bool:
@@ -164,7 +185,9 @@ def _tells_pip() -> bool:
     return _INDEX_KEYS.search(done.stdout) is not None
 
 
-def run(name: str, label: str, command: Sequence[str], variables: Mapping[str, str], say: Callable[[str], None]) -> list[str]:
+def run(
+    name: str, label: str, command: Sequence[str], variables: Mapping[str, str], say: Callable[[str], None]
+) -> list[str]:
     """Run an installer to its end, `say` what it is at, and return what it printed; it ends when this process does.
 
     Raises:
@@ -180,7 +203,9 @@ def run(name: str, label: str, command: Sequence[str], variables: Mapping[str, s
                 say(line.strip()[:_SHOWN_COLUMNS])
         code = process.wait()
     if code:
-        raise UnavailableError(f"an environment with {label} cannot be made: {name}: {reason(told, code)}", hint=hint(told))
+        raise UnavailableError(
+            f"an environment with {label} cannot be made: {name}: {reason(told, code)}", hint=hint(told)
+        )
     return told
 
 
@@ -199,7 +224,7 @@ def _started(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[s
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=(alive,),
-                env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"} | variables,
+                env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"} | dict(variables),
                 start_new_session=True,
             )
         finally:
@@ -266,7 +291,9 @@ def hint(told: Sequence[str]) -> str:
     text = "\n".join(told)
     if re.search(r"ResolutionImpossible|conflict|unsatisfiable", text):
         return "name what has to change with it in the same --with: what is not named stays as it is installed here"
-    if re.search(r"No matching distribution|Could not find a version|no version of|not found in the package registry", text):
+    if re.search(
+        r"No matching distribution|Could not find a version|no version of|not found in the package registry", text
+    ):
         return "name a version that your index has, or point PIP_INDEX_URL (UV_DEFAULT_INDEX for uv) to one that has it"
     if re.search(r"Connection|Temporary failure|timed out|Network|dns", text, re.IGNORECASE):
         return "see that your index can be reached; what was kept under artifacts/.cache/environments needs none"

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.benchmark.machine import cores
-from pipeline.errors import DefectError, InputError, UnavailableError, UnsafeError, WeighbridgeError
+from pipeline.errors import DefectError, InputError, UnavailableError, WeighbridgeError
 from pipeline.fleet import installing
-from pipeline.fleet.environment import ENVIRONMENTS, Environment, Maker
-from pipeline.fleet.requirements import Candidate
+from pipeline.fleet.environment import Environment, Maker, environments
+from pipeline.fleet.requirements import Candidate, normalised
 from pipeline.fleet.trial import Checked, Finding, Limits, Result, Way, check, look, tried
 from pipeline.release.verify import ANYBODY
-from pipeline.storage.cache import Cache
+from pipeline.storage.cache import LIMIT_BYTES
 from pipeline.worker.event import Event
 from pipeline.worker.process import LocalRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.release.verify import Origin
 
 TIMEOUT_S = 600.0
 
+Where = tuple["Path", str]
+"""A release's folder, and the name of a way to run it."""
 Verdict = Literal["holds", "would break", "fails today as well", "mended", "not judged"]
-_TODAY = "today"
+_TODAY, _MAKING = "today", "environment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +72,8 @@ class Tried:
     @property
     def broken(self) -> tuple[Row, ...]:
         """Return the required ways that do not hold under it."""
-        return tuple(each for each in self.rows if each.way.is_required and each.then.outcome == "breaks") + tuple(
-            each
-            for each in self.rows
-            if each.way.is_required and each.then.outcome == "cannot run" and each.verdict == "would break"
-        )
+        failing = {"would break", "fails today as well"}
+        return tuple(each for each in self.rows if each.way.is_required and each.verdict in failing)
 
     @property
     def unjudged(self) -> tuple[Row, ...]:
@@ -122,48 +121,56 @@ class _Bench:
     jobs: int
     report: Callable[[Event], None]
 
-    def under(self, environment: Environment | None, name: str, only: frozenset[tuple[Path, str]] | None = None) -> dict[tuple[Path, str], Result]:
+    def under(
+        self, environment: Environment | None, name: str, only: frozenset[Where] | None = None
+    ) -> dict[Where, Result]:
         """Return what comes of every way of every release, or of `only` these, in an environment; None is that of today."""
-        above = environment.above if environment else ()
-        runner = LocalRunner(memory_bytes=self.limits.memory_bytes, above=above)
-        stage = f"replay {name}"
         chosen = [
-            (release, [way for way in release.ways if only is None or (release.path, way.name) in only])
+            (release, ways)
             for release in self.releases
+            if (ways := [way for way in release.ways if only is None or (release.path, way.name) in only])
         ]
-        chosen = [each for each in chosen if each[1]]
-        names = sorted({way.backend for _, ways in chosen for way in ways})
-        self.report(Event(stage, "", "started", f"{len(chosen)} releases", is_stage=True))
+        runner = LocalRunner(memory_bytes=self.limits.memory_bytes, above=environment.above if environment else ())
         versions = {each.name: each.there for each in environment.changes} if environment else {}
+        stage = f"replay {name}"
+        self.report(Event(stage, "", "started", f"{len(chosen)} releases", is_stage=True))
         try:
-            seen = look(names, runner, versions, self.limits).unavailable
+            names = sorted({way.backend for _, ways in chosen for way in ways})
+            missing = look(names, runner, versions, self.limits).unavailable
+            with _pool(self.jobs) as pool:
+                parts = [pool.submit(self._all, stage, runner, missing, *each) for each in chosen]
+                return {where: result for part in parts for where, result in part.result().items()}
         except DefectError:
             raise
-        except WeighbridgeError as error:
+        except WeighbridgeError as error:  # not one process of weighbridge's runs there
             failed = (Finding(error.message),)
-            return {(release.path, way.name): Result(way, "breaks", None, failed) for release, ways in chosen for way in ways}
+            return {(each.path, way.name): Result(way, "breaks", None, failed) for each, ways in chosen for way in ways}
+        finally:
+            self.report(Event(stage, "", "ended", is_stage=True))
 
-        def one(release: Checked, ways: Sequence[Way]) -> list[tuple[tuple[Path, str], Result]]:
-            found = []
-            for way in ways:
-                subject = f"{release.label}, {way.name}"
-                self.report(Event(stage, subject, "started"))
-                reason = seen[way.backend]
-                result = (
-                    Result(way, "cannot run", None, (Finding(reason),)) if reason else tried(release, way, runner, self.limits)
-                )
-                self.report(Event(stage, subject, "ended" if result.outcome == "holds" else "failed"))
-                found.append(((release.path, way.name), result))
-            return found
+    def _all(
+        self, stage: str, runner: LocalRunner, missing: Mapping[str, str | None], release: Checked, ways: Sequence[Way]
+    ) -> dict[Where, Result]:
+        found = {}
+        for way in ways:
+            subject = f"{release.label}, {way.name}"
+            self.report(Event(stage, subject, "started"))
+            reason = missing[way.backend]
+            cannot = Result(way, "cannot run", None, (Finding(reason),)) if reason else None
+            result = cannot or tried(release, way, runner, self.limits)
+            self.report(Event(stage, subject, "ended" if result.outcome == "holds" else "failed"))
+            found[release.path, way.name] = result
+        return found
 
-        with ThreadPoolExecutor(self.jobs) as pool:
-            try:
-                results = dict(chain.from_iterable(pool.map(one, *zip(*chosen, strict=True)))) if chosen else {}
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        self.report(Event(stage, "", "ended", is_stage=True))
-        return results
+
+@contextmanager
+def _pool(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads of which those that have not begun never do where the block is left by an error."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def replay(paths: Sequence[Path], candidates: Sequence[Candidate], settings: Settings) -> Replayed:
@@ -181,12 +188,16 @@ def replay(paths: Sequence[Path], candidates: Sequence[Candidate], settings: Set
         return Replayed((), refused, ())
     limits = Limits(max(1, cores() // settings.jobs), settings.timeout_s, settings.memory_bytes)
     bench = _Bench(releases, limits, settings.jobs, settings.report)
-    cache = Cache(settings.out / ENVIRONMENTS, lambda text: settings.report(Event("environment", "", "noted", text)))
+    cache = environments(settings.out, lambda text: settings.report(Event(_MAKING, "", "noted", text)))
     with cache.in_use():
-        today = bench.under(None, _TODAY)
         tool = installing.installer()
         maker = Maker(cache, tool, _saying(settings.report))
-        found = tuple(_tried(each, bench, maker, today) for each in dict.fromkeys(candidates))
+        made = {each: _made_or_why_not(each, bench, maker) for each in candidates}
+        # What cannot be made anyway should not take as long as what can.
+        today = bench.under(None, _TODAY) if any(isinstance(each, Environment) for each in made.values()) else {}
+        found = tuple(_tried(each, environment, bench, maker, today) for each, environment in made.items())
+    with suppress(InputError):  # another run uses it
+        cache.prune(LIMIT_BYTES)
     return Replayed(releases, refused, found, tool.name)
 
 
@@ -205,23 +216,35 @@ def _checked(paths: Sequence[Path], settings: Settings) -> tuple[tuple[Checked, 
 
 
 def _saying(report: Callable[[Event], None]) -> Callable[[str], None]:
-    """Return a function that shows what an installer is at, each instead of the last one."""
+    """Return a function that shows what an installer is at, each instead of the last one; an empty text ends it."""
     said: list[str] = []
 
     def say(text: str) -> None:
         if said:
-            report(Event("environment", said.pop(), "ended"))
-        said.append(text)
-        report(Event("environment", text, "started", text))
+            report(Event(_MAKING, said.pop(), "ended"))
+        if text:
+            said.append(text)
+            report(Event(_MAKING, text, "started", text))
 
     return say
 
 
-def _tried(candidate: Candidate, bench: _Bench, maker: Maker, today: Mapping[tuple[Path, str], Result]) -> Tried:
+def _made_or_why_not(candidate: Candidate, bench: _Bench, maker: Maker) -> Environment | WeighbridgeError:
     try:
-        environment = _made(candidate, bench, maker)
-    except (UnavailableError, UnsafeError, InputError) as error:
-        return Tried(candidate, None, error, ())
+        return _made(candidate, bench, maker)
+    except UnavailableError as error:
+        return error
+
+
+def _tried(
+    candidate: Candidate,
+    environment: Environment | WeighbridgeError,
+    bench: _Bench,
+    maker: Maker,
+    today: Mapping[Where, Result],
+) -> Tried:
+    if isinstance(environment, WeighbridgeError):
+        return Tried(candidate, None, environment, ())
     then = bench.under(environment, f"with {candidate.label}") if environment.changes else today
     rows = []
     for release in bench.releases:
@@ -235,10 +258,13 @@ def _tried(candidate: Candidate, bench: _Bench, maker: Maker, today: Mapping[tup
 
 
 def _made(candidate: Candidate, bench: _Bench, maker: Maker) -> Environment:
-    bench.report(Event(f"make environment {candidate.label}", "", "started", is_stage=True))
-    environment = maker.make(candidate)
-    bench.report(Event(f"make environment {candidate.label}", "", "ended", is_stage=True))
-    return environment
+    stage = f"{_MAKING} with {candidate.label}"
+    bench.report(Event(stage, "", "started", is_stage=True))
+    try:
+        return maker.make(candidate)
+    finally:
+        maker.say("")
+        bench.report(Event(stage, "", "ended", is_stage=True))
 
 
 def verdict(today: Result, then: Result) -> Verdict:
@@ -257,38 +283,34 @@ def _blamed(rows: Sequence[Row], environment: Environment, bench: _Bench, maker:
     broken = frozenset((each.release.path, each.way.name) for each in rows if each.verdict == "would break")
     if not broken:
         return tuple(rows)
-    if len(environment.named) < 2:
-        whole = tuple(each.in_words() for each in environment.named or environment.changes)
-        return tuple(replace(each, blame=whole) if each.verdict == "would break" else each for each in rows)
-    guilty: dict[tuple[Path, str], list[str]] = {each: [] for each in broken}
-    remarks = []
-    for requirement in environment.candidate.requirements:
-        changed = next((each for each in environment.named if _is(each.name, requirement.name)), None)
-        if changed is None:
-            continue
-        alone = Candidate((requirement,))
-        try:
-            found = bench.under(_made(alone, bench, maker), f"with {alone.label} alone", broken)
-        except UnavailableError as error:
-            remarks.append(f"{alone.label} alone could not be tried: {error.message}")
-            continue
-        for where, result in found.items():
-            if result.outcome != "holds":
-                guilty[where].append(changed.in_words())
-    together = " and ".join(each.in_words() for each in environment.named)
+    named = environment.named or environment.changes
+    guilty, remarks = _guilty(broken, environment, bench, maker) if len(named) > 1 else ({}, ())
+    together = " and ".join(each.in_words() for each in named)
+    if len(named) > 1:
+        together = f"one of {together}" if remarks else f"{together}, only together"
     return tuple(
-        replace(
-            each,
-            blame=tuple(guilty[each.release.path, each.way.name]) or (f"{together}, only together" if not remarks else f"one of {together}",),
-            remarks=tuple(remarks),
-        )
-        if each.verdict == "would break"
-        else each
+        replace(each, blame=tuple(guilty.get(where, ())) or (together,), remarks=remarks) if where in broken else each
         for each in rows
+        for where in [(each.release.path, each.way.name)]
     )
 
 
-def _is(name: str, normal: str) -> bool:
-    from pipeline.fleet.requirements import normalised
-
-    return normalised(name) == normal
+def _guilty(
+    broken: frozenset[Where], environment: Environment, bench: _Bench, maker: Maker
+) -> tuple[dict[Where, list[str]], tuple[str, ...]]:
+    """Return which changes break which ways by themselves, and which could not be tried alone."""
+    guilty: dict[Where, list[str]] = {each: [] for each in broken}
+    remarks = []
+    named = {normalised(each.name): each for each in environment.named}
+    for requirement in environment.candidate.requirements:
+        if requirement.name not in named:
+            continue
+        alone = Candidate((requirement,))
+        made = _made_or_why_not(alone, bench, maker)
+        if isinstance(made, WeighbridgeError):
+            remarks.append(f"{alone.label} alone could not be tried: {made.message}")
+            continue
+        for where, result in bench.under(made, f"with {alone.label} alone", broken).items():
+            if result.outcome != "holds":
+                guilty[where].append(named[requirement.name].in_words())
+    return guilty, tuple(remarks)

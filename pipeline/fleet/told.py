@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import command, in_line
@@ -42,7 +41,17 @@ def _table(tried: Tried) -> Section:
     body, tones = [], []
     for row in tried.rows:
         required = "required" if row.way.is_required else ""
-        body.append((row.release.label, row.way.name, required, row.way.file, _figure(row.today), _figure(row.then), row.verdict))
+        body.append(
+            (
+                row.release.label,
+                row.way.name,
+                required,
+                row.way.file,
+                _figure(row.today),
+                _figure(row.then),
+                row.verdict,
+            )
+        )
         tones.append(_TONES[row.verdict])
     headings = ("release", "backend", "", "file", "× allowance today", "then", VERDICT)
     return Section(f"with {tried.candidate.label}", (), headings, tuple(body), tones=tuple(tones))
@@ -65,7 +74,9 @@ def _below(tried: Tried) -> Iterator[str]:
     """Yield what the table cannot say."""
     environment = tried.environment
     if environment:
-        changed = in_line([each.in_words() for each in environment.changes]) or "nothing: these versions are here already"
+        changed = (
+            in_line([each.in_words() for each in environment.changes]) or "nothing: these versions are here already"
+        )
         how = "kept" if environment.is_kept else f"made by {environment.installer} in {environment.seconds:.0f} s"
         yield f"changed: {changed}" + (f" ({how})" if environment.changes else "")
         yield from (f"conflict: {each}" for each in environment.conflicts)
@@ -112,6 +123,10 @@ def _answer(tried: Tried) -> str:
     kept = sum(each.verdict in {"holds", "mended"} for each in tried.rows)
     optional = [each for each in tried.rows if each.verdict in {"would break", "fails today as well"}]
     but = f"; not required, and would break: {in_line([each.way.name for each in optional])}" if optional else ""
+    if tried.environment and not tried.environment.changes:
+        return f"yes: with {label} nothing changes, and {kept} of {len(tried.rows)} backends hold, all required ones{but}; next: nothing"
+    if tried.environment and (others := tried.environment.conflicts):
+        but += f"; but {len(others)} other distributions here ask for another version (above)"
     return f"yes: with {label} {kept} of {len(tried.rows)} backends hold, all required ones{but}; next: pip install {quoted}"
 
 
@@ -123,7 +138,12 @@ def to_json(found: Replayed) -> dict[str, JsonValue]:
         "installer": found.installer,
         "releases": [{"path": str(each.path), "name": each.name, "version": each.version} for each in found.releases],
         "refused": [
-            {"path": str(each.path), "message": each.error.message, "hint": each.error.hint, "exit_code": each.error.exit_code}
+            {
+                "path": str(each.path),
+                "message": each.error.message,
+                "hint": each.error.hint,
+                "exit_code": each.error.exit_code,
+            }
             for each in found.refused
         ],
         "candidates": [_candidate(each) for each in found.candidates],

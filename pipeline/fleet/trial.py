@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import JsonValue
 
+from pipeline.backends.probe import installed_versions
 from pipeline.backends.table import backends
 from pipeline.backends.variant import Variant
-from pipeline.backends.probe import installed_versions
 from pipeline.errors import DefectError, DigestError, UnavailableError, WeighbridgeError
 from pipeline.release import bundle, opening, standalone
 from pipeline.release import verify as verifying
@@ -21,6 +20,8 @@ from pipeline.worker.session import Run, opened
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from pydantic import JsonValue
 
     from pipeline.interface import Array, Arrays
     from pipeline.release.standalone import Golden, GoldenCase
@@ -160,7 +161,9 @@ def look(names: Sequence[str], runner: LocalRunner, versions: Mapping[str, str],
     """
     with runner.start("a process of this environment", threads=limits.threads, fresh=True) as worker:
         found = worker.call(Look(backends=tuple(names), distributions=tuple(versions)), timeout_s=_LOOK_S)
-    wrong = [f"{name} {found.versions.get(name)}" for name, there in versions.items() if found.versions.get(name) != there]
+    wrong = [
+        f"{name} {found.versions.get(name)}" for name, there in versions.items() if found.versions.get(name) != there
+    ]
     if wrong:
         raise DefectError(f"a process found {', '.join(wrong)} where {dict(versions)} was installed")
     return found
@@ -179,7 +182,8 @@ def tried(release: Checked, way: Way, runner: LocalRunner, limits: Limits) -> Re
     file = release.path / way.file
     variant = Variant(way.name, way.backend, way.format, required=way.is_required, file=file, options=way.options)
     interface = bundle.interface_from(manifest)
-    factor, findings = 0.0, []
+    factor = 0.0
+    findings: list[Finding] = []
     try:
         with opened(
             runner, variant, interface, None, threads=limits.threads, timeout_s=limits.timeout_s, fresh=True
@@ -192,6 +196,7 @@ def tried(release: Checked, way: Way, runner: LocalRunner, limits: Limits) -> Re
         return Result(way, "cannot run", None, (Finding(error.message),))
     except WeighbridgeError as error:
         return Result(way, "breaks", None, (Finding(error.message),))
+    findings.sort(key=lambda each: -(each.factor or 0.0))
     return Result(way, "breaks" if findings else "holds", factor, tuple(findings))
 
 
@@ -202,13 +207,15 @@ def judged(golden: Golden, case: GoldenCase, outputs: Arrays) -> tuple[float, li
     """
     if set(outputs) != set(case.outputs):
         return np.inf, [Finding(problem, case.name) for problem in standalone.judge(golden, case, outputs)]
-    largest, findings = 0.0, []
+    largest = 0.0
+    findings: list[Finding] = []
     for name, expected in case.outputs.items():
         got = np.asarray(outputs[name])
         factor = excess(golden, case, name, got)
         alone = replace(case, outputs={name: expected})
-        for problem in standalone.judge(golden, alone, {name: got}):
-            findings.append(Finding(problem.removeprefix(f"{case.name}: "), case.name, name, factor))
+        problems = standalone.judge(golden, alone, {name: got})
+        told = (problem.removeprefix(f"{case.name}: {name} ") for problem in problems)
+        findings += [Finding(problem, case.name, name, factor) for problem in told]
         largest = max(largest, factor)
     return largest, findings
 
