@@ -1,5 +1,6 @@
 """weighbridge replay."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,7 @@ def replay(
     from pipeline.release.verify import Origin
     from pipeline.report.progress import progress
 
+    sys.dont_write_bytecode = True  # not even Python's own copies of what is imported here
     candidates = [candidate(each) for each in with_]
     with progress("replay", as_lines=log_json) as show:
         settings = fleet.Settings(out, Origin(key), count, timeout_s, report=show)

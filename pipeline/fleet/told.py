@@ -117,6 +117,8 @@ def _answer(tried: Tried) -> str:
             f"no: with {label} {len(broken)} required of {len(tried.rows)} backends would break, in {in_line(releases)}{why}; "
             f"next: stay, or export again with it: {command('export', 'CONFIG')}"
         )
+    if not tried.rows:
+        return f"unknown: with {label}: these releases hold no file that was proven on a backend; next: {command('export', 'CONFIG')}"
     if tried.unjudged:
         names = in_line([f"{each.release.label} {each.way.name}: {each.then.reason}" for each in tried.unjudged])
         return f"unknown: with {label} nothing else would break, but required backends cannot be judged here: {names}; next: replay where they run"
