@@ -40,6 +40,7 @@ _TIED = (
     "import os, sys; sys.path.insert(0, sys.argv[1]); from pipeline.worker.child import die_with_parent; "
     "die_with_parent(int(sys.argv[2])); os.execv(sys.argv[3], sys.argv[3:])"
 )
+_TELLING_UV = ("UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_CONFIG")
 _ROOT = str(Path(__file__).parents[2])
 _INDEX_KEYS = re.compile(
     r"^(?:global|install|:env:|user|site)\.?(?:index-url|extra-index-url|find-links|no-index)=", re.MULTILINE
@@ -126,8 +127,10 @@ class Uv:
         asked = [each.text for each in candidate.requirements]
         command = ["--dry-run", "--python", sys.executable, *upgraded, "-c", str(constraints), *asked]
         told = self._run(candidate.label, command, say)
+        # It does not say where from, or which digest: what else it was told stands for that.
+        index = repr(sorted((name, value) for name, value in os.environ.items() if name.startswith(_TELLING_UV)))
         added = (re.fullmatch(r"\s*[+~] ([A-Za-z0-9._-]+)==(\S+)(.*)", line) for line in told)
-        return tuple(Wheel(each[1], each[2], f"uv{each[3]}") for each in added if each)
+        return tuple(Wheel(each[1], each[2], f"{index}{each[3]}") for each in added if each)
 
     def install(self, wheels: Sequence[Wheel], folder: Path, say: Callable[[str], None]) -> None:
         """Have uv put them into the folder, and nothing else."""
@@ -168,10 +171,7 @@ def installer() -> Installer:
 
 
 def _tells_uv() -> bool:
-    return any(
-        name.startswith(("UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_CONFIG"))
-        for name in os.environ
-    )
+    return any(name.startswith(_TELLING_UV) for name in os.environ)
 
 
 def _tells_pip() -> bool:
@@ -288,13 +288,13 @@ def _short(line: str) -> str:
 
 def hint(told: Sequence[str]) -> str:
     """Return what to do about an installer that failed."""
-    text = "\n".join(told)
-    if re.search(r"ResolutionImpossible|conflict|unsatisfiable", text):
-        return "name what has to change with it in the same --with: what is not named stays as it is installed here"
+    text = " ".join(" ".join(told).split())
     if re.search(
-        r"No matching distribution|Could not find a version|no version of|not found in the package registry", text
+        r"No matching distribution|Could not find a version|there (?:is|are) no versions? of|was not found in", text
     ):
         return "name a version that your index has, or point PIP_INDEX_URL (UV_DEFAULT_INDEX for uv) to one that has it"
+    if re.search(r"ResolutionImpossible|conflict|unsatisfiable", text):
+        return "name what has to change with it in the same --with: what is not named stays as it is installed here"
     if re.search(r"Connection|Temporary failure|timed out|Network|dns", text, re.IGNORECASE):
         return "see that your index can be reached; what was kept under artifacts/.cache/environments needs none"
     return "see why with the installer itself: pip download NAME==VERSION"

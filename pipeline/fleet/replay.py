@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.backends.table import backends
 from pipeline.benchmark.machine import cores
 from pipeline.errors import DefectError, InputError, UnavailableError, WeighbridgeError
 from pipeline.fleet import installing
@@ -133,7 +134,7 @@ class _Bench:
         runner = LocalRunner(memory_bytes=self.limits.memory_bytes, above=environment.above if environment else ())
         versions = {each.name: each.there for each in environment.changes} if environment else {}
         stage = f"replay {name}"
-        self.report(Event(stage, "", "started", f"{len(chosen)} releases", is_stage=True))
+        self.report(Event(stage, "", "started", f"{len(chosen)} release{'s' * (len(chosen) > 1)}", is_stage=True))
         try:
             names = sorted({way.backend for _, ways in chosen for way in ways})
             missing = look(names, runner, versions, self.limits).unavailable
@@ -155,7 +156,7 @@ class _Bench:
         for way in ways:
             subject = f"{release.label}, {way.name}"
             self.report(Event(stage, subject, "started"))
-            reason = missing[way.backend]
+            reason = missing[way.backend] if way.backend in backends() else "no distribution here brings this backend"
             cannot = Result(way, "cannot run", None, (Finding(reason),)) if reason else None
             result = cannot or tried(release, way, runner, self.limits)
             self.report(Event(stage, subject, "ended" if result.outcome == "holds" else "failed"))

@@ -55,7 +55,7 @@ def candidate(text: str) -> Candidate:
         if name == _OWN:
             raise InputError(
                 "--with weighbridge: what replays a release cannot be replaced by it",
-                hint="leave it out; another version of weighbridge judges releases by itself: weighbridge verify",
+                hint="leave it out; an environment with another version of it judges releases by itself: weighbridge verify",
             )
         if name in found:
             raise InputError(f"--with {text!r} names {name} twice", hint="give each set a --with of its own")

@@ -100,8 +100,9 @@ def answer(found: Replayed) -> Iterator[str]:
     """Yield the answer for every candidate, and what to do next: a line each."""
     for each in found.candidates:
         yield _answer(each)
-    if not found.candidates:
-        yield "no: nothing could be replayed"
+    if count := len(found.refused):
+        of = f"{count} of {count + len(found.releases)} releases"
+        yield f"no: {of} could not be replayed (above); next: {command('verify', found.refused[0].path)}"
 
 
 def _answer(tried: Tried) -> str:
@@ -135,7 +136,7 @@ def _answer(tried: Tried) -> str:
 def to_json(found: Replayed) -> dict[str, JsonValue]:
     """Return all of it as JSON values; a factor beyond any number is "inf"."""
     return {
-        "may_upgrade": {each.candidate.label: {0: True, 1: False}.get(each.exit_code) for each in found.candidates},
+        "may_upgrade": {each.candidate.label: _may(found, each) for each in found.candidates},
         "exit_code": found.exit_code,
         "installer": found.installer,
         "releases": [{"path": str(each.path), "name": each.name, "version": each.version} for each in found.releases],
@@ -150,6 +151,13 @@ def to_json(found: Replayed) -> dict[str, JsonValue]:
         ],
         "candidates": [_candidate(each) for each in found.candidates],
     }
+
+
+def _may(found: Replayed, tried: Tried) -> bool | None:
+    """Return whether a candidate may be taken; None where that is not known, of a release that was not replayed for instance."""
+    if tried.exit_code == 1:
+        return False
+    return None if tried.exit_code or found.refused else True
 
 
 def _candidate(tried: Tried) -> JsonValue:

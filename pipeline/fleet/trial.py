@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.backends.probe import installed_versions
 from pipeline.backends.table import backends
 from pipeline.backends.variant import Variant
-from pipeline.errors import DefectError, DigestError, UnavailableError, WeighbridgeError
+from pipeline.errors import DefectError, DigestError, InputError, UnavailableError, WeighbridgeError, command
 from pipeline.release import bundle, opening, standalone
 from pipeline.release import verify as verifying
 from pipeline.release.manifest import Manifest
@@ -123,7 +123,7 @@ def check(path: Path, origin: Origin) -> Checked:
     """Hold a release's digests and origin against what they must be, and return the ways to run it; runs nothing.
 
     Raises:
-        InputError: there is no release.
+        InputError: there is no release, or nothing in it that could be run.
         DigestError: it is not what was released, or by whom.
         UnsafeError: its files may not be opened.
     """
@@ -135,10 +135,19 @@ def check(path: Path, origin: Origin) -> Checked:
     manifest = Manifest.model_validate_json((release / standalone.MANIFEST).read_bytes())
     ways, withheld = [], []
     for each in _ways(manifest):
+        known = backends().get(each.backend)
+        if known and known.format != each.format:  # what may be opened was asked of it as a file of its own format
+            told = f"{each.name} runs {known.format or 'the network itself'}, and {each.file} is {each.format}"
+            raise DigestError(f"{release / standalone.MANIFEST}: {told}", hint="fetch the release again")
         if origin.key is None and opening.is_native(each.format):
             withheld.append((each, f"its file is {opening.native_as(each.format)}, which runs only with --key"))
         else:
             ways.append(each)
+    if not ways and not withheld:
+        raise InputError(
+            f"{release} holds no file that was proven on a backend, so that there is nothing to replay",
+            hint=f"its network can be tried with its config: {command('verify', release, '--against', 'CONFIG')}",
+        )
     return Checked(release, manifest.name, manifest.version, tuple(ways), tuple(withheld))
 
 
