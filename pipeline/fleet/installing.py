@@ -40,6 +40,8 @@ _TIED = (
     "import os, sys; sys.path.insert(0, sys.argv[1]); from pipeline.worker.child import die_with_parent; "
     "die_with_parent(int(sys.argv[2])); os.execv(sys.argv[3], sys.argv[3:])"
 )
+_CONFLICT = "The conflict is caused by:"
+_BEGINS = ("×", "error:", "Traceback")
 _TELLING_UV = ("UV_INDEX", "UV_DEFAULT_INDEX", "UV_EXTRA_INDEX", "UV_FIND_LINKS", "UV_CONFIG")
 _ROOT = str(Path(__file__).parents[2])
 _INDEX_KEYS = re.compile(
@@ -267,18 +269,16 @@ def reason(told: Sequence[str], code: int) -> str:
     """Return why an installer failed, in its own words, as short as they can be."""
     lines = [each.strip() for each in told if each.strip() and not each.startswith("WARNING")]
     errors = [each.removeprefix("ERROR: ") for each in lines if each.startswith("ERROR: ")]
-    start = next((index for index, each in enumerate(lines) if each.startswith(("×", "error:", "Traceback"))), None)
-    conflict = next((index for index, each in enumerate(lines) if each.startswith("The conflict is caused by")), None)
-    if conflict is not None:
-        chosen = lines[conflict : conflict + 1 + _SHOWN_LINES]
+    start = next((index for index, each in enumerate(lines) if each.startswith(_BEGINS)), None)
+    if _CONFLICT in lines:
+        after = lines[lines.index(_CONFLICT) + 1 :]
+        end = next((index for index, each in enumerate(after) if each.startswith("To fix this")), _SHOWN_LINES)
+        chosen = [each.replace("The user requested (constraint)", "what stays is") for each in after[:end]]
     elif errors:
-        # Of "Could not find a version" and "No matching distribution found" the second says less.
-        chosen = errors[:1]
+        chosen = errors[:1]  # of "Could not find a version" and "No matching distribution found" the second says less
     else:
-        chosen = lines[start : start + _SHOWN_LINES] if start is not None else lines[-_SHOWN_LINES:]
-    if not chosen:
-        return f"it ended with {code} and said nothing"
-    return "; ".join(_short(each) for each in chosen)
+        chosen = lines[-_SHOWN_LINES:] if start is None else lines[start : start + _SHOWN_LINES]
+    return "; ".join(map(_short, chosen)) or f"it ended with {code} and said nothing"
 
 
 def _short(line: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.errors import DefectError, DigestError, UnsafeError
+from pipeline.errors import DefectError, DigestError, InputError, UnsafeError
 from pipeline.fleet import trial
 from pipeline.fleet.replay import Settings, replay
 from pipeline.fleet.requirements import candidate
@@ -75,6 +75,22 @@ def test_a_strangers_release_whose_file_runs_code_is_refused_though_its_digests_
     assert found.exit_code == 3
     assert not found.candidates
     assert not marker.exists()
+
+
+def test_a_manifest_cannot_have_a_file_opened_as_what_it_was_not_looked_at_as(release):
+    forge(release, edit=lambda manifest: manifest["backends"]["torchscript"].update(artifact="onnx"))
+    with pytest.raises(DigestError, match=r"torchscript runs torchscript, and model\.onnx is onnx"):
+        check(release, ANYBODY)
+
+
+def test_a_release_of_which_only_the_network_was_proven_has_nothing_to_replay(release):
+    def only_eager(manifest):
+        manifest["backends"] = {"eager": manifest["backends"]["eager"]}
+
+    forge(release, edit=only_eager)
+    with pytest.raises(InputError, match="nothing to replay") as raised:
+        check(release, ANYBODY)
+    assert "--against CONFIG" in raised.value.hint
 
 
 def test_machine_code_of_nobody_knows_whom_is_withheld_and_said(release, monkeypatch):
