@@ -118,7 +118,7 @@ sweep-pretrained: .venv/installed  ## thirteen kinds of Hugging Face folders, fr
 	@$(ONE_THREAD) .venv-zoo/bin/python -m benchmarks.pretrained $(ARGS)
 
 # When it last ran and what it showed: docs/replay.md. What needs an index or uv skips where there is none.
-sweep-replay: .venv/installed-dev  ## `weighbridge replay` with pip and uv: what breaks, what cannot be made, stopped at any moment (ten minutes)
+sweep-replay: .venv/installed-dev  ## `weighbridge replay` with pip and uv: what breaks, what cannot be made, stopped at any moment (a quarter of an hour)
 	@PYTHONHASHSEED=0 $(ONE_THREAD) $(BIN)/python -m pytest -n 0 tests/sweeps/replay.py --timeout 900
 
 # When it last ran and what it showed: docs/newcomer.md.
