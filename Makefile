@@ -117,6 +117,10 @@ sweep-pretrained: .venv/installed  ## thirteen kinds of Hugging Face folders, fr
 	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo]'
 	@$(ONE_THREAD) .venv-zoo/bin/python -m benchmarks.pretrained $(ARGS)
 
+# When it last ran and what it showed: docs/replay.md. What needs an index or uv skips where there is none.
+sweep-replay: .venv/installed-dev  ## `weighbridge replay` with pip and uv: what breaks, what cannot be made, stopped at any moment (a quarter of an hour)
+	@PYTHONHASHSEED=0 $(ONE_THREAD) $(BIN)/python -m pytest -n 0 tests/sweeps/replay.py --timeout 900
+
 # When it last ran and what it showed: docs/newcomer.md.
 sweep-newcomer: .venv/installed  ## commands and edits from a file to a proven release, for eight kinds of files (five minutes)
 	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo

@@ -26,6 +26,19 @@ OTHERS = {
     "--model-uri": "of mlflow",
     "--model-repository": "of tritonserver",
     "--from-oci-layout": "of oras",
+    **dict.fromkeys(
+        (
+            "--break-system-packages",
+            "--compile-bytecode",
+            "--dry-run",
+            "--link-mode",
+            "--no-deps",
+            "--progress-bar",
+            "--python",
+        ),
+        "of pip and uv",
+    ),
+    **dict.fromkeys(("--report", "--target", "--upgrade", "--upgrade-package", "--upgrade-strategy"), "of pip and uv"),
 }
 PROSE = {"announced", "answered", "called", "config", "itself", "knows", "reference", "release", "takes"}
 """Words that follow "weighbridge" in a sentence about it."""

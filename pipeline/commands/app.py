@@ -25,6 +25,7 @@ from pipeline.commands.package import package
 from pipeline.commands.parity import parity
 from pipeline.commands.predict import predict
 from pipeline.commands.record import record
+from pipeline.commands.replay import replay
 from pipeline.commands.report import report
 from pipeline.commands.schema import schema
 from pipeline.commands.shared import complain
@@ -33,7 +34,7 @@ from pipeline.commands.verify import verify
 from pipeline.errors import STOPPING, InputError, InterruptedRunError, WeighbridgeError
 
 COMMANDS = (
-    *(export, check, inspect, init, record, parity, verify, predict, benchmark, tune, compare, report),
+    *(export, check, inspect, init, record, parity, verify, predict, benchmark, tune, compare, replay, report),
     *(backends, cache, explain, keygen, package, schema),
 )
 

@@ -15,22 +15,30 @@ def cache(
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """List what is kept of finished stages, and how large it is; remove it with --prune."""
+    """List what is kept of finished stages, and the environments of replays, and how large it is; remove it with --prune."""
     from dataclasses import asdict
 
+    from pipeline.fleet.environment import environments
     from pipeline.report.console import print_cache
     from pipeline.run.plan import results
 
-    cached = results(settings_of(out, None, None))
+    cached, others = results(settings_of(out, None, None)), environments(out)
     removed = cached.prune(keep_bytes) if prune else ()
     entries = cached.entries()
+    left_bytes = max(keep_bytes - sum(each.size_bytes for each in entries), 0)
+    removed_others = others.prune(left_bytes) if prune else ()
+    kept_others = others.entries()
     if as_json:
+        also = {"path": str(others.root), "entries": list(map(asdict, kept_others))}
         print_json(
             {"path": str(cached.root), "entries": list(map(asdict, entries)), "removed": list(map(asdict, removed))}
+            | {"environments": also | {"removed": list(map(asdict, removed_others))}}
         )
     else:
         print_cache(cached.root, entries, removed)
-        if entries and not prune:
+        if kept_others or removed_others:
+            print_cache(others.root, kept_others, removed_others, "environments")
+        if (entries or kept_others) and not prune:
             typer.echo(
                 f"next: {next_command('cache', '--prune', out=out)}  # all of it; --keep-bytes N leaves N bytes, the newest"
             )

@@ -123,7 +123,7 @@ def print_comparison(comparison: Comparison) -> None:
     )
 
 
-def print_cache(root: Path, entries: Sequence[Entry], removed: Sequence[Entry]) -> None:
+def print_cache(root: Path, entries: Sequence[Entry], removed: Sequence[Entry], what: str = "results") -> None:
     """Print what a cache holds, the least recently used first, its size, and what was removed from it."""
     if entries:
         body = tuple(
@@ -134,11 +134,16 @@ def print_cache(root: Path, entries: Sequence[Entry], removed: Sequence[Entry]) 
             )
             for each in entries
         )
-        _print_section(Section(str(root), (), ("result", "size", "last used"), body))
+        _print_section(Section(str(root), (), (what.removesuffix("s"), "size", "last used"), body))
     total = filesize.decimal(sum(each.size_bytes for each in entries))
-    print(f"{root}: {len(entries)} results, {total}" if entries else f"{root}: nothing is kept")
+    print(f"{root}: {len(entries)} {what}, {total}" if entries else f"{root}: nothing is kept")
     if removed:
-        print(f"removed {len(removed)} results, {filesize.decimal(sum(each.size_bytes for each in removed))}")
+        print(f"removed {len(removed)} {what}, {filesize.decimal(sum(each.size_bytes for each in removed))}")
+
+
+def print_section(section: Section) -> None:
+    """Print a table to stdout, with its title."""
+    _print_section(section)
 
 
 def _change(change: Change) -> str:

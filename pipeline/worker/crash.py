@@ -55,6 +55,7 @@ class Start(Model):
     packages: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     fresh: bool = False
+    above: tuple[str, ...] | None = None
 
 
 class Call(Model):

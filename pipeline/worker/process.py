@@ -54,12 +54,14 @@ class LocalRunner:
     """Starts workers that are processes of this machine.
 
     `memory_bytes` is the most private memory that each may have; what ends one is written down below `crashes`. `packages`
-    bring jobs of their own, beside weighbridge's and those of its plugins.
+    bring jobs of their own, beside weighbridge's and those of its plugins. `above` are folders whose packages stand in place of those
+    that are installed here: a worker is a fresh process then, which writes nothing into either; None is this environment, as it is.
     """
 
     memory_bytes: int | None = None
     crashes: Path | None = None
     packages: tuple[str, ...] = ()
+    above: tuple[str, ...] | None = None
 
     def start(
         self,
@@ -83,12 +85,14 @@ class LocalRunner:
             packages=self.packages,
             modules=tuple(modules),
             fresh=fresh,
+            above=self.above,
         )
         return WorkerProcess(start, self.crashes)
 
     def expect(self, modules: Sequence[str]) -> None:
         """Have them imported once for all workers; waits for nothing."""
-        starting.expect(modules)
+        if self.above is None:
+            starting.expect(modules)
 
 
 LOCAL = LocalRunner()

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
@@ -50,17 +51,19 @@ def process(start: Start, channel: int, alive: int) -> tuple[Process, IO[bytes]]
     It is forked where the same modules are imported for all and nothing that they read at their import differs; otherwise, and where
     that does not work, it is a fresh one.
     """
-    if not start.fresh and sys.platform.startswith("linux"):
+    if not start.fresh and start.above is None and sys.platform.startswith("linux"):
         with contextlib.suppress(_NoTemplateError):
             return _forked(start, channel, alive)
-    command = [sys.executable, "-m", "pipeline.worker.child", str(channel), str(alive), str(start.memory_bytes or "")]
+    safe_path = [] if start.above is None else ["-P"]  # or a folder of the working directory came before all packages
+    command = [sys.executable, *safe_path, "-m", "pipeline.worker.child"]
+    command += [str(channel), str(alive), str(start.memory_bytes or "")]
     fresh = subprocess.Popen(
         [*command, *start.packages],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=(channel, alive),
-        env=_environment(start.threads) | start.environment,
+        env=_environment(start.threads) | _below(start.above) | start.environment,
         start_new_session=True,
     )
     assert fresh.stdout is not None  # noqa: S101 - opened as a pipe above
@@ -256,6 +259,20 @@ def _read_at_import(environment: dict[str, str]) -> dict[str, str]:
     return {
         name: value for name, value in environment.items() if name.startswith(_READ_AT_IMPORT) and name not in _POOLS
     }
+
+
+def _below(above: Sequence[str] | None) -> dict[str, str]:
+    """Return the variables with which folders come before everything that is installed, and Python's own modules before them."""
+    if above is None:
+        return {}
+    standard = Path(sysconfig.get_path("stdlib"))
+    own = [path for path in sys.path if path and _is_below(Path(path), standard)]
+    others = [path for path in sys.path if path and path not in own]
+    return {"PYTHONPATH": os.pathsep.join([*own, *above, *others]), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _is_below(path: Path, standard: Path) -> bool:
+    return path.is_relative_to(standard) and not {"site-packages", "dist-packages"} & set(path.parts)
 
 
 def _environment(threads: int) -> dict[str, str]:
