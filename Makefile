@@ -69,7 +69,7 @@ lint: .venv/installed-dev  ## ruff, mypy, import-linter
 
 schema: .venv/installed  ## write schema/*.schema.json from the code
 	@mkdir -p schema
-	@for each in config manifest parity benchmark recommended; do $(BIN)/weighbridge schema --of $$each > schema/$$each.schema.json; done
+	@for each in config manifest parity benchmark recommended league; do $(BIN)/weighbridge schema --of $$each > schema/$$each.schema.json; done
 
 test-executorch: .venv/installed-dev  ## the tests that need ExecuTorch, which brings 300 MB of packages, in .venv-executorch (five minutes)
 	@test -x .venv-executorch/bin/python || $(PYTHON) -m venv .venv-executorch

@@ -76,6 +76,8 @@ class Named:
 
 def latest_of(folder: Path) -> str | None:
     """Return the version that `latest` names; None where there is no such file, or it names none."""
+    if not (folder / bundle.LATEST).is_file():
+        return None
     try:
         with (folder / bundle.LATEST).open("rb") as file:
             version = file.read(_MAX_LATEST_BYTES).decode().strip()
