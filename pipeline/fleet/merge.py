@@ -85,7 +85,9 @@ class Summary:
             f"{len(self.names)} names, {copied} releases copied, {len(self.failures)} failed where they were exported"
         )
         return (
-            said + (f", {wrong} could not be merged" if wrong else "") + (", shards are wrong" if self.shards else "")
+            said
+            + (f", not merged: {wrong}" if wrong else "")
+            + (", and the shards are no whole" if self.shards else "")
         )
 
     def to_json(self) -> dict[str, JsonValue]:

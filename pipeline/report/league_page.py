@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UnavailableError
 from pipeline.report import markdown
-from pipeline.report.standings import COLUMNS, groups, headline, sections, shifts
+from pipeline.report.section import VERDICT
+from pipeline.report.standings import groups, headline, sections, shifts, shown_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pipeline.report.league import League
-    from pipeline.report.standings import Line
+    from pipeline.report.standings import Column, Group, Line
 
 _TEMPLATE = Path(__file__).with_name("league.html.template")
-_PLAIN = re.compile(r"[\w .,;:%×–—→+=/()\[\]{}?!'-]*")
-_ACTIVE = re.compile(r"://|www\.|\]\(|\]\[|\]:|__|^\s*[-+]")
+_PLAIN = re.compile(r"[\w .,;:%×÷∞–—→+=/()\[\]{}?!'-]*")
+_ACTIVE = re.compile(r"://|www\.|\]\(|\]\[|\]:|__")
 TITLE = "League of releases"
 FILTERS = ("verdict", "artifact", "backend", "precision")
 """The columns that a value can be chosen of."""
@@ -44,29 +45,36 @@ def render(league: League) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     found = groups(league)
-    headings = [column.heading for column in COLUMNS]
+    columns = shown_columns(found)
+    headings = [column.heading for column in columns]
     return page.render(
         title=TITLE,
         headline=headline(league),
         against=next(iter(shifts(league.against)), None) if league.against else None,
         closes=bool(league.against and league.against.closes),
         headings=headings,
-        numeric=[index for index, column in enumerate(COLUMNS) if column.value],
-        groups=[(each.title, each.text, [(line.tone, list(_cells(line))) for line in each.lines]) for each in found],
-        filters=[(headings.index(name), name, _values(league, name)) for name in FILTERS],
+        numeric=[index for index, column in enumerate(columns) if column.value],
+        groups=[
+            (each.title, each.text, [(line.tone, list(_cells(line, columns))) for line in each.lines]) for each in found
+        ],
+        verdict=headings.index(VERDICT),
+        filters=[
+            (headings.index(name), name, _values(found, columns[headings.index(name)]))
+            for name in FILTERS
+            if name in headings
+        ],
     )
 
 
-def _cells(line: Line) -> Iterator[tuple[str, float | None]]:
+def _cells(line: Line, columns: Sequence[Column]) -> Iterator[tuple[str, float | None]]:
     """Yield what each column shows, and the number that it is sorted by, if it has one."""
-    for column in COLUMNS:
+    for column in columns:
         value = column.value(line) if column.value else None
         yield column.text(line), value
 
 
-def _values(league: League, heading: str) -> list[str]:
-    column = next(each for each in COLUMNS if each.heading == heading)
-    return sorted({column.text(line) for group in groups(league) for line in group.lines} - {""})
+def _values(found: Sequence[Group], column: Column) -> list[str]:
+    return sorted({column.text(line) for group in found for line in group.lines} - {""})
 
 
 def text(league: League) -> str:

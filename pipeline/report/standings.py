@@ -66,8 +66,8 @@ def _timings(line: Line, shown: Callable[[Timing], str]) -> str:
 def _ratio(timing: Timing) -> str:
     if timing.ratio is None or timing.interval is None:
         return timing.verdict
-    low, high = timing.interval
-    return f"{timing.ratio:.2f} [{low:.2f}, {high:.2f}] {timing.verdict}"
+    ratio, low, high = (f"{each:.2f}" if each >= 0.1 else f"{each:.2g}" for each in (timing.ratio, *timing.interval))
+    return f"{ratio} [{low}, {high}] {timing.verdict}"
 
 
 def _first(line: Line, of: Callable[[Timing], float | None]) -> float | None:
@@ -100,6 +100,10 @@ COLUMNS = (
 )
 
 
+_KEYS = 5
+"""The first columns, which every table has."""
+
+
 def lines(entry: Entry) -> Iterator[Line]:
     """Yield the lines of an entry, what is wrong with all of it first."""
     if entry.problem:
@@ -113,6 +117,12 @@ def groups(league: League) -> list[Group]:
     order = [*range(len(league.machines)), None]
     found = {node: [line for each in league.entries if each.node == node for line in lines(each)] for node in order}
     return [Group(*_titled(node, league.machines), tuple(each)) for node, each in found.items() if each]
+
+
+def shown_columns(found: Sequence[Group]) -> list[Column]:
+    """Return the columns that say something of any line, in their order; those that tell lines apart are always there."""
+    said = [line for group in found for line in group.lines]
+    return [column for index, column in enumerate(COLUMNS) if index < _KEYS or any(column.text(line) for line in said)]
 
 
 def _titled(node: int | None, machines: Sequence[Machine]) -> tuple[str, str]:
@@ -162,21 +172,24 @@ def _place(one: Machine, kinds: list[Machine]) -> int:
 
 def headline(league: League) -> str:
     """Say in a line what a league holds."""
-    released = sum(each.state == "released" for each in league.entries)
-    failed = sum(each.state == "failed" for each in league.entries)
-    damaged = sum(each.state == "damaged" for each in league.entries)
-    rows = sum(len(each.rows) for each in league.entries)
-    said = f"{released} releases, {rows} rows"
-    said += f", {failed} without a release" if failed else ""
-    return said + (f", {damaged} that cannot be read" if damaged else "")
+    count = {state: sum(each.state == state for each in league.entries) for state in ("released", "failed", "damaged")}
+    said = f"{_many(count['released'], 'release')}, {_many(sum(len(each.rows) for each in league.entries), 'row')}"
+    said += f", {count['failed']} without a release" if count["failed"] else ""
+    return said + (f", {count['damaged']} that cannot be read" if count["damaged"] else "")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def sections(league: League) -> list[Section]:
     """Return the tables as sections, what is held against an older table first."""
     found = list(shifts(league.against)) if league.against else []
-    for group in groups(league):
-        body = tuple(tuple(column.text(line).replace("\n", "; ") for column in COLUMNS) for line in group.lines)
-        headings = tuple(column.heading for column in COLUMNS)
+    tables = groups(league)
+    columns = shown_columns(tables)
+    for group in tables:
+        body = tuple(tuple(column.text(line).replace("\n", "; ") for column in columns) for line in group.lines)
+        headings = tuple(column.heading for column in columns)
         text = (group.text,) if group.text else ()
         found.append(Section(group.title, text, headings, body, tones=tuple(line.tone for line in group.lines)))
     return found
