@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DigestError, InputError, UnsafeError, WeighbridgeError, in_line
-from pipeline.fleet import folders, shard
-from pipeline.fleet.folders import Named, Run
+from pipeline.fleet import folders, records
+from pipeline.fleet.folders import Named
+from pipeline.fleet.merged import Merged, Summary
 from pipeline.release import bundle, standalone
 from pipeline.report import log
 from pipeline.run import up_to_date
 from pipeline.storage.store import (
     atomic_directory,
     atomic_write,
-    canonical_json,
     digest_file,
     json_text,
     list_files,
@@ -36,79 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from pydantic import JsonValue
 
-    from pipeline.fleet.shard import Record
-
+_DEEPEST = 3  # folders below one that was given
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
-
-
-@dataclass(slots=True)
-class Merged:
-    """What became of one name: the versions that were copied, the newest, what is to be known, and why its last run failed, if it did."""
-
-    name: str
-    copied: list[str] = field(default_factory=list)
-    latest: str | None = None
-    notes: list[str] = field(default_factory=list)
-    written: list[str] = field(default_factory=list)
-    failure: str | None = None
-    error: WeighbridgeError | None = None
-
-    def in_words(self) -> str:
-        """Say in a line what was done."""
-        done = [f"copied {in_line(self.copied)}"] if self.copied else []
-        done += [f"wrote {in_line(self.written)}"] if self.written else []
-        latest = f"latest is {self.latest}" if self.latest else "there is no release"
-        return f"{self.name}: {'; '.join(done) or 'nothing to do'}; {latest}"
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a merge came to, by name; `failures` of configs by their place, and shards that are missing or do not belong together."""
-
-    names: tuple[Merged, ...]
-    failures: dict[str, str]
-    shards: tuple[str, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0 where all is well, the highest of what could not be merged, 1 for what failed where it was exported."""
-        errors = [each.error.exit_code for each in self.names if each.error]
-        return max(errors, default=1 if self.failures or self.shards else 0)
-
-    def in_words(self) -> str:
-        """Say in a line what it came to."""
-        copied = sum(len(each.copied) for each in self.names)
-        wrong = sum(each.error is not None for each in self.names)
-        said = (
-            f"{len(self.names)} names, {copied} releases copied, {len(self.failures)} failed where they were exported"
-        )
-        return (
-            said
-            + (f", not merged: {wrong}" if wrong else "")
-            + (", and the shards are no whole" if self.shards else "")
-        )
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return it as JSON values."""
-        return {
-            "exit_code": self.exit_code,
-            "names": [
-                {
-                    "name": each.name,
-                    "copied": [*each.copied],
-                    "written": [*each.written],
-                    "latest": each.latest,
-                    "notes": [*each.notes],
-                    "failure": each.failure,
-                    "error": {"message": each.error.message, "hint": each.error.hint} if each.error else None,
-                }
-                for each in self.names
-            ],
-            "failures": {**self.failures},
-            "shards": [*self.shards],
-        }
 
 
 def merge(sources: Sequence[Path], out: Path, say: Callable[[str], None]) -> Summary:
@@ -118,7 +47,7 @@ def merge(sources: Sequence[Path], out: Path, say: Callable[[str], None]) -> Sum
         InputError: one of the folders holds nothing of an export.
         WeighbridgeError: `out` cannot be written to.
     """
-    roots = [root for each in sources for root in _roots(each)]
+    roots = list({root.resolve(): root for each in sources for root in _roots(each)}.values())
     others = [each for each in dict.fromkeys(root.resolve() for root in roots) if each != out.resolve()]
     sweep(out)
     found: dict[str, list[Named]] = {}
@@ -128,21 +57,19 @@ def merge(sources: Sequence[Path], out: Path, say: Callable[[str], None]) -> Sum
             if root.resolve() in others:
                 found[each.path.name].append(each)
     merged = tuple(_attempted(name, found[name], out, say) for name in sorted(found))
-    records = [*_merged_records(others, out, is_given=len(others) < len({root.resolve() for root in roots}))]
+    left = [*records.gather(others, out, is_given=len(others) < len({root.resolve() for root in roots}))]
     failures = {each.name: each.failure for each in merged if each.failure}
-    return Summary(merged, failures | _failures(records, merged, out), tuple(_shards(records)))
+    return Summary(merged, failures | records.failures(left, merged, out), tuple(records.problems(left)))
 
 
 def _roots(given: Path) -> list[Path]:
     """Return a folder that an export wrote to, or those in a folder of such."""
     try:
-        found = [each for each in (given, *sorted(given.iterdir())) if each.is_dir() and _is_root(each)]
+        found = list(_roots_below(given, _DEEPEST))
     except OSError as error:
         raise InputError(
             f"{given} cannot be read: {error.strerror}", hint="name a folder that an export wrote to"
         ) from None
-    if given in found:
-        return [given]
     if not found:
         raise InputError(
             f"{given} holds no release, no failed run and no record of a shard",
@@ -151,10 +78,17 @@ def _roots(given: Path) -> list[Path]:
     return found
 
 
+def _roots_below(folder: Path, depth: int) -> Iterator[Path]:
+    if _is_root(folder):
+        yield folder
+        return
+    for each in sorted(folder.iterdir()) if depth else ():
+        if each.is_dir() and not each.is_symlink() and not each.name.startswith("."):
+            yield from _roots_below(each, depth - 1)
+
+
 def _is_root(folder: Path) -> bool:
-    return not folder.name.startswith(".") and (
-        next(folders.named(folder), None) is not None or any(folder.glob("shard-*-of-*.json"))
-    )
+    return next(folders.named(folder), None) is not None or any(folder.glob("shard-*-of-*.json"))
 
 
 def _attempted(name: str, given: Sequence[Named], out: Path, say: Callable[[str], None]) -> Merged:
@@ -337,62 +271,3 @@ def _write(merged: Merged, file: Path, content: bytes) -> None:
     if not (file.is_file() and not file.is_symlink() and file.read_bytes() == content):
         atomic_write(file, content)
         merged.written.append(file.name)
-
-
-# Shards
-
-
-def _merged_records(sources: Sequence[Path], out: Path, *, is_given: bool) -> Iterator[Record]:
-    """Yield the records of shards that the sources have, and those in `out`: all if it is one of them, else of as many shards. Keep the newest."""
-    found: dict[str, Record] = {}
-    for root in [*sources, out]:
-        for file in sorted(root.glob("shard-*-of-*.json")):
-            try:
-                record = shard.Record.read(file)
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{file} is no record of a shard: {error!s:.200}", hint="remove it, or fetch it again"
-                ) from None
-            name = shard.file_name(record.index, record.count)
-            is_wanted = root != out or is_given or any(each.count == record.count for each in found.values())
-            if is_wanted and (name not in found or record.at > found[name].at):
-                found[name] = record
-    for name, record in sorted(found.items()):
-        content = canonical_json(record.to_json())
-        if not (out / name).is_file() or (out / name).read_bytes() != content:
-            atomic_write(out / name, content)
-        yield record
-
-
-def _failures(records: Sequence[Record], merged: Sequence[Merged], out: Path) -> dict[str, str]:
-    """Return the configs that failed in a shard, unless a later run of their name went well."""
-    known = {each.name for each in merged if each.failure}
-    found = {}
-    for record in records:
-        for each in record.runs:
-            later = Run.of(out / each.name) if each.name and folders.RELEASE_NAME.fullmatch(each.name) else None
-            is_mended = later is not None and later.exit_code == 0 and later.started_at > record.at
-            if each.exit_code and each.name not in known and not is_mended:
-                found[each.config] = each.error or f"it ended with exit code {each.exit_code}"
-    return found
-
-
-def _shards(records: Sequence[Record]) -> Iterator[str]:
-    """Yield what is wrong with the shards: one that is missing, that was stopped, or that split something else."""
-    for count in sorted({each.count for each in records}):
-        here = [each for each in records if each.count == count]
-        if missing := sorted(set(range(1, count + 1)) - {each.index for each in here}):
-            yield f"of {count} shards there is no {in_line(list(map(str, missing)))}"
-        for each in here:
-            if not each.ended:
-                yield f"shard {each.index} of {count} did not come to its end"
-            if each.split != here[0].split:
-                others = [
-                    name
-                    for name in each.split.keys() | here[0].split.keys()
-                    if each.split.get(name) != here[0].split.get(name)
-                ]
-                yield (
-                    f"shards {here[0].index} and {each.index} of {count} did not split the same configs in the same way: "
-                    f"they differ on {in_line(sorted(others))}"
-                )
