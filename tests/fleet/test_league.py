@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 from pipeline.errors import InputError
@@ -228,6 +230,17 @@ def test_what_a_stranger_wrote_is_cut_and_moves_no_cursor(content, tmp_path):
     why = row(collect([tmp_path]), backend="onnxruntime-cpu")["why"]
     assert why.startswith("�[2J�gnp.exe  xxx")
     assert len(why) == 300
+
+
+def test_what_json_prints_is_of_the_published_schema(content, tmp_path, weighbridge):
+    release(tmp_path, content, times=benchmark(peaks={"onnxruntime-cpu": [1]}))
+    failed(tmp_path)
+    document = json.loads(weighbridge("league", tmp_path, "--against", tmp_path, "--json").out)
+    published = json.loads(Path("schema/league.schema.json").read_bytes())
+    assert published == json.loads(weighbridge("schema", "--of", "league").out)
+    jsonschema.validate(document, published)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document | {"machines": None}, published)
 
 
 def test_folders_without_a_release_are_refused(tmp_path, weighbridge):
