@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from pipeline.benchmark.machine import Machine  # noqa: TC001 - pydantic evaluates annotations in this module
 from pipeline.report.words import printable
-from pipeline.storage.documents import Count, Many, Number, Part, schema_of
+from pipeline.storage.documents import Count, Many, Number, Part, Positive, schema_of
 
 Text = Annotated[str, AfterValidator(printable)]
 """Of a report, which is not signed and may be a stranger's: cut, in one line, and nothing but what can be printed."""
@@ -21,10 +21,10 @@ class Timing(Part):
     sizes: dict[Text, Count]
     reference: Text
     verdict: Text
-    ratio: float | None
-    interval: tuple[float, float] | None
-    median_ms: float | None
-    median_interval_ms: tuple[float, float] | None
+    ratio: Positive | None
+    interval: tuple[Positive, Positive] | None
+    median_ms: Positive | None
+    median_interval_ms: tuple[Positive, Positive] | None
     launches: Count
 
 
