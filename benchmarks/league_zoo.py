@@ -3,8 +3,8 @@
     python -m benchmarks.league_zoo [--count 60] [--minutes 15] [--folder DIR] [--html FILE]
 
 The networks are the smallest of each of the zoo's families that were released, in turn. Each is exported for onnxruntime and OpenVINO, proven, and
-timed for a few seconds; ten to a command, until the minutes are over. What is finished is kept: the next run goes on where this one stopped, and
-nothing is timed twice. Then `weighbridge league` writes the page.
+timed for a few seconds; ten to a command, until the minutes are over. What has a release is not made again: the next run goes on where this one
+stopped; remove the folder to begin anew. Then `weighbridge league` writes the page.
 """
 
 from __future__ import annotations
@@ -35,9 +35,14 @@ WAYS = {
 _TOGETHER = 10
 
 
+def stem(name: str) -> str:
+    """Return the name of a network's release."""
+    return name.replace("/", "-").replace("_", "-").lower()
+
+
 def config(name: str, folder: Path) -> Path | None:
     """Write the config of a network, unless it is there; None where it cannot be built here."""
-    file = folder / f"{name.replace('/', '-').replace('_', '-').lower()}.yaml"
+    file = folder / f"{stem(name)}.yaml"
     if not file.is_file():
         try:
             unfinished = written(name, file.with_suffix(".new.yaml"))
@@ -85,7 +90,7 @@ def main() -> None:
     until_s = time.monotonic() + 60 * options.minutes
     configs, out = options.folder / "configs", options.folder / "releases"
     configs.mkdir(parents=True, exist_ok=True)
-    left = iter(names()[: options.count])
+    left = iter([name for name in names()[: options.count] if not (out / stem(name) / "latest").is_file()])
     while time.monotonic() < until_s and (several := [*itertools.islice(left, _TOGETHER)]):
         files = [file for name in several if (file := config(name, configs))]
         export(files, out, max(1.0, until_s - time.monotonic()))

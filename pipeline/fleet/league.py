@@ -14,7 +14,7 @@ from pipeline.fleet.reading import BenchmarkRead, ManifestRead, ParityRead, Reco
 from pipeline.release import bundle, standalone
 from pipeline.report.league import Entry, League, Row, TimedSizes, Timing
 from pipeline.report.standings import nodes
-from pipeline.report.words import printable
+from pipeline.report.words import printable, without_folders
 from pipeline.storage.store import json_text
 
 if TYPE_CHECKING:
@@ -177,7 +177,11 @@ def _check_sums(folder: Path) -> None:
 
 def _failed(found: _Found, why: str) -> Entry:
     entry = Entry(
-        name=found.name, version="", state="failed", latest=True, problem=printable(why or "its last run failed")
+        name=found.name,
+        version="",
+        state="failed",
+        latest=True,
+        problem=printable(without_folders(why) or "its last run failed"),
     )
     file = found.path / standalone.REPORT / "parity.json"
     if not file.is_file():
@@ -221,7 +225,7 @@ class _Making:
     def row(self, found: BackendRead, opens: str | None) -> Row:
         """Return the row of a backend; `opens`: the artifact that the manifest says it was proven with."""
         artifact = opens if opens is not None else self._artifact(found)
-        verdict, reason = found.status, found.reason or ""
+        verdict, reason = found.status, without_folders(found.reason or "")
         if self.manifest is not None and found.status == "pass" and opens is None:
             verdict_word = "not released"
             reason = reason or "its outputs are right, and the release does not list it"
@@ -249,7 +253,13 @@ class _Making:
         opened = {each.artifact for each in rows}
         for each in self.parity.exports:
             if each.status == "refused":
-                yield Row(artifact=each.artifact, backend="", required=False, verdict="refused", reason=each.reason)
+                yield Row(
+                    artifact=each.artifact,
+                    backend="",
+                    required=False,
+                    verdict="refused",
+                    reason=without_folders(each.reason),
+                )
             elif each.artifact not in opened:
                 size = self._size(each.artifact, each)
                 yield Row(artifact=each.artifact, backend="", required=False, verdict="not run", size_bytes=size)

@@ -105,6 +105,20 @@ def test_a_run_that_ended_without_a_release_is_rows_with_the_reason(tmp_path):
     assert "SIGKILL" in rows[-1]["why"]
 
 
+def test_no_folder_of_the_machine_that_failed_is_in_a_table(tmp_path):
+    why = "it begins at /home/me/venv/net.py:12, see https://a.b/c; the report is in /scratch/user 1/x/failed, and/or in a/b"
+    judged = parity(
+        backend(factor=40.0, status="fail", reason="ended; again: python /home/me/out/bad/crashes/rerun.py")
+    )
+    failed(tmp_path, why=why, judged=judged)
+    rows = table(collect([tmp_path]))
+    assert (
+        rows[0]["why"]
+        == "it begins at …/net.py:12, see https://a.b/c; the report is in …/user 1/x/failed, and/or in a/b"
+    )
+    assert rows[1]["why"] == "ended; again: python …/rerun.py"
+
+
 def test_a_failure_after_a_release_is_told_beside_it_and_a_release_after_a_failure_alone(content, tmp_path):
     release(tmp_path, content, "worse")
     failed(tmp_path, "worse")
