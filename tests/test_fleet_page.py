@@ -133,3 +133,10 @@ def test_the_jobs_go_on_where_one_of_them_fails():
     assert [each["if"] for each in uploads] == ["always()", "always()"]
     (download,) = [each["with"] for each in JOBS["merge"]["steps"] if "download-artifact" in each.get("uses", "")]
     assert re.fullmatch(download["pattern"].replace("*", ".*"), uploads[0]["with"]["name"])
+
+
+def test_the_page_of_the_zoo_is_small_asks_for_nothing_and_names_no_folder_of_a_machine():
+    page = Path("docs/league.html").read_text("utf-8")
+    assert len(page) < 500_000
+    assert not re.search(r"(?:src|href)=\"(?!data:)|https?://|/(?:home|root|tmp|work|usr)/", page)
+    assert page.count('<tr role="row" data-tone="good">') > 20
