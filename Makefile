@@ -69,7 +69,7 @@ lint: .venv/installed-dev  ## ruff, mypy, import-linter
 
 schema: .venv/installed  ## write schema/*.schema.json from the code
 	@mkdir -p schema
-	@for each in config manifest parity benchmark recommended; do $(BIN)/weighbridge schema --of $$each > schema/$$each.schema.json; done
+	@for each in config manifest parity benchmark recommended league; do $(BIN)/weighbridge schema --of $$each > schema/$$each.schema.json; done
 
 test-executorch: .venv/installed-dev  ## the tests that need ExecuTorch, which brings 300 MB of packages, in .venv-executorch (five minutes)
 	@test -x .venv-executorch/bin/python || $(PYTHON) -m venv .venv-executorch
@@ -134,6 +134,13 @@ sweep-zoo: .venv/installed  ## some 600 networks of transformers, pytorchcv and 
 	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps pytorchcv
 	@$(ONE_THREAD) .venv-zoo/bin/python -m benchmarks.zoo $(if $(UPDATE),,--check) $(addprefix --shard ,$(SHARD)) $(ARGS)
 
+# The page is committed; one that was interrupted goes on, and what was timed is not timed again. ARGS="--count 170 --minutes 240" takes more.
+league-zoo: .venv/installed  ## docs/league.html: releases of networks of the zoo in one table (15 minutes; installs OpenVINO beside)
+	@test -x .venv-zoo/bin/python || $(PYTHON) -m venv .venv-zoo
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo,openvino,report]'
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps pytorchcv
+	@$(ONE_THREAD) .venv-zoo/bin/python -m benchmarks.league_zoo $(ARGS)
+
 # When these last ran and what they showed: benchmarks/README.md
 bench-false-alarms: .venv/installed  ## two identical sessions under load: how often are they called different (25 minutes)
 	@$(ONE_THREAD) $(BIN)/python benchmarks/false_alarms.py --comparisons 100 --peers 20 --seconds 2
@@ -170,6 +177,9 @@ bench-memory: .venv/installed  ## memory of an export by process, for 0.1, 0.5, 
 
 bench-second-run: .venv/installed  ## how long an export with nothing to do takes, for one config and for a hundred
 	@$(BIN)/python benchmarks/second_run.py
+
+bench-league: .venv/installed  ## how long the table of three hundred releases takes (two minutes)
+	@$(ONE_THREAD) $(BIN)/python benchmarks/league.py
 
 bench-cost: .venv/installed weights  ## what a proven release costs over a bare export: SimpleNet and MiniLM, wall and processor time (six minutes)
 	@$(BIN)/python benchmarks/export_cost.py

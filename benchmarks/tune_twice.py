@@ -86,7 +86,9 @@ def show(pairs: Sequence[dict[str, Any]]) -> None:
         own = [each for each in pairs if each["config"] == name]
         results = [each for pair in own for each in pair["result"]]
         against = [each["contradicted"] for each in own if each["contradicted"]]
-        print(f"{name}: {len(own)} pairs, {results.count('best')} of {len(results)} runs name the best, contradicted: {against or 'none'}")
+        print(
+            f"{name}: {len(own)} pairs, {results.count('best')} of {len(results)} runs name the best, contradicted: {against or 'none'}"
+        )
     bad = sum(bool(each["contradicted"]) for each in pairs)
     print(f"{len(pairs) - bad} of {len(pairs)} pairs are not contradicted; the bar is {BAR_OF_20} of 20")
 

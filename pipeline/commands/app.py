@@ -21,6 +21,8 @@ from pipeline.commands.export import export
 from pipeline.commands.init import init
 from pipeline.commands.inspect import inspect
 from pipeline.commands.keygen import keygen
+from pipeline.commands.league import league
+from pipeline.commands.merge import merge
 from pipeline.commands.package import package
 from pipeline.commands.parity import parity
 from pipeline.commands.predict import predict
@@ -35,6 +37,7 @@ from pipeline.errors import STOPPING, InputError, InterruptedRunError, Weighbrid
 
 COMMANDS = (
     *(export, check, inspect, init, record, parity, verify, predict, benchmark, tune, compare, replay, report),
+    *(merge, league),
     *(backends, cache, explain, keygen, package, schema),
 )
 

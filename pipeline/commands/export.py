@@ -1,5 +1,6 @@
 """weighbridge export."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,9 @@ def export(
     count: Annotated[
         int, typer.Option("--jobs", metavar="COUNT", min=1, help="How many configs at once, as far as memory allows.")
     ] = 1,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Take the I-th of N parts of the configs, from 1.")
+    ] = None,
     log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:
@@ -57,13 +61,31 @@ def export(
     more = {"max_bytes": max_bytes, "rebuild": rebuild, "benchmark": benchmark, "sign": sign}
     settings = settings_of(out, trust, set_, reuse_timings=reuse_timings, **more)
     work = partial(_export, settings=settings, count=count, log_json=log_json, twice=check_reproducible)
-    groups = [[config] for config in configs] if count == 1 else [configs]
-    outcomes = [each for group in groups for each in work(group, as_json=as_json)]
+
+    def done(configs: list[Path]) -> list[dict[str, Any]]:
+        groups = [[config] for config in configs] if count == 1 else [configs]
+        return [each for group in groups if group for each in work(group, as_json=as_json)]
+
+    outcomes = _part(configs, shard, settings, done) if shard else done(configs)
     if as_json:
         print_json({"runs": outcomes})
     elif release := next((each["release"] for each in outcomes if "release" in each), None):
         typer.echo(f"\nnext: {next_command('verify', release)}")
-    leave(max(each["exit_code"] for each in outcomes))
+    leave(max((each["exit_code"] for each in outcomes), default=0))
+
+
+def _part(
+    configs: list[Path], shard: str, settings: "Settings", done: Callable[[list[Path]], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Export a part of the configs, say which, and leave a record of it for `weighbridge merge`."""
+    from pipeline.fleet import shard as sharding
+
+    part = sharding.take(configs, shard, settings.overrides)
+    typer.echo(part.in_words(), err=True)
+    sharding.keep(part, settings.out, settings.overrides)
+    outcomes = done(list(part.configs.values()))
+    sharding.keep(part, settings.out, settings.overrides, outcomes)
+    return outcomes
 
 
 def _export(

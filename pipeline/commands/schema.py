@@ -12,7 +12,7 @@ def schema(
     of: Annotated[
         str,
         typer.Option(
-            "--of", metavar="DOCUMENT", help="config, manifest, or a report's parity, benchmark or recommended."
+            "--of", metavar="DOCUMENT", help="config, manifest, league, or a report's parity, benchmark or recommended."
         ),
     ] = "config",
     manifest: Annotated[bool, typer.Option("--manifest", help="The same as --of manifest.")] = False,

@@ -21,13 +21,20 @@ from pipeline.parity.document import Exported
 from pipeline.storage.documents import Number, Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.benchmark.statistics import Interval, Row
+    from pipeline.benchmark.machine import Machine
+    from pipeline.benchmark.statistics import Interval
     from pipeline.report.document import Documents
 
 CONFIDENCE = 0.95
 _LARGEST_LOG = 700.0  # of what a double holds
+SIZE, PARITY, MEMORY, LATENCY = (
+    "size [bytes]",
+    "parity [× noise floor, at least 1]",
+    "peak memory [bytes]",
+    "latency [ms]",
+)
 Outcome = Literal["regression", "improvement", "same", "undecided"]
 
 
@@ -72,6 +79,64 @@ class Comparison(Part):
         return [each for each in self.changes if each.outcome == "undecided"]
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What a backend took at some sizes: the median over launches with its interval, None where there were too few."""
+
+    median_ms: float
+    interval_ms: Interval | None
+    launches: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimedSizes:
+    """How the run at some sizes went: its reference, and whether it could tell anything."""
+
+    where: str
+    reference: str
+    can_tell: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """All that is held against another release's.
+
+    `sizes_bytes` is by model, `factors` [× noise floor] and `peaks` [bytes, over launches, in order] by backend, `rows` by sizes in words and
+    backend; `reference` is what its reference ran.
+    """
+
+    machine: Machine | None
+    sizes_bytes: Mapping[str, int]
+    factors: Mapping[str, float]
+    peaks: Mapping[str, list[int]]
+    sizes: tuple[TimedSizes, ...]
+    rows: Mapping[tuple[str, str], Timed]
+    reference: object
+
+
+def figures(recorded: Recorded) -> Figures:
+    """Return what a release recorded as figures to compare."""
+    benchmark = recorded.report.benchmark
+    found = benchmark.figures.backends if benchmark.figures else ()
+    return Figures(
+        machine=benchmark.machine,
+        sizes_bytes=recorded.sizes_bytes,
+        factors={each.name: each.worst.factor for each in recorded.report.parity.backends if each.worst},
+        peaks={each.name: sorted(each.peak_bytes_by_launch) for each in found},
+        sizes=tuple(
+            TimedSizes(in_words(each.sizes), each.reference, each.can_tell, each.reason) for each in benchmark.sizes
+        ),
+        rows={
+            (in_words(size.sizes), row.name): Timed(row.median_ms, row.median_interval_ms, row.launches)
+            for size in benchmark.sizes
+            for row in size.rows
+            if row.name != size.control and row.median_ms is not None
+        },
+        reference=recorded.reference,
+    )
+
+
 def compare(base: Recorded, candidate: Recorded, *, margin: float, force: bool) -> Comparison:
     """Compare two releases.
 
@@ -79,54 +144,62 @@ def compare(base: Recorded, candidate: Recorded, *, margin: float, force: bool) 
         InputError: they were measured on machines that differ, and `force` is not set; or they share no figure.
     """
     notes = []
-    if differences := _different_machines(base, candidate):
+    one, other = figures(base), figures(candidate)
+    if differences := different_machines(one, other):
         if not force:
             raise InputError(
                 f"the two were measured on different machines: {'; '.join(differences)}",
                 hint="measure both on one machine (weighbridge benchmark RELEASE), or add --force",
             )
         notes.append(f"measured on different machines: {'; '.join(differences)}")
-    drift = _drift(base, candidate, margin)
-    changes = [
-        *_sizes(base, candidate, margin),
-        *_parity(base, candidate, margin),
-        *_accuracy(base, candidate, margin),
-        *_memory(base, candidate, margin),
-        *_latency(base, candidate, margin, drift),
-    ]
+    (found,) = hold([(one, other)], margin)
+    changes = [*found, *_accuracy(base, candidate, margin)]
     if not changes:
         raise InputError("the two releases have no figure in common", hint="compare two releases of the same network")
-    for side, recorded, other in (("base", base, candidate), ("candidate", candidate, base)):
+    for side, mine, others in (("base", one, other), ("candidate", other, one)):
         notes += [
-            f"only the {side} has {name}, {recorded.sizes_bytes[name]:,} bytes"
-            for name in sorted(recorded.sizes_bytes.keys() - other.sizes_bytes.keys())
+            f"only the {side} has {name}, {mine.sizes_bytes[name]:,} bytes"
+            for name in sorted(mine.sizes_bytes.keys() - others.sizes_bytes.keys())
         ]
-        only = set(_rows(recorded)) - set(_rows(other))
+        only = set(mine.rows) - set(others.rows)
         notes += [f"only the {side} has a latency of {where}" for where in sorted(_label(each) for each in only)]
-        if not recorded.report.benchmark.sizes:
+        if not mine.sizes:
             notes.append(f"the {side} was not timed: weighbridge export without --no-benchmark times it")
     notes += _otherwise(base, candidate)
     return Comparison(margin=margin, changes=tuple(changes), notes=tuple(notes))
 
 
-def _different_machines(base: Recorded, candidate: Recorded) -> list[str]:
-    one, other = base.report.benchmark.machine, candidate.report.benchmark.machine
-    return machine.comparable(one, other) if one and other else []
+def hold(pairs: Sequence[tuple[Figures, Figures]], margin: float) -> list[list[Change]]:
+    """Return what changed in each pair of an older and a newer release; all their latencies together are one family of tests."""
+    found = [_latencies(*pair, math.log1p(margin)) for pair in pairs]
+    adjusted = iter(holm([p_value for each in found for (_, p_value) in each.values()]))
+    family = sum(map(len, found))
+    return [
+        [
+            *_sizes(base, candidate, margin),
+            *_parity(base, candidate, margin),
+            *_memory(base, candidate, margin),
+            *_latency((base, candidate), welch, adjusted, margin, family),
+        ]
+        for (base, candidate), welch in zip(pairs, found, strict=True)
+    ]
 
 
-def _sizes(base: Recorded, candidate: Recorded, margin: float) -> Iterator[Change]:
+def different_machines(base: Figures, candidate: Figures) -> list[str]:
+    """Return the differences for which what was measured of two must not be compared."""
+    return machine.comparable(base.machine, candidate.machine) if base.machine and candidate.machine else []
+
+
+def _sizes(base: Figures, candidate: Figures, margin: float) -> Iterator[Change]:
     for name in base.sizes_bytes.keys() & candidate.sizes_bytes.keys():
-        yield _exact("size [bytes]", name, base.sizes_bytes[name], candidate.sizes_bytes[name], margin)
+        yield _exact(SIZE, name, base.sizes_bytes[name], candidate.sizes_bytes[name], margin)
 
 
-def _parity(base: Recorded, candidate: Recorded, margin: float) -> Iterator[Change]:
+def _parity(base: Figures, candidate: Figures, margin: float) -> Iterator[Change]:
     """Factors below 1 are within the noise of float32 itself, where there is nothing to lose."""
-    one, other = (
-        {each.name: max(each.worst.factor, 1.0) for each in recorded.report.parity.backends if each.worst}
-        for recorded in (base, candidate)
-    )
-    for name in one.keys() & other.keys():
-        yield _exact("parity [× noise floor, at least 1]", name, one[name], other[name], margin)
+    for name in base.factors.keys() & candidate.factors.keys():
+        one, other = (max(each.factors[name], 1.0) for each in (base, candidate))
+        yield _exact(PARITY, name, one, other, margin)
 
 
 def _accuracy(base: Recorded, candidate: Recorded, margin: float) -> Iterator[Change]:
@@ -167,80 +240,74 @@ def _artifacts(recorded: Recorded) -> dict[str, Exported]:
     return {each.artifact: each for each in recorded.report.parity.exports if isinstance(each, Exported)}
 
 
-def _memory(base: Recorded, candidate: Recorded, margin: float) -> Iterator[Change]:
-    """Peaks differ a little between launches: a change is proven if the ranges over launches lie apart by the margin."""
-    peaks = _peaks(base), _peaks(candidate)
-    for name in peaks[0].keys() & peaks[1].keys():
-        one, other = (each[name] for each in peaks)
+def _memory(base: Figures, candidate: Figures, margin: float) -> Iterator[Change]:
+    """Peaks differ a little between launches: a change is proven if the ranges over launches lie apart by the margin.
+
+    A backend that took nothing is not compared.
+    """
+    for name in base.peaks.keys() & candidate.peaks.keys():
+        one, other = base.peaks[name], candidate.peaks[name]
+        if not (one and other and one[0] > 0 and other[0] > 0):
+            continue
         interval = (other[0] / one[-1], other[-1] / one[0])
         middle = one[len(one) // 2], other[len(other) // 2]
-        yield _judged("peak memory [bytes]", name, *middle, interval, margin, "over all launches")
+        yield _judged(MEMORY, name, *middle, interval, margin, "over all launches")
 
 
-def _peaks(recorded: Recorded) -> dict[str, list[int]]:
-    """Return the peaks of each backend over its launches, in order; none of a backend that took nothing."""
-    figures = recorded.report.benchmark.figures
-    found = {each.name: sorted(each.peak_bytes_by_launch) for each in (figures.backends if figures else ())}
-    return {name: peaks for name, peaks in found.items() if peaks and peaks[0] > 0}
+def _latencies(base: Figures, candidate: Figures, limit: float) -> dict[tuple[str, str], tuple[Interval, float]]:
+    """Return the change of each latency that both have with enough launches: its interval, and the p-value of where that lies."""
+    found = {}
+    for key in base.rows.keys() & candidate.rows.keys():
+        one, other = base.rows[key], candidate.rows[key]
+        if one.interval_ms and other.interval_ms and min(one.launches, other.launches) >= MIN_LAUNCHES:
+            found[key] = _welch(one, other, limit)
+    return found
 
 
-def _latency(base: Recorded, candidate: Recorded, margin: float, drift: str | None) -> Iterator[Change]:
-    rows = _rows(base), _rows(candidate)
-    found = []
-    for key in rows[0].keys() & rows[1].keys():
-        one, other = (_Latency.of(each[key]) for each in rows)
-        if one and other:
-            found.append((key, one, other, _welch(one, other, math.log1p(margin))))
-    adjusted = holm([each[3][1] for each in found])
-    for (key, was, now, (interval, p_value)), p_holm in zip(found, adjusted, strict=True):
+def _latency(
+    pair: tuple[Figures, Figures],
+    found: Mapping[tuple[str, str], tuple[Interval, float]],
+    adjusted: Iterator[float],
+    margin: float,
+    family: int,
+) -> Iterator[Change]:
+    base, candidate = pair
+    drift = _drift(base, candidate, margin) if found else None
+    for key, (interval, p_value) in found.items():
+        p_holm = next(adjusted)
+        was, now = base.rows[key], candidate.rows[key]
         how = f"95 %, p {p_holm:.2g}"
-        change = _judged("latency [ms]", _label(key), was.median_ms, now.median_ms, interval, margin, how)
+        change = _judged(LATENCY, _label(key), was.median_ms, now.median_ms, interval, margin, how)
         if drift:
             change = replace(change, outcome="undecided", reason=drift)
         elif change.outcome != "undecided" and p_holm > 1 - CONFIDENCE:
-            reason = f"p {p_value:.2g}, not sure enough for one of {len(found)} latencies"
+            reason = f"p {p_value:.2g}, not sure enough for one of {family} latencies"
             change = replace(change, outcome="undecided", reason=reason)
         yield change
 
 
-def _drift(base: Recorded, candidate: Recorded, margin: float) -> str | None:
+def _drift(base: Figures, candidate: Figures, margin: float) -> str | None:
     """Why latencies cannot be compared, if so: the reference, the same program in both, moved; or a run could not tell."""
-    for side, recorded in (("base", base), ("candidate", candidate)):
-        for size in recorded.report.benchmark.sizes:
+    for side, each in (("base", base), ("candidate", candidate)):
+        for size in each.sizes:
             if not size.can_tell:
                 return f"the {side}'s run could not tell: {size.reason}"
     if base.reference != candidate.reference:
         return None
-    rows = _rows(base), _rows(candidate)
-    for size in base.report.benchmark.sizes:
-        key = (in_words(size.sizes), size.reference)
-        was, now = (each[key].median_ms if key in each else None for each in rows)
+    for size in base.sizes:
+        key = (size.where, size.reference)
+        was, now = base.rows.get(key), candidate.rows.get(key)
         if size.reference != NETWORK or was is None or now is None:
             continue
-        if abs(math.log(now) - math.log(was)) > math.log1p(margin):
+        if abs(math.log(now.median_ms) - math.log(was.median_ms)) > math.log1p(margin):
             return (
-                f"{_label(key)} is the same program in both and took {now / was:.3f} times as long: "
+                f"{_label(key)} is the same program in both and took {now.median_ms / was.median_ms:.3f} times as long: "
                 "the machine has changed"
             )
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Latency:
-    """A median over launches, with its interval."""
-
-    median_ms: float
-    interval_ms: Interval
-    launches: int
-
-    @staticmethod
-    def of(row: Row) -> _Latency | None:
-        if row.median_ms is None or row.median_interval_ms is None or row.launches < MIN_LAUNCHES:
-            return None
-        return _Latency(row.median_ms, row.median_interval_ms, row.launches)
-
-
-def _welch(one: _Latency, other: _Latency, limit: float) -> tuple[Interval, float]:
+def _welch(one: Timed, other: Timed, limit: float) -> tuple[Interval, float]:
     """The interval of the ratio of two medians, and the p-value of the region it lies in.
 
     Source: Welch, The generalization of Student's problem, Biometrika 34 (1947), with Satterthwaite's degrees of freedom.
@@ -249,7 +316,7 @@ def _welch(one: _Latency, other: _Latency, limit: float) -> tuple[Interval, floa
 
     errors, degrees = [], []
     for each in (one, other):
-        low, high = (math.log(end) for end in each.interval_ms)
+        low, high = (math.log(end) for end in each.interval_ms or (each.median_ms, each.median_ms))
         degrees.append(each.launches - 1)
         errors.append((high - low) / 2 / stdtrit(degrees[-1], 0.5 + CONFIDENCE / 2))
     error = math.hypot(*errors)
@@ -284,16 +351,6 @@ def _judged(
         outcome = "same"
     ratio = candidate / base if base else interval[0]
     return Change(what, where, base, candidate, ratio, None if how == "exact" else interval, outcome, how)
-
-
-def _rows(recorded: Recorded) -> dict[tuple[str, str], Row]:
-    """Return every timed row by size and backend, without the reference's second copy."""
-    return {
-        (in_words(size.sizes), row.name): row
-        for size in recorded.report.benchmark.sizes
-        for row in size.rows
-        if row.name != size.control and row.median_ms is not None
-    }
 
 
 def _label(key: tuple[str, str]) -> str:

@@ -123,6 +123,14 @@ def print_comparison(comparison: Comparison) -> None:
     )
 
 
+def print_league(sections: Sequence[Section]) -> None:
+    """Print the tables of many releases to stdout."""
+    for section in sections:
+        _print_section(section)
+        for said in section.text:
+            print(said)
+
+
 def print_cache(root: Path, entries: Sequence[Entry], removed: Sequence[Entry], what: str = "results") -> None:
     """Print what a cache holds, the least recently used first, its size, and what was removed from it."""
     if entries:

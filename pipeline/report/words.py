@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 
+_WHOLE_PATH = re.compile(r"(?<![\w.:/…])/(?:[^\s/'\"`:,;()]+/)+")
+_MOST = 300  # characters of a text that a stranger may have written
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -32,3 +35,16 @@ def factor(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.3g}" if math.isfinite(value) else "∞"
+
+
+def printable(text: str) -> str:
+    """Return a text as it may be shown: in one line, cut, and without what moves a cursor or turns a line around."""
+    if len(text) <= _MOST and text.isprintable():
+        return text
+    shown = "".join(each if each.isprintable() else " " if each.isspace() else "�" for each in text[: _MOST + 1])
+    return shown if len(shown) <= _MOST else f"{shown[: _MOST - 1]}…"
+
+
+def without_folders(text: str) -> str:
+    """Return a text with the files in it that have a whole path by their names alone: a table goes to others, who have other folders."""
+    return _WHOLE_PATH.sub("…/", text)

@@ -9,6 +9,7 @@ from pipeline.benchmark import document as benchmark
 from pipeline.benchmark import recommended
 from pipeline.parity import document as parity
 from pipeline.release import manifest
+from pipeline.report import league
 from pipeline.run.plan import vocabulary
 
 if TYPE_CHECKING:
@@ -20,4 +21,5 @@ SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "parity": parity.schema,
     "benchmark": benchmark.schema,
     "recommended": recommended.schema,
+    "league": league.schema,
 }

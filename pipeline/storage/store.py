@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from decimal import Decimal
@@ -104,7 +105,10 @@ def json_text(path: Path) -> bytes:
 
     Raises OSError, and ValueError for one that would take more memory than a record of ours.
     """
-    if path.stat().st_size > _MAX_JSON_BYTES:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path.name} is no plain file")  # what is none may never end
+    if found.st_size > _MAX_JSON_BYTES:
         raise ValueError(f"{path.name} is larger than {_MAX_JSON_BYTES:,} bytes")
     text = path.read_bytes()
     if text.count(b"[") + text.count(b"{") > _MAX_JSON_CONTAINERS:

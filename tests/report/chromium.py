@@ -59,6 +59,19 @@ class Page:
             time.sleep(0.1)
         return found
 
+    def keys(self, *names: str) -> None:
+        """Press keys, one after the other, on what has the focus: a character, or Enter, Space or Tab."""
+        codes = {"Enter": ("Enter", 13, "\r"), "Space": (" ", 32, " "), "Tab": ("Tab", 9, "")}
+        for name in names:
+            key, code, text = codes.get(name, (name, ord(name[0].upper()), name))
+            pressed = {
+                "key": key,
+                "windowsVirtualKeyCode": code,
+                "code": name if name in codes else f"Key{name.upper()}",
+            }
+            self._command("Input.dispatchKeyEvent", {"type": "keyDown", **pressed, **({"text": text} if text else {})})
+            self._command("Input.dispatchKeyEvent", {"type": "keyUp", **pressed})
+
     def screenshot(self, file: Path) -> None:
         """Write the whole page as PNG."""
         height = self.script("return document.documentElement.scrollHeight")
