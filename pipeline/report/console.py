@@ -45,7 +45,7 @@ def print_run(name: str, documents: Documents) -> None:
     """Print the table of a run to stdout, and the reasons of verdicts that have one to tell."""
     found = lines(documents.parity, documents.benchmark)
     body = tuple(each.cells for each in found)
-    _print_section(Section(name, headings=HEADINGS, body=body, tones=tuple(each.tone for each in found)))
+    print_section(Section(name, headings=HEADINGS, body=body, tones=tuple(each.tone for each in found)))
     for said in reasons(found):
         print(said)
 
@@ -54,26 +54,26 @@ def print_figures(benchmark: Benchmark) -> None:
     """Print what was measured besides latencies: starting, memory, throughput, and what of the machine is reached."""
     for section in besides_latency(benchmark):
         print()
-        _print_section(section)
+        print_section(section)
 
 
 def print_recommended(found: Recommended) -> None:
     """Print what was recommended to stdout: every candidate, and why."""
     shown = choice(found)
     short = shown.headings.index("95 % interval")
-    _print_section(replace(shown, headings=shown.headings[:short], body=tuple(row[:short] for row in shown.body)))
+    print_section(replace(shown, headings=shown.headings[:short], body=tuple(row[:short] for row in shown.body)))
     for said in shown.text:
         print(said)
 
 
 def print_parity(parity: Parity) -> None:
     """Print parity.json to stdout: every output of every case, what the table cannot say, and where errors begin."""
-    _print_section(replace(findings(parity), title=""))
+    print_section(replace(findings(parity), title=""))
     for said in remarks(parity):
         print(said)
     for section in explanations(parity):
         print("\n".join(section.text))
-        _print_section(replace(section, title=""))
+        print_section(replace(section, title=""))
 
 
 def remarks(parity: Parity) -> list[str]:
@@ -115,7 +115,7 @@ def print_comparison(comparison: Comparison) -> None:
     )
     headings = ("figure", "of", "base", "candidate", "change", VERDICT, "how sure")
     tones = tuple(_OUTCOMES[each.outcome] for each in changes)
-    _print_section(Section(f"candidate against base, margin {comparison.margin:.1%}", (), headings, body, tones=tones))
+    print_section(Section(f"candidate against base, margin {comparison.margin:.1%}", (), headings, body, tones=tones))
     for note in comparison.notes:
         print(f"note: {note}")
     print(
@@ -126,7 +126,7 @@ def print_comparison(comparison: Comparison) -> None:
 def print_league(sections: Sequence[Section]) -> None:
     """Print the tables of many releases to stdout."""
     for section in sections:
-        _print_section(section)
+        print_section(section)
         for said in section.text:
             print(said)
 
@@ -142,16 +142,11 @@ def print_cache(root: Path, entries: Sequence[Entry], removed: Sequence[Entry], 
             )
             for each in entries
         )
-        _print_section(Section(str(root), (), (what.removesuffix("s"), "size", "last used"), body))
+        print_section(Section(str(root), (), (what.removesuffix("s"), "size", "last used"), body))
     total = filesize.decimal(sum(each.size_bytes for each in entries))
     print(f"{root}: {len(entries)} {what}, {total}" if entries else f"{root}: nothing is kept")
     if removed:
         print(f"removed {len(removed)} {what}, {filesize.decimal(sum(each.size_bytes for each in removed))}")
-
-
-def print_section(section: Section) -> None:
-    """Print a table to stdout, with its title."""
-    _print_section(section)
 
 
 def _change(change: Change) -> str:
@@ -161,7 +156,7 @@ def _change(change: Change) -> str:
     )
 
 
-def _print_section(section: Section) -> None:
+def print_section(section: Section) -> None:
     """Print the table of a section, or, on a terminal that is narrower than it, each row as a few lines."""
     # A pipe has no width: do not fold what is written to it.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
