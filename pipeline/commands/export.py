@@ -9,6 +9,9 @@ import typer
 
 from pipeline.commands.shared import (
     ARTIFACTS,
+    CacheKey,
+    CacheTrust,
+    CacheUrl,
     Configs,
     Json,
     LogJson,
@@ -21,6 +24,7 @@ from pipeline.commands.shared import (
     next_command,
     print_json,
     settings_of,
+    sharing,
 )
 from pipeline.errors import WeighbridgeError
 
@@ -47,6 +51,9 @@ def export(
     count: Annotated[
         int, typer.Option("--jobs", metavar="COUNT", min=1, help="How many configs at once, as far as memory allows.")
     ] = 1,
+    cache: CacheUrl = None,
+    cache_key: CacheKey = None,
+    cache_trust: CacheTrust = None,
     log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:
@@ -54,7 +61,13 @@ def export(
 
     What is finished is kept: after an interruption or a change of the config, only the rest is made.
     """
-    more = {"max_bytes": max_bytes, "rebuild": rebuild, "benchmark": benchmark, "sign": sign}
+    more = {
+        "shared": sharing(cache, cache_key, cache_trust),
+        "max_bytes": max_bytes,
+        "rebuild": rebuild,
+        "benchmark": benchmark,
+        "sign": sign,
+    }
     settings = settings_of(out, trust, set_, reuse_timings=reuse_timings, **more)
     work = partial(_export, settings=settings, count=count, log_json=log_json, twice=check_reproducible)
     groups = [[config] for config in configs] if count == 1 else [configs]
