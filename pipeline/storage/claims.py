@@ -21,7 +21,7 @@ from pipeline.storage.objects import insisting
 from pipeline.storage.store import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from pipeline.storage.objects import Objects
 
@@ -41,10 +41,14 @@ class Patience:
 
 
 class Claims:
-    """The claims at a place; one object for a process, whose threads may all use it."""
+    """The claims at a place; one object for a process, whose threads may all use it.
 
-    def __init__(self, objects: Objects, patience: Patience) -> None:
+    `writer`: whose result will be what is claimed here; `trusted`: whose claims are waited for.
+    """
+
+    def __init__(self, objects: Objects, patience: Patience, writer: str, trusted: Collection[str]) -> None:
         self._objects, self._patience = objects, patience
+        self._writer, self._trusted = writer, trusted
         self._held: dict[str, _Claim] = {}
         self._lock = threading.Lock()
 
@@ -93,25 +97,49 @@ class Claims:
 
     def _claim(self, key: str, about: str, look: Callable[[], bool], notice: Callable[[str], None]) -> _Claim | None:
         """Return the claim once it is made here; None where `look` has found the result."""
-        mark = canonical_json({"owner": secrets.token_hex(16)})
-        number = max(self._numbers(key), default=-1)
-        if number < 0:
-            number = 0
+        mark = canonical_json({"owner": secrets.token_hex(16), "writer": self._writer})
+        number, told = max(self._numbers(key), default=0), False
+
+        def tell() -> None:
+            nonlocal told
+            if not told:
+                notice(f"waiting for another machine that makes {about or key[:12]}")
+            told = True
+
+        while True:
             if self._made(key, number, mark):
                 return _Claim(self._objects, key, number, self._patience)
-        notice(f"waiting for another machine that makes {about or key[:12]}")
-        watch = _Watch(self._patience)
-        while not look():
-            if self._read(_name(key, number)) == mark:  # it was ours, though the answer to that was lost
+            became = self._waited(key, number, mark, look, tell)
+            if became == "ours":
                 return _Claim(self._objects, key, number, self._patience)
+            if became == "found":
+                return None
+            number += 1
+
+    def _waited(
+        self, key: str, number: int, mark: bytes, look: Callable[[], bool], tell: Callable[[], None]
+    ) -> Literal["ours", "found", "over"]:
+        """Return what became of a claim that is there already, after waiting as long as something may still come of it."""
+        watch = _Watch(self._patience)
+        while True:
+            claim = self._read(_name(key, number))
+            if claim == mark:  # the answer to that was lost
+                return "ours"
+            if look():
+                return "found"
+            if not self._counts(claim):
+                return "over"
+            tell()
             if watch.is_over(self._beat(key, number)):
-                number += 1
-                if self._made(key, number, mark):
-                    return _Claim(self._objects, key, number, self._patience)
-                watch = _Watch(self._patience)
+                return "over"
             if STOPPING.wait(self._patience.poll_s):
                 raise InterruptedRunError
-        return None
+
+    def _counts(self, claim: bytes | None) -> bool:
+        """Whether a claim is worth waiting for: not if it says that its result will be signed by somebody else's key."""
+        with suppress(ValueError, TypeError, KeyError):
+            return claim is None or json.loads(claim)["writer"] in self._trusted
+        return True
 
     def _made(self, key: str, number: int, mark: bytes) -> bool:
         return insisting(self._objects.url, lambda: self._objects.create(_name(key, number), mark))

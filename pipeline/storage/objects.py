@@ -30,6 +30,8 @@ _UNREACHED = {errno.ECONNREFUSED, errno.EACCES, errno.EPERM, errno.EROFS, errno.
 _REFUSED = {"EndpointConnectionError", "NoCredentialsError", "PartialCredentialsError", "ConnectionRefusedError"}
 _NOWHERE = {"NoSuchBucket", "NoSuchContainer"}
 
+_S3 = {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 2}}}
+
 Kind = Literal["missing", "there", "busy", "refused", "empty"]
 Answer = TypeVar("Answer")
 _STATUSES: Mapping[int | None, Kind] = {
@@ -203,7 +205,8 @@ def opened(url: str, *, to_write: bool, options: Mapping[str, object] | None = N
         import fsspec
 
         # A listing that was kept would hide what others write; parts are read one after the other, each in one request.
-        system, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **(options or {}))
+        given = {**(_S3 if scheme in {"s3", "s3a"} else {}), **(options or {})}
+        system, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **given)
     except ImportError as error:
         raise UnavailableError(
             f"the shared cache {url} needs a package: {error}", hint="install weighbridge[cache], or what it names"
@@ -212,6 +215,8 @@ def opened(url: str, *, to_write: bool, options: Mapping[str, object] | None = N
         raise UnavailableError(
             f"the shared cache {url} is no address: {error}", hint="give file://, s3://, gs:// or another of fsspec's"
         ) from None
+    if hasattr(system, "retries"):
+        system.retries = 1  # `insisting` does it, with pauses of random length
     return Remote(url, system, root.rstrip("/"))
 
 

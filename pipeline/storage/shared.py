@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _MOST_RECORD_BYTES = 1 << 20
 _MOST_FILES = 10_000
+_AT_ONCE = 8
 _AGAIN_S = (0.2, 0.6)
 """Pauses before what was read badly is read again: what a connection cut short comes whole then."""
 _LATE_S = (0.2, 0.6, 1.2)
@@ -77,7 +79,7 @@ class Shared:
     ) -> None:
         self.objects, self.readers, self.writer = objects, dict(readers), writer
         self._made_on = made_on
-        self.claims = Claims(objects, patience or Patience())
+        self.claims = Claims(objects, patience or Patience(), writer.key_id if writer else "", self.readers)
         self._ill: set[str] = set()
         self._said: set[str] = set()
         self._lock = threading.Lock()
@@ -104,17 +106,21 @@ class Shared:
 
     def fill(self, record: Record, folder: Path, notice: Notice) -> bool:
         """Write a record's files into a folder, their digests checked; say and heal what is wrong, and return whether all is well."""
-        for name, (digest, size_bytes) in record.files.items():
-            target = folder / name
+        targets = {name: folder / name for name in record.files}
+        for target in targets.values():
             target.parent.mkdir(parents=True, exist_ok=True)
-            problem = self._fetched(digest, size_bytes, target)
+        with ThreadPoolExecutor(min(_AT_ONCE, len(targets)) or 1) as pool:
+            fetched = {
+                name: pool.submit(self._fetched, *record.files[name], target) for name, target in targets.items()
+            }
+        for name, found in fetched.items():
+            problem = found.result()
             if problem is not None:
-                what = f"{record.about or record.key[:12]} in the shared cache"
-                self._tell(
-                    notice,
-                    f"{record.key}/{digest}",
-                    f"{what} is not used: the bytes of {name} {problem}; it is made again",
+                what = (
+                    f"{record.about or record.key[:12]} in the shared cache is not used: the bytes of {name} {problem}"
                 )
+                digest = record.files[name][0]
+                self._tell(notice, f"{record.key}/{digest}", f"{what}; it is made again")
                 self._heal(record.key, _blob(digest), _slot(record.key, record.origin.writer))
                 return False
         return True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.run import cached
@@ -10,7 +12,10 @@ from pipeline.run import cached
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from pipeline.run.cached import Cached
     from pipeline.run.stages.state import State
+
+_AT_ONCE = 8
 
 
 @contextmanager
@@ -19,11 +24,11 @@ def known(state: State, wanted: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 
     The others are for the block to find and `keep`: where machines share results, nobody else does meanwhile.
     """
-    found = {name: cached.get(state.cache, key) for name, key in wanted.items()}
+    found = _got(state, wanted)
     missing = {wanted[name]: _about(state, name) for name, each in found.items() if each is None}
     with state.cache.held(missing):
         if state.settings.shared and missing:  # somebody else may have made them while we waited
-            found |= {name: cached.get(state.cache, key) for name, key in wanted.items() if key in missing}
+            found |= _got(state, {name: key for name, key in wanted.items() if key in missing})
         kept = {name: each for name, each in found.items() if each is not None}
         for name, each in kept.items():
             state.settings.report(cached.ended("parity", name, each))
@@ -33,6 +38,13 @@ def known(state: State, wanted: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 def keep(state: State, key: str, subject: str, answer: Any) -> None:
     """Keep an answer."""
     cached.keep(state.cache, key, _about(state, subject), answer)
+
+
+def _got(state: State, wanted: Mapping[str, str]) -> dict[str, Cached | None]:
+    """Return what is kept under keys, by their names; of several that another place may have, at once."""
+    cache = state.cache
+    with ThreadPoolExecutor(_AT_ONCE if cache.shared else 1) as pool:
+        return dict(zip(wanted, pool.map(partial(cached.get, cache), wanted.values()), strict=True))
 
 
 def _about(state: State, subject: str) -> str:
