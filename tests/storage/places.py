@@ -44,9 +44,12 @@ def signer(folder: Path, name: str):
     return signing.read_signer(file)
 
 
-def machine(url, root, key=None, trusted=(), patience=QUICK):
-    """Return a machine with a cache of its own; `key` signs what it adds, `trusted` are keys whose results it uses."""
-    place = objects.opened(url, to_write=key is not None)
+def machine(url, root, key=None, trusted=(), patience=QUICK, through=lambda place: place):
+    """Return a machine with a cache of its own; `key` signs what it adds, `trusted` are keys whose results it uses.
+
+    `through` gives what its requests go through.
+    """
+    place = through(objects.opened(url, to_write=key is not None))
     readers = dict(signing.opener(each.key.public_key(), KIND) for each in [*trusted, *([key] if key else [])])
     writer = Writer(key.key_id, partial(signing.seal, key, KIND)) if key else None
     shared = Shared(place, readers, writer, ("a processor", "1.2.3"), patience)
