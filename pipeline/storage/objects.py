@@ -286,6 +286,8 @@ def _http(error: BaseException) -> tuple[int | None, str]:
         if isinstance(response, dict) and "ResponseMetadata" in response:  # botocore
             status = response["ResponseMetadata"].get("HTTPStatusCode")
             return status, str(response.get("Error", {}).get("Code", ""))
+        if type(each).__module__.startswith("aiohttp.http"):
+            continue  # its own word for an answer that was cut short is 400
         for name in ("status", "status_code", "code"):  # aiohttp, azure, gcsfs
             found = getattr(each, name, None)
             if isinstance(found, int) and 400 <= found < 600:

@@ -106,6 +106,17 @@ class _AnsweredError(Exception):
         self.response = {"ResponseMetadata": {"HTTPStatusCode": status}, "Error": {"Code": code}}
 
 
+def _cut_short():
+    """Return what aiohttp raises for a body that ends before its announced length."""
+    pytest.importorskip("aiohttp")
+    from aiohttp.client_exceptions import ClientPayloadError
+    from aiohttp.http_exceptions import ContentLengthError
+
+    error = ClientPayloadError("not completed")
+    error.__cause__ = ContentLengthError("14 of 29 bytes")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -124,6 +135,7 @@ class _AnsweredError(Exception):
         (_AnsweredError(403, "AccessDenied"), "refused"),
         (_AnsweredError(400, "ExpiredToken"), "refused"),
         (ValueError("x"), "refused"),
+        (_cut_short(), "busy"),
     ],
 )
 def test_errors_are_told_apart(error, kind):
