@@ -143,10 +143,21 @@ class Shared:
     def _put(self, name: str, content: bytes | Path) -> None:
         with self._lock:
             is_ill = name in self._ill
-        put = self.objects.replace if is_ill else self.objects.create
-        insisting(self.objects.url, lambda: put(name, content))
+        if is_ill or (
+            not insisting(self.objects.url, partial(self.objects.create, name, content)) and self._lacks(name)
+        ):
+            insisting(self.objects.url, partial(self.objects.replace, name, content))
         with self._lock:
             self._ill.discard(name)
+
+    def _lacks(self, name: str) -> bool:
+        """Whether an object that could not be made, as if it were there, is not there: an answer may belong to another try."""
+        for pause_s in (*_LATE_S, None):
+            if insisting(self.objects.url, partial(self.objects.read, name, 0, 1)) is not None:
+                return False
+            if pause_s is not None:
+                _wait(pause_s)
+        return True
 
     def _record(self, key: str, writer: str, notice: Notice) -> Record | None:
         name = _slot(key, writer)

@@ -201,3 +201,22 @@ def test_a_file_where_the_place_has_a_folder_is_an_error(at, tmp_path):
     (tmp_path / "shared" / "actions").write_text("")
     with pytest.raises(UnavailableError, match="cannot be used"):
         at("second").make(ONE)
+
+
+def test_what_is_said_to_be_there_and_is_not_is_written_all_the_same(at, monkeypatch):
+    first = at("first")
+    create = type(first.shared.objects).create
+    said = []
+
+    def denying(place, name, content):
+        if name.startswith(("actions/", "blobs/")) and name not in said:
+            said.append(name)
+            return False
+        return create(place, name, content)
+
+    monkeypatch.setattr(type(first.shared.objects), "create", denying)
+    first.make(ONE)
+    assert len(said) == 3
+    second = at("second")
+    assert second.make(ONE) == b"model"
+    assert second.built == []
