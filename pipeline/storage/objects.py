@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 32 << 20
 _TRIES, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 8, 0.1, 5.0
+_ABOUT = "shared-cache"
 _PARTS, _ABANDONED_S = ".parts", 24 * 3600
 _UNLINKABLE = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _UNREACHED = {errno.ECONNREFUSED, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
@@ -209,11 +210,15 @@ def opened(url: str, *, to_write: bool, options: Mapping[str, object] | None = N
         system, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **given)
     except ImportError as error:
         raise UnavailableError(
-            f"the shared cache {url} needs a package: {error}", hint="install weighbridge[cache], or what it names"
+            f"the shared cache {url} needs a package: {error}",
+            hint="install weighbridge[cache], or what it names",
+            about=_ABOUT,
         ) from None
     except ValueError as error:
         raise UnavailableError(
-            f"the shared cache {url} is no address: {error}", hint="give file://, s3://, gs:// or another of fsspec's"
+            f"the shared cache {url} is no address: {error}",
+            hint="give file://, s3://, gs:// or another of fsspec's",
+            about=_ABOUT,
         ) from None
     if hasattr(system, "retries"):
         system.retries = 1  # `insisting` does it, with pauses of random length
@@ -227,11 +232,13 @@ def told(url: str, error: BaseException) -> UnavailableError:
         return UnavailableError(
             f"the shared cache {url} stayed busy or silent for {_TRIES} tries: {said}",
             hint="try again later, or leave out --cache: everything is then made here",
+            about=_ABOUT,
         )
     return UnavailableError(
         f"the shared cache {url} cannot be used: {said}",
         hint="check the address, the credentials and their rights (to read, to list, with --cache-key to write and remove), "
         "or leave out --cache",
+        about=_ABOUT,
     )
 
 
@@ -304,12 +311,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _folder(url: str, root: Path, *, to_write: bool) -> Folder:
     if not root.is_absolute():
         raise UnavailableError(
-            f"the shared cache {url} is no absolute path", hint="give file:///, and the whole path of a folder"
+            f"the shared cache {url} is no absolute path",
+            hint="give file:///, and the whole path of a folder",
+            about=_ABOUT,
         )
     if not root.is_dir() and not (to_write and root.parent.is_dir()):
         raise UnavailableError(
             f"the shared cache {url} is not there: there is no folder {root if root.parent.is_dir() else root.parent}",
             hint="mount it, correct the address, or make the folder",
+            about=_ABOUT,
         )
     if to_write:
         with suppress(OSError):
