@@ -181,6 +181,11 @@ bench-second-run: .venv/installed  ## how long an export with nothing to do take
 bench-league: .venv/installed  ## how long the table of three hundred releases takes (two minutes)
 	@$(ONE_THREAD) $(BIN)/python benchmarks/league.py
 
+bench-shared-cache: .venv/installed-dev  ## 60 configs on a second machine whose shared cache has everything: a folder, and S3 (builds them first: ten minutes; needs what sweep-zoo installs)
+	@test -x .venv-zoo/bin/python || { echo "first: make sweep-zoo (it may be interrupted once it tries networks)"; exit 1; }
+	@.venv-zoo/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[zoo,cache]' flask flask-cors 'moto[s3]'
+	@PYTHONPATH=. $(ONE_THREAD) .venv-zoo/bin/python -W ignore -m benchmarks.shared_cache $(ARGS)
+
 bench-cost: .venv/installed weights  ## what a proven release costs over a bare export: SimpleNet and MiniLM, wall and processor time (six minutes)
 	@$(BIN)/python benchmarks/export_cost.py
 
@@ -270,6 +275,10 @@ sweep-faults: .venv/installed-dev  ## every fault of a worker in an export, in p
 
 sweep-many: .venv/installed-dev  ## 8 processes export 50 versions each to one folder at once
 	@$(ONE_THREAD) $(BIN)/python -m tests.sweeps.many
+
+# When it last ran and what it showed: docs/cache.md.
+sweep-shared-cache: .venv/installed-dev  ## 8 processes, 30 rounds, one bucket of an S3 server that fails, and kill -9 between requests (ten minutes)
+	@$(ONE_THREAD) $(BIN)/python -W ignore -m tests.sweeps.shared_cache $(ARGS)
 
 clean:  ## remove .venv and what was built; releases stay
 	@rm -rf .venv .venv-cuda .venv-providers .venv-gpu .venv-optimum .venv-bare .venv-zoo .venv-executorch build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -8,6 +8,9 @@ import typer
 
 from pipeline.commands.shared import (
     ARTIFACTS,
+    CacheKey,
+    CacheTrust,
+    CacheUrl,
     Json,
     LogJson,
     Out,
@@ -17,6 +20,7 @@ from pipeline.commands.shared import (
     point_to,
     print_json,
     settings_of,
+    sharing,
 )
 
 
@@ -33,6 +37,9 @@ def benchmark(
         Path | None,
         typer.Option("--report", metavar="DIR", help="Write the report there too: report.html, report.md, *.json."),
     ] = None,
+    cache: CacheUrl = None,
+    cache_key: CacheKey = None,
+    cache_trust: CacheTrust = None,
     log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:
@@ -42,11 +49,12 @@ def benchmark(
     from pipeline.run import benchmark as run
     from pipeline.run import report as report_run
 
+    shared = sharing(cache, cache_key, cache_trust)
     chosen = [*(set_ or ()), *([f"benchmark.seconds={seconds}"] if seconds else ())]
     if report_:
         report_run.make_folder(report_)
     with progress(target.stem, as_lines=log_json) as show:
-        documents = run.benchmark(target, replace(settings_of(out, trust, chosen), report=show))
+        documents = run.benchmark(target, replace(settings_of(out, trust, chosen, shared=shared), report=show))
     page = report_run.write(target.stem, documents, report_) if report_ else None
     if as_json:
         print_json(documents.benchmark.to_json())

@@ -1,10 +1,12 @@
 """weighbridge cache."""
 
+from collections import Counter
 from typing import Annotated
 
 import typer
 
 from pipeline.commands.shared import ARTIFACTS, Json, Out, next_command, print_json, settings_of
+from pipeline.errors import InputError
 
 
 def cache(
@@ -13,9 +15,24 @@ def cache(
     keep_bytes: Annotated[
         int, typer.Option("--keep-bytes", metavar="BYTES", min=0, help="How much --prune leaves; default: nothing.")
     ] = 0,
+    url: Annotated[  # not from the environment: the folder here is what the other options are about
+        str | None,
+        typer.Option("--cache", metavar="URL", help="Instead: how much a cache holds that machines share, and whose."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List what is kept of finished stages, and the environments of replays, and how large it is; remove it with --prune."""
+    """List what is kept of finished stages, and the environments of replays, and how large it is; remove it with --prune.
+
+    With --cache: how much is in the cache that machines share, and whose it is. What expires there is for the place to do: docs/cache.md.
+    """
+    if url and prune:
+        raise InputError(
+            "--prune removes what this machine keeps, and --cache names what others use too",
+            hint="leave one of them out; what is shared expires by a rule of the place (docs/cache.md)",
+        )
+    if url:
+        _shared(url, as_json=as_json)
+        return
     from dataclasses import asdict
 
     from pipeline.fleet.environment import environments
@@ -42,3 +59,20 @@ def cache(
             typer.echo(
                 f"next: {next_command('cache', '--prune', out=out)}  # all of it; --keep-bytes N leaves N bytes, the newest"
             )
+
+
+def _shared(url: str, *, as_json: bool) -> None:
+    """Print how much a shared cache holds, by whose signature."""
+    from pipeline.storage.objects import insisting, opened
+
+    place = opened(url, to_write=False)
+    records = insisting(url, lambda: [name.split("/") for name, _ in place.sizes("actions")])
+    blobs = insisting(url, lambda: [size for _, size in place.sizes("blobs")])
+    writers = Counter(each[-1].removesuffix(".json") for each in records)
+    found = {"url": url, "results": len({each[-2] for each in records}), "blobs": len(blobs), "bytes": sum(blobs)}
+    if as_json:
+        print_json(found | {"writers": dict(writers)})
+        return
+    typer.echo(f"{url}: {found['results']:,} results, {found['blobs']:,} files, {found['bytes']:,} bytes")
+    for writer, count in writers.most_common():
+        typer.echo(f"  {count:,} signed by {writer}")

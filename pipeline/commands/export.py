@@ -10,6 +10,9 @@ import typer
 
 from pipeline.commands.shared import (
     ARTIFACTS,
+    CacheKey,
+    CacheTrust,
+    CacheUrl,
     Configs,
     Json,
     LogJson,
@@ -22,6 +25,7 @@ from pipeline.commands.shared import (
     next_command,
     print_json,
     settings_of,
+    sharing,
 )
 from pipeline.errors import WeighbridgeError
 
@@ -51,6 +55,9 @@ def export(
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Take the I-th of N parts of the configs, from 1.")
     ] = None,
+    cache: CacheUrl = None,
+    cache_key: CacheKey = None,
+    cache_trust: CacheTrust = None,
     log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +65,13 @@ def export(
 
     What is finished is kept: after an interruption or a change of the config, only the rest is made.
     """
-    more = {"max_bytes": max_bytes, "rebuild": rebuild, "benchmark": benchmark, "sign": sign}
+    more = {
+        "shared": sharing(cache, cache_key, cache_trust),
+        "max_bytes": max_bytes,
+        "rebuild": rebuild,
+        "benchmark": benchmark,
+        "sign": sign,
+    }
     settings = settings_of(out, trust, set_, reuse_timings=reuse_timings, **more)
     work = partial(_export, settings=settings, count=count, log_json=log_json, twice=check_reproducible)
 

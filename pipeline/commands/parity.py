@@ -8,6 +8,9 @@ import typer
 
 from pipeline.commands.shared import (
     ARTIFACTS,
+    CacheKey,
+    CacheTrust,
+    CacheUrl,
     Json,
     LogJson,
     Out,
@@ -18,6 +21,7 @@ from pipeline.commands.shared import (
     point_to,
     print_json,
     settings_of,
+    sharing,
 )
 
 
@@ -44,6 +48,9 @@ def parity(
     out: Out = ARTIFACTS,
     trust: Trust = None,
     set_: Set = None,
+    cache: CacheUrl = None,
+    cache_key: CacheKey = None,
+    cache_trust: CacheTrust = None,
     log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:
@@ -53,9 +60,10 @@ def parity(
     from pipeline.report.progress import progress
     from pipeline.run import parity as run
 
+    shared = sharing(cache, cache_key, cache_trust)
     request = run.Request(candidate, custom_ops, trust_candidate=trust_candidate, explain=explain)
     with progress(config.stem, as_lines=log_json) as show:
-        found = run.parity(config, replace(settings_of(out, trust, set_), report=show), request)
+        found = run.parity(config, replace(settings_of(out, trust, set_, shared=shared), report=show), request)
     if junit:
         junit.write_bytes(render(found.name, found))
     if as_json:

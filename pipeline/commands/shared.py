@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import errors
-from pipeline.errors import WeighbridgeError
+from pipeline.errors import InputError, WeighbridgeError
 
 if TYPE_CHECKING:
     from pipeline.run.plan import Settings
+    from pipeline.run.sharing import SharedCache
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where releases are written.")]
 Trust = Annotated[list[str] | None, typer.Option("--trust", metavar="PREFIX", help="A package whose networks may run.")]
@@ -22,6 +23,28 @@ MaxBytes = Annotated[
     typer.Option(
         "--max-bytes", metavar="BYTES", min=1, help="Refuse a weights file, or tensors in it, larger than this."
     ),
+]
+CacheUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--cache",
+        metavar="URL",
+        envvar="WEIGHBRIDGE_CACHE",
+        help="Results that machines share: file://, s3://, gs:// or another address of fsspec's.",
+    ),
+]
+CacheKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-key",
+        metavar="KEY",
+        envvar="WEIGHBRIDGE_CACHE_KEY",
+        help="Sign what is added to --cache with this private key, and use what it signed.",
+    ),
+]
+CacheTrust = Annotated[
+    list[Path] | None,
+    typer.Option("--cache-trust", metavar="PUBLIC", help="Use what the owner of this public key added to --cache."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Report progress on stderr as JSON, a line an event.")]
@@ -36,6 +59,27 @@ def settings_of(out: Path, trust: list[str] | None, overrides: list[str] | None,
     from pipeline.run.plan import Settings
 
     return Settings(out=out, trust=tuple(trust or ()), overrides=tuple(overrides or ()), **others)
+
+
+def sharing(url: str | None, key: Path | None, trusted: list[Path] | None) -> "SharedCache | None":
+    """Return the shared cache that was asked for.
+
+    Raises:
+        InputError: keys for a cache without a place; nothing that says whose results count.
+        UnavailableError: it cannot be opened.
+    """
+    from pipeline.run.sharing import SharedCache, opened
+
+    if not url:
+        if key or trusted:
+            raise InputError(
+                "--cache-key and --cache-trust belong to a shared cache, and none is named",
+                hint="give --cache URL, or leave them out",
+            )
+        return None
+    found = SharedCache(url, key, tuple(trusted or ()))
+    opened(found)
+    return found
 
 
 def print_json(document: Any) -> None:

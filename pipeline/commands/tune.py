@@ -8,6 +8,9 @@ import typer
 
 from pipeline.commands.shared import (
     ARTIFACTS,
+    CacheKey,
+    CacheTrust,
+    CacheUrl,
     Json,
     LogJson,
     Out,
@@ -17,6 +20,7 @@ from pipeline.commands.shared import (
     point_to,
     print_json,
     settings_of,
+    sharing,
 )
 
 
@@ -40,6 +44,9 @@ def tune(
     again: Annotated[
         bool, typer.Option("--again", help="Time everything again, whatever was kept of an earlier run.")
     ] = False,
+    cache: CacheUrl = None,
+    cache_key: CacheKey = None,
+    cache_trust: CacheTrust = None,
     log_json: LogJson = False,
     as_json: Json = False,
 ) -> None:
@@ -53,10 +60,11 @@ def tune(
     from pipeline.report.progress import progress
     from pipeline.run.tune import tune as run
 
+    shared = sharing(cache, cache_key, cache_trust)
     chosen = [*(set_ or ()), *([f"tune.seconds={seconds}"] if seconds else ())]
     chosen += [f"tune.objective={objective}"] if objective else []
     with progress(config.stem, as_lines=log_json) as show:
-        tuned = run(config, replace(settings_of(out, trust, chosen), report=show), again=again)
+        tuned = run(config, replace(settings_of(out, trust, chosen, shared=shared), report=show), again=again)
     found = tuned.found
     if as_json:
         print_json({"release": str(tuned.release), "recommended": found.to_json()})

@@ -278,6 +278,15 @@ class Candidate(Part):
     matched: str
 
 
+class Elsewhere(Part):
+    """A result that was not made here but taken from a cache that machines share: what it is, and who signed it."""
+
+    result: str = Field(description="Of what: an export, an audit, the oracle, a backend's parity")
+    writer: str = Field(description="The id of the key that signed it")
+    processor: str = Field(description="What it was made on")
+    weighbridge: str = Field(description="The version that made it")
+
+
 class Parity(Part):
     """How every backend compares with the network; the last four keys only where `weighbridge parity` prints it."""
 
@@ -293,6 +302,9 @@ class Parity(Part):
     )
     reference: Trained | None = Field(default=None, description="null: not compared with the trained network")
     explanations: Many[Explanation] = Field(default=(), description="Of the backends that failed")
+    elsewhere: Many[Elsewhere] = Field(
+        default=(), description="What was taken from other machines; everything else was made here"
+    )
     name: str = ""
     candidate: Candidate | None = None
     passed: bool | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,9 +19,10 @@ from pipeline.release import standalone
 from pipeline.storage.store import canonical_json, disk_errors, make_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 _RELEASE_PREDICATE = "https://in-toto.io/attestation/release/v0.1"
 
@@ -101,6 +103,74 @@ def envelope(signer: Signer, name: str, version: str, manifest: bytes) -> bytes:
             "signatures": [{"keyid": signer.key_id, "sig": base64.b64encode(signature).decode()}],
         }
     )
+
+
+def seal(signer: Signer, kind: str, payload: bytes) -> bytes:
+    """Return a payload of some kind (a media type) signed: a DSSE envelope as canonical JSON. Of one kind it is none of another."""
+    return canonical_json(
+        {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": kind,
+            "signatures": [
+                {
+                    "keyid": signer.key_id,
+                    "sig": base64.b64encode(signer.key.sign(_signed_bytes(kind, payload))).decode(),
+                }
+            ],
+        }
+    )
+
+
+def opener(key: Ed25519PublicKey, kind: str) -> tuple[str, Callable[[bytes], bytes]]:
+    """Return a key's id, and what returns the payload of an envelope that it signed; that raises ValueError, saying why, for any other."""
+    from cryptography.exceptions import InvalidSignature
+
+    key_id = standalone.key_id(key.public_bytes_raw())
+
+    def opened(envelope: bytes) -> bytes:
+        try:
+            found = json.loads(envelope)
+            (entry,) = found["signatures"]
+            named, payload = (found["payloadType"], entry["keyid"]), base64.b64decode(found["payload"], validate=True)
+            signature = base64.b64decode(entry["sig"], validate=True)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ValueError("it is not signed") from None
+        if named != (kind, key_id):
+            raise ValueError("it is signed by another key, or as something else")
+        try:
+            key.verify(signature, _signed_bytes(kind, payload))
+        except InvalidSignature:
+            raise ValueError("its signature is wrong") from None
+        return payload
+
+    return key_id, opened
+
+
+def read_public(path: Path) -> Ed25519PublicKey:
+    """Return the public key of a PEM file.
+
+    Raises InputError if it holds no Ed25519 key, UnavailableError without the package cryptography.
+    """
+    _require_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(path.read_bytes())
+        if not isinstance(key, Ed25519PublicKey):
+            raise TypeError("another kind of key than Ed25519")
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise InputError(
+            f"{path} is no public key: {reason}", hint="give the .pub.pem that `weighbridge keygen` wrote"
+        ) from error
+    return key
+
+
+def _signed_bytes(kind: str, payload: bytes) -> bytes:
+    """Return DSSE's pre-authentication encoding of a payload."""
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload)
 
 
 def check(release: Path, public_key: Path) -> list[str]:

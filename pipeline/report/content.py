@@ -57,6 +57,7 @@ def content(name: str, documents: Documents) -> Content:
         *proven.processors(parity),
         *(measured.reached(figures) if figures else ()),
         *measured.machine(benchmark),
+        *_elsewhere(parity),
         *([_how_to_run(name, parity)] if passed else []),
         *_notes(parity, benchmark),
     )
@@ -64,7 +65,7 @@ def content(name: str, documents: Documents) -> Content:
         name,
         passed,
         "verified" if passed else "no release",
-        (*_inaccurate(judged), *_verdict(parity, benchmark, failed)),
+        (*_inaccurate(judged), *_verdict(parity, benchmark, failed), *_shared(parity)),
         _next(parity, passed=passed),
         sections,
     )
@@ -113,6 +114,27 @@ def _verdict(parity: Parity, benchmark: Benchmark, failed: Sequence[BackendResul
             yield f"At {where} no backend is proven faster than {size.reference}."
 
 
+def _shared(parity: Parity) -> Iterator[str]:
+    if parity.elsewhere:
+        keys = list(dict.fromkeys(f"{each.writer[:16]}…" for each in parity.elsewhere))
+        count = len(parity.elsewhere)
+        yield (
+            f"{count} result{'' if count == 1 else 's'} of this run {'was' if count == 1 else 'were'} made elsewhere, and taken for the "
+            f"signature of {', '.join(keys)} (“{_ELSEWHERE}” below); everything else was made here."
+        )
+
+
+def _elsewhere(parity: Parity) -> Iterator[Section]:
+    if parity.elsewhere:
+        said = (
+            "Taken from the cache that machines share, for their signatures and digests. "
+            "Whatever is not named here was made and proven by this run; latencies are always measured by it."
+        )
+        body = tuple((each.result, each.writer, each.processor, each.weighbridge) for each in parity.elsewhere)
+        yield Section(_ELSEWHERE, (said,), ("result", "signed by key", "processor", "weighbridge"), body)
+
+
+_ELSEWHERE = "Made elsewhere"
 _RUN, _WRONG = "How to run it", proven.WRONG
 
 

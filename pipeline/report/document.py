@@ -10,7 +10,7 @@ from pipeline.benchmark.document import Benchmark
 from pipeline.benchmark.recommended import Recommended
 from pipeline.errors import InputError
 from pipeline.parity import truth as truths
-from pipeline.parity.document import BackendResult, Exported, Facts, Oracle, Parity, Refused, SampledCase
+from pipeline.parity.document import BackendResult, Elsewhere, Exported, Facts, Oracle, Parity, Refused, SampledCase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.parity.document import Audit, Trained
     from pipeline.parity.prove import Proof
     from pipeline.parity.truth import Truth
+    from pipeline.storage.origin import Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,18 @@ def with_accuracies(found: Parity, accuracies: Mapping[str, Accuracy]) -> Parity
         for each in found.exports
     )
     return found.model_copy(update={"exports": exports})
+
+
+def with_elsewhere(found: Parity, origins: Mapping[str, Origin]) -> Parity:
+    """Return parity.json with which results other machines made, given who made them by what they are about ("NAME: WHAT")."""
+    if not origins:
+        return found
+    rows = {about.partition(": ")[2] or about: origin for about, origin in origins.items()}
+    told = tuple(
+        Elsewhere(result=name, writer=each.writer, processor=each.processor, weighbridge=each.weighbridge)
+        for name, each in sorted(rows.items())
+    )
+    return found.model_copy(update={"elsewhere": told})
 
 
 def read(release: Path) -> Documents:

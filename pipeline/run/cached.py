@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipeline.run.sharing import in_words
 from pipeline.worker import wire
 from pipeline.worker.event import Event
 
@@ -14,17 +15,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.storage.cache import Cache
+    from pipeline.storage.origin import Origin
 
 ANSWER = "answer.message"
 
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """An answer (JSON values and arrays), the folder with the files that belong to it, and whether it was there already."""
+    """An answer (JSON values and arrays), the folder with the files that belong to it, whether it was there already, and who made it elsewhere."""
 
     answer: Any
     folder: Path
     reused: bool
+    origin: Origin | None = None
 
 
 def get_or_make(cache: Cache, key: str, about: str, work: Callable[[Path], Any]) -> Cached:
@@ -32,15 +35,29 @@ def get_or_make(cache: Cache, key: str, about: str, work: Callable[[Path], Any])
 
     Raises whatever `work` raises; nothing is kept then.
     """
-    found = cache.get(key)
-    folder = found or cache.put(key, partial(_fill, work), about)
-    return Cached(_answer(folder), folder, reused=found is not None)
+    found = get(cache, key)
+    if found is not None:
+        return found
+    made = []
+
+    def fill(folder: Path) -> None:
+        made.append(folder)
+        _fill(work, folder)
+
+    folder = cache.put(key, fill, about)
+    return Cached(_answer(folder), folder, reused=not made, origin=cache.origin(key))
 
 
-def get(cache: Cache, key: str) -> Any:
-    """Return the answer under the key, or None."""
+def keep(cache: Cache, key: str, about: str, answer: Any) -> Cached:
+    """Keep an answer that was found, unless somebody else has just done so; return what is kept."""
+    folder = cache.put(key, partial(_fill, lambda _: answer), about, made=True)
+    return Cached(_answer(folder), folder, reused=False)
+
+
+def get(cache: Cache, key: str) -> Cached | None:
+    """Return what is kept under the key, if anything is."""
     folder = cache.get(key)
-    return None if folder is None else _answer(folder)
+    return None if folder is None else Cached(_answer(folder), folder, reused=True, origin=cache.origin(key))
 
 
 def _answer(folder: Path) -> Any:
@@ -50,7 +67,8 @@ def _answer(folder: Path) -> Any:
 
 def ended(stage: str, subject: str, found: Cached, detail: str = "", peaks: Sequence[int | None] = ()) -> Event:
     """Return the event of a result that was made, or found; `peaks`: the most memory its process had, if it ran."""
-    return Event(stage, subject, "reused" if found.reused else "ended", detail, peak_bytes=peaks[0] if peaks else None)
+    told = "; ".join(each for each in (in_words(found.origin), detail) if each)
+    return Event(stage, subject, "reused" if found.reused else "ended", told, peak_bytes=peaks[0] if peaks else None)
 
 
 def _fill(work: Callable[[Path], Any], folder: Path) -> None:

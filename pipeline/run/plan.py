@@ -27,7 +27,7 @@ from pipeline.rebuild import objects, trust
 from pipeline.rebuild.cases import allowed
 from pipeline.rebuild.network import Network
 from pipeline.release import bundle, signing
-from pipeline.run import precisions
+from pipeline.run import precisions, sharing
 from pipeline.run.slots import Slots
 from pipeline.storage.cache import Cache
 from pipeline.weights import files, read, remote
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.config.inputs import InputConfig, PreprocessConfig
     from pipeline.rebuild.trust import Located
+    from pipeline.run.sharing import SharedCache
     from pipeline.weights.header import Header
     from pipeline.weights.verified import Verified
     from pipeline.worker.runner import Runner
@@ -61,7 +62,7 @@ class Settings:
     """What holds for a whole run, whichever config it runs.
 
     `rebuild`: make everything again, from nothing kept. `reuse_timings`: take what was timed before, if the same files were.
-    `slots` are shared by all that export at once; `alone` gives the context to time in. `runner` does all jobs in place of
+    `shared`: the cache that machines share, if they do. `slots` are shared by all that export at once; `alone` gives the context to time in. `runner` does all jobs in place of
     processes with the config's limits.
     """
 
@@ -73,6 +74,7 @@ class Settings:
     reuse_timings: bool = False
     sign: Path | None = None
     max_bytes: int | None = None
+    shared: SharedCache | None = None
     report: Callable[[Event], None] = lambda _: None
     slots: Slots = field(default_factory=lambda: Slots(memory_bytes=MEMORY_SHARE * machine.available_bytes()))
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -108,8 +110,9 @@ def worker_bytes(planned: Plan) -> int:
 
 
 def results(settings: Settings) -> Cache:
-    """Return the cache that runs writing to the same folder share."""
-    return Cache(settings.out / RESULTS, noting(settings))
+    """Return the cache that runs writing to the same folder share, with the one that machines share behind it."""
+    behind = sharing.opened(settings.shared) if settings.shared else None
+    return Cache(settings.out / RESULTS, noting(settings), behind)
 
 
 def noting(settings: Settings) -> Callable[[str], None]:

@@ -247,3 +247,20 @@ def test_a_key_that_cannot_be_read_stops_an_export_before_any_work(tmp_path, wei
     done = weighbridge("export", "configs/simplenet.yaml", "--out", tmp_path / "out", "--sign", tmp_path / "gone.pem")
     assert done.failed_with(2, "gone.pem", "keygen")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_signed_as_one_kind_is_none_of_another(tmp_path):
+    signing.generate(tmp_path / "key")
+    signer = signing.read_signer(tmp_path / "key.pem")
+    key_id, opened = signing.opener(signing.read_public(tmp_path / "key.pub.pem"), "application/x")
+    assert key_id == signer.key_id
+    assert opened(signing.seal(signer, "application/x", b"payload")) == b"payload"
+    for envelope in (
+        signing.seal(signer, "application/y", b"payload"),
+        signing.seal(signer, "application/x", b"payload").replace(b"application/x", b"application/z"),
+        b"{}",
+        b"[",
+        b"\xff",
+    ):
+        with pytest.raises(ValueError, match="sign"):
+            opened(envelope)

@@ -129,8 +129,16 @@ def _judged(state: State, variant: Variant, wanted: AccuracyConfig, shared: Shar
     key = keys.of_accuracy(planned, variant, state.need(Exported).named(name), state.settings.threads)
     subject = f"{name} accuracy"
     required = any(each.required for each in planned.variants if each.artifact == name)
-    if answer := kept.known(state, {subject: key}).get(subject):
-        return Accuracy.from_json(answer).model_copy(update={"required": required})
+    with kept.known(state, {subject: key}) as known:
+        if answer := known.get(subject):
+            return Accuracy.from_json(answer).model_copy(update={"required": required})
+        found = _found(state, variant, wanted, subject, required=required)
+        if not found.problem:
+            kept.keep(state, key, subject, found.to_json())
+        return found
+
+
+def _found(state: State, variant: Variant, wanted: AccuracyConfig, subject: str, *, required: bool) -> Accuracy:
     state.settings.report(Event("parity", subject, "started"))
     claims, problem = _claims(state, variant, wanted, shared)
     verdicts = {each.verdict for each in claims}
@@ -148,8 +156,6 @@ def _judged(state: State, variant: Variant, wanted: AccuracyConfig, shared: Shar
     passed = found.verdict == "pass"
     said = "" if passed else found.in_words()
     state.settings.report(Event("parity", subject, "ended" if passed else "failed", said))
-    if not problem:
-        kept.keep(state, key, subject, found.to_json())
     return found
 
 

@@ -50,10 +50,10 @@ def _audits(state: State, artifacts: Sequence[Artifact]) -> dict[str, Audit]:
         name: keys.of_audit(state.plan, artifact, sources.get(artifact.made_from or ""))
         for name, artifact in audited.items()
     }
-    known = kept.known(state, by_name)
-    waiting = [artifact for name, artifact in audited.items() if name not in known]
-    made = prove.audit(waiting, conditions_of(state), examples(state.plan).inputs, every)
-    for artifact, found in made.items():
-        if found.passed:
-            kept.keep(state, by_name[f"{artifact} audit"], f"{artifact} audit", found.to_json())
+    with kept.known(state, by_name) as known:
+        waiting = [artifact for name, artifact in audited.items() if name not in known]
+        made = prove.audit(waiting, conditions_of(state), examples(state.plan).inputs, every)
+        for artifact, found in made.items():
+            if found.passed:
+                kept.keep(state, by_name[f"{artifact} audit"], f"{artifact} audit", found.to_json())
     return {audited[name].name: Audit.from_json(answer) for name, answer in known.items()} | made

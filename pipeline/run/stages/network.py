@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -46,14 +46,26 @@ def rehearsed(state: State) -> Iterator[Callable[[], Evaluation]]:
         ArchitectureError: it does not take them all, before anything else is done.
     """
     planned, report, key = state.plan, state.settings.report, keys.of_oracle(state.plan)
-    store = state.cache
-    if (answer := cached.get(store, key)) is not None:
-        report(Event("export", "oracle", "reused"))
-        known = Evaluation.model_validate(answer)
+    store, about = state.cache, f"{planned.config.name}: oracle"
+    with ExitStack() as stack:
+        found = cached.get(store, key)
+        if found is None and state.settings.shared:
+            stack.enter_context(store.held({key: about}))
+            found = cached.get(store, key)  # another machine may have made it while we waited
+        if found is None:
+            yield stack.enter_context(_evaluated(state, key, about))
+            return
+        report(cached.ended("export", "oracle", found))
+        known = Evaluation.model_validate(found.answer)
         _require_labels(planned, known.network)
         _note_contradictions(state, known.network)
         yield lambda: known
-        return
+
+
+@contextmanager
+def _evaluated(state: State, key: str, about: str) -> Iterator[Callable[[], Evaluation]]:
+    """Do what `rehearsed` does where nothing is kept."""
+    planned, report = state.plan, state.settings.report
     timeout_s = planned.config.limits.run_seconds
     report(Event("export", "network", "started"))
     with oracle.started(state.runner) as worker:
@@ -66,7 +78,7 @@ def rehearsed(state: State) -> Iterator[Callable[[], Evaluation]]:
             report(Event("export", "oracle", "started"))
             request = Evaluate(seed=planned.config.parity.seed, signals=True, rows=True)
             known = worker.call(request, timeout_s=timeout_s)
-            found = cached.get_or_make(store, key, f"{planned.config.name}: oracle", lambda _: known.model_dump())
+            found = cached.keep(state.cache, key, about, known.model_dump())
             report(cached.ended("export", "oracle", found, peaks=[worker.peak_bytes]))
             return Evaluation.model_validate(found.answer)
 

@@ -154,12 +154,12 @@ def _proofs(state: State, variants: Sequence[Variant], names: Mapping[str, Names
         for each in variants
         if not each.unavailable
     }
-    known = kept.known(state, by_variant)
-    made = prove.prove([each for each in variants if each.name not in known], conditions_of(state), truth)
-    for proof in made:
-        if proof.status == "pass":
-            answer = {"facts": dict(proof.facts), "findings": [asdict(each) for each in proof.findings]}
-            kept.keep(state, by_variant[proof.variant.name], proof.variant.name, answer)
+    with kept.known(state, by_variant) as known:
+        made = prove.prove([each for each in variants if each.name not in known], conditions_of(state), truth)
+        for proof in made:
+            if proof.status == "pass":
+                answer = {"facts": dict(proof.facts), "findings": [asdict(each) for each in proof.findings]}
+                kept.keep(state, by_variant[proof.variant.name], proof.variant.name, answer)
     proofs = {proof.variant.name: proof for proof in made}
     return tuple(proofs.get(each.name) or _proof_from(each, known[each.name]) for each in variants)
 

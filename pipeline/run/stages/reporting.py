@@ -31,7 +31,7 @@ def parity_document(state: State) -> Parity:
     found = document.parity(
         state.need(Truth), proven.proofs, exported.artifacts, proven.audits, exported.refusals, rebuilt.notes, compared
     )
-    return document.with_accuracies(found, accuracies)
+    return document.with_elsewhere(document.with_accuracies(found, accuracies), state.elsewhere)
 
 
 def _compared(inputs: Inputs, rebuilt: Rebuilt) -> Trained | None:

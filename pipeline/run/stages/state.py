@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.run.plan import Plan, Settings
+    from pipeline.storage.origin import Origin
     from pipeline.worker.runner import Runner
 
 Added = TypeVar("Added")
@@ -23,17 +24,23 @@ Added = TypeVar("Added")
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A run's plan and settings, the folder it works in, and what its stages have added, by type."""
+    """A run's plan and settings, the folder it works in, and what its stages have added, by type.
+
+    `elsewhere`: which results it took from other machines, by what they are about, and who made them.
+    """
 
     plan: Plan
     settings: Settings
     work: Path
     added: Mapping[type, object] = field(default_factory=dict)
+    elsewhere: dict[str, Origin] = field(default_factory=dict)
 
     @property
     def cache(self) -> Cache:
         """Where the run keeps its results; one that is to make everything again has a cache of its own."""
-        return Cache(self.work / "results") if self.settings.rebuild else results(self.settings)
+        if self.settings.rebuild:
+            return Cache(self.work / "results")
+        return replace(results(self.settings), used=self.elsewhere.__setitem__)
 
     @property
     def runner(self) -> Runner:

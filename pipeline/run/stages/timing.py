@@ -60,13 +60,14 @@ def _timed(state: State, passed: Sequence[Variant]) -> Benchmark:
     if not settings.reuse_timings:
         return measured(planned, passed, settings, state.runner)
     key = keys.of_timings(planned, passed, state.need(Exported).artifacts, settings.threads)
-    known = cached.get(state.cache, key)
+    here = state.cache.local  # what was timed on another machine says nothing of this one
+    known = cached.get(here, key)
     if known is not None:
         settings.report(Event("benchmark", "timings", "reused"))
-        return Benchmark.from_json(known)
+        return Benchmark.from_json(known.answer)
     found = measured(planned, passed, settings, state.runner)
     if not _dropped(found):
-        cached.get_or_make(state.cache, key, f"{planned.config.name}: timings", lambda _: found.to_json())
+        cached.keep(here, key, f"{planned.config.name}: timings", found.to_json())
     return found
 
 
