@@ -48,9 +48,7 @@ def tuned(name: str, folder: Path, seconds: float) -> dict[str, Any]:
         torch.save(shipped.seeded_resnet18().state_dict(), weights)
     own = ("--set", f"model.weights={weights}") if name == "resnet18" else ()
     command = [*WEIGHBRIDGE, "tune", f"configs/{name}.yaml", "--out", str(folder), "--again", "--json"]
-    ended = subprocess.run(  # noqa: S603
-        [*command, "--seconds", str(seconds), *own], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False
-    )
+    ended = subprocess.run([*command, "--seconds", str(seconds), *own], capture_output=True, check=False)
     if ended.returncode:
         raise SystemExit(f"{name}: {ended.stderr.decode()[-2000:]}")
     found: dict[str, Any] = json.loads(ended.stdout)["recommended"]

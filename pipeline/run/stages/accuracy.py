@@ -128,17 +128,22 @@ def _judged(state: State, variant: Variant, wanted: AccuracyConfig, shared: Shar
     name, planned = variant.artifact or "", state.plan
     key = keys.of_accuracy(planned, variant, state.need(Exported).named(name), state.settings.threads)
     subject = f"{name} accuracy"
-    required = any(each.required for each in planned.variants if each.artifact == name)
     with kept.known(state, {subject: key}) as known:
         if answer := known.get(subject):
-            return Accuracy.from_json(answer).model_copy(update={"required": required})
-        found = _found(state, variant, wanted, subject, required=required)
+            return Accuracy.from_json(answer).model_copy(update={"required": _is_required(planned, name)})
+        found = _found(state, variant, wanted, shared)
         if not found.problem:
             kept.keep(state, key, subject, found.to_json())
         return found
 
 
-def _found(state: State, variant: Variant, wanted: AccuracyConfig, subject: str, *, required: bool) -> Accuracy:
+def _is_required(planned: Plan, artifact: str) -> bool:
+    return any(each.required for each in planned.variants if each.artifact == artifact)
+
+
+def _found(state: State, variant: Variant, wanted: AccuracyConfig, shared: Shared | None) -> Accuracy:
+    name = variant.artifact or ""
+    subject = f"{name} accuracy"
     state.settings.report(Event("parity", subject, "started"))
     claims, problem = _claims(state, variant, wanted, shared)
     verdicts = {each.verdict for each in claims}
@@ -146,7 +151,7 @@ def _found(state: State, variant: Variant, wanted: AccuracyConfig, subject: str,
     found = Accuracy(
         verdict=verdict,
         variant=variant.name,
-        required=required,
+        required=_is_required(state.plan, name),
         file=Path(wanted.samples).name,
         sha256=digest_file(Path(wanted.samples)),
         confidence=wanted.confidence,
