@@ -1,5 +1,6 @@
 """What the commands share: options, and how each ends: one JSON document, one error message, one exit code."""
 
+import glob
 import json
 import sys
 from collections.abc import Callable
@@ -36,6 +37,23 @@ def settings_of(out: Path, trust: list[str] | None, overrides: list[str] | None,
     from pipeline.run.plan import Settings
 
     return Settings(out=out, trust=tuple(trust or ()), overrides=tuple(overrides or ()), **others)
+
+
+def expanded(configs: list[Path]) -> list[Path]:
+    """Return configs with patterns that no shell expanded (`'configs/*.yaml'`) replaced by what they match, in order.
+
+    Raises InputError for a pattern that matches nothing.
+    """
+    found: list[Path] = []
+    for each in configs:
+        if each.exists() or not glob.has_magic(str(each)):
+            found.append(each)
+            continue
+        matches = sorted(map(Path, glob.glob(str(each), recursive=True)))  # noqa: PTH207 - a pattern may be absolute
+        if not matches:
+            raise errors.InputError(f"no file matches {each}", hint="correct the pattern, which starts here")
+        found += matches
+    return found
 
 
 def print_json(document: Any) -> None:

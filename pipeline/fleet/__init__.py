@@ -1,0 +1,1 @@
+"""Many configs, many releases, many machines."""

@@ -1,0 +1,97 @@
+"""An export in a process of its own on a node: `python -m pipeline.fleet.child ALIVE` reads what to do and tells what it does, a JSON line each.
+
+It ends with the task that started it, whatever becomes of that, and its own workers with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pipeline.benchmark.machine import processor
+from pipeline.errors import STOPPING, InterruptedRunError, UnavailableError, WeighbridgeError
+from pipeline.fleet.node import NodeSlots
+from pipeline.run import keys, up_to_date
+from pipeline.run.export import export
+from pipeline.run.plan import Settings, plan
+from pipeline.worker import process
+from pipeline.worker.child import die_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipeline.worker.event import Event
+
+ELSEWHERE = ("backend ", "device of ")
+"""Parts of what a release depends on that the machine decides that it is built on."""
+_SENDER = ("benchmark", "signing key")
+"""Those that whoever sends the work decides: a proof is made without timing it, and a node has no key to sign with."""
+
+
+def main() -> NoReturn:
+    """Do what standard input says, and end this process."""
+    die_with_parent(int(sys.argv[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no answer
+
+    def tell(line: Mapping[str, Any]) -> None:
+        answers.write(f"{json.dumps(line, ensure_ascii=False)}\n")
+
+    code = 0
+    try:
+        tell({"end": exported(json.load(sys.stdin), lambda event: tell({"event": asdict(event)}))})
+    except InterruptedRunError as stopped:
+        code = stopped.exit_code
+    sys.exit(code)
+
+
+def exported(order: Mapping[str, Any], report: Callable[[Event], None]) -> dict[str, Any]:
+    """Export as an order says; return what came of it as JSON values."""
+    path = Path(order["config"])
+    settings = Settings(
+        out=Path(order["out"]),
+        trust=tuple(order["trust"]),
+        overrides=tuple(order["overrides"]),
+        rebuild=order["rebuild"],
+        benchmark=order["benchmark"],
+        reuse_timings=order["reuse_timings"],
+        max_bytes=order["max_bytes"],
+        report=report,
+        slots=NodeSlots(memory_bytes=order["memory_bytes"]),
+    )
+    found: dict[str, Any] = {"processor": processor()}
+    try:
+        parts = keys.of_release(plan(path, settings), settings)
+        _require_same(order["expected"], parts)
+        outcome = export(path, settings)
+    except WeighbridgeError as error:
+        failure = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "about": error.about}
+        return found | {"failure": failure}
+    return found | {"release": outcome.release.name, "why": outcome.why, "parts": parts}
+
+
+def _require_same(expected: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Raise UnavailableError where this node would build from something else than whoever sent the work."""
+    but = (*ELSEWHERE, *_SENDER)
+    if changes := up_to_date.describe_changes(up_to_date.without(expected, but), up_to_date.without(parts, but)):
+        raise UnavailableError(
+            f"this node would build something else than the machine that sent the work: {changes}",
+            hint="install the same versions of weighbridge, Python and packages on every node",
+        )
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    STOPPING.signal_number = number
+    process.stop_all()
+    raise InterruptedRunError
+
+
+if __name__ == "__main__":
+    main()
