@@ -1,14 +1,16 @@
-"""An export in a process of its own on a node: `python -m pipeline.fleet.child ALIVE` reads what to do and tells what it does, a JSON line each.
+"""Exports in a process of its own on a node: `python -m pipeline.fleet.child ALIVE` reads orders and tells what it does, a JSON line each.
 
-It ends with the task that started it, whatever becomes of that, and its own workers with it.
+It does one after the other, and ends with the process that started it, whatever becomes of that, and its own workers with it.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,7 +25,7 @@ from pipeline.worker import process
 from pipeline.worker.child import die_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from pipeline.worker.event import Event
 
@@ -46,10 +48,31 @@ def main() -> NoReturn:
 
     code = 0
     try:
-        tell({"end": exported(json.load(sys.stdin), lambda event: tell({"event": asdict(event)}))})
+        for line in sys.stdin:
+            order = json.loads(line)
+            with _standing(order):
+                answer = exported(order, lambda event: tell({"event": asdict(event)}))
+            tell({"end": answer})
     except InterruptedRunError as stopped:
         code = stopped.exit_code
     sys.exit(code)
+
+
+@contextmanager
+def _standing(order: Mapping[str, Any]) -> Iterator[None]:
+    """Be where an order's files lie, with its folders of code and its variables, while the block runs."""
+    path, variables = list(sys.path), dict(os.environ)
+    os.chdir(order["directory"])
+    sys.path += order["folders"]
+    os.environ.update(order["variables"])
+    importlib.invalidate_caches()  # folders of a name may be others now
+    try:
+        yield
+    finally:
+        os.chdir("/")
+        sys.path[:] = path
+        os.environ.clear()
+        os.environ.update(variables)
 
 
 def exported(order: Mapping[str, Any], report: Callable[[Event], None]) -> dict[str, Any]:

@@ -144,6 +144,7 @@ class _Fleet:
 
     def _begin_with(self, index: int, path: Path) -> None:
         """Plan a config, and send it away unless it is up to date or wrong."""
+        found: _Work | Outcome | WeighbridgeError
         try:
             found = self._planned(index, path)
         except WeighbridgeError as error:

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from pipeline.report.log import RUN
 from pipeline.storage.store import list_files, private_directory, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from pipeline.fleet.travel import Pack
 
@@ -110,7 +111,7 @@ def run(order: Order, read: Read) -> Iterator[Line | Piece | End]:
             if order.usual is not None:
                 (out / order.name).mkdir()
                 (out / order.name / RUN).write_bytes(order.usual)
-            answer = yield from _exported(order, root, out, folder / "printed")
+            answer = yield from _exported(order, root, out)
             if order.keeps_release or "failure" in answer:
                 yield from _files(out / order.name, answer.get("release"))
         yield End(answer, str(out), str(root))
@@ -119,68 +120,103 @@ def run(order: Order, read: Read) -> Iterator[Line | Piece | End]:
         yield End({"failure": failure})
 
 
-def _exported(order: Order, root: Path, out: Path, printed: Path) -> Iterator[Line]:
-    """Let a child export; yield its events, and return its answer."""
+def _exported(order: Order, root: Path, out: Path) -> Generator[Line, None, dict[str, Any]]:
+    """Let the child export; yield its events, and return its answer."""
     packed = order.packed
-    asked = {**order.settings, "config": str(root / packed.config), "out": str(out)}
-    alive, ours = os.pipe()
-    with printed.open("wb") as errors:
-        child = subprocess.Popen(
+    global _child  # noqa: PLW0603 - one for all tasks of this process: that is its use
+    child = _child = _child if _child is not None and _child.alive else _Child()
+    ended = False
+    try:
+        child.ask(
+            {
+                **order.settings,
+                "config": str(root / packed.config),
+                "out": str(out),
+                "directory": str(root / packed.directory),
+                "folders": [str(root / each) for each in packed.folders],
+                "variables": packed.variables,
+            }
+        )
+        for told in child.told():
+            if "end" in told:
+                ended = True
+                answer: dict[str, Any] = told["end"]
+                return answer
+            yield Line(told["event"])
+        return child.lost(order.name)
+    finally:
+        if not ended:
+            _child = None
+            child.end()
+
+
+class _Child:
+    """A process that exports one config after another for a worker of Ray's: what it has imported serves them all."""
+
+    def __init__(self) -> None:
+        alive, self._alive = os.pipe()
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it ends
+        self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "pipeline.fleet.child", str(alive)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=errors,
+            stderr=self._printed,
             pass_fds=(alive,),
-            cwd=root / packed.directory,
-            env=_environment(packed, root),
+            env=_environment(),
             start_new_session=True,
         )
-    os.close(alive)
-    assert child.stdin is not None  # noqa: S101 - opened as pipes above
-    assert child.stdout is not None  # noqa: S101
-    try:
-        with contextlib.suppress(BrokenPipeError), child.stdin:
-            child.stdin.write(json.dumps(asked).encode())
-        answer: dict[str, Any] | None = None
-        for line in child.stdout:
-            told = json.loads(line)
-            if "end" in told:
-                answer = told["end"]
-            else:
-                yield Line(told["event"])
-        return answer if answer is not None else _lost(order, child.wait(), printed)
-    finally:
-        _end(child)
-        os.close(ours)
+        os.close(alive)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
+    def ask(self, order: Mapping[str, Any]) -> None:
+        """Say what to do."""
+        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def told(self) -> Iterator[dict[str, Any]]:
+        """Yield what it tells until it ends."""
+        assert self._process.stdout is not None  # noqa: S101 - as above
+        yield from map(json.loads, self._process.stdout)
+
+    def lost(self, name: str) -> dict[str, Any]:
+        """Return what is said of one that ended without an answer."""
+        status = self._process.wait()
+        self._printed.seek(0)
+        lines = self._printed.read().decode(errors="replace").splitlines()[-_SHOWN_LINES:]
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        told = f"the export of {name} {how}" + "".join(f"\n  | {line[:300]}" for line in lines)
+        return {"failure": {"kind": "WorkerError", "message": told, "hint": None, "about": None}}
+
+    def end(self) -> None:
+        """Let it end by itself, if it still runs, then make it."""
+        if self.alive:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_S)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self._alive)
+        self._printed.close()
 
 
-def _lost(order: Order, status: int, printed: Path) -> dict[str, Any]:
-    """Return what is said of a child that ended without an answer."""
-    lines = printed.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN_LINES:]
-    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-    told = f"the export of {order.name} {how}" + "".join(f"\n  | {line[:300]}" for line in lines)
-    return {"failure": {"kind": "WorkerError", "message": told, "hint": None, "about": None}}
+_child: _Child | None = None
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Let a child end by itself, if it still runs, then make it."""
-    if child.poll() is None:
-        child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_GRACE_S)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-
-
-def _environment(packed: Pack, root: Path) -> dict[str, str]:
-    """Return the node's environment without what Ray put there, with what the config refers to and where its code lies."""
+def _environment() -> dict[str, str]:
+    """Return the node's environment without what Ray put there."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_RAY)}
     kept |= {name: value for name, value in _of_parent().items() if name == "OMP_NUM_THREADS"}
     own = Path(__file__).parents[2]
-    installed = own.name in {"site-packages", "dist-packages"}
-    paths = [kept.get("PYTHONPATH", ""), *(str(root / each) for each in packed.folders), "" if installed else str(own)]
-    return kept | packed.variables | {"PYTHONPATH": os.pathsep.join(each for each in paths if each)}
+    if own.name in {"site-packages", "dist-packages"}:
+        return kept
+    return kept | {"PYTHONPATH": os.pathsep.join(each for each in (kept.get("PYTHONPATH", ""), str(own)) if each)}
 
 
 def _of_parent() -> Mapping[str, str]:

@@ -43,7 +43,7 @@ def find(out: Path, name: str, built_from: Parts, elsewhere: tuple[str, ...] = (
         before, version, sums = dict(record["parts"]), str(record["version"]), str(record["sums_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return Earlier(None, "not built before")
-    if changes := describe_changes(*(without(parts, elsewhere) for parts in (before, built_from))):
+    if changes := describe_changes(without(before, elsewhere), without(built_from, elsewhere)):
         return Earlier(None, changes)
     release = out / name / version
     if not (release / standalone.SUMS).is_file() or digest_file(release / standalone.SUMS) != sums:
