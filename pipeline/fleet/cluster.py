@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pipeline import __version__
@@ -26,7 +29,7 @@ _SMALL_SHARE = 0.001
 _CPUS = 2.0
 """How many cores a build keeps busy: benchmarks/export_cost.py has processor and wall time."""
 _CLIENT_PORT = "10001"
-_CONNECT_S = 5.0
+_CONNECT_S, _HEALTHY_S = 5.0, 30.0
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -79,21 +82,25 @@ def address_of(on: str) -> str | None:
     return rest or os.environ.get("RAY_ADDRESS") or None
 
 
+def require_engine(on: str) -> None:
+    """Raise InputError for what names no engine, UnavailableError where Ray is not installed."""
+    address_of(on)
+    if find_spec("ray") is None:
+        raise UnavailableError(f"--on {on} needs Ray, which is not installed", hint="pip install 'weighbridge[ray]'")
+
+
 @contextmanager
 def connected(on: str) -> Iterator[None]:
     """Be connected to a cluster while the block runs; one that is started here ends with it.
 
     Raises:
-        InputError: `on` names no engine.
-        UnavailableError: Ray is not installed, there is no cluster, or it is of another version.
+        UnavailableError: there is no cluster, it cannot be joined from here, or it is of another version.
     """
     address = address_of(on)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    try:
-        import ray
-    except ImportError as error:
-        raise UnavailableError(f"--on {on} needs Ray, and {error}", hint="pip install 'weighbridge[ray]'") from None
+    import ray
+
     if address is not None:
         _require_listening(address)
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
@@ -164,19 +171,24 @@ def needs(planned: Plan, there: Sequence[Node], jobs: int | None, *, benchmark: 
 
 
 def _require_listening(address: str) -> None:
-    """Raise UnavailableError where nothing listens: Ray itself would try for a minute."""
+    """Raise UnavailableError where no cluster listens: Ray itself would try for many minutes."""
+    if address in {"auto", "local"}:
+        return
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        if address != "auto":
-            raise InputError(f"--on ray://{address}: not of the form HOST:PORT", hint="as in --on ray://10.0.0.5:6379")
-        return
+        raise InputError(f"--on ray://{address}: not of the form HOST:PORT", hint="as in --on ray://10.0.0.5:6379")
+    hint = f"start one there: ray start --head --port {port}, or give --on ray alone to start one here"
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
     except OSError as error:
-        raise UnavailableError(
-            f"there is no cluster at {address}: {error.strerror or error}",
-            hint=f"start one there: ray start --head --port {port}, or give --on ray alone to start one here",
-        ) from None
+        raise UnavailableError(f"there is no cluster at {address}: {error.strerror or error}", hint=hint) from None
+    asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        said = subprocess.run(asked, capture_output=True, timeout=_HEALTHY_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(f"what listens at {address} does not answer as a cluster does", hint=hint) from None
+    if said.returncode:
+        raise UnavailableError(f"what listens at {address} is no cluster, or one of another version", hint=hint)
 
 
 def _unconnected(on: str, said: str) -> UnavailableError:

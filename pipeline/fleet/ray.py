@@ -56,13 +56,23 @@ def export_on(
         InputError, UnavailableError: there is no such engine or cluster.
         InterruptedRunError: the run was stopped; every task is ended.
     """
-    with cluster.connected(on):
-        fleet = _Fleet(configs, settings, begin, jobs)
+    cluster.require_engine(on)
+    with ExitStack() as held:
+        fleet = _Fleet(configs, settings, begin, jobs, lambda: held.enter_context(cluster.connected(on)))
         try:
             return fleet.run()
         except BaseException:
             fleet.stop()
             raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A config that has to be built: from what, and why."""
+
+    plan: Plan
+    parts: dict[str, Any]
+    why: str
 
 
 @dataclass(slots=True, eq=False)
@@ -95,26 +105,34 @@ class _Work:
 class _Fleet:
     """The configs of a run: those that wait, those whose tasks run, and what became of the others."""
 
-    def __init__(self, configs: Sequence[Path], settings: Settings, begin: Begin, jobs: int | None) -> None:
+    def __init__(
+        self,
+        configs: Sequence[Path],
+        settings: Settings,
+        begin: Begin,
+        jobs: int | None,
+        connect: Callable[[], None],
+    ) -> None:
         self._configs, self._settings, self._begin, self._jobs = configs, settings, begin, jobs
+        self._connect: Callable[[], None] | None = connect
         self._waiting = deque(enumerate(configs))
         self._running: dict[Any, _Work] = {}
         self._results: dict[int, Placed] = {}
         self._kept: dict[str, Any] = {}
         self._uses: Counter[str] = Counter()
-        self._nodes = cluster.nodes()
+        self._nodes: list[cluster.Node] = []
         self._looked_s = time.monotonic()
 
     def run(self) -> list[Placed]:
-        """Export them all."""
-        import ray
-
+        """Export them all; a cluster is joined when there is something for it to do."""
         while self._waiting or self._running:
             cores = sum(each.resources.get("CPU", 0.0) for each in self._nodes)
             while self._waiting and len(self._running) < max(_AHEAD * cores, 4):
                 self._begin_with(*self._waiting.popleft())
             if not self._running:
                 continue
+            import ray
+
             ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_WAIT_S)
             for task in ready:
                 self._take(task, self._running[task])
@@ -124,6 +142,8 @@ class _Fleet:
 
     def stop(self) -> None:
         """End every task, and wait a moment for what they have to put away."""
+        if not self._running:
+            return
         import ray
 
         tasks = list(self._running)
@@ -144,17 +164,23 @@ class _Fleet:
 
     def _begin_with(self, index: int, path: Path) -> None:
         """Plan a config, and send it away unless it is up to date or wrong."""
-        found: _Work | Outcome | WeighbridgeError
+        found: _Planned | _Work | Outcome | WeighbridgeError
         try:
-            found = self._planned(index, path)
+            found = self._planned(path)
         except WeighbridgeError as error:
             found = error
+        if isinstance(found, _Planned):
+            self._join()
+            try:
+                found = self._prepared(index, path, found)
+            except WeighbridgeError as error:
+                found = error
         if isinstance(found, _Work):
             self._send(found)
-        else:
+        elif not isinstance(found, _Planned):
             self._results[index] = Placed(Result(path, found), "")
 
-    def _planned(self, index: int, path: Path) -> _Work | Outcome:
+    def _planned(self, path: Path) -> _Planned | Outcome:
         settings = self._settings
         planned = plan(path, settings, runs_here=False)
         parts = keys.of_release(planned, settings)
@@ -164,11 +190,19 @@ class _Fleet:
         earlier = up_to_date.find(settings.out, name, parts, ELSEWHERE)
         if earlier.release and not settings.rebuild:
             return Outcome(earlier.release, up_to_date=True, why=earlier.why)
-        why = "asked for" if earlier.release else earlier.why
+        return _Planned(planned, parts, "asked for" if earlier.release else earlier.why)
+
+    def _join(self) -> None:
+        if self._connect is not None:
+            self._connect()
+            self._connect, self._nodes = None, cluster.nodes()
+
+    def _prepared(self, index: int, path: Path, found: _Planned) -> _Work:
+        settings, planned = self._settings, found.plan
         steps = [PROVE] if not settings.benchmark else [TIME] if settings.rebuild else [PROVE, TIME]
         needs = cluster.needs(planned, self._nodes, self._jobs, benchmark=settings.benchmark)
         packed = travel.pack(path, planned, settings)
-        return _Work(index, planned, packed, needs, parts, Delivery(planned, settings, why), steps)
+        return _Work(index, planned, packed, needs, found.parts, Delivery(planned, settings, found.why), steps)
 
     def _send(self, work: _Work) -> None:
         """Hand a config's next step to Ray, with its files where they are not there yet."""
