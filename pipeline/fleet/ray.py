@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.report.progress import Begin
     from pipeline.run.plan import Plan, Settings
 
-MOST_LOST = 5
+MOST_LOST = 8
 """How often a config's task may be lost with its worker or node before that is taken for the config's own doing."""
 PROVE, TIME = "proof", "timing"
 _WAIT_S, _LOOK_S, _CANCEL_S = 0.5, 5.0, 8.0

@@ -190,7 +190,7 @@ def nodes(work, local, made, alive, add, configs, count=10):
         process = driver(configs, out, made.address)
         running(out, 0)
         while process.poll() is None and killed < count:
-            time.sleep(chance.uniform(1, 8))
+            time.sleep(chance.uniform(4, 14))
             if process.poll() is not None:
                 break
             victim = chance.choice(alive[1:])  # the head holds the cluster itself
@@ -228,7 +228,7 @@ def workers(work, local, address, configs, count=20):
         rounds += 1
         process = driver(configs, out, address)
         while process.poll() is None and killed < count:
-            time.sleep(chance.uniform(2, 8))
+            time.sleep(chance.uniform(4, 14))
             if victims := workers_of_ray(work):
                 with suppress(psutil.Error):
                     chance.choice(victims).kill()
@@ -251,9 +251,9 @@ def main():
     options = parser.parse_args()
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    count = MANY if "same" in options.parts else FEW
+    count = MANY if "same" in options.parts else 2 + FEW
     configs = fleet_configs.write(options.configs or work / "configs", count)
-    few = configs[:FEW]
+    few = configs[2 : 2 + FEW]  # they take longer than the first two
     local = options.local or work / "local"
     if options.local is None:
         command = [sys.executable, "-m", "pipeline.commands", "export", *map(str, configs), "--trust", "benchmarks"]
