@@ -47,7 +47,7 @@ class Delivery:
         parts = PurePosixPath(piece.name).parts
         if not parts or ".." in parts or PurePosixPath(piece.name).is_absolute():
             raise InputError(
-                f"a node sent a file named {piece.name!r:.80}", hint="install weighbridge anew on the nodes"
+                f"a node sent a file named {piece.name!r:.80}", hint="install the same version of it on every node"
             )
         file = self._folder.joinpath(*parts)
         file.parent.mkdir(parents=True, exist_ok=True)

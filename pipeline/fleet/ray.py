@@ -365,5 +365,5 @@ def _defect(work: _Work, error: Exception) -> WeighbridgeError:
             hint="install weighbridge, as it is here, on every node of the cluster",
         )
     return WorkerError(
-        f"the task of {work.name} failed: {said}", hint="install the same weighbridge on every node of the cluster"
+        f"the task of {work.name} failed: {said}", hint="install the same version on every node of the cluster"
     )
