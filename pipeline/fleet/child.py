@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.benchmark.machine import processor
-from pipeline.errors import STOPPING, InterruptedRunError, UnavailableError, WeighbridgeError
+from pipeline.errors import STOPPING, InputError, InterruptedRunError, UnavailableError, WeighbridgeError
 from pipeline.fleet.node import NodeSlots
 from pipeline.run import keys, up_to_date
 from pipeline.run.export import export
@@ -78,6 +78,15 @@ def _standing(order: Mapping[str, Any]) -> Iterator[None]:
 def exported(order: Mapping[str, Any], report: Callable[[Event], None]) -> dict[str, Any]:
     """Export as an order says; return what came of it as JSON values."""
     path = Path(order["config"])
+    found: dict[str, Any] = {"processor": processor()}
+    try:
+        return found | _exported(path, order, report)
+    except WeighbridgeError as error:
+        failure = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "about": error.about}
+        return found | {"failure": failure}
+
+
+def _exported(path: Path, order: Mapping[str, Any], report: Callable[[Event], None]) -> dict[str, Any]:
     settings = Settings(
         out=Path(order["out"]),
         trust=tuple(order["trust"]),
@@ -88,16 +97,29 @@ def exported(order: Mapping[str, Any], report: Callable[[Event], None]) -> dict[
         max_bytes=order["max_bytes"],
         report=report,
         slots=NodeSlots(memory_bytes=order["memory_bytes"]),
+        **_shared(order),
     )
-    found: dict[str, Any] = {"processor": processor()}
-    try:
-        parts = keys.of_release(plan(path, settings), settings)
-        _require_same(order["expected"], parts)
-        outcome = export(path, settings)
-    except WeighbridgeError as error:
-        failure = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "about": error.about}
-        return found | {"failure": failure}
-    return found | {"release": outcome.release.name, "why": outcome.why, "parts": parts}
+    parts = keys.of_release(plan(path, settings), settings)
+    _require_same(order["expected"], parts)
+    outcome = export(path, settings)
+    return {"release": outcome.release.name, "why": outcome.why, "parts": parts}
+
+
+def _shared(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the setting of the cache that machines share, if there is one; raises InputError where the key is not on this node."""
+    if (told := order.get("shared")) is None:
+        return {}
+    if told["key"] is not None and not Path(told["key"]).is_file():
+        raise InputError(
+            f"there is no key {told['key']} on this node, and private keys do not travel",
+            hint="put it there on every node, for your eyes only",
+        )
+    trusted = []
+    for index, text in enumerate(told["trusted"]):
+        trusted.append(Path(order["out"]) / f".trusted-{index}.pub.pem")
+        trusted[-1].write_text(text, encoding="utf-8")
+    kind = importlib.import_module("pipeline.run.sharing").SharedCache
+    return {"shared": kind(told["url"], told["key"] and Path(told["key"]), tuple(trusted))}
 
 
 def _require_same(expected: Mapping[str, Any], parts: Mapping[str, Any]) -> None:

@@ -164,21 +164,19 @@ class _Fleet:
 
     def _begin_with(self, index: int, path: Path) -> None:
         """Plan a config, and send it away unless it is up to date or wrong."""
-        found: _Planned | _Work | Outcome | WeighbridgeError
         try:
             found = self._planned(path)
+            if isinstance(found, Outcome):
+                self._results[index] = Placed(Result(path, found), "")
+                return
         except WeighbridgeError as error:
-            found = error
-        if isinstance(found, _Planned):
-            self._join()
-            try:
-                found = self._prepared(index, path, found)
-            except WeighbridgeError as error:
-                found = error
-        if isinstance(found, _Work):
-            self._send(found)
-        elif not isinstance(found, _Planned):
-            self._results[index] = Placed(Result(path, found), "")
+            self._results[index] = Placed(Result(path, error), "")
+            return
+        self._join()  # whatever stops that stops the run
+        try:
+            self._send(self._prepared(index, path, found))
+        except WeighbridgeError as error:
+            self._results[index] = Placed(Result(path, error), "")
 
     def _planned(self, path: Path) -> _Planned | Outcome:
         settings = self._settings
@@ -257,6 +255,7 @@ class _Fleet:
                 "max_bytes": settings.max_bytes,
                 "memory_bytes": work.needs.memory_bytes,
                 "expected": work.parts,
+                "shared": _shared(settings),
             },
             usual=usual.read_bytes() if usual.is_file() else None,
             keeps_release=len(work.steps) == 1,
@@ -354,6 +353,15 @@ class _Fleet:
                     hint="start nodes, and run the same command again",
                 )
                 self._close(task, work, error)
+
+
+def _shared(settings: Settings) -> dict[str, Any] | None:
+    """Return the cache that machines share as a node is told of it: public keys travel, the private one lies on every node."""
+    shared = getattr(settings, "shared", None)
+    if shared is None:
+        return None
+    trusted = [each.read_text(encoding="utf-8") for each in shared.trusted]
+    return {"url": shared.url, "key": shared.key and str(shared.key.absolute()), "trusted": trusted}
 
 
 def _defect(work: _Work, error: Exception) -> WeighbridgeError:
