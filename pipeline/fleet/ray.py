@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UnavailableError, WeighbridgeError, WorkerError
+from pipeline.errors import STOPPING, InterruptedRunError, UnavailableError, WeighbridgeError, WorkerError
 from pipeline.fleet import cluster, travel
 from pipeline.fleet.child import ELSEWHERE
 from pipeline.fleet.deliver import Delivery
@@ -63,6 +63,7 @@ def export_on(
             return fleet.run()
         except BaseException:
             fleet.stop()
+            _require_going()  # what a signal does inside Ray comes as one of many
             raise
 
 
@@ -133,6 +134,7 @@ class _Fleet:
                 continue
             import ray
 
+            _require_going()
             ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_WAIT_S)
             for task in ready:
                 self._take(task, self._running[task])
@@ -273,6 +275,7 @@ class _Fleet:
         except (exceptions.RayTaskError, exceptions.TaskUnschedulableError, exceptions.RuntimeEnvSetupError) as error:
             self._close(task, work, _defect(work, error))
         except exceptions.RayError as error:
+            _require_going()
             self._lost(task, work, type(error).__name__)
         else:
             self._told(work, item)
@@ -353,6 +356,12 @@ class _Fleet:
                     hint="start nodes, and run the same command again",
                 )
                 self._close(task, work, error)
+
+
+def _require_going() -> None:
+    """Raise InterruptedRunError once the run is stopped: an exception in a signal's handler may get lost inside Ray."""
+    if STOPPING.is_set():
+        raise InterruptedRunError
 
 
 def _shared(settings: Settings) -> dict[str, Any] | None:
