@@ -215,7 +215,7 @@ class _Fleet:
         self._uses.update(list(work.packed.here))
         share = 1.0 if step == TIME else needs.share
         # What is built is in the cache of the node that built it.
-        near = NodeAffinitySchedulingStrategy(work.node, soft=True) if work.node else "DEFAULT"
+        near = NodeAffinitySchedulingStrategy(work.node, soft=True) if work.node else "SPREAD"
         task = (
             ray.remote(on_ray)
             .options(

@@ -75,14 +75,14 @@ def test_stdout_is_one_document_and_ray_says_nothing(config):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_whoever_stops_a_run_ends_all_of_it(config, tmp_path, number, code):
     del config
-    process = subprocess.Popen(command("configs/net.yaml", "--log-json"), stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if '"stage": "export"' in line:
-            break
-    assert children(tmp_path / "node") != []
-    process.send_signal(number)
-    process.stderr.read()
-    assert process.wait() == code
+    with subprocess.Popen(command("configs/net.yaml", "--log-json"), stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if '"stage": "export"' in line:
+                break
+        assert children(tmp_path / "node") != []
+        process.send_signal(number)
+        process.stderr.read()
+    assert process.returncode == code
     until_s = time.monotonic() + 30
     while (left := children(tmp_path / "node")) and time.monotonic() < until_s:
         time.sleep(0.1)

@@ -46,10 +46,9 @@ def cluster(work):
             num_cpus=2, memory=4 << 30, object_store_memory=200 << 20, resources={"weighbridge_node": 1}
         )
 
-    made.head_node = None
-    head = add()
+    made.add_node(num_cpus=0)  # the head holds the cluster itself, and is left alone
     try:
-        yield made, [head, *(add() for _ in range(NODES - 1))], add
+        yield made, [add() for _ in range(NODES)], add
     finally:
         made.shutdown()
 
@@ -72,7 +71,7 @@ def ours(work):
     found = []
     for each in psutil.process_iter(["pid", "cmdline"]):
         with suppress(psutil.Error):
-            if "pipeline." in " ".join(each.cmdline()) and each.environ().get(MARK, "").startswith(str(work)):
+            if "pipeline." in " ".join(each.cmdline()) and each.environ().get(MARK, "").startswith(f"{work}/"):
                 found.append(each)
     return found
 
@@ -84,7 +83,7 @@ def workers_of_ray(work):
         with suppress(psutil.Error):
             if "weighbridge" in " ".join(each.cmdline()) and each.cmdline()[0].startswith("ray::"):
                 found.append(each)
-    return [each for each in found if each.environ().get(MARK, "").startswith(str(work))]
+    return [each for each in found if each.environ().get(MARK, "").startswith(f"{work}/")]
 
 
 def require_no_orphan(work, what):
@@ -193,7 +192,7 @@ def nodes(work, local, made, alive, add, configs, count=10):
             time.sleep(chance.uniform(4, 14))
             if process.poll() is not None:
                 break
-            victim = chance.choice(alive[1:])  # the head holds the cluster itself
+            victim = chance.choice(alive)
             alive.remove(victim)
             made.remove_node(victim, allow_graceful=False)
             alive.append(add())
