@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MOST_LOST = 8
 """How often a config's task may be lost with its worker or node before that is taken for the config's own doing."""
 PROVE, TIME = "proof", "timing"
-_WAIT_S, _LOOK_S, _CANCEL_S = 0.5, 5.0, 8.0
+_WAIT_S, _LOOK_S, _CANCEL_S, _BARREN_S = 0.5, 5.0, 8.0, 60.0
 _AHEAD = 2
 """So many tasks a core are handed to Ray ahead of time: enough that no node waits, and few enough that files do not pile up."""
 
@@ -92,6 +92,7 @@ class _Work:
     address: str = ""
     node: str = ""
     lost: int = 0
+    barren_s: float | None = None
     end: End | None = None
 
     @property
@@ -343,19 +344,23 @@ class _Fleet:
                 self._kept.pop(digest, None)
 
     def _look(self) -> None:
-        """See which nodes there are; give up on what none of them can take any more."""
+        """See which nodes there are; give up on what none of them can take, once that has been so for a while."""
         import ray
 
         self._nodes, self._looked_s = cluster.nodes(), time.monotonic()
         for task, work in list(self._running.items()):
-            if not any(work.needs.fits(each) for each in self._nodes):
-                with suppress(Exception):
-                    ray.cancel(task, force=True)
-                error = UnavailableError(
-                    f"no node is left that has what {work.name} needs",
-                    hint="start nodes, and run the same command again",
-                )
-                self._close(task, work, error)
+            if any(work.needs.fits(each) for each in self._nodes):
+                work.barren_s = None
+                continue
+            work.barren_s = work.barren_s or self._looked_s
+            if self._looked_s - work.barren_s < _BARREN_S:  # a node may be on its way
+                continue
+            with suppress(Exception):
+                ray.cancel(task, force=True)
+            error = UnavailableError(
+                f"no node is left that has what {work.name} needs", hint="start nodes, and run the same command again"
+            )
+            self._close(task, work, error)
 
 
 def _require_going() -> None:
