@@ -203,7 +203,10 @@ class _Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._alive)
-        self._printed.close()
+        for each in (self._process.stdin, self._process.stdout, self._printed):
+            if each is not None:
+                with contextlib.suppress(OSError):  # what was not read by it any more
+                    each.close()
 
 
 _child: _Child | None = None

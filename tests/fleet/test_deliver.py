@@ -79,7 +79,7 @@ def config(tmp_path, monkeypatch):
     yield config
     if task._child is not None:
         task._child.end()
-        monkeypatch.setattr(task, "_child", None)
+        task._child = None
 
 
 def sent(config, settings, **changed):
