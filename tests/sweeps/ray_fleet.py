@@ -95,15 +95,18 @@ def require_no_orphan(work, what):
         raise SystemExit(f"{what}: left behind: {[' '.join(each.cmdline())[:120] for each in left]}")
 
 
-def digests(out, config):
-    """Return the digests of a config's release, every file outside its report."""
+def outcome(out, config):
+    """Return the digests of a config's release, every file outside its report; of one that failed its exit code, and what was said."""
+    if not (out / config.stem / "latest").is_file():
+        log = json.loads((out / config.stem / "run.json").read_bytes())
+        return log["exit_code"], log["error"].replace(str(out), "")
     release = out / config.stem / (out / config.stem / "latest").read_text().strip()
     return {release.name: bundle.file_digests(release)}
 
 
 def require_same(local, out, configs):
     """Raise unless two folders hold the same releases."""
-    differing = [each.stem for each in configs if digests(local, each) != digests(out, each)]
+    differing = [each.stem for each in configs if outcome(local, each) != outcome(out, each)]
     if differing:
         raise SystemExit(f"other bytes: {differing}")
 
