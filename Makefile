@@ -76,6 +76,23 @@ test-executorch: .venv/installed-dev  ## the tests that need ExecuTorch, which b
 	@.venv-executorch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dev,executorch]'
 	@PYTHONHASHSEED=0 $(ONE_THREAD) .venv-executorch/bin/python -m pytest -n 0 tests/formats/executorch tests/backends/test_contract.py
 
+# Ray and its own packages are 70 MB that nothing else needs.
+.venv-ray/installed: pyproject.toml constraints.txt
+	@test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	@.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dev,ray,zoo]'
+	@touch $@
+
+test-ray: .venv-ray/installed  ## the tests that need Ray, in .venv-ray (five minutes)
+	@PYTHONHASHSEED=0 $(ONE_THREAD) .venv-ray/bin/python -m pytest -n 0 tests/fleet
+
+# When it last ran and what it showed: docs/fleet-ray.md. ARGS="nodes drivers workers gate same" takes a part.
+sweep-ray: .venv-ray/installed  ## three nodes of Ray's; nodes, drivers and workers are killed; 60 networks as one machine gives them (half an hour)
+	@PYTHONPATH=. $(ONE_THREAD) .venv-ray/bin/python -W ignore -m tests.sweeps.ray_fleet $(ARGS)
+
+bench-ray: .venv-ray/installed  ## what Ray costs: 60 configs on one node against --jobs, in the same run (half an hour)
+	@PYTHONPATH=. $(ONE_THREAD) .venv-ray/bin/python -W ignore -m benchmarks.ray_cost $(ARGS)
+	@PYTHONPATH=. .venv-ray/bin/python -m benchmarks.fleet_scaling
+
 # A GPU build of onnxruntime on a machine without a GPU falls back to the CPU without a word; this proves that we notice.
 # Last run on 2026-11-26 with onnxruntime-gpu 1.31.1: "asked onnxruntime for CUDAExecutionProvider, got CPUExecutionProvider".
 check-cuda-fallback:  ## prove that a silent fallback to the CPU is noticed (downloads onnxruntime-gpu)
@@ -281,4 +298,4 @@ sweep-shared-cache: .venv/installed-dev  ## 8 processes, 30 rounds, one bucket o
 	@$(ONE_THREAD) $(BIN)/python -W ignore -m tests.sweeps.shared_cache $(ARGS)
 
 clean:  ## remove .venv and what was built; releases stay
-	@rm -rf .venv .venv-cuda .venv-providers .venv-gpu .venv-optimum .venv-bare .venv-zoo .venv-executorch build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-cuda .venv-providers .venv-gpu .venv-optimum .venv-bare .venv-zoo .venv-executorch .venv-ray build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -20,6 +20,7 @@ OPTIONS = {
 }
 GLOBAL = {"--debug", "--version", "--help"}
 OTHERS = {
+    **dict.fromkeys(("--address", "--head", "--port", "--resources"), "of ray start"),
     "--upgrade": "of pip",
     "--here": "of the script that repeats a crash",
     "--env-manager": "of mlflow",

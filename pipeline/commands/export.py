@@ -21,13 +21,14 @@ from pipeline.commands.shared import (
     Set,
     Trust,
     attempt,
+    expanded,
     leave,
     next_command,
     print_json,
     settings_of,
     sharing,
 )
-from pipeline.errors import WeighbridgeError
+from pipeline.errors import InputError, WeighbridgeError
 
 if TYPE_CHECKING:
     from pipeline.run.export import Outcome, Result
@@ -50,10 +51,17 @@ def export(
         bool, typer.Option("--reuse-timings", help="Do not time files again that were timed here before.")
     ] = False,
     count: Annotated[
-        int, typer.Option("--jobs", metavar="COUNT", min=1, help="How many configs at once, as far as memory allows.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--jobs", metavar="COUNT", min=1, help="How many configs at once, here or on each node, as memory allows."
+        ),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Take the I-th of N parts of the configs, from 1.")
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", metavar="ENGINE", help="Export on a cluster: ray, or ray://HOST:PORT."),
     ] = None,
     cache: CacheUrl = None,
     cache_key: CacheKey = None,
@@ -73,10 +81,16 @@ def export(
         "sign": sign,
     }
     settings = settings_of(out, trust, set_, reuse_timings=reuse_timings, **more)
-    work = partial(_export, settings=settings, count=count, log_json=log_json, twice=check_reproducible)
+    configs = expanded(configs)
+    if on and check_reproducible:
+        raise InputError("--check-reproducible builds here, and --on elsewhere", hint="leave one of them out")
+    if on:
+        work = partial(_export_on, on, settings=settings, count=count, log_json=log_json)
+    else:
+        work = partial(_export, settings=settings, count=count or 1, log_json=log_json, twice=check_reproducible)
 
     def done(configs: list[Path]) -> list[dict[str, Any]]:
-        groups = [[config] for config in configs] if count == 1 else [configs]
+        groups = [[config] for config in configs] if not on and count in {None, 1} else [configs]
         return [each for group in groups if group for each in work(group, as_json=as_json)]
 
     outcomes = _part(configs, shard, settings, done) if shard else done(configs)
@@ -123,6 +137,31 @@ def _export(
     with board(len(configs), as_lines=log_json) as begin:
         results = export_several(configs, settings, count, begin)
     return [{"config": str(each.config), **attempt(partial(shown, each), as_json=as_json)} for each in results]
+
+
+def _export_on(
+    on: str, configs: list[Path], *, settings: "Settings", count: int | None, log_json: bool, as_json: bool
+) -> list[dict[str, Any]]:
+    """Export configs on a cluster, and print what came of each, those of one kind of node together; return that as JSON values."""
+    from pipeline.fleet.ray import export_on
+    from pipeline.report.progress import board
+
+    def shown(result: "Result") -> dict[str, Any]:
+        if isinstance(result.outcome, WeighbridgeError):
+            raise result.outcome
+        return _print_outcome(result.config, result.outcome, as_json=as_json)
+
+    with board(len(configs), as_lines=log_json) as begin:
+        placed = export_on(on, configs, settings, begin, count)
+    kinds = list(dict.fromkeys(each.processor for each in placed))
+    found = {}
+    for kind in kinds:
+        if len([each for each in kinds if each]) > 1 and kind and not as_json:
+            typer.echo(f"\non {kind}:")
+        for index, each in enumerate(placed):
+            if each.processor == kind:
+                found[index] = attempt(partial(shown, each.result), as_json=as_json)
+    return [{"config": str(config), **found[index]} for index, config in enumerate(configs)]
 
 
 def _print_outcome(config: Path, outcome: "Outcome", *, as_json: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the commands share: options, and how each ends: one JSON document, one error message, one exit code."""
 
+import glob
 import json
 import sys
 from collections.abc import Callable
@@ -79,6 +80,23 @@ def sharing(url: str | None, key: Path | None, trusted: list[Path] | None) -> "S
         return None
     found = SharedCache(url, key, tuple(trusted or ()))
     opened(found)
+    return found
+
+
+def expanded(configs: list[Path]) -> list[Path]:
+    """Return configs with patterns that no shell expanded (`'configs/*.yaml'`) replaced by what they match, in order.
+
+    Raises InputError for a pattern that matches nothing.
+    """
+    found: list[Path] = []
+    for each in configs:
+        if each.exists() or not glob.has_magic(str(each)):
+            found.append(each)
+            continue
+        matches = sorted(map(Path, glob.glob(str(each), recursive=True)))  # noqa: PTH207 - a pattern may be absolute
+        if not matches:
+            raise errors.InputError(f"no file matches {each}", hint="correct the pattern, which starts here")
+        found += matches
     return found
 
 

@@ -47,6 +47,14 @@ def read(path: Path, overrides: Sequence[str]) -> Source:
     return source
 
 
+def chain(path: Path) -> tuple[Path, ...]:
+    """Return a config that can be read with the files it extends, the nearest first; raises ConfigError as `read` does."""
+    found = [path]
+    while isinstance(base := _read_file(found[-1], len(found) - 1)[0].get("extends"), str) and len(found) < MAX_EXTENDS:
+        found.append(found[-1].parent / base)
+    return tuple(found)
+
+
 def _read_chain(path: Path, readers: tuple[Path, ...]) -> Source:
     """Read a file, and first the one it extends."""
     real = Path(os.path.realpath(path))

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, UnsafeError
 from pipeline.interface import Dimension, InputSpec, Interface
-from pipeline.release import card, identity, signing, standalone
+from pipeline.release import card, identity, sealing, signing, standalone
 from pipeline.storage.store import (
     atomic_directory,
     atomic_write,
-    canonical_json,
     digest_file,
     disk_errors,
     exchange,
-    key,
     lock,
     private_directory,
     publish,
@@ -105,16 +103,21 @@ def write(content: ReleaseContent, root: Path) -> Path:
     releases = root / content.name
     with private_directory(releases) as temporary:
         version = _fill(temporary, content)
-        release = releases / version
-        with lock(releases / ".lock", f"waiting for another process that writes a release of {content.name}"):
-            _place(temporary, release, is_named=content.version is not None)
-            atomic_write(releases / LATEST, f"{version}\n".encode())
+        return take_place(temporary, releases, version, is_named=content.version is not None)
+
+
+def take_place(built: Path, releases: Path, version: str, *, is_named: bool) -> Path:
+    """Move a whole release to its place among those of its name, and point `latest` at it; return it."""
+    release = releases / version
+    with lock(releases / ".lock", f"waiting for another process that writes a release of {releases.name}"):
+        _place(built, release, is_named=is_named)
+        atomic_write(releases / LATEST, f"{version}\n".encode())
     return release
 
 
 def write_failed(name: str, root: Path, report: Mapping[str, bytes]) -> Path:
     """Write the report of a run that ended without a release to `root/<name>/failed/`, in place of an older one."""
-    _check_name(name, "a release")
+    check_name(name, "a release")
     failed = root / name / FAILED
     with atomic_directory(failed, replace=True) as temporary:
         _write_report(temporary, report)
@@ -194,13 +197,6 @@ def interface_from(manifest: Mapping[str, Any]) -> Interface:
         ) from error
 
 
-def content_digest(manifest: Mapping[str, Any]) -> str:
-    """Return the digest of a release: over its files' digests and its manifest without version and digest."""
-    stated = {name: value for name, value in manifest.items() if name not in {"version", "digest", "files"}}
-    files = sorted([entry["path"], entry["sha256"]] for entry in manifest["files"])
-    return key({"files": files, "manifest": stated})
-
-
 def add_to_report(release: Path, files: Mapping[str, bytes]) -> None:
     """Put files into a release's report, in place of older ones of their names: the whole folder is exchanged.
 
@@ -241,36 +237,10 @@ def _fill(directory: Path, content: ReleaseContent) -> str:
         "signed_by": signer.key_id if signer else None,
     }
     roles = _write_files(directory, content)
-    manifest["files"] = _with_documents(
-        directory, manifest, [_file_facts(directory, name, role) for name, role in sorted(roles.items())]
-    )
-    digest = content_digest(manifest)
-    version = content.version or digest[: standalone.DIGEST_DIGITS]
+    facts = [sealing.file_facts(directory, name, role) for name, role in sorted(roles.items())]
+    version = sealing.seal(directory, manifest, facts, content.version, signer)
     _write_report(directory, content.report)
-    text = canonical_json({**manifest, "digest": digest, "version": version})
-    written = {standalone.MANIFEST: text}
-    if signer:
-        written[standalone.SIGNATURE] = signing.envelope(signer, content.name, version, text)
-    sums = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
-    for name, content_bytes in written.items():
-        (directory / name).write_bytes(content_bytes)
-        sums[name] = hashlib.sha256(content_bytes).hexdigest()
-    (directory / standalone.SUMS).write_text(standalone.format_sums(sums), encoding="utf-8")
     return version
-
-
-def _with_documents(directory: Path, manifest: Mapping[str, Any], files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Write what a release says of itself; return the facts of all files. The provenance is about all the others."""
-    facts = list(files)
-
-    def add(name: str, role: str, content: bytes) -> None:
-        (directory / name).write_bytes(content)
-        facts.append(_file_facts(directory, name, role))
-
-    add(identity.SBOM, "sbom", identity.sbom(manifest, files))
-    add(card.CARD, "card", card.card(manifest))
-    add(identity.PROVENANCE, "provenance", identity.provenance(manifest, facts))
-    return sorted(facts, key=lambda entry: str(entry["path"]))
 
 
 def _write_files(directory: Path, content: ReleaseContent) -> dict[str, str]:
@@ -306,11 +276,6 @@ def own_golden_name(artifact: str) -> str:
 def reference_name(path: Path) -> str:
     """Return what the recorded outputs of the trained network are called in a release."""
     return f"reference{path.suffix}"
-
-
-def _file_facts(directory: Path, name: str, role: str) -> dict[str, Any]:
-    path = directory / name
-    return {"path": name, "role": role, "sha256": digest_file(path), "size_bytes": path.stat().st_size}
 
 
 def _model_facts(model: ModelFile) -> dict[str, Any]:
@@ -354,9 +319,9 @@ def _same_release(built: Path, existing: Path) -> bool:
 
 
 def _check_names(content: ReleaseContent) -> None:
-    _check_name(content.name, "a release")
+    check_name(content.name, "a release")
     if content.version is not None:
-        _check_name(content.version, "a version")
+        check_name(content.version, "a version")
         if content.version in {LATEST, FAILED, CRASHES}:
             raise InputError(
                 f"release.version cannot be {content.version!r}: that name is taken", hint="choose another"
@@ -371,7 +336,7 @@ def _check_names(content: ReleaseContent) -> None:
 def check_beside(names: Sequence[str], taken: Sequence[str]) -> None:
     """Raise InputError for a file that belongs to the network and cannot have its name in a release."""
     for index, name in enumerate(names):
-        _check_name(name, "a file beside the model")
+        check_name(name, "a file beside the model")
         if name in {*_RESERVED, *taken, *names[:index]} or name.startswith(standalone.REPORT):
             raise InputError(
                 f"release.beside: {name} has the name of another file of the release",
@@ -379,7 +344,8 @@ def check_beside(names: Sequence[str], taken: Sequence[str]) -> None:
             )
 
 
-def _check_name(name: str, what: str) -> None:
+def check_name(name: str, what: str) -> None:
+    """Raise InputError for what cannot be the name of a folder or file of a release."""
     if not _NAME.fullmatch(name):
         raise InputError(
             f"{name[:140]!r} cannot name {what}",

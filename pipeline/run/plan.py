@@ -131,7 +131,7 @@ def vocabulary() -> Vocabulary:
     )
 
 
-def plan(path: Path, settings: Settings) -> Plan:
+def plan(path: Path, settings: Settings, *, runs_here: bool = True) -> Plan:
     """Check a config, its architecture's name and arguments and its weights file, and return the plan. Imports no torch.
 
     Raises:
@@ -178,7 +178,8 @@ def plan(path: Path, settings: Settings) -> Plan:
         sign=sign,
         signed_by=signing.read_signer(sign).key_id if sign else "",
     )
-    _require_available(planned)
+    if runs_here:
+        _require_available(planned)
     precisions.require(config)
     _require_beside(config)
     labels(config)

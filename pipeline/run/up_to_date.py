@@ -33,14 +33,17 @@ def remember(out: Path, name: str, built_from: Parts, release: Path) -> None:
     atomic_write(out / name / RECORD, canonical_json(record))
 
 
-def find(out: Path, name: str, built_from: Parts) -> Earlier:
-    """Return the release that was built from the same parts, after checking every byte of it, or why there is none."""
+def find(out: Path, name: str, built_from: Parts, elsewhere: tuple[str, ...] = ()) -> Earlier:
+    """Return the release that was built from the same parts, after checking every byte of it, or why there is none.
+
+    Parts that begin with one of `elsewhere` are not compared: what another machine decides.
+    """
     try:
         record = read_json(out / name / RECORD)
         before, version, sums = dict(record["parts"]), str(record["version"]), str(record["sums_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return Earlier(None, "not built before")
-    if changes := describe_changes(before, built_from):
+    if changes := describe_changes(without(before, elsewhere), without(built_from, elsewhere)):
         return Earlier(None, changes)
     release = out / name / version
     if not (release / standalone.SUMS).is_file() or digest_file(release / standalone.SUMS) != sums:
@@ -50,6 +53,11 @@ def find(out: Path, name: str, built_from: Parts) -> Earlier:
     if not _is_latest(out / name / bundle.LATEST, version):
         return Earlier(None, f"`latest` names another release than {version}")
     return Earlier(release, "nothing changed")
+
+
+def without(parts: Parts, prefixes: tuple[str, ...]) -> dict[str, Any]:
+    """Return the parts that begin with none of the prefixes."""
+    return {name: each for name, each in parts.items() if not name.startswith(prefixes)}
 
 
 def describe_changes(before: Parts, now: Parts, most: int = 3) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from pipeline.release import bundle, standalone
+from pipeline.release import sealing, standalone
 from pipeline.storage.store import canonical_json
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def state(release: Path, manifest: bytes) -> Path:
 
 
 def _with_digest(manifest: dict[str, Any]) -> dict[str, Any]:
-    digest = bundle.content_digest(manifest)
+    digest = sealing.content_digest(manifest)
     release = manifest["config"].get("release", {})
     stated = release.get("version") if isinstance(release, dict) else None
     named = manifest["version"] if "/" in str(manifest["version"]) else stated or digest[: standalone.DIGEST_DIGITS]

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.release import bundle
+from pipeline.release import bundle, sealing
 from pipeline.release.bundle import find, write, write_failed
 from pipeline.release.standalone import check_files
 from pipeline.storage.store import canonical_json, digest_file
@@ -46,7 +46,7 @@ def test_the_manifest_states_every_file_and_the_digest_that_names_the_version(pr
     assert canonical_json(manifest) == text
     assert manifest["schema_version"] == 1
     assert manifest["version"] == manifest["digest"][:12] == pristine.name
-    assert manifest["digest"] == bundle.content_digest(manifest)
+    assert manifest["digest"] == sealing.content_digest(manifest)
     roles = {entry["path"]: entry["role"] for entry in manifest["files"]}
     assert roles == {
         "README.md": "card",

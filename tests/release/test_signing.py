@@ -19,7 +19,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
 
 from pipeline.errors import InputError
-from pipeline.release import bundle, signing, standalone
+from pipeline.release import bundle, sealing, signing, standalone
 from pipeline.release.verify import Origin, verify
 from pipeline.storage.store import canonical_json, digest_file
 
@@ -61,7 +61,7 @@ def resum(release):
 def restate(release, **fields):
     """Change the manifest so that everything but a signature fits it."""
     manifest = json.loads((release / "manifest.json").read_bytes()) | fields
-    manifest["digest"] = bundle.content_digest(manifest)
+    manifest["digest"] = sealing.content_digest(manifest)
     (release / "manifest.json").write_bytes(canonical_json(manifest))
 
 

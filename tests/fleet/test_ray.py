@@ -1,0 +1,90 @@
+"""An export on a cluster of one node that is started here; `make test-ray` has Ray, and without it these skip."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.fleet import project
+
+pytest.importorskip("ray", reason="needs the extra `ray`: make test-ray")
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MYSEED", "5")
+    monkeypatch.setenv("WEIGHBRIDGE_NODE_DIR", str(tmp_path / "node"))
+    monkeypatch.setenv("PYTHONPATH", ROOT)
+    config = project.written(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return config
+
+
+def command(*words):
+    return [
+        sys.executable,
+        "-m",
+        "pipeline.commands",
+        "export",
+        *words,
+        "--on",
+        "ray",
+        "--no-benchmark",
+        "--out",
+        "out",
+    ]
+
+
+def children(folder):
+    """Return processes of exports on the node whose folder this is."""
+    found = []
+    for each in psutil.process_iter(["cmdline"]):
+        try:
+            if "pipeline." in " ".join(each.cmdline()) and each.environ().get("WEIGHBRIDGE_NODE_DIR") == str(folder):
+                found.append(each)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_stdout_is_one_document_and_ray_says_nothing(config):
+    wrong = config.with_name("wrong.yaml")
+    wrong.write_text("extends: net.yaml\nname: wrong\nexports: [onxx]\n")
+    ended = subprocess.run(
+        command("configs/*.yaml", "--json", "--log-json"), capture_output=True, text=True, check=False
+    )
+    runs = {each["config"]: each for each in json.loads(ended.stdout)["runs"]}
+    assert {name: each["exit_code"] for name, each in runs.items()} == {"configs/net.yaml": 0, "configs/wrong.yaml": 2}
+    assert ended.returncode == 2
+    assert all(line.startswith("{") for line in ended.stderr.splitlines()), ended.stderr
+    again = subprocess.run(command("configs/net.yaml"), capture_output=True, text=True, check=True)
+    assert again.stdout.startswith("up to date: out/net/")
+    assert again.stderr == ""  # and no cluster was started for it
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_whoever_stops_a_run_ends_all_of_it(config, tmp_path, number, code):
+    del config
+    with subprocess.Popen(command("configs/net.yaml", "--log-json"), stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if '"stage": "export"' in line:
+                break
+        assert children(tmp_path / "node") != []
+        process.send_signal(number)
+        process.stderr.read()
+    assert process.returncode == code
+    until_s = time.monotonic() + 30
+    while (left := children(tmp_path / "node")) and time.monotonic() < until_s:
+        time.sleep(0.1)
+    assert left == []
+    assert not (tmp_path / "here/out/net/latest").exists()
