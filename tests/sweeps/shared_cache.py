@@ -145,7 +145,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--rate", type=float, default=0.05)
+    parser.add_argument("--rate", type=float, default=0.08)
     parser.add_argument("--late", type=float, default=0.5)
     parser.add_argument("--only", type=int)
     chosen = parser.parse_args()
