@@ -21,6 +21,7 @@ from pipeline.fleet.node import NodeSlots
 from pipeline.run import keys, up_to_date
 from pipeline.run.export import export
 from pipeline.run.plan import Settings, plan
+from pipeline.run.sharing import SharedCache
 from pipeline.worker import process
 from pipeline.worker.child import die_with_parent
 
@@ -118,8 +119,7 @@ def _shared(order: Mapping[str, Any]) -> dict[str, Any]:
     for index, text in enumerate(told["trusted"]):
         trusted.append(Path(order["out"]) / f".trusted-{index}.pub.pem")
         trusted[-1].write_text(text, encoding="utf-8")
-    kind = importlib.import_module("pipeline.run.sharing").SharedCache
-    return {"shared": kind(told["url"], told["key"] and Path(told["key"]), tuple(trusted))}
+    return {"shared": SharedCache(told["url"], told["key"] and Path(told["key"]), tuple(trusted))}
 
 
 def _require_same(expected: Mapping[str, Any], parts: Mapping[str, Any]) -> None:

@@ -371,7 +371,7 @@ def _require_going() -> None:
 
 def _shared(settings: Settings) -> dict[str, Any] | None:
     """Return the cache that machines share as a node is told of it: public keys travel, the private one lies on every node."""
-    shared = getattr(settings, "shared", None)
+    shared = settings.shared
     if shared is None:
         return None
     trusted = [each.read_text(encoding="utf-8") for each in shared.trusted]
