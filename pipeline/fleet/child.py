@@ -5,6 +5,7 @@ It does one after the other, and ends with the process that started it, whatever
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -22,6 +23,7 @@ from pipeline.run import keys, up_to_date
 from pipeline.run.export import export
 from pipeline.run.plan import Settings, plan
 from pipeline.run.sharing import SharedCache
+from pipeline.storage.store import atomic_write
 from pipeline.worker import process
 from pipeline.worker.child import die_with_parent
 
@@ -98,7 +100,7 @@ def _exported(path: Path, order: Mapping[str, Any], report: Callable[[Event], No
         max_bytes=order["max_bytes"],
         report=report,
         slots=NodeSlots(memory_bytes=order["memory_bytes"]),
-        **_shared(order),
+        shared=_shared(order),
     )
     parts = keys.of_release(plan(path, settings), settings)
     _require_same(order["expected"], parts)
@@ -106,20 +108,21 @@ def _exported(path: Path, order: Mapping[str, Any], report: Callable[[Event], No
     return {"release": outcome.release.name, "why": outcome.why, "parts": parts}
 
 
-def _shared(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the setting of the cache that machines share, if there is one; raises InputError where the key is not on this node."""
+def _shared(order: Mapping[str, Any]) -> SharedCache | None:
+    """Return the cache that machines share, if there is one; raises InputError where the key is not on this node."""
     if (told := order.get("shared")) is None:
-        return {}
+        return None
     if told["key"] is not None and not Path(told["key"]).is_file():
         raise InputError(
             f"there is no key {told['key']} on this node, and private keys do not travel",
             hint="put it there on every node, for your eyes only",
         )
     trusted = []
-    for index, text in enumerate(told["trusted"]):
-        trusted.append(Path(order["out"]) / f".trusted-{index}.pub.pem")
-        trusted[-1].write_text(text, encoding="utf-8")
-    return {"shared": SharedCache(told["url"], told["key"] and Path(told["key"]), tuple(trusted))}
+    for text in told["trusted"]:
+        # By its digest: tasks of other runs, which trust others, have the same folder.
+        trusted.append(Path(order["out"]) / f".trusted-{hashlib.sha256(text.encode()).hexdigest()[:16]}.pub.pem")
+        atomic_write(trusted[-1], text.encode())
+    return SharedCache(told["url"], told["key"] and Path(told["key"]), tuple(trusted))
 
 
 def _require_same(expected: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
