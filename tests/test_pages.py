@@ -14,9 +14,9 @@ from tests import pages
 from tests.pages import ROOT, Command
 
 README = ROOT / "README.md"
-# tests/test_plugin.py runs docs/i-add-a-backend.md, with the distributions that it shows installed.
+# tests/test_plugin.py runs docs/i-add-a-backend.md, with the distributions that it shows installed; tests/sweeps/replay.py what docs/replay.md shows.
 ALONE = ("i-have-a-pth.md", "i-release-models.md")
-ELSEWHERE = ("i-add-a-backend.md",)
+ELSEWHERE = ("i-add-a-backend.md", "replay.md")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib import util
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -155,13 +155,18 @@ class Uv:
         return run(self.name, label, [self.program, "pip", "install", *arguments], own, say)
 
 
+def _has_pip() -> bool:
+    # By the paths alone: setuptools takes a look for pip as a sign to give its place in distutils back, and breaks on that later.
+    return PathFinder.find_spec("pip") is not None
+
+
 def installer() -> Installer:
     """Return uv if it is there, else pip; pip too where only pip was told an index, which uv does not read.
 
     Raises:
         UnavailableError: neither is there.
     """
-    uv, has_pip = shutil.which("uv"), util.find_spec("pip") is not None
+    uv, has_pip = shutil.which("uv"), _has_pip()
     if uv and not (has_pip and not _tells_uv() and _tells_pip()):
         return Uv(uv)
     if has_pip:

@@ -33,7 +33,9 @@ def quick(monkeypatch):
     """Have the command work in this process and with one thread: what is timed says nothing then."""
     real = command.settings_of
     monkeypatch.setattr(
-        command, "settings_of", lambda *given: replace(real(*given), runner=InProcessRunner(), threads=1)
+        command,
+        "settings_of",
+        lambda *given, **named: replace(real(*given, **named), runner=InProcessRunner(), threads=1),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 
@@ -125,6 +126,16 @@ def test_uv_is_taken_where_it_is_unless_only_pip_was_told_an_index(monkeypatch):
     assert installing.installer().name == "uv"
     monkeypatch.setattr(installing.shutil, "which", lambda _: None)
     assert installing.installer().name == "pip"
-    monkeypatch.setattr(installing.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(installing, "_has_pip", lambda: False)
     with pytest.raises(UnavailableError, match="neither uv nor pip"):
         installing.installer()
+
+
+def test_a_look_for_pip_leaves_distutils_to_setuptools():
+    script = "from pipeline.fleet import installing; print(installing._has_pip()); import distutils.core; import setuptools; print(distutils.core.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", script], capture_output=True, text=True, check=True
+    )
+    found, file = done.stdout.split()
+    assert found == "True"
+    assert "_distutils" in file
