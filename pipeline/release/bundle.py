@@ -21,6 +21,7 @@ from pipeline.storage.store import (
     lock,
     private_directory,
     publish,
+    sweep,
 )
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ def add_to_report(release: Path, files: Mapping[str, bytes]) -> None:
     if linked := next((each for each in (report, *report.rglob("*")) if each.is_symlink()), None):
         raise UnsafeError(f"{linked} is a link: what is written there would go elsewhere", hint="remove it")
     kept = {name: (report / name).read_bytes() for name in standalone.list_files(report) if name != standalone.SUMS}
+    sweep(release.parent)  # what a run left that was killed here
     with private_directory(release.parent) as temporary, disk_errors(release):
         _write_report(temporary, {**kept, **files})
         exchange(temporary / standalone.REPORT, report, temporary / "old")

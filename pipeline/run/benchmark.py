@@ -22,7 +22,7 @@ from pipeline.release import verify as verifying
 from pipeline.report import document
 from pipeline.run import keys as dependencies
 from pipeline.run import up_to_date
-from pipeline.run.plan import plan, usual_values
+from pipeline.run.plan import plan, sweep_away, usual_values
 from pipeline.run.stages import reporting
 from pipeline.run.stages.results import Timed
 from pipeline.run.stages.state import State, run
@@ -62,6 +62,7 @@ def benchmark(path: Path, settings: Settings) -> Documents:
         _require_sound(verifying.check_unread(earlier.release), earlier.release)  # finding it compared the digests
         variants = present(planned.variants, earlier.release)
         return replace(document.read(earlier.release), benchmark=measured(planned, variants, settings))
+    sweep_away(planned.config.name, settings)
     with private_directory(settings.out / planned.config.name) as work:
         state = run(
             State(planned, settings, work),

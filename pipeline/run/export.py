@@ -14,10 +14,10 @@ from pipeline.release import bundle
 from pipeline.report import log
 from pipeline.run import keys as dependencies
 from pipeline.run import up_to_date
-from pipeline.run.plan import at_once, noting, plan, results, worker_bytes
+from pipeline.run.plan import at_once, noting, plan, results, sweep_away, worker_bytes
 from pipeline.run.slots import Slots
 from pipeline.storage.cache import LIMIT_BYTES
-from pipeline.storage.store import atomic_write, canonical_json, lock, private_directory, sweep
+from pipeline.storage.store import atomic_write, canonical_json, lock, private_directory
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
@@ -126,8 +126,7 @@ def _recorded(recorder: log.Recorder, name: str, out: Path) -> Iterator[dict[str
 
 def _exported(planned: Plan, settings: Settings) -> Outcome:
     name, folder = planned.config.name, settings.out / planned.config.name
-    for place in (settings.out, folder, results(settings).root):
-        sweep(place)
+    sweep_away(name, settings)
     built_from = dependencies.of_release(planned, settings)
     earlier = up_to_date.find(settings.out, name, built_from)
     if earlier.release and not settings.rebuild:

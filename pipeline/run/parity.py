@@ -17,7 +17,7 @@ from pipeline.parity import candidate
 from pipeline.parity.document import Candidate
 from pipeline.parity.jobs import ReadSignature
 from pipeline.parity.prove import Truth
-from pipeline.run.plan import at_once, plan
+from pipeline.run.plan import at_once, plan, sweep_away
 from pipeline.run.stages import accuracy, reporting
 from pipeline.run.stages.exporting import EXPORT, export
 from pipeline.run.stages.network import evaluate_oracle, truth_of
@@ -63,6 +63,7 @@ def parity(path: Path, settings: Settings, request: Request) -> Parity:
     theirs = candidate.format_of(file, trusted=request.trust_candidate) if file else None
     if request.custom_ops:
         _require_usable(request.custom_ops, theirs)
+    sweep_away(planned.config.name, settings)
     with private_directory(settings.out / planned.config.name) as work:
         state = State(planned, settings, work)
         if file and theirs:

@@ -30,6 +30,7 @@ from pipeline.release import bundle, signing
 from pipeline.run import precisions, sharing
 from pipeline.run.slots import Slots
 from pipeline.storage.cache import Cache
+from pipeline.storage.store import sweep
 from pipeline.weights import files, read, remote
 from pipeline.weights.verified import verified_as, verify
 from pipeline.worker.event import Event
@@ -113,6 +114,12 @@ def results(settings: Settings) -> Cache:
     """Return the cache that runs writing to the same folder share, with the one that machines share behind it."""
     behind = sharing.opened(settings.shared) if settings.shared else None
     return Cache(settings.out / RESULTS, noting(settings), behind)
+
+
+def sweep_away(name: str, settings: Settings) -> None:
+    """Remove what runs that were killed have left where runs of this name write."""
+    for place in (settings.out, settings.out / name, results(settings).root):
+        sweep(place)
 
 
 def noting(settings: Settings) -> Callable[[str], None]:

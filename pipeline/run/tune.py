@@ -18,14 +18,14 @@ from pipeline.release.tools import tools
 from pipeline.report import document
 from pipeline.run import cached, candidates, keys, up_to_date
 from pipeline.run.export import export
-from pipeline.run.plan import plan, results
+from pipeline.run.plan import plan, results, sweep_away
 from pipeline.run.stages import reporting
 from pipeline.run.stages.exporting import EXPORT
 from pipeline.run.stages.proving import heard_longer, prove_all
 from pipeline.run.stages.results import Exported, Proven
 from pipeline.run.stages.sampling import SAMPLE
 from pipeline.run.stages.state import State, run
-from pipeline.storage.store import canonical_json, key, lock, private_directory, sweep
+from pipeline.storage.store import canonical_json, key, lock, private_directory
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def tune(path: Path, settings: Settings, *, again: bool = False) -> Tuned:
     """
     planned = plan(path, settings)
     release = _released(path, planned, settings)
+    sweep_away(planned.config.name, settings)
     with private_directory(settings.out / planned.config.name) as work:
         begun = State(planned, settings, work)
         with results(settings).in_use():
@@ -84,7 +85,6 @@ def write(release: Path, found: Recommended) -> None:
     files = {recommended.FILE: canonical_json(found.to_json())}
     files |= {name: text.encode() for name, text in reporting.pages(release.parent.name, documents).items()}
     with lock(release.parent / ".lock", f"waiting for another process that writes a release of {release.parent.name}"):
-        sweep(release.parent)  # what a run left that was killed here
         bundle.add_to_report(release, files)
 
 
