@@ -60,17 +60,29 @@ class Shipped:
 
 def export(name: str, folder: Path) -> Shipped:
     """Export a shipped config into `folder`; resnet18, which ships without weights, with seeded ones."""
-    overrides = ()
-    if name == "resnet18":
-        torch.save(seeded_resnet18().state_dict(), folder / "resnet18.pth")
-        overrides = (f"model.weights={folder / 'resnet18.pth'}",)
-    planned = planning.plan(Path(f"configs/{name}.yaml"), planning.Settings(out=folder, overrides=overrides))
+    planned = planned_in(name, folder)
     interface = planned.interface
     examples = cases.make(interface, cases.example_sizes(interface), seed=0, name="exporter").inputs
     job = FromNetwork(model.load(planned.network).module, interface, examples, folder / "model.onnx", {"name": name})
     artifact = exporter.export(job, exporter.OnnxOptions())
     proto = onnx.load(str(artifact.files[0]))
     return Shipped(name, planned.network, interface, proto, dict(artifact.program), examples)
+
+
+def planned_in(name: str, folder: Path) -> planning.Plan:
+    """Return the plan of a shipped config whose releases go to `folder`."""
+    settings = planning.Settings(out=folder, overrides=own_weights(name, folder))
+    return planning.plan(Path(f"configs/{name}.yaml"), settings)
+
+
+def own_weights(name: str, folder: Path) -> tuple[str, ...]:
+    """Return what has to be overridden in a shipped config: where the weights of resnet18 are, which are made in `folder` if they are not there."""
+    if name != "resnet18":
+        return ()
+    weights = folder / "resnet18.pth"
+    if not weights.is_file():
+        torch.save(seeded_resnet18().state_dict(), weights)
+    return (f"model.weights={weights}",)
 
 
 def seeded_resnet18() -> ResNet:

@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from benchmarks import shipped
 
 if TYPE_CHECKING:
@@ -43,10 +41,7 @@ class Pair:
 
 def tuned(name: str, folder: Path, seconds: float) -> dict[str, Any]:
     """Run `weighbridge tune` anew on a shipped config; return what it recommends, as recommended.json states it."""
-    weights = folder / "resnet18.pth"
-    if name == "resnet18" and not weights.is_file():
-        torch.save(shipped.seeded_resnet18().state_dict(), weights)
-    own = ("--set", f"model.weights={weights}") if name == "resnet18" else ()
+    own = [word for each in shipped.own_weights(name, folder) for word in ("--set", each)]
     command = [*WEIGHBRIDGE, "tune", f"configs/{name}.yaml", "--out", str(folder), "--again", "--json"]
     ended = subprocess.run([*command, "--seconds", str(seconds), *own], capture_output=True, check=False)
     if ended.returncode:

@@ -39,7 +39,6 @@ from pipeline.rebuild import record as recording
 from pipeline.rebuild.network import Network
 from pipeline.release.predict import read_arrays
 from pipeline.release.tools import tools
-from pipeline.run import plan as planning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,11 +91,7 @@ def _settled(module: nn.Module, interface: Interface) -> nn.Module:
 def _shipped(
     name: str, folder: Path
 ) -> tuple[str, Callable[..., nn.Module], dict[str, Any], dict[str, Any], Interface]:
-    overrides = ()
-    if name == "resnet18":
-        torch.save(shipped.seeded_resnet18().state_dict(), folder / "resnet18.pth")
-        overrides = (f"model.weights={folder / 'resnet18.pth'}",)
-    planned = planning.plan(Path(f"configs/{name}.yaml"), planning.Settings(out=folder, overrides=overrides))
+    planned = shipped.planned_in(name, folder)
 
     def make(**arguments: Any) -> nn.Module:
         return model.load(replace(planned.network, arguments=arguments)).module
