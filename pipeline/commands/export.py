@@ -123,13 +123,11 @@ def _export(
     from pipeline.run.export import export_several, reproduce
 
     def shown(result: "Result") -> dict[str, Any]:
-        if isinstance(result.outcome, WeighbridgeError):
-            raise result.outcome
-        found = _print_outcome(result.config, result.outcome, as_json=as_json)
+        found = _shown(result, as_json=as_json)
         if not twice:
             return found
         with progress(f"{result.config.stem}, once more", as_lines=log_json) as show:
-            same = reproduce(result.config, replace(settings, report=show), result.outcome.release)
+            same = reproduce(result.config, replace(settings, report=show), Path(found["release"]))
         if not as_json:
             typer.echo(f"reproducible: a second build, elsewhere, gave the same bytes for all {len(same)} files")
         return found | {"reproducible": list(same)}
@@ -146,22 +144,25 @@ def _export_on(
     from pipeline.fleet.ray import export_on
     from pipeline.report.progress import board
 
-    def shown(result: "Result") -> dict[str, Any]:
-        if isinstance(result.outcome, WeighbridgeError):
-            raise result.outcome
-        return _print_outcome(result.config, result.outcome, as_json=as_json)
-
     with board(len(configs), as_lines=log_json) as begin:
         placed = export_on(on, configs, settings, begin, count)
     kinds = list(dict.fromkeys(each.processor for each in placed))
+    are_several = sum(map(bool, kinds)) > 1
     found = {}
     for kind in kinds:
-        if len([each for each in kinds if each]) > 1 and kind and not as_json:
+        if are_several and kind and not as_json:
             typer.echo(f"\non {kind}:")
         for index, each in enumerate(placed):
             if each.processor == kind:
-                found[index] = attempt(partial(shown, each.result), as_json=as_json)
+                found[index] = attempt(partial(_shown, each.result, as_json=as_json), as_json=as_json)
     return [{"config": str(config), **found[index]} for index, config in enumerate(configs)]
+
+
+def _shown(result: "Result", *, as_json: bool) -> dict[str, Any]:
+    """Print what came of a config, and return it as JSON values; raises what stopped it."""
+    if isinstance(result.outcome, WeighbridgeError):
+        raise result.outcome
+    return _print_outcome(result.config, result.outcome, as_json=as_json)
 
 
 def _print_outcome(config: Path, outcome: "Outcome", *, as_json: bool) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from pipeline.run.sharing import SharedCache
 from pipeline.storage.store import atomic_write
 from pipeline.worker import process
 from pipeline.worker.child import die_with_parent
+from pipeline.worker.job import failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -85,8 +86,7 @@ def exported(order: Mapping[str, Any], report: Callable[[Event], None]) -> dict[
     try:
         return found | _exported(path, order, report)
     except WeighbridgeError as error:
-        failure = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "about": error.about}
-        return found | {"failure": failure}
+        return found | {"failure": failure_of(error).model_dump()}
 
 
 def _exported(path: Path, order: Mapping[str, Any], report: Callable[[Event], None]) -> dict[str, Any]:

@@ -137,7 +137,8 @@ def needs(planned: Plan, there: Sequence[Node], jobs: int | None, *, benchmark: 
     Raises:
         UnavailableError: no node has it.
     """
-    gpus = int(any(each.required and backends()[each.backend].device != "cpu" for each in planned.variants))
+    on_gpu = [each.name for each in planned.variants if each.required and backends()[each.backend].device != "cpu"]
+    gpus = int(bool(on_gpu))
     stating = [each for each in there if NODE in each.resources]
     if benchmark and not stating:
         raise UnavailableError(
@@ -146,11 +147,8 @@ def needs(planned: Plan, there: Sequence[Node], jobs: int | None, *, benchmark: 
         )
     usable = stating if benchmark else there
     if gpus and not any(each.resources.get("GPU") for each in usable):
-        required = [
-            each.name for each in planned.variants if each.required and backends()[each.backend].device != "cpu"
-        ]
         raise UnavailableError(
-            f"required backend {required[0]} runs on a GPU, and no node has one",
+            f"required backend {on_gpu[0]} runs on a GPU, and no node has one",
             hint=f"add a node with a GPU, or take it out of `require` ({planned.config.place('require')})",
         )
     process_bytes = worker_bytes(planned)

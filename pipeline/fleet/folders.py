@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-RELEASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
-"""What a name or a version may be: nothing that leads out of the folder it is in."""
-_MAX_LATEST_BYTES = 1024
 _BESIDE = {bundle.FAILED, bundle.CRASHES}
 
 
@@ -61,7 +57,7 @@ class Named:
     @staticmethod
     def of(path: Path) -> Named | None:
         """Read a folder; None for one that is none."""
-        if not RELEASE_NAME.fullmatch(path.name) or path.is_symlink():
+        if not bundle.NAME.fullmatch(path.name) or path.is_symlink():
             return None
         versions = tuple(sorted(each.name for each in _folders(path) if (each / standalone.MANIFEST).is_file()))
         found = Named(path, Run.of(path), latest_of(path), versions)
@@ -79,11 +75,10 @@ def latest_of(folder: Path) -> str | None:
     if not (folder / bundle.LATEST).is_file():
         return None
     try:
-        with (folder / bundle.LATEST).open("rb") as file:
-            version = file.read(_MAX_LATEST_BYTES).decode().strip()
-    except (OSError, UnicodeDecodeError):
+        version = bundle.stated_latest(folder / bundle.LATEST)
+    except OSError:
         return None
-    return version if RELEASE_NAME.fullmatch(version) else None
+    return version if bundle.NAME.fullmatch(version) else None
 
 
 def named(root: Path) -> Iterator[Named]:
@@ -101,5 +96,5 @@ def _folders(path: Path) -> list[Path]:
     return sorted(
         each
         for each in path.iterdir()
-        if RELEASE_NAME.fullmatch(each.name) and each.name not in _BESIDE and each.is_dir() and not each.is_symlink()
+        if bundle.NAME.fullmatch(each.name) and each.name not in _BESIDE and each.is_dir() and not each.is_symlink()
     )

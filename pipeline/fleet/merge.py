@@ -28,6 +28,7 @@ from pipeline.storage.store import (
     private_directory,
     publish,
     read_json,
+    same_tree,
     sweep,
 )
 
@@ -226,7 +227,7 @@ def _beside(merged: Merged, source: Path, final: Path) -> None:
         copy = work / source.name
         _copy(source, copy)
         _check_report(source, copy / standalone.REPORT)
-        if final.is_dir() and _same(copy, final):
+        if final.is_dir() and same_tree(copy, final):
             return
         with atomic_directory(final, replace=True) as whole:
             for each in copy.iterdir():
@@ -244,11 +245,6 @@ def _check_report(source: Path, report: Path) -> None:
     wrong = [name for name, each in sums.items() if not (report / name).is_file() or digest_file(report / name) != each]
     if wrong:
         raise DigestError(f"the report in {source} is damaged: {in_line(wrong)}", hint="fetch it again")
-
-
-def _same(one: Path, other: Path) -> bool:
-    names = list_files(one)
-    return names == list_files(other) and all(digest_file(one / each) == digest_file(other / each) for each in names)
 
 
 def _built_from(merged: Merged, leading: Named, final: Path) -> None:

@@ -30,24 +30,23 @@ def folder() -> Path:
         InputError: what lies there is somebody else's, or others may write to it.
     """
     stated = os.environ.get(FOLDER_VARIABLE)
-    place = Path(stated) if stated else _of_user()
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _require_private(place)
-    return place
+    return _private(Path(stated) if stated else _of_user())
 
 
 def _of_user() -> Path:
     return Path(tempfile.gettempdir()) / f"weighbridge-{os.getuid()}"
 
 
-def _require_private(place: Path) -> None:
-    """Raise InputError unless a folder is the user's own and closed to others: what is kept in it is believed."""
+def _private(place: Path) -> Path:
+    """Return a folder, made if it is not there; raises InputError unless it is the user's own and closed to others: what is kept in it is believed."""
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = place.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise InputError(
             f"{place} is no folder that this user alone may write to",
             hint=f"remove it, or name another one in {FOLDER_VARIABLE}",
         )
+    return place
 
 
 class NodeSlots(Slots):
@@ -60,10 +59,7 @@ class NodeSlots(Slots):
     def take(self, need_bytes: int) -> Iterator[Callable[[], AbstractContextManager[None]]]:
         """Hold the machine with others while the block runs; yield a function that gives a context to have it alone."""
         del need_bytes  # the scheduler saw to it
-        place = _of_user()
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _require_private(place)
-        descriptor = os.open(place / _TIMING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(_private(_of_user()) / _TIMING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _hold(descriptor, fcntl.LOCK_SH)
             yield lambda: _alone(descriptor)

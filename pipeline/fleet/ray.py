@@ -16,8 +16,7 @@ from pipeline.fleet.task import End, Line, Order, Piece, Started, on_ray
 from pipeline.report.log import RUN
 from pipeline.run import keys, up_to_date
 from pipeline.run.export import Outcome, Result
-from pipeline.run.plan import plan
-from pipeline.storage.store import sweep
+from pipeline.run.plan import plan, sweep_away
 from pipeline.worker.event import Event
 
 if TYPE_CHECKING:
@@ -186,8 +185,7 @@ class _Fleet:
         planned = plan(path, settings, runs_here=False)
         parts = keys.of_release(planned, settings)
         name = planned.config.name
-        for place in (settings.out, settings.out / name):
-            sweep(place)
+        sweep_away(name, settings)
         earlier = up_to_date.find(settings.out, name, parts, ELSEWHERE)
         if earlier.release and not settings.rebuild:
             return Outcome(earlier.release, up_to_date=True, why=earlier.why)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, in_line
-from pipeline.fleet import folders, shard
+from pipeline.fleet import shard
 from pipeline.fleet.folders import Run
+from pipeline.release import bundle
 from pipeline.storage.store import atomic_write, canonical_json
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def failures(records: Sequence[Record], merged: Sequence[Merged], out: Path) -> 
     found = {}
     for record in records:
         for each in record.runs:
-            later = Run.of(out / each.name) if each.name and folders.RELEASE_NAME.fullmatch(each.name) else None
+            later = Run.of(out / each.name) if each.name and bundle.NAME.fullmatch(each.name) else None
             is_mended = later is not None and later.exit_code == 0 and later.started_at > record.at
             if each.exit_code and each.name not in known and not is_mended:
                 found[each.config] = each.error or f"it ended with exit code {each.exit_code}"

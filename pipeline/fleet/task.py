@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import WeighbridgeError
+from pipeline.errors import WeighbridgeError, WorkerError
 from pipeline.fleet import node
 from pipeline.fleet.travel import require_absolute, unpack
 from pipeline.release import bundle
 from pipeline.report.log import RUN
 from pipeline.storage.store import list_files, private_directory, sweep
+from pipeline.worker.job import failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -116,8 +117,7 @@ def run(order: Order, read: Read) -> Iterator[Line | Piece | End]:
                 yield from _files(out / order.name, answer.get("release"))
         yield End(answer, str(out), str(root))
     except WeighbridgeError as error:
-        failure = {"kind": type(error).__name__, "message": error.message, "hint": error.hint, "about": error.about}
-        yield End({"failure": failure})
+        yield End({"failure": failure_of(error).model_dump()})
 
 
 def _exported(order: Order, root: Path, out: Path) -> Generator[Line, None, dict[str, Any]]:
@@ -191,7 +191,7 @@ class _Child:
         lines = self._printed.read().decode(errors="replace").splitlines()[-_SHOWN_LINES:]
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         told = f"the export of {name} {how}" + "".join(f"\n  | {line[:300]}" for line in lines)
-        return {"failure": {"kind": "WorkerError", "message": told, "hint": None, "about": None}}
+        return {"failure": failure_of(WorkerError(told)).model_dump()}
 
     def end(self) -> None:
         """Let it end by itself, if it still runs, then make it."""

@@ -239,12 +239,8 @@ def excess(golden: Golden, case: GoldenCase, name: str, got: Array) -> float:
         is_same |= np.isnan(got) & np.isnan(expected)
     if is_same.all():
         return 0.0
-    if name in golden.tolerances:
-        tolerance = golden.tolerances[name]
-        allowed = tolerance["atol"] + tolerance["rtol"] * np.abs(expected.astype(np.float64))
-    elif name in case.floors:
-        allowed = np.broadcast_to(golden.limit * case.floors[name].astype(np.float64), expected.shape)
-    else:
+    allowed = standalone.allowance(expected, case.floors.get(name), golden, name)
+    if allowed is None:
         return np.inf
     with np.errstate(all="ignore"):
         error = np.abs(got.astype(np.float64) - expected.astype(np.float64))

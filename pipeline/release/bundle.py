@@ -37,7 +37,8 @@ VARIES = "varies"
 """The fact of a model that says why another build may give it other bytes."""
 
 _MAX_LATEST_BYTES = 1024
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+"""What a name or a version may be: nothing that leads out of the folder it is in."""
 _RESERVED = {
     standalone.MANIFEST,
     standalone.SIGNATURE,
@@ -136,14 +137,19 @@ def find(path: Path) -> Path:
         return path
     latest = path / LATEST
     if latest.is_file():
-        with latest.open("rb") as file:
-            version = file.read(_MAX_LATEST_BYTES).decode(errors="replace").strip()
-        if _NAME.fullmatch(version) and (path / version / standalone.MANIFEST).is_file():
+        version = stated_latest(latest)
+        if NAME.fullmatch(version) and (path / version / standalone.MANIFEST).is_file():
             return path / version
         raise InputError(
             f"{latest} names {version[:80]!r}, which is no release", hint=f"name the folder of a version below {path}"
         )
     raise InputError(f"{path} holds no release", hint=_hint(path))
+
+
+def stated_latest(file: Path) -> str:
+    """Return what a file `latest` says, whatever that is; raises OSError where it cannot be read."""
+    with file.open("rb") as opened:
+        return opened.read(_MAX_LATEST_BYTES).decode(errors="replace").strip()
 
 
 def file_digests(release: Path) -> dict[str, str]:
@@ -299,7 +305,7 @@ def _write_report(directory: Path, report: Mapping[str, bytes]) -> None:
     sums = {}
     for name, content in report.items():
         relative = PurePosixPath(name)
-        if relative.is_absolute() or not all(_NAME.fullmatch(part) for part in relative.parts):
+        if relative.is_absolute() or not all(NAME.fullmatch(part) for part in relative.parts):
             raise ValueError(f"{name!r} cannot name a file of the report")
         path = directory / standalone.REPORT / relative
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -330,7 +336,7 @@ def _check_names(content: ReleaseContent) -> None:
             )
     names = [name for model in content.models for name in (model.name_in_release, *model.extra_files)]
     check_beside([each.name for each in content.beside], names)
-    wrong = [name for name in names if not _NAME.fullmatch(name) or name in _RESERVED]
+    wrong = [name for name in names if not NAME.fullmatch(name) or name in _RESERVED]
     if wrong or len(set(names)) != len(names):
         raise ValueError(f"model files need distinct plain names: {names}")
 
@@ -348,7 +354,7 @@ def check_beside(names: Sequence[str], taken: Sequence[str]) -> None:
 
 def check_name(name: str, what: str) -> None:
     """Raise InputError for what cannot be the name of a folder or file of a release."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise InputError(
             f"{name[:140]!r} cannot name {what}",
             hint="use up to 128 letters, digits, dots, dashes, underscores and plus signs, a letter or digit first",

@@ -502,7 +502,7 @@ def _differs(got: Array, expected: Array, floor: Array | None, golden: Golden, n
     is_same = got == expected  # also what decides for infinities
     if expected.dtype.kind == "f":
         is_same |= np.isnan(got) & np.isnan(expected)
-    allowed = _allowed(expected, floor, golden, name)
+    allowed = allowance(expected, floor, golden, name)
     if allowed is None:
         wrong = int(np.count_nonzero(~is_same))
         return f"differs in {wrong} of {expected.size} elements, and must be exact" if wrong else None
@@ -516,7 +516,8 @@ def _differs(got: Array, expected: Array, floor: Array | None, golden: Golden, n
     return f"is off by {largest:.3g} at most, {worst.size} of {expected.size} elements beyond what is allowed"
 
 
-def _allowed(expected: Array, floor: Array | None, golden: Golden, name: str) -> NDArray[np.float64] | None:
+def allowance(expected: Array, floor: Array | None, golden: Golden, name: str) -> NDArray[np.float64] | None:
+    """Return how far each element of an output may be off: atol + rtol × |expected|, or limit × floor; None where it must be exact."""
     import numpy as np
 
     if name in golden.tolerances:

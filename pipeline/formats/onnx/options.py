@@ -18,7 +18,6 @@ USUAL_OPSET = 20
 Precision = Literal[
     "float16", "float16-weights", "bfloat16-weights", "int8", "int8-dynamic", "int8-weights", "int4-weights"
 ]
-WEIGHTS_ONLY = frozenset({"float16-weights", "bfloat16-weights", "int8-weights", "int4-weights"})
 
 
 class OnnxOptions(Options):
