@@ -100,30 +100,36 @@ class _Template:
     def __init__(self) -> None:
         environment = _environment(threads=1)
         self._read_at_import = _read_at_import(environment)
-        self._has_forked = False
+        self.was_asked = self.has_forked = False
         self._control, theirs = socket.socketpair()
         alive, self._alive_write = os.pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.worker.template", str(theirs.fileno()), str(alive)],
+                [sys.executable, "-P", "-m", "pipeline.worker.template", str(theirs.fileno()), str(alive)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), alive),
                 # Workers run beside each other: a thread that waits must not take the processor from one that has work.
                 env={"OMP_WAIT_POLICY": "PASSIVE"} | environment,
+                cwd="/",  # the working directory of whoever came first may be gone before it is up, or later
                 start_new_session=True,
             )
         os.close(alive)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
     def serves(self, environment: dict[str, str]) -> bool:
         """Whether it lives, and what libraries read when they are imported is the same in this environment."""
-        return self._process.poll() is None and self._read_at_import == _read_at_import(environment)
+        return self.alive and self._read_at_import == _read_at_import(environment)
 
     def send(self, order: template.Order, files: tuple[int, ...]) -> None:
         """Have a worker forked."""
         try:
-            self._has_forked = True
+            self.was_asked = True
             order.send(self._control, files)
         except OSError as error:
             raise _NoTemplateError from error
@@ -135,7 +141,7 @@ class _Template:
     def end(self) -> None:
         """Let it end by itself; kill it if it does not, or if it still imports what nobody came for."""
         self._control.close()
-        if not self._has_forked:
+        if not self.was_asked:
             self.send_kill()
         try:
             self._process.wait(_END_S)
@@ -192,6 +198,8 @@ def _forked(start: Start, channel: int, alive: int) -> tuple[Process, IO[bytes]]
         with _one_at_a_time:
             if errors.STOPPING.is_set():
                 raise errors.InterruptedRunError
+            if _template is not None and _template.has_forked and not _template.alive:
+                stop_template()  # something ended it; one that has never forked would not the next time either
             # By a name of our own: a signal may end the template, and forget it, at any time.
             used = _template = _template or _Template()
             if not used.serves(environment):
@@ -205,7 +213,9 @@ def _forked(start: Start, channel: int, alive: int) -> tuple[Process, IO[bytes]]
         os.close(output_write)
         os.close(told_write)
     try:
-        return Forked(told), os.fdopen(output, "rb", 0)
+        forked = Forked(told)
+        used.has_forked = True
+        return forked, os.fdopen(output, "rb", 0)
     except _NoTemplateError:
         os.close(output)
         raise
@@ -282,7 +292,7 @@ def _environment(threads: int) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(path or str(Path.cwd()) for path in sys.path)),
         "TORCH_SHOW_CPP_STACKTRACES": "0",
     }
     return os.environ | pools | fixed

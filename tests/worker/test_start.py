@@ -89,6 +89,25 @@ def test_a_template_that_cannot_import_what_is_asked_for_is_done_without():
 
 
 @pytest.mark.usefixtures("own_template")
+def test_a_template_outlives_the_folder_that_it_was_started_from(monkeypatch, tmp_path):
+    task = tmp_path / "task"
+    task.mkdir()
+    with monkeypatch.context() as patched:
+        patched.chdir(task)
+        RUNNER.expect(["torch"])
+        task.rmdir()
+    assert told(modules=TORCH)[0] != os.getpid()
+
+
+@pytest.mark.usefixtures("own_template")
+def test_a_template_that_has_served_and_was_killed_is_replaced():
+    first = told()[0]
+    os.kill(first, signal.SIGKILL)
+    assert _eventually(lambda: not starting._template.alive)
+    assert told()[0] not in {first, os.getpid()}
+
+
+@pytest.mark.usefixtures("own_template")
 def test_what_is_expected_is_imported_before_a_worker_asks_for_it():
     light = "pipeline.report.words"
     assert not told(light)[1]
