@@ -57,9 +57,9 @@ def engine(version: str, returning: str = RIGHT, opening: str = "") -> dict[str,
     return _files("weighbridge-engine", version, code, "[weighbridge.backends]\nengine = weighbridge_engine:ENGINE\n")
 
 
-def plain(name: str, version: str, *needs: str) -> dict[str, str]:
-    """Return the files of a distribution that brings nothing but its version."""
-    return _files(name, version, f"VERSION = {version!r}\n", "", needs)
+def plain(name: str, version: str, *needs: str, code: str = "") -> dict[str, str]:
+    """Return the files of a distribution that brings nothing but its version, and `code`."""
+    return _files(name, version, f"VERSION = {version!r}\n{code}", "", needs)
 
 
 def _files(name: str, version: str, code: str, entries: str, needs: tuple[str, ...] = ()) -> dict[str, str]:
@@ -114,6 +114,14 @@ def manifest(*required: str) -> dict[str, object]:
     config = MANIFEST["config"]
     assert isinstance(config, dict)
     return {**MANIFEST, "backends": proven, "config": config | {"require": list(required)}}
+
+
+# Everything but the installer is what runs elsewhere: `make sweep-replay` has pip and uv.
+UNZIPPING = (
+    "import sys; from pathlib import Path; from pipeline.fleet import installing; from tests.wheels import Unzip; "
+    "index = Path(sys.argv.pop(1)); installing.installer = lambda: Unzip(index); from pipeline.commands.app import main; main()"
+)
+"""A program that is weighbridge with an index that is a folder, its first argument."""
 
 
 class Unzip:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, complain, leave, print_json
+from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Trust, complain, leave, print_json, settings_of
 
 
 def replay(
@@ -21,6 +21,15 @@ def replay(
             help="What shall change, as pip takes it: 'torch==2.14.0, onnxruntime==1.32.0'; may be repeated, each tried by itself.",
         ),
     ],
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--config",
+            metavar="CONFIG",
+            help="What one of them was built from: run its network too, and export it again with all its gates; may be repeated.",
+        ),
+    ] = None,
+    trust: Trust = None,
     out: Out = ARTIFACTS,
     key: Annotated[
         Path | None, typer.Option("--key", metavar="PUBLIC", help="They must be signed by this key.")
@@ -45,7 +54,8 @@ def replay(
     sys.dont_write_bytecode = True  # not even Python's own copies of what is imported here
     candidates = [candidate(each) for each in with_]
     with progress("replay", as_lines=log_json) as show:
-        settings = fleet.Settings(out, Origin(key), count, timeout_s, report=show)
+        building = settings_of(out, trust, None)
+        settings = fleet.Settings(out, Origin(key), count, timeout_s, None, show, tuple(config or ()), building)
         found = fleet.replay(releases, candidates, settings)
     if as_json:
         print_json(to_json(found))

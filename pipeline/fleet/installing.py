@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import STOPPING, InterruptedRunError, UnavailableError
+from pipeline.fleet.lines import read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 TIMEOUT_S = 3600.0
 """How long an installer may take."""
 
-_STOP_CHECK_S = 0.5
 _KEPT_LINES = 2000
 _SHOWN_LINES, _SHOWN_COLUMNS = 4, 400
 # A process that the kernel ends with this one, before it becomes the installer.
@@ -203,11 +202,18 @@ def run(
     """
     told: list[str] = []
     with _started(command, variables) as process:
-        for line in _lines(process, time.monotonic() + TIMEOUT_S, label):
-            told.append(line)
-            del told[:-_KEPT_LINES]
-            if _TOLD.fullmatch(line):
-                say(line.strip()[:_SHOWN_COLUMNS])
+        assert process.stdout is not None  # noqa: S101 - opened as a pipe below
+        try:
+            for line in map(str.rstrip, read_lines(process.stdout, time.monotonic() + TIMEOUT_S)):
+                told.append(line)
+                del told[:-_KEPT_LINES]
+                if _TOLD.fullmatch(line):
+                    say(line.strip()[:_SHOWN_COLUMNS])
+        except TimeoutError:
+            raise UnavailableError(
+                f"an environment with {label} cannot be made: it was not installed within {TIMEOUT_S:g} s",
+                hint="see whether the index answers: pip download --no-deps NAME==VERSION",
+            ) from None
         code = process.wait()
     if code:
         raise UnavailableError(
@@ -246,28 +252,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     assert process.stdout is not None  # noqa: S101 - opened as a pipe above
     process.stdout.close()
-
-
-def _lines(process: subprocess.Popen[bytes], deadline: float, label: str) -> Iterator[str]:
-    """Yield what a process prints, line by line, until it closes its output."""
-    assert process.stdout is not None  # noqa: S101 - opened as a pipe above
-    rest = b""
-    while True:
-        if STOPPING.is_set():
-            raise InterruptedRunError
-        if time.monotonic() > deadline:
-            raise UnavailableError(
-                f"an environment with {label} cannot be made: it was not installed within {TIMEOUT_S:g} s",
-                hint="see whether the index answers: pip download --no-deps NAME==VERSION",
-            )
-        if not select.select([process.stdout], [], [], _STOP_CHECK_S)[0]:
-            continue
-        piece = os.read(process.stdout.fileno(), 1 << 16)
-        *whole, rest = (rest + piece).split(b"\n")
-        yield from (each.decode(errors="replace").rstrip() for each in whole)
-        if not piece:
-            yield rest.decode(errors="replace").rstrip()
-            return
 
 
 def reason(told: Sequence[str], code: int) -> str:

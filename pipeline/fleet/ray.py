@@ -116,6 +116,7 @@ class _Fleet:
     ) -> None:
         self._configs, self._settings, self._begin, self._jobs = configs, settings, begin, jobs
         self._connect: Callable[[], None] | None = connect
+        self._task: Any = None
         self._waiting = deque(enumerate(configs))
         self._running: dict[Any, _Work] = {}
         self._results: dict[int, Placed] = {}
@@ -194,7 +195,10 @@ class _Fleet:
     def _join(self) -> None:
         if self._connect is not None:
             self._connect()
+            import ray
+
             self._connect, self._nodes = None, cluster.nodes()
+            self._task = ray.remote(on_ray)
 
     def _prepared(self, index: int, path: Path, found: _Planned) -> _Work:
         settings, planned = self._settings, found.plan
@@ -205,7 +209,6 @@ class _Fleet:
 
     def _send(self, work: _Work) -> None:
         """Hand a config's next step to Ray, with its files where they are not there yet."""
-        import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         step, needs = work.steps[0], work.needs
@@ -215,20 +218,16 @@ class _Fleet:
         share = 1.0 if step == TIME else needs.share
         # What is built is in the cache of the node that built it.
         near = NodeAffinitySchedulingStrategy(work.node, soft=True) if work.node else "SPREAD"
-        task = (
-            ray.remote(on_ray)
-            .options(
-                name=f"weighbridge {step} of {work.name}",
-                num_cpus=needs.cpus,
-                num_gpus=needs.gpus,
-                memory=needs.memory_bytes,
-                resources={} if share is None else {cluster.NODE: share},
-                num_returns="streaming",
-                max_retries=0,  # a task that is done again tells other things: we do it again ourselves
-                scheduling_strategy=near,
-            )
-            .remote(self._order(work, step), {digest: self._kept[digest] for digest in work.packed.here})
-        )
+        task = self._task.options(
+            name=f"weighbridge {step} of {work.name}",
+            num_cpus=needs.cpus,
+            num_gpus=needs.gpus,
+            memory=needs.memory_bytes,
+            resources={} if share is None else {cluster.NODE: share},
+            num_returns="streaming",
+            max_retries=0,  # a task that is done again tells other things: we do it again ourselves
+            scheduling_strategy=near,
+        ).remote(self._order(work, step), {digest: self._kept[digest] for digest in work.packed.here})
         work.end = None
         self._running[task] = work
 

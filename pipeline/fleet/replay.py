@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.backends.table import backends
 from pipeline.benchmark.machine import cores
 from pipeline.errors import DefectError, InputError, UnavailableError, WeighbridgeError
-from pipeline.fleet import installing
+from pipeline.fleet import again, installing
 from pipeline.fleet.environment import Environment, Maker, environments
 from pipeline.fleet.requirements import Candidate, normalised
 from pipeline.fleet.trial import Checked, Finding, Limits, Result, Way, check, look, tried
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.release.verify import Origin
+    from pipeline.run.plan import Settings as Building
 
 TIMEOUT_S = 600.0
 
@@ -35,7 +36,10 @@ _TODAY, _MAKING = "today", "environment"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What holds for a whole replay. `out`: the folder below whose `.cache` environments are kept; `jobs`: how many releases at once."""
+    """What holds for a whole replay. `out`: the folder below whose `.cache` environments are kept; `jobs`: how many releases at once.
+
+    `configs` are those that releases were built from, whose networks are to be run and exported as well, with the settings `building`.
+    """
 
     out: Path
     origin: Origin = ANYBODY
@@ -43,6 +47,8 @@ class Settings:
     timeout_s: float = TIMEOUT_S
     memory_bytes: int | None = None
     report: Callable[[Event], None] = lambda _: None
+    configs: tuple[Path, ...] = ()
+    building: Building | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +142,7 @@ class _Bench:
         stage = f"replay {name}"
         self.report(Event(stage, "", "started", f"{len(chosen)} release{'s' * (len(chosen) > 1)}", is_stage=True))
         try:
-            names = sorted({way.backend for _, ways in chosen for way in ways})
+            names = sorted({way.backend for _, ways in chosen for way in ways} - {again.EXPORT})
             missing = look(names, runner, versions, self.limits).unavailable
             with _pool(self.jobs) as pool:
                 parts = [pool.submit(self._all, stage, runner, missing, *each) for each in chosen]
@@ -156,12 +162,24 @@ class _Bench:
         for way in ways:
             subject = f"{release.label}, {way.name}"
             self.report(Event(stage, subject, "started"))
-            reason = missing[way.backend] if way.backend in backends() else "no distribution here brings this backend"
-            cannot = Result(way, "cannot run", None, (Finding(reason),)) if reason else None
-            result = cannot or tried(release, way, runner, self.limits)
+            result = self._tried(subject, runner, missing, release, way)
             self.report(Event(stage, subject, "ended" if result.outcome == "holds" else "failed"))
             found[release.path, way.name] = result
         return found
+
+    def _tried(
+        self, subject: str, runner: LocalRunner, missing: Mapping[str, str | None], release: Checked, way: Way
+    ) -> Result:
+        if way.backend == again.EXPORT:
+
+            def report(event: Event) -> None:
+                if not event.is_stage and event.status != "noted":
+                    self.report(replace(event, stage=f"{subject}: {event.stage}"))
+
+            return again.exported(way, runner.above or (), self.limits, report)
+        reason = missing[way.backend] if way.backend in backends() else "no distribution here brings this backend"
+        cannot = Result(way, "cannot run", None, (Finding(reason),)) if reason else None
+        return cannot or tried(release, way, runner, self.limits)
 
 
 @contextmanager
@@ -178,7 +196,8 @@ def replay(paths: Sequence[Path], candidates: Sequence[Candidate], settings: Set
     """Replay releases as they are here today and under every candidate; a release or a candidate that fails stops no other.
 
     Raises:
-        InputError: no candidate is given, or none of the releases is one.
+        InputError: no candidate is given, or a config is of none of the releases.
+        WeighbridgeError: a config cannot be planned.
         UnavailableError: there is nothing that could install anything.
         InterruptedRunError: the run was interrupted.
     """
@@ -187,6 +206,8 @@ def replay(paths: Sequence[Path], candidates: Sequence[Candidate], settings: Set
     releases, refused = _checked(paths, settings)
     if not releases:
         return Replayed((), refused, ())
+    if settings.configs and settings.building:
+        releases = again.described(settings.configs, releases, settings.building)
     limits = Limits(max(1, cores() // settings.jobs), settings.timeout_s, settings.memory_bytes)
     bench = _Bench(releases, limits, settings.jobs, settings.report)
     cache = environments(settings.out, lambda text: settings.report(Event(_MAKING, "", "noted", text)))

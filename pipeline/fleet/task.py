@@ -6,18 +6,14 @@ It is a generator: first lines of what the export tells, then the files that cam
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import WeighbridgeError, WorkerError
+from pipeline.errors import WeighbridgeError
 from pipeline.fleet import node
+from pipeline.fleet.exporter import Exporter
 from pipeline.fleet.travel import require_absolute, unpack
 from pipeline.release import bundle
 from pipeline.report.log import RUN
@@ -32,8 +28,6 @@ if TYPE_CHECKING:
     Read = Callable[[str], bytes | memoryview]
 
 PIECE_BYTES = 32 << 20
-_GRACE_S = 10.0
-_SHOWN_LINES = 6
 _OF_RAY = ("RAY_", "OMP_NUM_THREADS")
 """What Ray sets for its own; a number of threads that the node itself was started with is put back."""
 
@@ -124,7 +118,7 @@ def _exported(order: Order, root: Path, out: Path) -> Generator[Line, None, dict
     """Let the child export; yield its events, and return its answer."""
     packed = order.packed
     global _child  # noqa: PLW0603 - one for all tasks of this process: that is its use
-    child = _child = _child if _child is not None and _child.alive else _Child()
+    child = _child = _child if _child is not None and _child.alive else Exporter(_environment())
     ended = False
     try:
         child.ask(
@@ -150,66 +144,7 @@ def _exported(order: Order, root: Path, out: Path) -> Generator[Line, None, dict
             child.end()
 
 
-class _Child:
-    """A process that exports one config after another for a worker of Ray's: what it has imported serves them all."""
-
-    def __init__(self) -> None:
-        alive, self._alive = os.pipe()
-        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it ends
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipeline.fleet.child", str(alive)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._printed,
-            pass_fds=(alive,),
-            env=_environment(),
-            start_new_session=True,
-        )
-        os.close(alive)
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can be asked."""
-        return self._process.poll() is None
-
-    def ask(self, order: Mapping[str, Any]) -> None:
-        """Say what to do."""
-        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            self._process.stdin.flush()
-
-    def told(self) -> Iterator[dict[str, Any]]:
-        """Yield what it tells until it ends."""
-        assert self._process.stdout is not None  # noqa: S101 - as above
-        yield from map(json.loads, self._process.stdout)
-
-    def lost(self, name: str) -> dict[str, Any]:
-        """Return what is said of one that ended without an answer."""
-        status = self._process.wait()
-        self._printed.seek(0)
-        lines = self._printed.read().decode(errors="replace").splitlines()[-_SHOWN_LINES:]
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        told = f"the export of {name} {how}" + "".join(f"\n  | {line[:300]}" for line in lines)
-        return {"failure": failure_of(WorkerError(told)).model_dump()}
-
-    def end(self) -> None:
-        """Let it end by itself, if it still runs, then make it."""
-        if self.alive:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_S)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        os.close(self._alive)
-        for each in (self._process.stdin, self._process.stdout, self._printed):
-            if each is not None:
-                with contextlib.suppress(OSError):  # what was not read by it any more
-                    each.close()
-
-
-_child: _Child | None = None
+_child: Exporter | None = None
 
 
 def _environment() -> dict[str, str]:

@@ -59,7 +59,7 @@ def _table(tried: Tried) -> Section:
 
 def _figure(result: Result) -> str:
     if result.factor is None:
-        return "cannot run" if result.outcome == "cannot run" else "failed"
+        return {"cannot run": "cannot run", "holds": "released"}.get(result.outcome, "failed")
     return times(result.factor)
 
 
@@ -107,6 +107,7 @@ def answer(found: Replayed) -> Iterator[str]:
 
 def _answer(tried: Tried) -> str:
     label = tried.candidate.label
+    noun = "backends and exports" if any(each.way.source for each in tried.rows) else "backends"
     quoted = " ".join(f"'{each.text}'" for each in tried.candidate.requirements)
     if tried.error:
         return f"unknown: {tried.error.message}\nfix:   {tried.error.hint}"
@@ -115,7 +116,7 @@ def _answer(tried: Tried) -> str:
         to_blame = list(dict.fromkeys(name for each in broken for name in each.blame))
         why = f" ({in_line(to_blame)})" if to_blame else ""
         return (
-            f"no: with {label} {len(broken)} required of {len(tried.rows)} backends would break, in {in_line(releases)}{why}; "
+            f"no: with {label} {len(broken)} required of {len(tried.rows)} {noun} would break, in {in_line(releases)}{why}; "
             f"next: stay, or export again with it: {command('export', 'CONFIG')}"
         )
     if not tried.rows:
@@ -127,10 +128,12 @@ def _answer(tried: Tried) -> str:
     optional = [each for each in tried.rows if each.verdict in {"would break", "fails today as well"}]
     but = f"; not required, and would break: {in_line([each.way.name for each in optional])}" if optional else ""
     if tried.environment and not tried.environment.changes:
-        return f"yes: with {label} nothing changes, and {kept} of {len(tried.rows)} backends hold, all required ones{but}; next: nothing"
+        return f"yes: with {label} nothing changes, and {kept} of {len(tried.rows)} {noun} hold, all required ones{but}; next: nothing"
     if tried.environment and (others := tried.environment.conflicts):
         but += f"; but {len(others)} other distributions here ask for another version (above)"
-    return f"yes: with {label} {kept} of {len(tried.rows)} backends hold, all required ones{but}; next: pip install {quoted}"
+    return (
+        f"yes: with {label} {kept} of {len(tried.rows)} {noun} hold, all required ones{but}; next: pip install {quoted}"
+    )
 
 
 def to_json(found: Replayed) -> dict[str, JsonValue]:

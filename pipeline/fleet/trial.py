@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from pipeline.interface import Array, Arrays
+    from pipeline.interface import Array, Arrays, Interface
+    from pipeline.rebuild.network import Network
     from pipeline.release.standalone import Golden, GoldenCase
     from pipeline.release.verify import Origin
+    from pipeline.run.plan import Plan, Settings
     from pipeline.worker.process import LocalRunner
 
 Outcome = Literal["holds", "breaks", "cannot run"]
@@ -44,8 +46,20 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Described:
+    """A config, planned here, and the settings that it is run with."""
+
+    path: Path
+    planned: Plan
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
 class Way:
-    """A way to run a release that was proven: a backend with its options, on one of the files."""
+    """A way to run a release that was proven: a backend with its options, on one of the files.
+
+    `source`: the config that the release was built from, where it is the network itself that runs, or its export; `file` is the config then.
+    """
 
     name: str
     backend: str
@@ -53,6 +67,7 @@ class Way:
     file: str
     options: Mapping[str, JsonValue]
     is_required: bool
+    source: Described | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +201,19 @@ def tried(release: Checked, way: Way, runner: LocalRunner, limits: Limits) -> Re
     Raises:
         InterruptedRunError: the run was interrupted.
     """
-    manifest = standalone.read_manifest(release.path)
-    golden = standalone.golden_of(release.path, manifest, way.file)
-    file = release.path / way.file
-    variant = Variant(way.name, way.backend, way.format, required=way.is_required, file=file, options=way.options)
-    interface = bundle.interface_from(manifest)
+    opens = _opening(release, way)
+    golden = opens.golden
     factor = 0.0
     findings: list[Finding] = []
     try:
         with opened(
-            runner, variant, interface, None, threads=limits.threads, timeout_s=limits.timeout_s, fresh=True
+            runner,
+            opens.variant,
+            opens.interface,
+            opens.network,
+            threads=limits.threads,
+            timeout_s=limits.timeout_s,
+            fresh=True,
         ) as (worker, _):
             for case in golden.cases:
                 outputs = worker.call(Run(inputs=dict(case.inputs)), timeout_s=limits.timeout_s)
@@ -207,6 +225,29 @@ def tried(release: Checked, way: Way, runner: LocalRunner, limits: Limits) -> Re
         return Result(way, "breaks", None, (Finding(error.message),))
     findings.sort(key=lambda each: -(each.factor or 0.0))
     return Result(way, "breaks" if findings else "holds", factor, tuple(findings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What is opened for a way, and what its outputs are held against."""
+
+    variant: Variant
+    interface: Interface
+    network: Network | None
+    golden: Golden
+
+
+def _opening(release: Checked, way: Way) -> _Opening:
+    if way.source is not None:
+        planned = way.source.planned
+        variant = Variant(way.name, way.backend, None, required=way.is_required)
+        golden = standalone.read_golden(release.path / standalone.GOLDEN)
+        return _Opening(variant, planned.interface, planned.network, golden)
+    manifest = standalone.read_manifest(release.path)
+    file = release.path / way.file
+    variant = Variant(way.name, way.backend, way.format, required=way.is_required, file=file, options=way.options)
+    golden = standalone.golden_of(release.path, manifest, way.file)
+    return _Opening(variant, bundle.interface_from(manifest), None, golden)
 
 
 def judged(golden: Golden, case: GoldenCase, outputs: Arrays) -> tuple[float, list[Finding]]:

@@ -103,6 +103,16 @@ def verify(
 def against(verdict: Verdict, stated: Stated, run: Run) -> Verdict:
     """Return a verdict with what a config says added: is the release made of it, and does its network agree with it."""
     manifest = standalone.read_manifest(verdict.release)
+    problems = differences(manifest, stated)
+    if any(manifest["config"][part] != stated.config[part] for part in ("inputs", "outputs")):
+        return replace(verdict, problems=tuple(problems))  # a network that takes or gives something else
+    golden = standalone.read_golden(verdict.release / standalone.GOLDEN)
+    problems += _run_problems(NETWORK, None, golden, run)
+    return replace(verdict, problems=tuple(problems), backends=(*verdict.backends, NETWORK))
+
+
+def differences(manifest: Mapping[str, Any], stated: Stated) -> list[str]:
+    """Return where a release is made of something else than what a config says."""
     # How a release was timed is no part of what it is.
     wanted_config = {**json.loads(canonical_json(stated.config)), "benchmark": manifest["config"].get("benchmark")}
     told = [
@@ -110,16 +120,11 @@ def against(verdict: Verdict, stated: Stated, run: Run) -> Verdict:
         ("weights", manifest["weights"]["sha256"], stated.weights_sha256),
         ("architecture", manifest["architecture"]["sha256"], stated.architecture_sha256),
     ]
-    problems = [
+    return [
         f"{where}: the release has {json.dumps(released)}, the config gives {json.dumps(wanted)}"
         for what, one, other in told
         for where, released, wanted in _differences(what, one, other)
     ]
-    if any(manifest["config"][part] != wanted_config[part] for part in ("inputs", "outputs")):
-        return replace(verdict, problems=tuple(problems))  # a network that takes or gives something else
-    golden = standalone.read_golden(verdict.release / standalone.GOLDEN)
-    problems += _run_problems(NETWORK, None, golden, run)
-    return replace(verdict, problems=tuple(problems), backends=(*verdict.backends, NETWORK))
 
 
 def check_origin(release: Path, origin: Origin) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.interface import Arrays
     from pipeline.release.verify import Origin, Verdict
-    from pipeline.run.plan import Settings
+    from pipeline.run.plan import Plan, Settings
     from pipeline.worker.runner import Worker
 
 TIMEOUT_S = 600.0
@@ -57,5 +57,9 @@ def verify(
         verdict = verifying.verify(release, backends=names, origin=origin, run=run)
         if planned is None or not verdict.passed:
             return verdict
-        stated = verifying.Stated(resolved(planned.config), planned.weights_sha256, digest(planned.located.path))
-        return verifying.against(verdict, stated, run)
+        return verifying.against(verdict, stated(planned), run)
+
+
+def stated(planned: Plan) -> verifying.Stated:
+    """Return what a planned config says that its release must be made of."""
+    return verifying.Stated(resolved(planned.config), planned.weights_sha256, digest(planned.located.path))

@@ -63,7 +63,7 @@ def process(start: Start, channel: int, alive: int) -> tuple[Process, IO[bytes]]
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=(channel, alive),
-        env=_environment(start.threads) | _below(start.above) | start.environment,
+        env=_environment(start.threads) | ({} if start.above is None else below(start.above)) | start.environment,
         start_new_session=True,
     )
     assert fresh.stdout is not None  # noqa: S101 - opened as a pipe above
@@ -271,10 +271,8 @@ def _read_at_import(environment: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _below(above: Sequence[str] | None) -> dict[str, str]:
+def below(above: Sequence[str]) -> dict[str, str]:
     """Return the variables with which folders come before everything that is installed, and Python's own modules before them."""
-    if above is None:
-        return {}
     standard = Path(sysconfig.get_path("stdlib"))
     own = [path for path in sys.path if path and _is_below(Path(path), standard)]
     others = [path for path in sys.path if path and path not in own]

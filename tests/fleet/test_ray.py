@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
+from pipeline.release.signing import generate
 from tests.fleet import project
 
 pytest.importorskip("ray", reason="needs the extra `ray`: make test-ray")
@@ -70,6 +73,50 @@ def test_stdout_is_one_document_and_ray_says_nothing(config):
     again = subprocess.run(command("configs/net.yaml"), capture_output=True, text=True, check=True)
     assert again.stdout.startswith("up to date: out/net/")
     assert again.stderr == ""  # and no cluster was started for it
+
+
+def exported(*words):
+    ended = subprocess.run(command(*words), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads((Path("out") / "net" / "run.json").read_text())
+
+
+def test_a_node_takes_from_the_shared_cache_what_another_one_has_built_and_the_bytes_are_the_same(
+    config, tmp_path, monkeypatch
+):
+    del config
+    key, _ = generate(tmp_path / "key")
+    shared = ("configs/net.yaml", "--cache", f"file://{tmp_path}/cache", "--cache-key", str(key))
+    made = exported(*shared)
+    first = Path("out").rename("first")
+    monkeypatch.setenv("WEIGHBRIDGE_NODE_DIR", str(tmp_path / "other"))
+    taken = exported(*shared)
+    built = {
+        (each["stage"], each["step"]): each["status"] for each in made["steps"] if each["step"] in {"onnx", "eager"}
+    }
+    found = {
+        (each["stage"], each["step"]): each["status"] for each in taken["steps"] if each["step"] in {"onnx", "eager"}
+    }
+    assert set(built.values()) == {"ended"}
+    assert found["export", "onnx"] == "reused"
+    assert taken["release"] == made["release"]
+    same = [each.name for each in (first / "net" / made["release"]).iterdir() if each.is_file()]
+    for name in same:
+        assert (first / "net" / made["release"] / name).read_bytes() == Path(
+            "out/net", made["release"], name
+        ).read_bytes(), name
+    alone = exported("configs/net.yaml", "--rebuild")  # of nobody's making: a shared cache is used where it is named
+    assert {each["status"] for each in alone["steps"] if each["step"] == "onnx"} == {"ended"}
+
+
+def test_weights_that_come_from_an_address_are_fetched_here_and_travel(config):
+    weights = Path("data/net.pth").rename(Path("elsewhere.pth")).absolute()
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    model = f'model: {{weights: "file://{weights}", sha256: {digest}, architecture: "mynets.net:Net"}}\n'
+    config.write_text(model + config.read_text())
+    found = exported("configs/net.yaml")
+    manifest = json.loads(Path("out/net", found["release"], "manifest.json").read_text())
+    assert manifest["weights"]["sha256"] == digest
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])

@@ -22,13 +22,6 @@ from tests import wheels
 WAY = Way("engine", "engine", "onnx", "model.onnx", {}, is_required=True)
 
 
-# Everything but the installer is what runs elsewhere: `make sweep-replay` has pip and uv.
-UNZIPPING = (
-    "import sys; from pathlib import Path; from pipeline.fleet import installing; from tests.wheels import Unzip; "
-    "index = Path(sys.argv.pop(1)); installing.installer = lambda: Unzip(index); from pipeline.commands.app import main; main()"
-)
-
-
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory, content):
     """A folder with version 1 installed, an index with others, and a release that was proven on version 1."""
@@ -51,7 +44,7 @@ def replayed(ground, tmp_path_factory):
     before = wheels.contents(site)
     options += ["--out", str(tmp_path_factory.mktemp("out")), "--json"]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", UNZIPPING, str(index), "replay", str(release), *options],
+        [sys.executable, "-P", "-c", wheels.UNZIPPING, str(index), "replay", str(release), *options],
         env=wheels.variables(site, index),
         capture_output=True,
         text=True,

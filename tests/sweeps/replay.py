@@ -21,6 +21,7 @@ import torch
 
 from pipeline.release import bundle
 from tests import pages, wheels
+from tests.fleet import project
 
 BOTH = ("weighbridge-engine==2, bystander==2", "weighbridge-engine==3, bystander==2")
 HANGING = "import time; time.sleep(600)"
@@ -165,6 +166,52 @@ def marked(value):
             if f"WEIGHBRIDGE_TEST_MARK={value}".encode() in held:
                 found.append(each.name)
     return found
+
+
+@pytest.fixture(scope="session")
+def again(tmp_path_factory):
+    """Two releases of a project and their configs, and an index with another version of what their networks use."""
+    folder = tmp_path_factory.mktemp("again")
+    site = wheels.install(folder / "site", wheels.plain("scaling", "1"))
+    index = folder / "index"
+    wheels.serve(index, wheels.plain("scaling", "2"))
+    config = project.written(folder / "project")
+    network = folder / "project/src/mynets/net.py"
+    network.write_text(f"import scaling\n{network.read_text()}")
+    other = config.with_name("other.yaml")
+    other.write_text(config.read_text().replace("name: net", "name: other"))
+    found = wheels.variables(site, index) | {"MYSEED": "1"}
+    run(found, "export", config, other, "--no-benchmark", code=0, cwd=config.parents[1])
+    return found, config.parents[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("seed", range(3))
+def test_one_that_is_stopped_while_it_exports_two_networks_leaves_no_process_and_the_next_run_no_folder(
+    again, tmp_path, number, seed
+):
+    variables, folder = again
+    configs = [word for name in ("net", "other") for word in ("--config", f"configs/{name}.yaml")]
+    asked = ("replay", "artifacts/net", "artifacts/other", "--with", "scaling==2", *configs, "--jobs", "2")
+    mark = {"WEIGHBRIDGE_TEST_MARK": str(tmp_path)}
+    process = subprocess.Popen(
+        command(*asked),
+        env=variables | mark,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    time.sleep(random.Random(seed).uniform(1.0, 20.0))
+    process.send_signal(number)
+    assert process.wait(60) in {-number if number == signal.SIGKILL else 128 + number, 0}
+    deadline = time.monotonic() + 15
+    while (left := marked(str(tmp_path))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+    done = run(variables, *asked, code=0, cwd=folder)
+    assert "yes: with scaling==2 6 of 6 backends and exports hold" in done.stdout
+    assert not list((folder / "artifacts/.cache/replays").iterdir())
 
 
 def test_a_kept_environment_that_was_damaged_is_made_again(ground, variables, tmp_path):
