@@ -29,11 +29,12 @@ _SMALL_SHARE = 0.001
 _CPUS = 2.0
 """How many cores a build keeps busy: benchmarks/export_cost.py has processor and wall time."""
 _CLIENT_PORT = "10001"
-_CONNECT_S, _HEALTHY_S = 5.0, 30.0
+_CONNECT_S, _HEALTHY_S, _ANSWER_S = 5.0, 30.0, 2.0
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_NUM_REDIS_GET_RETRIES": "2",  # how often a cluster that has just answered is tried, at half a minute each
 }
 
 
@@ -120,6 +121,18 @@ def connected(on: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def answers() -> bool:
+    """Return whether the cluster's head is there: calls of Ray's that need it would wait for a minute, and then end this process."""
+    import ray
+
+    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+    except OSError:
+        return False
+    return True
+
+
 def nodes() -> list[Node]:
     """Return the nodes that are alive."""
     import ray
@@ -185,6 +198,11 @@ def _require_listening(address: str) -> None:
         said = subprocess.run(asked, capture_output=True, timeout=_HEALTHY_S, check=False)
     except subprocess.TimeoutExpired:
         raise UnavailableError(f"what listens at {address} does not answer as a cluster does", hint=hint) from None
+    if b"AuthenticationError" in said.stderr:
+        raise UnavailableError(
+            f"the cluster at {address} wants a token, and was given none, or another one",
+            hint="copy ~/.ray/auth_token of its head here (or its content into RAY_AUTH_TOKEN), and set RAY_AUTH_MODE=token here and on every node",
+        )
     if said.returncode:
         raise UnavailableError(f"what listens at {address} is no cluster, or one of another version", hint=hint)
 

@@ -32,6 +32,8 @@ MOST_LOST = 8
 """How often a config's task may be lost with its worker or node before that is taken for the config's own doing."""
 PROVE, TIME = "proof", "timing"
 _WAIT_S, _LOOK_S, _CANCEL_S, _BARREN_S = 0.5, 5.0, 8.0, 60.0
+_HEADLESS_S = 30.0
+"""How long a cluster may be without its head: half of what Ray waits for before it ends this process."""
 _AHEAD = 2
 """So many tasks a core are handed to Ray ahead of time: enough that no node waits, and few enough that files do not pile up."""
 
@@ -124,6 +126,7 @@ class _Fleet:
         self._uses: Counter[str] = Counter()
         self._nodes: list[cluster.Node] = []
         self._looked_s = time.monotonic()
+        self._headless_s: float | None = None
 
     def run(self) -> list[Placed]:
         """Export them all; a cluster is joined when there is something for it to do."""
@@ -255,7 +258,7 @@ class _Fleet:
                 "max_bytes": settings.max_bytes,
                 "memory_bytes": work.needs.memory_bytes,
                 "expected": work.parts,
-                "shared": _shared(settings),
+                "shared": travel.shared(settings),
             },
             usual=usual.read_bytes() if usual.is_file() else None,
             keeps_release=len(work.steps) == 1,
@@ -321,7 +324,7 @@ class _Fleet:
             work.tell(Event("ray", work.address, "failed", how))
         work.tell(Event("ray", work.name, "noted", f"its task was lost{where} ({how}): it is done again, and goes on"))
         work.node = ""
-        self._nodes = cluster.nodes()
+        self._look_again()
         self._send(work)
         self._forget(task)
 
@@ -340,11 +343,26 @@ class _Fleet:
             if not self._uses[digest]:
                 self._kept.pop(digest, None)
 
+    def _look_again(self) -> bool:
+        """See which nodes there are now, and return whether that is known; raises UnavailableError once the head is gone for good."""
+        self._looked_s = time.monotonic()
+        if cluster.answers():
+            self._headless_s, self._nodes = None, cluster.nodes()
+            return True
+        self._headless_s = self._headless_s or self._looked_s
+        if self._looked_s - self._headless_s > _HEADLESS_S:
+            raise UnavailableError(
+                f"the cluster's head has not answered for {_HEADLESS_S:.0f} s",
+                hint="start the cluster again, then run the same command: it goes on with what is there already",
+            )
+        return False
+
     def _look(self) -> None:
-        """See which nodes there are; give up on what none of them can take, once that has been so for a while."""
+        """Give up on what no node can take, once that has been so for a while."""
         import ray
 
-        self._nodes, self._looked_s = cluster.nodes(), time.monotonic()
+        if not self._look_again():
+            return
         for task, work in list(self._running.items()):
             if any(work.needs.fits(each) for each in self._nodes):
                 work.barren_s = None
@@ -364,15 +382,6 @@ def _require_going() -> None:
     """Raise InterruptedRunError once the run is stopped: an exception in a signal's handler may get lost inside Ray."""
     if STOPPING.is_set():
         raise InterruptedRunError
-
-
-def _shared(settings: Settings) -> dict[str, Any] | None:
-    """Return the cache that machines share as a node is told of it: public keys travel, the private one lies on every node."""
-    shared = settings.shared
-    if shared is None:
-        return None
-    trusted = [each.read_text(encoding="utf-8") for each in shared.trusted]
-    return {"url": shared.url, "key": shared.key and str(shared.key.absolute()), "trusted": trusted}
 
 
 def _defect(work: _Work, error: Exception) -> WeighbridgeError:

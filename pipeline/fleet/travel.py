@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.labels import label_files
 from pipeline.config.source import chain
@@ -117,6 +117,15 @@ def require_absolute(packed: Pack) -> None:
                 f"{PurePosixPath(packed.config).name} names {name} by its absolute path, and this node has another file there",
                 hint="name it relative to the config, so that it travels, or put the same file there on every node",
             )
+
+
+def shared(settings: Settings) -> dict[str, Any] | None:
+    """Return the cache that machines share as a node is told of it: public keys travel, the private one lies on every node."""
+    cache = settings.shared
+    if cache is None:
+        return None
+    trusted = [each.read_text(encoding="utf-8") for each in cache.trusted]
+    return {"url": cache.url, "key": cache.key and str(cache.key.absolute()), "trusted": trusted}
 
 
 class _Nothing:

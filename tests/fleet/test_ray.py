@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -33,19 +36,40 @@ def config(tmp_path, monkeypatch):
     return config
 
 
-def command(*words):
-    return [
-        sys.executable,
-        "-m",
-        "pipeline.commands",
-        "export",
-        *words,
-        "--on",
-        "ray",
-        "--no-benchmark",
-        "--out",
-        "out",
-    ]
+def command(*words, on="ray"):
+    start = [sys.executable, "-m", "pipeline.commands", "export"]
+    return [*start, *words, "--on", on, "--no-benchmark", "--out", "out"]
+
+
+@contextmanager
+def head(folder):
+    """Start the head of a cluster as a user does, with a token; yield its address and its processes."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    (folder / ".ray").mkdir()
+    (folder / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    options = ["--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", str(folder / "ray"), "--block"]
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("ray"), "start", "--head", "--port", str(port), *options],
+        env=os.environ | {"HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    told = ""
+    for line in process.stdout:
+        told += line
+        if "terminate the Ray runtime" in line:
+            break
+    started = psutil.Process(process.pid).children(recursive=True)
+    try:
+        yield re.search(r"ray start --address='([0-9.:]+)'", told)[1], started
+    finally:
+        for each in [psutil.Process(process.pid), *started]:
+            with suppress(psutil.Error):
+                each.kill()
+        process.communicate()
 
 
 def children(folder):
@@ -117,6 +141,42 @@ def test_weights_that_come_from_an_address_are_fetched_here_and_travel(config):
     found = exported("configs/net.yaml")
     manifest = json.loads(Path("out/net", found["release"], "manifest.json").read_text())
     assert manifest["weights"]["sha256"] == digest
+
+
+def test_a_cluster_that_wants_a_token_is_joined_with_it_and_without_it_the_error_says_what_to_do(
+    config, tmp_path_factory, monkeypatch
+):
+    del config
+    home = tmp_path_factory.mktemp("h")
+    with head(home) as (address, _):
+        monkeypatch.setenv("HOME", str(home))
+        asked = command("configs/net.yaml", on=f"ray://{address}")
+        refused = subprocess.run(asked, capture_output=True, text=True, check=False)
+        assert (refused.returncode, "wants a token" in refused.stderr) == (4, True), refused.stderr
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        joined = subprocess.run(asked, capture_output=True, text=True, check=False)
+        assert joined.returncode == 0, joined.stderr
+
+
+def test_a_cluster_whose_head_dies_is_an_error_of_ours_before_ray_ends_the_process(
+    config, tmp_path_factory, monkeypatch
+):
+    del config
+    home = tmp_path_factory.mktemp("h")
+    with head(home) as (address, started):
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        asked = command("configs/net.yaml", "--log-json", on=f"ray://{address}")
+        with subprocess.Popen(asked, stderr=subprocess.PIPE, text=True) as process:
+            for line in process.stderr:
+                if '"stage": "export"' in line:
+                    break
+            for each in started:
+                if "gcs_server" in each.name():
+                    each.kill()
+            told = process.stderr.read()
+        assert (process.returncode, "head has not answered" in told) == (4, True), told
+        assert not list(Path("out/net").glob(".tmp-*"))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
