@@ -54,10 +54,18 @@ def cluster(work):
 
 
 def driver(configs, out, address):
-    """Start an export on the cluster; its events are lines of JSON."""
+    """Start an export on the cluster; its events are lines of JSON, and so is what it says at the end, each in a file."""
     command = [sys.executable, "-m", "pipeline.commands", "export", *map(str, configs), "--trust", "benchmarks"]
     command += ["--no-benchmark", "--out", str(out), "--on", f"ray://{address}", "--log-json", "--json"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(out.with_suffix(".log")).open("ab"), text=True)
+    # Not a pipe: nobody reads while something is ended, and what is said of many configs fills one.
+    with out.with_suffix(".json").open("wb") as said, out.with_suffix(".log").open("ab") as told:
+        return subprocess.Popen(command, stdout=said, stderr=told)
+
+
+def said(process, out):
+    """Wait for a driver's end, and return what it said."""
+    process.wait()
+    return out.with_suffix(".json").read_text("utf-8")
 
 
 def events(out):
@@ -126,10 +134,10 @@ def require_built_once(out):
 
 def finished(process, out, configs):
     """Wait for a driver that nobody ends; raise unless it exported everything."""
-    said, _ = process.communicate()
+    words = said(process, out)
     if process.returncode:
         tail = out.with_suffix(".log").read_text("utf-8")[-1500:]
-        raise SystemExit(f"exit {process.returncode}: {said[-1500:]}\n{tail}")
+        raise SystemExit(f"exit {process.returncode}: {words[-1500:]}\n{tail}")
     return [each.stem for each in configs]
 
 
@@ -169,8 +177,8 @@ def gate(work, local, address, configs):
     )
     expected = {Path(each["config"]).stem: told(each, "gate-here") for each in json.loads(alone.stdout)["runs"]}
     process = driver([closed, *configs, wrong], work / "gate", address)
-    said, _ = process.communicate()
-    found = {Path(each["config"]).stem: told(each, "gate") for each in json.loads(said)["runs"]}
+    runs = json.loads(said(process, work / "gate"))["runs"]
+    found = {Path(each["config"]).stem: told(each, "gate") for each in runs}
     if found != expected | {each.stem: (0, None) for each in configs}:
         raise SystemExit(f"gate: {found}, and on one machine {expected}")
     require_same(local, work / "gate", configs)
