@@ -208,7 +208,7 @@ def run(
                 told.append(line)
                 del told[:-_KEPT_LINES]
                 if _TOLD.fullmatch(line):
-                    say(line.strip()[:_SHOWN_COLUMNS])
+                    say(_said(line))
         except TimeoutError:
             raise UnavailableError(
                 f"an environment with {label} cannot be made: it was not installed within {TIMEOUT_S:g} s",
@@ -252,6 +252,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     assert process.stdout is not None  # noqa: S101 - opened as a pipe above
     process.stdout.close()
+
+
+def _said(line: str) -> str:
+    """Return what is shown while it goes on: of many distributions how many."""
+    what, colon, names = line.strip().partition(": ")
+    count = names.count(",") + 1
+    return f"{what}: {count} distributions" if colon and count > _SHOWN_LINES else line.strip()[:_SHOWN_COLUMNS]
 
 
 def reason(told: Sequence[str], code: int) -> str:

@@ -139,3 +139,14 @@ def test_a_look_for_pip_leaves_distutils_to_setuptools():
     found, file = done.stdout.split()
     assert found == "True"
     assert "_distutils" in file
+
+
+def test_of_many_distributions_that_are_installed_their_number_is_shown():
+    names = ", ".join(f"nvidia-part-{index}" for index in range(17))
+    assert (
+        installing._said(f"Installing collected packages: {names}") == "Installing collected packages: 17 distributions"
+    )
+    assert (
+        installing._said("  Downloading torch-2.14.0-cp311.whl (554.6 MB)")
+        == "Downloading torch-2.14.0-cp311.whl (554.6 MB)"
+    )
