@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import fleet_configs
-from pipeline.fleet import travel
 from pipeline.fleet.node import FOLDER_VARIABLE
+from pipeline.fleet.ray import travel
 from pipeline.run.plan import Settings, plan
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.fleet.shard import Record
+from pipeline.fleet.shards.shard import Record
 from tests.pages import ROOT
 from tests.test_ci_action import BASH
 from tests.test_messages import COMMANDS, OPTIONS

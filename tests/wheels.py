@@ -12,7 +12,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UnavailableError
-from pipeline.fleet.installing import Wheel
+from pipeline.fleet.replay.installing import Wheel
 from tests import pages
 from tests.conftest import MANIFEST
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.fleet.requirements import Candidate
+    from pipeline.fleet.replay.requirements import Candidate
 
 ENGINE = '''
 """A backend of somebody else's, version {version}."""
@@ -118,7 +118,7 @@ def manifest(*required: str) -> dict[str, object]:
 
 # Everything but the installer is what runs elsewhere: `make sweep-replay` has pip and uv.
 UNZIPPING = (
-    "import sys; from pathlib import Path; from pipeline.fleet import installing; from tests.wheels import Unzip; "
+    "import sys; from pathlib import Path; from pipeline.fleet.replay import installing; from tests.wheels import Unzip; "
     "index = Path(sys.argv.pop(1)); installing.installer = lambda: Unzip(index); from pipeline.commands.app import main; main()"
 )
 """A program that is weighbridge with an index that is a folder, its first argument."""

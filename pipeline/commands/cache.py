@@ -35,7 +35,7 @@ def cache(
         return
     from dataclasses import asdict
 
-    from pipeline.fleet.environment import environments
+    from pipeline.fleet.replay.environment import environments
     from pipeline.report.console import print_cache
     from pipeline.run.plan import results
 

@@ -105,7 +105,7 @@ def _part(
     configs: list[Path], shard: str, settings: "Settings", done: Callable[[list[Path]], list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """Export a part of the configs, say which, and leave a record of it for `weighbridge merge`."""
-    from pipeline.fleet import shard as sharding
+    from pipeline.fleet.shards import shard as sharding
 
     part = sharding.take(configs, shard, settings.overrides)
     typer.echo(part.in_words(), err=True)
@@ -141,7 +141,7 @@ def _export_on(
     on: str, configs: list[Path], *, settings: "Settings", count: int | None, log_json: bool, as_json: bool
 ) -> list[dict[str, Any]]:
     """Export configs on a cluster, and print what came of each, those of one kind of node together; return that as JSON values."""
-    from pipeline.fleet.ray import export_on
+    from pipeline.fleet.ray.driver import export_on
     from pipeline.report.progress import board
 
     with board(len(configs), as_lines=log_json) as begin:

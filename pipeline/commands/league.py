@@ -29,14 +29,14 @@ def league(
 
     It shows what releases state of themselves: weighbridge verify proves one. Exit 1 if, against an older table, something required is proven worse.
     """
-    from pipeline.fleet.league import collect
+    from pipeline.fleet.league.table import collect
     from pipeline.report.standings import headline, sections
     from pipeline.storage.store import atomic_write
 
     found = collect(folders, every=every)
     held = None
     if old is not None:
-        from pipeline.fleet.against import against, read
+        from pipeline.fleet.league.against import against, read
 
         held = against(found, read(old), margin=margin)
         found = found.model_copy(update={"against": held})

@@ -14,7 +14,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Put together what exports on several machines wrote: releases, and what failed. Exit 1 if anything did, or a shard is missing."""
-    from pipeline.fleet.merge import merge as put_together
+    from pipeline.fleet.shards.merge import merge as put_together
 
     found = put_together(folders, out, lambda text: typer.echo(text, err=True))
     if as_json:

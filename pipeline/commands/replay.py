@@ -45,9 +45,9 @@ def replay(
 
     The environment that weighbridge runs in is not touched: what changes is put into a folder of its own, and kept.
     """
-    from pipeline.fleet import replay as fleet
-    from pipeline.fleet.requirements import candidate
-    from pipeline.fleet.told import answer, print_replayed, to_json
+    from pipeline.fleet.replay import replay as fleet
+    from pipeline.fleet.replay.requirements import candidate
+    from pipeline.fleet.replay.told import answer, print_replayed, to_json
     from pipeline.release.verify import Origin
     from pipeline.report.progress import progress
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.fleet import child, travel
+from pipeline.fleet import child
+from pipeline.fleet.ray import travel
 from pipeline.release.signing import generate
 from pipeline.run.plan import Settings
 from pipeline.run.sharing import SharedCache, opened

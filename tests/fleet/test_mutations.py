@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from pipeline.fleet.against import against
-from pipeline.fleet.league import collect
+from pipeline.fleet.league.against import against
+from pipeline.fleet.league.table import collect
 from pipeline.report import league_page
 from pipeline.report.league import League
 from tests.fleet.releases import benchmark, release
@@ -55,7 +55,7 @@ def changed(value, path, new):
 
 @pytest.mark.parametrize("name", FILES)
 def test_whatever_stands_in_place_of_whatever_value_a_table_comes_of_it(content, tmp_path, name, monkeypatch):
-    monkeypatch.setattr("pipeline.fleet.league._check_sums", lambda _: None)  # a stranger writes these too
+    monkeypatch.setattr("pipeline.fleet.league.table._check_sums", lambda _: None)  # a stranger writes these too
     chosen = {"variant": "onnxruntime-cpu", "backend": "onnxruntime-cpu", "artifact": "onnx", "options": {}}
     best = {
         "schema_version": 1,

@@ -1,0 +1,1 @@
+"""All releases in one table, and against an older one."""

@@ -1,0 +1,1 @@
+"""Releases under other versions of what runs and builds them."""
