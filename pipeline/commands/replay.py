@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Trust, complain, leave, print_json, settings_of
+from pipeline.commands.shared import ARTIFACTS, Json, LogJson, Out, Trust, complain, leave, print_json
 
 
 def replay(
@@ -54,8 +54,9 @@ def replay(
     sys.dont_write_bytecode = True  # not even Python's own copies of what is imported here
     candidates = [candidate(each) for each in with_]
     with progress("replay", as_lines=log_json) as show:
-        building = settings_of(out, trust, None)
-        settings = fleet.Settings(out, Origin(key), count, timeout_s, None, show, tuple(config or ()), building)
+        settings = fleet.Settings(
+            out, Origin(key), count, timeout_s, report=show, configs=tuple(config or ()), trust=tuple(trust or ())
+        )
         found = fleet.replay(releases, candidates, settings)
     if as_json:
         print_json(to_json(found))

@@ -125,9 +125,8 @@ def answers() -> bool:
     """Return whether the cluster's head is there: calls of Ray's that need it would wait for a minute, and then end this process."""
     import ray
 
-    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+        _reach(str(ray.get_runtime_context().gcs_address), _ANSWER_S)
     except OSError:
         return False
     return True
@@ -181,6 +180,12 @@ def needs(planned: Plan, there: Sequence[Node], jobs: int | None, *, benchmark: 
     return Needs(round(cpus, 2), processes * process_bytes, gpus, round(share, 4) if is_shared else None)
 
 
+def _reach(address: str, seconds: float) -> None:
+    """Raise OSError where nobody listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), seconds).close()
+
+
 def _require_listening(address: str) -> None:
     """Raise UnavailableError where no cluster listens: Ray itself would try for many minutes."""
     if address in {"auto", "local"}:
@@ -190,7 +195,7 @@ def _require_listening(address: str) -> None:
         raise InputError(f"--on ray://{address}: not of the form HOST:PORT", hint="as in --on ray://10.0.0.5:6379")
     hint = f"start one there: ray start --head --port {port}, or give --on ray alone to start one here"
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
+        _reach(address, _CONNECT_S)
     except OSError as error:
         raise UnavailableError(f"there is no cluster at {address}: {error.strerror or error}", hint=hint) from None
     asked = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]

@@ -15,6 +15,7 @@ from pipeline.fleet.replay.environment import Environment, Maker, environments
 from pipeline.fleet.replay.requirements import Candidate, normalised
 from pipeline.fleet.replay.trial import Checked, Finding, Limits, Result, Way, check, look, tried
 from pipeline.release.verify import ANYBODY
+from pipeline.run.plan import Settings as Building
 from pipeline.storage.cache import LIMIT_BYTES
 from pipeline.worker.event import Event
 from pipeline.worker.process import LocalRunner
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.release.verify import Origin
-    from pipeline.run.plan import Settings as Building
 
 TIMEOUT_S = 600.0
 
@@ -38,7 +38,7 @@ _TODAY, _MAKING = "today", "environment"
 class Settings:
     """What holds for a whole replay. `out`: the folder below whose `.cache` environments are kept; `jobs`: how many releases at once.
 
-    `configs` are those that releases were built from, whose networks are to be run and exported as well, with the settings `building`.
+    `configs` are those that releases were built from, whose networks are to be run and exported as well; `trust` says whose code may run for that.
     """
 
     out: Path
@@ -48,7 +48,7 @@ class Settings:
     memory_bytes: int | None = None
     report: Callable[[Event], None] = lambda _: None
     configs: tuple[Path, ...] = ()
-    building: Building | None = None
+    trust: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +206,8 @@ def replay(paths: Sequence[Path], candidates: Sequence[Candidate], settings: Set
     releases, refused = _checked(paths, settings)
     if not releases:
         return Replayed((), refused, ())
-    if settings.configs and settings.building:
-        releases = again.described(settings.configs, releases, settings.building)
+    if settings.configs:
+        releases = again.described(settings.configs, releases, Building(settings.out, settings.trust))
     limits = Limits(max(1, cores() // settings.jobs), settings.timeout_s, settings.memory_bytes)
     bench = _Bench(releases, limits, settings.jobs, settings.report)
     cache = environments(settings.out, lambda text: settings.report(Event(_MAKING, "", "noted", text)))
